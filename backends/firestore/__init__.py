@@ -1,0 +1,1 @@
+"""Firestore over raw gRPC stubs: value codec, live view, store."""
