@@ -31,9 +31,7 @@ class Operation:
 
 
 def _table(*rows: tuple[str, str, str, Kind]) -> tuple[Operation, ...]:
-    return tuple(
-        Operation(name, method, path, kind, *name.split(".", 1)) for name, method, path, kind in rows
-    )
+    return tuple(Operation(name, method, path, kind, *name.split(".", 1)) for name, method, path, kind in rows)
 
 
 OPERATIONS: Final = _table(
@@ -95,8 +93,6 @@ def json_answer(status: int, value: object, headers: tuple[tuple[bytes, bytes], 
     return Answer(status, orjson.dumps(value), headers=headers)
 
 
-def error_answer(
-    status: int, code: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
-) -> Answer:
+def error_answer(status: int, code: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
     """The one form in which an error reaches a client of the data plane."""
     return json_answer(status, {"error": {"code": code, "message": message}}, headers)

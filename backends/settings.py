@@ -30,9 +30,7 @@ class Mock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
     fixtures: str | None = None  # a folder of JSON files, one a collection
     seed: int = 0
-    latency_s: Duration = msgspec.field(
-        default=Duration(0.0), name="latency"
-    )  # added to every call: for rehearsals
+    latency_s: Duration = msgspec.field(default=Duration(0.0), name="latency")  # added to every call: for rehearsals
     fault_rate: float = 0.0  # share of calls that fail: for rehearsals
 
 

@@ -17,9 +17,7 @@ class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     origin: str
     connect_timeout_s: Duration = msgspec.field(default=Duration(2.0), name="connect_timeout")
-    timeout_s: Duration = msgspec.field(
-        default=Duration(60.0), name="timeout"
-    )  # to the first byte of the answer
+    timeout_s: Duration = msgspec.field(default=Duration(60.0), name="timeout")  # to the first byte of the answer
     max_idle: int = 256  # idle connections kept, a worker
     max_connections: int = 1024  # open connections, a worker; beyond it 503
 
