@@ -1,4 +1,4 @@
-"""The configuration of backends: ``[backends.<name>]``. Shapes and defaults only; ``control.settings`` reads files."""
+"""The configuration of backends, ``[backends.<name>]``: shapes and defaults; ``control.settings`` reads files."""
 
 from __future__ import annotations
 

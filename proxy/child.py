@@ -1,0 +1,30 @@
+"""What every process under the supervisor does first: read what it is told, and tie its life to its parent's.
+
+A child is spawned as ``python -m MODULE`` with one JSON document on its standard input and its listening sockets as
+inherited descriptors. Nothing secret is ever on a command line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def read_orders() -> bytes:
+    """The whole of standard input: what the supervisor tells this child."""
+    return sys.stdin.buffer.read()
+
+
+def die_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when the supervisor dies, however it dies.
+
+    Without it a supervisor that is killed would leave workers that answer on its sockets beside its successor's.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent or parent == 1:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGTERM)
