@@ -1,0 +1,71 @@
+# make demo   runs the main job with nothing to set up; ARGS go to `phasegate demo`
+# make test   runs every check: lint, types, and all tests, with real processes and the real emulator
+#
+# Each first installs what is missing, once: a virtual environment in .venv, the page's libraries in
+# control/dashboard/vendor, and with apt python3-venv and (for the browser test) chromium.
+
+.SHELLFLAGS := -eu -o pipefail -c
+SHELL := bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+VENDOR := control/dashboard/vendor
+# The first Python that is new enough; name another with `make PYTHON=…`.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+APT := $(if $(filter 0,$(shell id -u)),,sudo )apt-get
+
+.PHONY: help demo test lint pytest browser docs clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.runs $(VENDOR)/.fetched
+	@$(BIN)/phasegate demo $(ARGS)
+
+test: lint pytest
+
+lint: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
+	$(BIN)/python -m pytest $(ARGS)
+
+# The configuration reference is written from the settings themselves.
+docs: $(VENV)/.runs
+	$(BIN)/python -m control.reference docs/configuration.md
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed; install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || { \
+		echo "make: python3-venv is missing; installing it with apt"; $(APT) update -q && $(APT) install -qy python3-venv; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.runs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.tests: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,load]'
+	@touch $@ $(VENV)/.runs
+
+# What the dashboard's page loads, served from the package; axe-core stays in node_modules, for the browser test.
+$(VENDOR)/.fetched: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "make: npm is missing; it fetches the dashboard's libraries: install Node.js 18 or newer" >&2; exit 1; }
+	npm ci --silent --no-fund --no-audit
+	@mkdir -p $(VENDOR)
+	cp node_modules/htm/preact/standalone.module.js $(VENDOR)/htm-preact.js
+	cp node_modules/uplot/dist/uPlot.esm.js $(VENDOR)/uPlot.js
+	cp node_modules/uplot/dist/uPlot.min.css $(VENDOR)/uPlot.css
+	@touch $@
+
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+		echo "make: chromium is missing; installing it with apt for the browser test"; \
+		$(APT) update -q && $(APT) install -qy --no-install-recommends chromium; }
+
+clean:
+	rm -rf $(VENV) $(VENDOR) node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
