@@ -22,7 +22,7 @@ from msgspec import Meta, Struct, field
 
 from backends.settings import Backend, Duration, Firestore, Http, Mock
 from control.phases import DEFAULT_PHASES, Phase, Thresholds
-from control.walker import join, one_of, problems, shown
+from control.walker import join, one_of, problems, shown, sound_keys
 from proxy.routes import operations_of
 from proxy.settings import App, Plan, Proxy, Route
 
@@ -221,9 +221,9 @@ def _meanings(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _section(shape: Any, value: object) -> Any:
-    if problems(shape, value):
-        return None
-    return msgspec.convert(value, shape, dec_hook=_decode)
+    """What can be read of a section: its sound keys, with the defaults of the rest; None where one is required."""
+    sound = sound_keys(shape, value)
+    return None if problems(shape, sound) else msgspec.convert(sound, shape, dec_hook=_decode)
 
 
 def _sections(shape: Any, value: object) -> dict[str, Any]:
@@ -363,7 +363,7 @@ def _access(parts: _Parts) -> Iterator[str]:
                 yield f"control.{key}[{i}]: expected an e-mail address, found {shown(email)}"
     for i, origin in enumerate(control.origins):
         if not re.fullmatch(r"https?://[^/\s]+", origin):
-            yield f'control.origins[{i}]: expected an origin such as "https://admin.example.com", found {shown(origin)}'
+            yield f'control.origins[{i}]: expected "https://HOST" or "https://HOST:PORT", found {shown(origin)}'
     projects = {backend.project for backend in parts.backends.values() if isinstance(backend, Firestore)}
     if (control.admins or control.viewers) and not control.firebase_project and len(projects) != 1:
         yield "control.firebase_project: missing; e-mail addresses are believed from one Firebase project's ID tokens"

@@ -24,6 +24,15 @@ def problems(shape: type, value: object, path: str = "") -> list[str]:
     return [f"{where}: {what}" if where else what for where, what in _walk(inspect.type_info(shape), value, path)]
 
 
+def sound_keys(shape: type, value: object) -> object:
+    """A table without the keys whose values are mistaken, and without the unknown ones; anything else as it is."""
+    info = inspect.type_info(shape)
+    if not isinstance(info, inspect.StructType) or not isinstance(value, dict):
+        return value
+    fields = {field.encode_name: field.type for field in info.fields}
+    return {key: inner for key, inner in value.items() if key in fields and not any(_walk(fields[key], inner, ""))}
+
+
 def join(path: str, key: str) -> str:
     """The path of ``key`` in the table at ``path``, as TOML writes it."""
     part = key if _BARE.fullmatch(key) else f'"{key}"'
