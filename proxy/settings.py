@@ -31,7 +31,9 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_dir: str = ".phasegate"
     max_head: int = 32 * 1024
     max_body: int = 1024 * 1024  # of a data request
+    trusted: tuple[str, ...] = ()  # networks whose own forwarding fields are kept
     head_timeout_s: Duration = msgspec.field(default=Duration(10.0), name="head_timeout")
+    body_timeout_s: Duration = msgspec.field(default=Duration(30.0), name="body_timeout")  # of a data request
     idle_timeout_s: Duration = msgspec.field(default=Duration(75.0), name="idle_timeout")
     drain_timeout_s: Duration = msgspec.field(default=Duration(30.0), name="drain_timeout")
 

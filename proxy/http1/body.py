@@ -1,0 +1,157 @@
+"""The framing of bodies (RFC 9112 sections 6 and 7): wire bytes in, payload out, and an end that cannot be mistaken.
+
+A decoder's ``feed`` takes what arrived and returns ``(payload, rest)``; ``rest`` is what lies beyond the body's end
+and is empty until ``done``. Payload goes on in canonical framing (``chunk``, ``last_chunk``), so nothing that was
+merely tolerated here, a chunk extension say, reaches the next hop to be understood in another way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from proxy.http1.refusal import Refused
+
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?")
+_TRAILERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
+_SIZE_LINE_MAX: Final = 4096
+_TRAILERS_MAX: Final = 16 * 1024
+# RFC 9110 section 6.5.1: these mean something only in a head.
+_NO_TRAILER: Final = frozenset(
+    b"content-length transfer-encoding host connection trailer te upgrade content-encoding content-type "
+    b"content-range authorization cookie set-cookie cache-control expect max-forwards keep-alive".split()
+)
+
+
+class Decoder(Protocol):
+    """A body on its way in."""
+
+    done: bool
+    trailers: bytes
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return ``(payload, rest)``. Raises ``Refused`` where the framing is bad."""
+
+
+class ByLength:
+    """A body of a known number of bytes."""
+
+    __slots__ = ("_left", "done", "trailers")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.trailers = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        size = len(data)
+        if size < self._left:
+            self._left -= size
+            return data, b""
+        left, self._left = self._left, 0
+        self.done = True
+        return (data, b"") if size == left else (data[:left], data[left:])
+
+
+class UntilClose:
+    """An answer's body that ends when its connection does: only the connection's owner can say that it is done."""
+
+    __slots__ = ("done", "trailers")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.trailers = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        return data, b""
+
+
+class Chunked:
+    """The chunked transfer-coding, with no tolerance beyond its grammar."""
+
+    __slots__ = ("_held", "_left", "_trailing", "done", "trailers")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._left = -1  # of the chunk and its CRLF; -1: a size line comes next
+        self._trailing = False
+        self.done = False
+        self.trailers = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._held:
+            data, self._held = self._held + data, b""
+        payload: list[bytes] = []
+        at = 0
+        size = len(data)
+        while at < size:
+            if self._trailing:
+                return b"".join(payload), self._trailer(data, at)
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                payload.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+            elif self._left > 0:
+                expected = b"\r\n"[2 - self._left]
+                if data[at] != expected:
+                    raise Refused(400, "bad_chunk", "a chunk is longer than its size says")
+                at += 1
+                self._left -= 1
+            else:
+                end = data.find(b"\n", at, at + _SIZE_LINE_MAX)
+                if end < 0:
+                    if size - at >= _SIZE_LINE_MAX:
+                        raise Refused(400, "bad_chunk", "a chunk's size line is too long")
+                    self._hold_size_line(data[at:])
+                    break
+                line = data[at:end]
+                match = _SIZE_LINE.fullmatch(line[:-1]) if line.endswith(b"\r") else None
+                if match is None:
+                    raise Refused(400, "bad_chunk", "expected a chunk's size in hexadecimal and CRLF")
+                at = end + 1
+                length = int(match[1], 16)
+                self._left = length + 2
+                if length == 0:
+                    self._left = -1
+                    self._trailing = True
+            if self._left == 0:
+                self._left = -1
+        return b"".join(payload), b""
+
+    def _hold_size_line(self, part: bytes) -> None:
+        # What can no longer become a size line is refused now, not when a line end comes.
+        if not _SIZE_LINE.fullmatch(part.rstrip(b"\r \t")) or b"\r" in part[:-1]:
+            raise Refused(400, "bad_chunk", "expected a chunk's size in hexadecimal and CRLF")
+        self._held = part
+
+    def _trailer(self, data: bytes, at: int) -> bytes:
+        """Take the trailer section from ``at`` on; return what lies beyond it."""
+        if data.startswith(b"\r\n", at):
+            self.done = True
+            return data[at + 2 :]
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            if len(data) - at > _TRAILERS_MAX:
+                raise Refused(431, "trailers_too_large", f"expected at most {_TRAILERS_MAX} bytes of trailers")
+            self._held = data[at:]
+            return b""
+        if end - at > _TRAILERS_MAX:
+            raise Refused(431, "trailers_too_large", f"expected at most {_TRAILERS_MAX} bytes of trailers")
+        section = data[at : end + 2]
+        if not _TRAILERS.fullmatch(section):
+            raise Refused(400, "bad_trailer", "a trailer field breaks RFC 9110's grammar")
+        lines = (line + b"\r\n" for line in section.split(b"\r\n")[:-1])
+        self.trailers = b"".join(line for line in lines if line.partition(b":")[0].lower() not in _NO_TRAILER)
+        self.done = True
+        return data[end + 4 :]
+
+
+def chunk(payload: bytes) -> bytes:
+    """One chunk on the wire; ``payload`` must not be empty, for that would end the body."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def last_chunk(trailers: bytes) -> bytes:
+    """The end of a chunked body."""
+    return b"0\r\n%b\r\n" % trailers

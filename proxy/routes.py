@@ -1,0 +1,142 @@
+"""Path → operation or app: the routing table of all migrations, compiled once, and the board's layout that follows.
+
+A path of a migration's ``routes`` that an operation's template fits is a data request; with another method it is 405.
+Every other path is the app's, those of a migration's routes that no operation fits included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+from backends.operations import OPERATIONS, Kind, Operation
+from backends.settings import Backend, Http
+from proxy.board import Layout
+from proxy.http1.head import Line
+from proxy.settings import Plan, Route
+
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """What a data request leads to: operation ``number`` of migration ``migration``, with its path and query."""
+
+    migration: int
+    number: int
+    operation: Operation
+    params: dict[str, str]
+    query: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NotAllowed:
+    """The path is a data path, the method none of its."""
+
+    allow: bytes
+
+
+def is_http(route: Route, backends: dict[str, Backend]) -> bool:
+    """Whether an arm of the migration is an HTTP origin: its requests are then forwarded, not answered."""
+    return any(isinstance(backends[name], Http) for name in (route.source, route.target))
+
+
+def _matches(pattern: str) -> Callable[[str], object]:
+    return re.compile(translate(pattern)).match
+
+
+def operations_of(route: Route, backends: dict[str, Backend]) -> tuple[Operation, ...]:
+    """The operations of a migration, in the order of the board's cells.
+
+    Between document stores: those of the table that its routes reach. Between HTTP origins: one for each route and
+    kind, since what a path means is known to the origins alone.
+    """
+    if is_http(route, backends):
+        kinds: tuple[tuple[Kind, str], ...] = (("read", "GET"), ("write", "*"))
+        return tuple(
+            Operation(f"{kind} {pattern}", method, pattern, kind, "http", kind)
+            for pattern in route.routes
+            for kind, method in kinds
+        )
+    patterns = [_matches(pattern) for pattern in route.routes]
+    # "/api/scans/*" means the collection itself too: /api/scans.
+    return tuple(op for op in OPERATIONS if any(match(op.path) or match(op.path + "/") for match in patterns))
+
+
+def layout(plan: Plan, workers: int) -> Layout:
+    """The board that a plan needs, for so many workers."""
+    names = tuple(
+        (route.name, tuple(op.name for op in operations_of(route, plan.backends))) for route in plan.migrations
+    )
+    return Layout(workers, names)
+
+
+def _template(path: str) -> re.Pattern[str]:
+    pieces = _PLACEHOLDER.split(path)
+    return re.compile("".join(f"(?P<{p}>[^/]+)" if i % 2 else re.escape(p) for i, p in enumerate(pieces)))
+
+
+class Router:
+    """Resolves request lines. The answer is kept with the line, so a path is matched once and not for ever."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._literal: dict[str, dict[str, tuple[int, int, Operation]]] = {}
+        self._templates: list[tuple[re.Pattern[str], dict[str, tuple[int, int, Operation]]]] = []
+        self._patterns: list[tuple[Callable[[str], object], int, tuple[int, Operation], tuple[int, Operation]]] = []
+        for m, route in enumerate(plan.migrations):
+            operations = operations_of(route, plan.backends)
+            if is_http(route, plan.backends):
+                for i, pattern in enumerate(route.routes):
+                    read, write = 2 * i, 2 * i + 1
+                    entry = (_matches(pattern), m, (read, operations[read]), (write, operations[write]))
+                    self._patterns.append(entry)
+                continue
+            methods: dict[str, dict[str, tuple[int, int, Operation]]] = {}
+            for number, operation in enumerate(operations):
+                methods.setdefault(operation.path, {})[operation.method] = (m, number, operation)
+            for path, by_method in methods.items():
+                if "GET" in by_method:
+                    by_method.setdefault("HEAD", by_method["GET"])
+                if "{" in path:
+                    self._templates.append((_template(path), by_method))
+                else:
+                    self._literal[path] = by_method
+
+    def resolve(self, line: Line) -> Endpoint | NotAllowed | None:
+        """What a request line leads to; None is the app."""
+        raw, _, query = line.target.partition(b"?")
+        path = raw.decode("ascii")
+        params: dict[str, str] = {}
+        methods = self._literal.get(path)
+        if methods is None:
+            for template, candidates in self._templates:
+                match = template.fullmatch(path)
+                if match:
+                    methods = candidates
+                    params = {name: unquote(value) for name, value in match.groupdict().items()}
+                    break
+        if methods is None:
+            return self._by_pattern(path, line.method)
+        found = methods.get(line.method.decode("ascii"))
+        if found is None:
+            return NotAllowed(", ".join(sorted(methods)).encode())
+        migration, number, operation = found
+        return Endpoint(migration, number, operation, params, _first_values(query))
+
+    def _by_pattern(self, path: str, method: bytes) -> Endpoint | None:
+        for match, m, read, write in self._patterns:
+            if match(path) or match(path + "/"):
+                number, operation = read if method in (b"GET", b"HEAD") else write
+                return Endpoint(m, number, operation, {}, {})
+        return None
+
+
+def _first_values(query: bytes) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=None):
+        values.setdefault(name, value)
+    return values
