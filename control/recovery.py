@@ -1,0 +1,133 @@
+"""Where a rollout goes on after its control process was away: min(checkpoint, board), and why. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from control.phases import FULL_BP, phase_at_or_below
+from control.rollout import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step, raised
+
+
+class Found(NamedTuple):
+    """What the board's word says when the control process starts."""
+
+    generation: int
+    weight_bp: int
+    pinned: bool
+
+
+def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: Now) -> Step:
+    """Go on from what is known: never with more weight than both the checkpoint and the board say.
+
+    ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
+    means a new board: the first start, a reboot, or another layout. Then what was in flight is held at 0 until an
+    operator resumes; what was completed stays where it is, for the data written since is there.
+    """
+    if saved is None:
+        settled, why = _without_checkpoint(plan, found)
+    elif found.generation == 0:
+        settled, why = _on_a_new_board(saved)
+    else:
+        settled, why = _on_the_same_board(plan, saved, found, now)
+    settled, why = _fitted(plan, *_in_mode(settled, why, saved, mode))
+    settled = replace(
+        settled,
+        revision=settled.revision + 1,
+        generation=found.generation,
+        soaking_since=None,
+        verified=False,
+    )
+    entry = Entry(
+        "recovered",
+        "phasegate",
+        {"why": why, "state": settled.state.value, "weight": settled.weight_bp / 100, "revision": settled.revision},
+    )
+    if (settled.weight_bp, settled.pinned) == (found.weight_bp, found.pinned) and found.generation:
+        return settled, (Persist((entry,)),)
+    published = replace(settled, generation=found.generation + 1)
+    return published, (Publish(published.weight_bp, published.pinned), Persist((entry,)))
+
+
+def _without_checkpoint(plan: Plan, found: Found) -> tuple[Rollout, str]:
+    if found.weight_bp == 0:
+        return Rollout(), "no checkpoint; nothing on the target"
+    if found.pinned:
+        last = phase_at_or_below(plan.phases, found.weight_bp)
+        completed = Rollout(state=State.COMPLETED, phase=last, weight_bp=found.weight_bp, pinned=True)
+        return completed, "no checkpoint; the board says completed"
+    return Rollout(state=State.ROLLED_BACK, resume_phase=0), "no checkpoint: taken back to 0"
+
+
+def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
+    none = replace(saved, pending=None, descent=None)
+    match saved.state:
+        case State.COMPLETED:
+            return none, "a new board; completed stays"
+        case State.RUNNING | State.PAUSED:
+            held = replace(none, state=State.PAUSED, weight_bp=0, soaked_s=0.0)
+            return held, "a new board, as after a reboot: held at 0 until an operator resumes"
+        case State.ROLLING_BACK:
+            final = saved.descent.final if saved.descent is not None else State.ROLLED_BACK
+            return replace(none, state=final, phase=None, weight_bp=0), "a new board: the rollback is complete"
+        case _:
+            return replace(none, phase=None, weight_bp=0), "a new board"
+
+
+def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tuple[Rollout, str]:
+    settled = replace(saved, pending=None)
+    if (found.generation, found.weight_bp, found.pinned) == (saved.generation, saved.weight_bp, saved.pinned):
+        return settled, "as the checkpoint says" if saved.pending is None else "an increase was asked for: called off"
+    wanted = saved.pending
+    if wanted is not None and found == (saved.generation + 1, wanted.weight_bp, wanted.pinned):
+        return raised(saved, wanted, now), "the increase had been published"
+    weight_bp = min(saved.weight_bp, found.weight_bp)
+    if weight_bp == saved.weight_bp and found.generation <= saved.generation:
+        return settled, "the board is behind the checkpoint, which has less weight"
+    held = replace(
+        settled,
+        state=State.ROLLED_BACK if saved.state is not State.IDLE else State.IDLE,
+        phase=phase_at_or_below(plan.phases, weight_bp),
+        weight_bp=weight_bp,
+        pinned=False,
+        soaked_s=0.0,
+        descent=None,
+        resume_phase=saved.resume_phase if saved.phase is None else max(0, saved.phase - 1),
+    )
+    return held, "a decrease was published that had not been written: kept"
+
+
+def _in_mode(plan: Plan, settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
+    """A mode with one arm only decides once, when it is first met; from then on what operators do holds."""
+    before = saved.mode if saved is not None else "hybrid"
+    if mode == "mock":
+        return Rollout(mode=mode, pinned=True, revision=settled.revision, last_rollback=settled.last_rollback), why
+    if mode == before:
+        return settled, why
+    if mode == "firestore":
+        completed = replace(
+            settled,
+            state=State.COMPLETED,
+            mode=mode,
+            phase=None,
+            weight_bp=FULL_BP,
+            pinned=True,
+            pending=None,
+            descent=None,
+        )
+        return completed, f"{why}; the mode is firestore"
+    pinned = settled.pinned and settled.state is State.COMPLETED
+    return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is hybrid"
+
+
+def _fitted(plan: Plan, s: Rollout, why: str) -> tuple[Rollout, str]:
+    """Where the phases in the config have changed under a migration in flight, hold its weight for an operator."""
+    if s.phase is None or s.state is State.COMPLETED:
+        return replace(s, phase=None if s.phase is None else len(plan.phases) - 1), why
+    known = s.phase < len(plan.phases)
+    if known and (s.weight_bp in (0, plan.phases[s.phase].weight_bp) or s.state is State.ROLLED_BACK):
+        return s, why
+    phase = phase_at_or_below(plan.phases, s.weight_bp)
+    held = replace(s, state=State.ROLLED_BACK, phase=phase, descent=None, soaked_s=0.0, resume_phase=phase or 0)
+    return held, f"{why}; the configured phases have changed: held"
