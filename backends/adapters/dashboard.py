@@ -1,0 +1,105 @@
+"""Dashboard metrics: the newest snapshot, those before it, and a stream of them.
+
+A snapshot is one document, made once and never changed; the newest by (time, id) is the current one. So two
+publishers need no lock, a publication can be applied twice or late, and no document is written over and over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from backends.adapters.common import (
+    Scene,
+    Written,
+    from_unix,
+    limit_of,
+    moment_after,
+    moment_cursor,
+    read_body,
+    refused,
+    reply,
+    stream,
+    time_of,
+)
+from backends.changes import Put
+from backends.documents import Context, Document, DocumentStore, Fields, Filter, Query, put
+from backends.operations import Answer, Call, error_answer
+
+COLLECTION: Final = "dashboard_snapshots"
+NEWEST: Final = Query(COLLECTION, order="published_at", descending=True, limit=1)
+HISTORY_AGE_S: Final = 2.0  # how old a page of history may be
+_EXAMPLE: Final = '{"metrics": {"active_users": 120, "revenue": 99.5}}'
+
+
+class Publish(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a publication. A snapshot as it was read may be sent back: its id and time are given anew."""
+
+    metrics: dict[str, Any]
+    id: str | None = None
+    published_at: str | None = None
+
+
+def shown(document: Document) -> dict[str, object]:
+    """A snapshot as a client sees it."""
+    return {"id": document.id, **{name: document.fields[name] for name in ("published_at", "metrics")}}
+
+
+class Dashboard:
+    """The handlers of ``dashboard.*``."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        self._store = store
+
+    async def _newest(self, ctx: Context) -> Document | None:
+        found = await self._store.query(NEWEST, ctx)
+        return found[0] if found else None
+
+    async def current(self, call: Call, ctx: Context) -> Answer:
+        """The newest snapshot."""
+        newest = await self._newest(ctx)
+        if newest is None:
+            return error_answer(404, "not_found", "no snapshot has been published")
+        return reply(200, shown(newest))
+
+    async def history(self, call: Call, ctx: Context) -> Answer:
+        """Snapshots before the current one, newest first, from ``from`` to ``to``, both included."""
+        limit = limit_of(call, default=50, maximum=500)
+        first, last = time_of(call, "from"), time_of(call, "to")
+        if first is not None and last is not None and first > last:
+            raise refused(400, "invalid_query", "from is later than to")
+        bounds = [] if first is None else [Filter("published_at", ">=", first)]
+        bounds += [] if last is None else [Filter("published_at", "<=", last)]
+        # One more to know whether there is a next page, and one for the current one, which is not history. It is
+        # asked for second: published in between, it is then missing from the page, not taken for history's newest.
+        page = await self._store.query(
+            Query(COLLECTION, tuple(bounds), "published_at", True, limit + 2, moment_cursor(call)),
+            ctx,
+            max_age=HISTORY_AGE_S,
+        )
+        newest = await self._newest(ctx)
+        past = [document for document in page if newest is None or document.id != newest.id]
+        cursor = moment_after(past[limit - 1], "published_at") if len(past) > limit else None
+        return reply(200, {"snapshots": list(map(shown, past[:limit])), "next_cursor": cursor})
+
+    async def publish(self, call: Call, ctx: Context) -> Written:
+        """Make a snapshot the current one."""
+        body = read_body(call.body, Publish, _EXAMPLE)
+        if not body.metrics:
+            raise refused(400, "invalid_body", f"$.metrics: found no metric, expected JSON such as {_EXAMPLE}")
+        fields: Fields = {"published_at": from_unix(call.now), "metrics": body.metrics}
+        change = Put((put(f"{COLLECTION}/{call.id}", fields),))
+        await change.apply(self._store, ctx)
+        return reply(200, {"id": call.id, **fields}), change
+
+    async def stream(self, call: Call, ctx: Context) -> Answer:
+        """Server-sent events: the newest snapshot now, and each one that takes its place."""
+
+        async def look(ctx: Context) -> Scene:
+            newest = await self._newest(ctx)
+            if newest is None:
+                return None
+            return newest.id, "metrics", reply(200, shown(newest)).body
+
+        return stream(self._store, COLLECTION, None, look, await look(ctx))

@@ -1,0 +1,237 @@
+"""The document-store port: the values a store keeps, the questions it answers and the changes it takes.
+
+The semantics are Firestore's (https://cloud.google.com/firestore/docs/reference/rpc), as far as the adapters use
+them; ``semantics`` says them as functions, and every store, the one in memory included, answers alike.
+
+A path is relative to the database: ``scans/7`` is document ``7`` of collection ``scans``, ``scans/7/groups`` a
+collection under it. Times are whole microseconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final, Literal, Protocol, TypeAlias
+
+# bool before int: Firestore keeps them apart, and so does everything that looks at a value's type here.
+Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
+Fields: TypeAlias = dict[str, Value]
+FieldPath: TypeAlias = tuple[str, ...]
+
+NAME: Final = "__name__"  # the document's own id, as a field to order by
+COMMIT_LIMIT: Final = 500  # mutations in one commit
+DOCUMENT_BYTES: Final = 1_048_576
+DEPTH_LIMIT: Final = 20
+ID_BYTES: Final = 1_500
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**63 - 1
+
+Operator = Literal["==", "<", "<=", ">", ">=", "in"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A stored document. Never changed: a store replaces it. ``fields`` belongs to the store; do not write to it."""
+
+    path: str
+    fields: Fields
+    create_time: int
+    update_time: int
+
+    @property
+    def id(self) -> str:
+        """The last segment of the path."""
+        return self.path[self.path.rindex("/") + 1 :]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One condition. An inequality matches only values of its own type."""
+
+    field: str
+    op: Operator
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Documents of one collection that match every filter, ordered.
+
+    A document without a field that is ordered by is not in the result. Ties are ordered by the document's id, in
+    the direction of ``descending``. ``start_after`` holds the ordered field's value and the document id after which
+    the page starts. An inequality may stand on the ordered field only.
+    """
+
+    collection: str
+    where: tuple[Filter, ...] = ()
+    order: str = NAME
+    descending: bool = False
+    limit: int | None = None
+    start_after: tuple[Value, str] | None = None
+
+    def __post_init__(self) -> None:
+        for condition in self.where:
+            assert condition.op in ("==", "in") or condition.field == self.order, "an inequality needs its order"
+        assert self.limit is None or self.limit > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many documents match, and the sum of a field over them (0 where no field was asked for)."""
+
+    documents: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must hold of the stored document for the whole commit to be applied."""
+
+    exists: bool | None = None
+    update_time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A change of one field that depends on what is stored.
+
+    ``increment`` adds (a missing or non-numeric field counts as 0; integers saturate at 64 bits);
+    ``maximum`` keeps the larger (a missing or non-numeric field becomes the operand).
+    """
+
+    field: FieldPath
+    op: Literal["increment", "maximum"]
+    operand: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One write of one document; build it with ``put``, ``create``, ``merge`` or ``delete``.
+
+    ``fields`` None deletes. ``mask`` None replaces the document; otherwise only the fields it names are set, or
+    removed where ``fields`` has no value for them. ``transforms`` apply afterwards, in order.
+    """
+
+    path: str
+    fields: Fields | None
+    mask: tuple[FieldPath, ...] | None = None
+    transforms: tuple[Transform, ...] = ()
+    precondition: Precondition | None = None
+
+
+def put(path: str, fields: Fields, precondition: Precondition | None = None) -> Mutation:
+    """Make the document exactly this, whatever was there."""
+    return Mutation(path, fields, precondition=precondition)
+
+
+def create(path: str, fields: Fields) -> Mutation:
+    """Make the document; rejected as ``EXISTS`` where there is one."""
+    return Mutation(path, fields, precondition=Precondition(exists=False))
+
+
+def merge(
+    path: str, fields: Fields, transforms: Iterable[Transform] = (), precondition: Precondition | None = None
+) -> Mutation:
+    """Set these top-level fields and apply the transforms; make the document where there is none."""
+    return Mutation(path, fields, tuple((name,) for name in fields), tuple(transforms), precondition)
+
+
+def delete(path: str, precondition: Precondition | None = None) -> Mutation:
+    """Remove the document; no error where there is none, unless the precondition says so."""
+    return Mutation(path, None, precondition=precondition)
+
+
+class Reason(Enum):
+    """Why a store refused a commit; none of it was applied."""
+
+    EXISTS = "exists"
+    MISSING = "missing"
+    CHANGED = "changed"
+    INVALID = "invalid"
+
+
+class Rejected(Exception):  # noqa: N818 - an expected outcome of a conditional write, not an error
+    """The store answered that the commit must not be applied. No fault of the store's."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Cell:
+    """Something whose ``version`` differs whenever what was read from it may differ."""
+
+    __slots__ = ("version",)
+
+    def __init__(self) -> None:
+        self.version = 0
+
+
+class Context:
+    """What one call may spend, and what its answer rests on.
+
+    ``deadline`` is in the event loop's time. A store notes here every cell it answered from; an answer may be
+    given again while all of them have the version noted, until ``until``. A read from anything else clears
+    ``memorable``.
+    """
+
+    __slots__ = ("basis", "deadline", "memorable", "until")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.basis: list[tuple[Cell, int]] = []
+        self.memorable = True
+        self.until = float("inf")
+
+    def rest_on(self, cell: Cell) -> None:
+        """Note that the answer holds while ``cell`` stays as it is."""
+        self.basis.append((cell, cell.version))
+
+    def rest_until(self, when: float) -> None:
+        """Note that the answer holds no longer than ``when``."""
+        self.until = min(self.until, when)
+
+
+class DocumentStore(Protocol):
+    """Where documents are kept. Reads raise ``Fault`` only; ``commit`` also ``Rejected``.
+
+    A read that a store can answer from memory does not suspend.
+    """
+
+    kind: str
+
+    def poll(self) -> None:
+        """Take notice of what other processes of this machine wrote: bring every ``Cell`` up to date. Cheap."""
+
+    async def get(self, path: str, ctx: Context) -> Document | None:
+        """The document, or None where there is none."""
+
+    async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
+        """The documents in the order of ``paths``, at one moment."""
+
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+        """The matching documents; a result up to ``max_age`` seconds old will do, but never one older than a write
+        that was answered on this machine."""
+
+    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+        """How many documents match and the sum of the integer field ``total``; order, limit and start are ignored."""
+
+    async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
+        """Apply all or nothing, in order; the commit's time. At most ``COMMIT_LIMIT`` mutations."""
+
+    def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` after every change in the collection that this store learns of; call the result to end it."""
+
+    def watches(self, collection: str, doc_id: str | None = None) -> bool:
+        """Whether ``watch`` learns of every change of the document, or of the collection's newest documents."""
+
+    async def start(self) -> None:
+        """Open what the store needs. An unreachable backend is no error here."""
+
+    async def close(self) -> None:
+        """Give it back."""
+
+    async def health(self, deadline_s: float) -> str:
+        """Ask the backend itself; what was found, for a person. Raises ``Fault``."""

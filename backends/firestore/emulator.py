@@ -1,0 +1,141 @@
+"""The Firestore emulator as a child process: find it, start it, wait until it answers, end it.
+
+For the demo and the tests; nothing that serves traffic needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_MAIN: Final = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
+_PLATFORM: Final = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
+# Answering this walks through the emulator's storage, which takes it a second the first time.
+_PROBE: Final = "/v1/projects/demo-probe/databases/(default)/documents/probe/probe"
+
+HOW_TO_GET: Final = """no Firestore emulator was found. Any one of these will do:
+  - Debian: apt-get install google-cloud-cli-firestore-emulator (from Google's repository), or
+    gcloud components install cloud-firestore-emulator
+  - npx firebase-tools setup:emulators:firestore
+  - set FIRESTORE_EMULATOR_JAR to the path of a cloud-firestore-emulator jar
+  - set FIRESTORE_EMULATOR_HOST to the host:port of one that is running
+The jar also needs Java 11 or newer on PATH (apt-get install openjdk-17-jre-headless)."""
+
+
+class EmulatorError(RuntimeError):
+    """The emulator cannot be had; the message says what to do."""
+
+
+def _jars() -> Iterator[Path]:
+    named = os.environ.get("FIRESTORE_EMULATOR_JAR")
+    if named:
+        yield Path(named)
+        return
+    gcloud = shutil.which("gcloud")
+    roots = [Path(gcloud).resolve().parents[1]] if gcloud else []
+    roots += [Path(root) for root in (os.environ.get("CLOUDSDK_ROOT_DIR"),) if root]
+    roots += [
+        Path("/usr/lib/google-cloud-sdk"),
+        Path("/usr/lib64/google-cloud-sdk"),
+        Path("/opt/google-cloud-sdk"),
+        Path("/snap/google-cloud-sdk/current"),
+        Path.home() / "google-cloud-sdk",
+    ]
+    for root in roots:
+        yield root / _PLATFORM
+    cache = Path.home() / ".cache/firebase/emulators"
+    yield from sorted(cache.glob("cloud-firestore-emulator-*.jar"), reverse=True)
+
+
+def find_command() -> list[str]:
+    """The command that runs the emulator, without its address. Raises ``EmulatorError`` where there is none."""
+    jar = next((jar for jar in _jars() if jar.is_file()), None)
+    if jar is None:
+        raise EmulatorError(HOW_TO_GET)
+    java = shutil.which("java")
+    if java is None:
+        raise EmulatorError(f"{jar} was found, but no java on PATH:\napt-get install openjdk-17-jre-headless")
+    return [java, "-Duser.language=en", "-Xmx2g", "-cp", str(jar), _MAIN]
+
+
+class Emulator:
+    """One running emulator; a context manager that ends it."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.address = f"{host}:{port}"
+        self._host, self._port = host, port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+
+    @property
+    def pid(self) -> int:
+        """The process's id; only while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, within_s: float = 60.0) -> Self:
+        """Start it and wait until it answers. Raises ``EmulatorError``."""
+        command = [*find_command(), f"--host={self._host}", f"--port={self._port}"]
+        # A process group of its own: a Ctrl-C at the terminal is for us to pass on.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
+        )
+        deadline = time.monotonic() + within_s
+        while not self._answers():
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                self.stop()
+                why = "ended at once" if ended else f"did not answer within {within_s:.0f} s"
+                raise EmulatorError(f"the Firestore emulator at {self.address} {why}:\n{self._last_words()}")
+            time.sleep(0.05)
+        return self
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
+        try:
+            connection.request("GET", _PROBE)
+            return connection.getresponse().status in (200, 404)
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def _last_words(self) -> str:
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace")[-2000:].strip()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal: SIGSTOP to hang it, SIGCONT to let it go on, SIGKILL to kill it."""
+        os.kill(self.pid, number)
+
+    def stop(self) -> None:
+        """End it, whatever state it is in."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._output.close()

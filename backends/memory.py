@@ -1,0 +1,220 @@
+"""The mock: a document store in memory that answers as Firestore does.
+
+Given a journal, every process that opens it is a replica of one store: a read first takes in what others appended,
+a write is decided and appended inside the journal's lock. Without one the store is this process's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from backends.collection import Collection
+from backends.documents import Cell, Context, Count, Document, Mutation, Query
+from backends.semantics import applied, check, check_path, refuse
+
+POLL_S: Final = 0.03  # how often a watched store looks for what other processes wrote
+
+START_S: Final = 10.0  # how long to wait for another process that is filling the store
+
+# What one commit did, as every replica repeats it: its time, then the mutations without their preconditions.
+Record = tuple[int, tuple[Mutation, ...]]
+
+
+class Log(Protocol):
+    """The shared history of a store; ``journal`` has the real one."""
+
+    def behind(self) -> bool:
+        """Whether there are records this process has not read. Costs one look at shared memory."""
+
+    def read(self, reset: Callable[[], None]) -> Iterable[Record]:
+        """The records not read yet; calls ``reset`` first where they begin from nothing again."""
+
+    async def lock(self, ctx: Context) -> None:
+        """Become the one writer, or raise ``Fault``. Does not suspend where nobody else holds the lock."""
+
+    def append(self, record: Record) -> None:
+        """Make the record the store's newest. Only under the lock."""
+
+    def unlock(self) -> None:
+        """Let others write."""
+
+    def close(self) -> None:
+        """Give back the files."""
+
+
+def parent(path: str) -> str:
+    """The collection that a document's path is in."""
+    return path[: path.rindex("/")]
+
+
+class MemoryStore:
+    """A ``DocumentStore`` over plain dictionaries."""
+
+    kind = "mock"
+
+    def __init__(self, initial: Sequence[Mutation] = (), log: Log | None = None) -> None:
+        self._initial = initial
+        self._log = log
+        self._collections: dict[str, Collection] = {}
+        self._time = 0
+        self._watchers: dict[str, set[Callable[[], None]]] = {}
+        self._poller: asyncio.TimerHandle | None = None
+
+    def poll(self) -> None:
+        """Take in what other processes wrote."""
+        if self._log is not None and self._log.behind():
+            for when, mutations in self._log.read(self._reset):
+                self._apply(when, mutations)
+
+    async def get(self, path: str, ctx: Context) -> Document | None:
+        """As ``DocumentStore.get``."""
+        return (await self.get_many((path,), ctx))[0]
+
+    async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
+        """As ``DocumentStore.get_many``."""
+        self.poll()
+        found = []
+        for path in paths:
+            check_path(path)
+            collection = self._rest_on(parent(path), ctx)
+            found.append(collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None)
+        return found
+
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+        """As ``DocumentStore.query``."""
+        self.poll()
+        collection = self._rest_on(query.collection, ctx)
+        return collection.run(query) if collection is not None else []
+
+    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+        """As ``DocumentStore.count``."""
+        self.poll()
+        collection = self._rest_on(query.collection, ctx)
+        return collection.count(query, total) if collection is not None else Count(0, 0)
+
+    async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
+        """As ``DocumentStore.commit``."""
+        check(mutations)
+        if self._log is None:
+            return self._commit(mutations)
+        await self._log.lock(ctx)
+        try:
+            self.poll()
+            return self._commit(mutations)
+        finally:
+            self._log.unlock()
+
+    def _commit(self, mutations: Sequence[Mutation]) -> int:
+        """Decide, append, apply: nobody has seen anything of it until the record is in the log."""
+        when = max(self._time + 1, time.time_ns() // 1000)
+        pending: dict[str, Document | None] = {}
+        for mutation in mutations:
+            path = mutation.path
+            current = pending[path] if path in pending else self._find(path)
+            refuse(current, mutation.precondition, path)
+            pending[path] = applied(current, mutation, when)
+        if self._log is not None:
+            bare = (Mutation(m.path, m.fields, m.mask, m.transforms) for m in mutations)
+            self._log.append((when, tuple(bare)))
+        self._keep(when, pending)
+        return when
+
+    def _apply(self, when: int, mutations: Iterable[Mutation]) -> None:
+        pending: dict[str, Document | None] = {}
+        for mutation in mutations:
+            path = mutation.path
+            current = pending[path] if path in pending else self._find(path)
+            pending[path] = applied(current, mutation, when)
+        self._keep(when, pending)
+
+    def _find(self, path: str) -> Document | None:
+        collection = self._collections.get(parent(path))
+        return collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None
+
+    def _keep(self, when: int, pending: dict[str, Document | None]) -> None:
+        self._time = when
+        touched = set()
+        for path, document in pending.items():
+            if document is self._find(path):
+                continue  # nothing changed
+            name = parent(path)
+            touched.add(name)
+            if document is not None:
+                self._collections.setdefault(name, Collection()).put(document)
+            else:
+                self._collections[name].drop(path[path.rindex("/") + 1 :])
+        for name in touched & self._watchers.keys():
+            for wake in tuple(self._watchers[name]):
+                wake()
+
+    def _reset(self) -> None:
+        for collection in self._collections.values():
+            collection.clear()
+
+    def _rest_on(self, name: str, ctx: Context) -> Collection | None:
+        collection = self._collections.get(name)
+        if collection is None:
+            ctx.memorable = False  # there is no cell to rest on before the first document
+            return None
+        ctx.rest_on(collection.cell)
+        return collection
+
+    def cell(self, name: str) -> Cell:
+        """The cell of a collection that has documents. For tests."""
+        return self._collections[name].cell
+
+    def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """As ``DocumentStore.watch``."""
+        watchers = self._watchers.setdefault(collection, set())
+        watchers.add(wake)
+        if self._log is not None and self._poller is None:
+            self._poller = asyncio.get_running_loop().call_later(POLL_S, self._look)
+
+        def end() -> None:
+            watchers.discard(wake)
+            if not watchers and self._watchers.get(collection) is watchers:
+                del self._watchers[collection]
+
+        return end
+
+    def _look(self) -> None:
+        self._poller = asyncio.get_running_loop().call_later(POLL_S, self._look) if self._watchers else None
+        self.poll()
+
+    def watches(self, collection: str, doc_id: str | None = None) -> bool:
+        """Always: this store is told of everything."""
+        return True
+
+    async def start(self) -> None:
+        """Read the log, or where nothing was ever written write what the store begins with."""
+        self.poll()
+        if self._time == 0 and self._initial:
+            await self._begin()
+
+    async def _begin(self) -> None:
+        ctx = Context(asyncio.get_running_loop().time() + START_S)
+        if self._log is None:
+            self._commit(self._initial)
+            return
+        await self._log.lock(ctx)
+        try:
+            self.poll()
+            if self._time == 0:  # nobody else was first
+                self._commit(self._initial)
+        finally:
+            self._log.unlock()
+
+    async def close(self) -> None:
+        """Let go of the log."""
+        if self._poller is not None:
+            self._poller.cancel()
+            self._poller = None
+        if self._log is not None:
+            self._log.close()
+
+    async def health(self, deadline_s: float) -> str:
+        """Always well: it is this process."""
+        return "in memory"

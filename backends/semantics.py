@@ -1,0 +1,247 @@
+"""Firestore's rules as pure functions: order of values, matching, what a write makes of a document, what is invalid.
+
+Source: https://cloud.google.com/firestore/docs/concepts/data-types and the v1 RPC reference; where those are silent,
+the emulator's behaviour. Values are compared by type first; integers and doubles are one type for comparing and two
+for keeping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from backends.documents import (
+    COMMIT_LIMIT,
+    DEPTH_LIMIT,
+    DOCUMENT_BYTES,
+    ID_BYTES,
+    INT_MAX,
+    INT_MIN,
+    Document,
+    FieldPath,
+    Fields,
+    Filter,
+    Mutation,
+    Precondition,
+    Reason,
+    Rejected,
+    Transform,
+    Value,
+)
+
+SortKey: TypeAlias = tuple[Any, ...]
+
+_RANK: Final[dict[type, int]] = {
+    type(None): 0,
+    bool: 1,
+    int: 2,
+    float: 2,
+    datetime: 3,
+    str: 4,
+    bytes: 5,
+    list: 6,
+    dict: 7,
+}
+
+
+def sort_key(value: Value) -> SortKey:
+    """A key that orders values as Firestore does. Strings by code point, which is the order of their UTF-8."""
+    kind = type(value)
+    if kind is list:
+        return (6, tuple(sort_key(item) for item in value))  # type: ignore[union-attr]  # narrowed by type()
+    if kind is dict:
+        items = sorted(value.items())  # type: ignore[union-attr]  # narrowed by type()
+        return (7, tuple((name, sort_key(item)) for name, item in items))
+    if kind is type(None):
+        return (0,)
+    return (_RANK[kind], value)
+
+
+def matches(document: Document, condition: Filter) -> bool:
+    """Whether the document satisfies the condition; a document without the field never does."""
+    if condition.field not in document.fields:
+        return False
+    key = sort_key(document.fields[condition.field])
+    if condition.op == "in":
+        assert isinstance(condition.value, list)
+        return any(key == sort_key(item) for item in condition.value)
+    wanted = sort_key(condition.value)
+    if condition.op == "==":
+        return key == wanted
+    if key[0] != wanted[0]:
+        return False
+    match condition.op:
+        case "<":
+            return key < wanted
+        case "<=":
+            return key <= wanted
+        case ">":
+            return key > wanted
+        case ">=":
+            return key >= wanted
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equal in value and in type, all the way down: 1, 1.0 and True are three values."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(value, b[name]) for name, value in a.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def refuse(current: Document | None, precondition: Precondition | None, path: str) -> None:
+    """Raise ``Rejected`` unless the precondition holds of the stored document."""
+    if precondition is None:
+        return
+    if precondition.exists is False and current is not None:
+        raise Rejected(Reason.EXISTS, f"{path} already exists")
+    if precondition.exists is True and current is None:
+        raise Rejected(Reason.MISSING, f"{path} does not exist")
+    if precondition.update_time is not None:
+        if current is None:
+            raise Rejected(Reason.MISSING, f"{path} does not exist")
+        if current.update_time != precondition.update_time:
+            raise Rejected(Reason.CHANGED, f"{path} has changed since it was read")
+
+
+def applied(current: Document | None, mutation: Mutation, time: int) -> Document | None:
+    """What the mutation makes of the stored document, preconditions aside; None where it is deleted.
+
+    A write that changes nothing gives ``current`` back, its update time included.
+    """
+    if mutation.fields is None:
+        return None
+    if mutation.mask is None:
+        fields = dict(mutation.fields)
+    else:
+        fields = dict(current.fields) if current is not None else {}
+        for path in mutation.mask:
+            _set(fields, path, *_found(mutation.fields, path))
+    for transform in mutation.transforms:
+        found, value = _found(fields, transform.field)
+        _set(fields, transform.field, True, _transformed(transform, value if found else None))
+    if current is None:
+        return Document(mutation.path, fields, time, time)
+    if same(fields, current.fields):
+        return current
+    return Document(mutation.path, fields, current.create_time, time)
+
+
+def _found(fields: Fields, path: FieldPath) -> tuple[bool, Value]:
+    value: Value = fields
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return False, None
+        value = value[name]
+    return True, value
+
+
+def _set(fields: Fields, path: FieldPath, found: bool, value: Value) -> None:
+    """Set or remove the field, copying each map on the way: the maps may be the stored document's."""
+    *parents, last = path
+    for name in parents:
+        child = fields.get(name)
+        if not isinstance(child, dict):
+            if not found:
+                return
+            child = {}
+        child = dict(child)
+        fields[name] = child
+        fields = child
+    if found:
+        fields[last] = value
+    else:
+        fields.pop(last, None)
+
+
+def _transformed(transform: Transform, value: Value) -> int | float:
+    operand = transform.operand
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if transform.op == "maximum":
+        return operand if number is None or operand > number else number
+    if number is None:
+        return operand
+    total = number + operand
+    return max(INT_MIN, min(INT_MAX, total)) if isinstance(total, int) else total
+
+
+def check(mutations: Sequence[Mutation]) -> None:
+    """Raise ``Rejected(INVALID)`` for what no store takes, before anything is sent.
+
+    The limits are the service's own: https://cloud.google.com/firestore/quotas.
+    """
+    if len(mutations) > COMMIT_LIMIT:
+        raise Rejected(Reason.INVALID, f"a commit takes at most {COMMIT_LIMIT} writes, found {len(mutations)}")
+    for mutation in mutations:
+        check_path(mutation.path)
+        if mutation.fields is not None:
+            size = 32 + len(mutation.path.encode()) + _size_of_map(mutation.fields, mutation.path, 0)
+            if size > DOCUMENT_BYTES:
+                raise Rejected(
+                    Reason.INVALID, f"{mutation.path} is {size} bytes, a document takes at most {DOCUMENT_BYTES}"
+                )
+
+
+def check_path(path: str) -> None:
+    """Raise ``Rejected(INVALID)`` for what is no document's path."""
+    segments = path.split("/")
+    if len(segments) % 2 or not all(map(valid_id, segments)):
+        raise Rejected(Reason.INVALID, f"{path!r} is no document path")
+
+
+def valid_id(name: str) -> bool:
+    """Whether a collection or document may have this id. (``/`` separates segments and is never in one.)"""
+    if not name or name in (".", "..") or "/" in name or (name.startswith("__") and name.endswith("__")):
+        return False
+    try:
+        return len(name.encode()) <= ID_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _size_of_map(fields: Fields, path: str, depth: int) -> int:
+    if depth > DEPTH_LIMIT:
+        raise Rejected(Reason.INVALID, f"{path} nests deeper than {DEPTH_LIMIT} levels")
+    size = 0
+    for name, value in fields.items():
+        length = len(name.encode())
+        if not 0 < length <= ID_BYTES:
+            raise Rejected(Reason.INVALID, f"{path} has a field name of {length} bytes, expected 1 to {ID_BYTES}")
+        size += length + 1 + _size(value, path, depth + 1)
+    return size
+
+
+def _size(value: Value, path: str, depth: int) -> int:
+    match value:
+        case None | bool():
+            return 1
+        case int():
+            if not INT_MIN <= value <= INT_MAX:
+                raise Rejected(Reason.INVALID, f"{path} has an integer of more than 64 bits")
+            return 8
+        case float():
+            if not math.isfinite(value):
+                raise Rejected(Reason.INVALID, f"{path} has a number that is not finite")
+            return 8
+        case str():
+            try:
+                return len(value.encode()) + 1
+            except UnicodeEncodeError:
+                raise Rejected(Reason.INVALID, f"{path} has a string that is not valid Unicode") from None
+        case bytes():
+            return len(value)
+        case datetime():
+            return 8
+        case list():
+            if depth > DEPTH_LIMIT:
+                raise Rejected(Reason.INVALID, f"{path} nests deeper than {DEPTH_LIMIT} levels")
+            if any(isinstance(item, list) for item in value):
+                raise Rejected(Reason.INVALID, f"{path} has a list directly inside a list")
+            return sum(_size(item, path, depth + 1) for item in value)
+        case dict():
+            return 32 + _size_of_map(value, path, depth)
