@@ -83,7 +83,9 @@ class DataSource(Protocol):
     Cancelling it abandons the target at once.
     """
 
-    arms: tuple[Arm, Arm]
+    @property
+    def arms(self) -> tuple[Arm, Arm]:
+        """Source and target."""
 
     def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
         """As ``Arm.peek``, for the arm asked."""

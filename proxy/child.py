@@ -28,3 +28,8 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent or parent == 1:  # it died before the kernel was asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def unblock_signals() -> None:
+    """Take signals again: the supervisor blocks what it waits for, and a child inherits that."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

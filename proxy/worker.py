@@ -1,0 +1,144 @@
+"""A worker process: one event loop, its listening sockets, its row of the board."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+from pathlib import Path
+from time import monotonic, monotonic_ns
+
+import msgspec
+import structlog
+import uvloop
+
+from backends.manager import build_source
+from backends.settings import Http
+from proxy import board, logs
+from proxy.child import die_with_parent, read_orders, unblock_signals
+from proxy.exchange import Answering
+from proxy.gateway import Gateway
+from proxy.http1.downstream import Downstream
+from proxy.http1.upstream import Pool
+from proxy.relay import Relaying
+from proxy.routes import is_http, layout
+from proxy.settings import App, Plan, Route
+from proxy.sticky import Stickiness
+
+_TICK_S = 0.02
+_SWEEP_S = 1.0
+_PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What the supervisor tells a worker. ``rows`` is how many the board has; ``slot`` is this worker's."""
+
+    slot: int
+    rows: int
+    fds: tuple[int, ...]
+    board: str
+    boot: int
+    plan: Plan
+
+
+class Worker:
+    """Everything of one worker process, from its orders to its end."""
+
+    def __init__(self, orders: Orders) -> None:
+        plan = orders.plan
+        self._layout = layout(plan, orders.rows)
+        self._board = board.Board.open(Path(orders.board), self._layout, orders.boot)
+        self._cells = self._board.cells
+        self._row = self._layout.worker(orders.slot)
+        self._orders = orders
+        self._drain_s = plan.proxy.drain_timeout_s
+        self._leaving = asyncio.Event()
+        self.gateway = Gateway(plan, self._cells, self._row)
+        stickiness = Stickiness(plan.proxy.sticky, [route.name for route in plan.migrations])
+        run_dir = Path(plan.proxy.run_dir)
+        self._sources = []
+        for m, route in enumerate(plan.migrations):
+            place = (self.gateway, self._cells, self._layout, orders.slot, m, stickiness)
+            if is_http(route, plan.backends):
+                self.gateway.shares.append(Relaying(*place, self._pools(route)))
+            else:
+                pair = (plan.backends[route.source], plan.backends[route.target])
+                source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
+                self._sources.append(source)
+                self.gateway.shares.append(Answering(*place, source))
+
+    def _pools(self, route: Route) -> tuple[Pool, Pool]:
+        pools = []
+        for name in (route.source, route.target):
+            backend = self._orders.plan.backends[name]
+            assert isinstance(backend, Http), "settings refuse a migration between an HTTP origin and a store"
+            pools.append(self.gateway.pool(App(backend.origin, timeout_s=backend.deadline_s)))
+        return pools[0], pools[1]
+
+    async def run(self) -> None:
+        """Serve until told to leave, then finish what is under way."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leaving.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the supervisor's to act on
+        for source in self._sources:
+            await source.start()
+        self._sweep_at = monotonic() + _SWEEP_S
+        self._tick()
+        servers = [
+            await loop.create_server(lambda: Downstream(self.gateway), sock=socket.socket(fileno=fd))
+            for fd in self._orders.fds
+        ]
+        # What lives from here on lives as long as the process: the collector need not walk it again.
+        gc.collect()
+        gc.freeze()
+        self._cells[self._row + board.W_STARTED_AT] = monotonic_ns()
+        self._cells[self._row + board.W_PID] = os.getpid()
+        await self._leaving.wait()
+        for server in servers:
+            server.close()  # this process's hold on the sockets; their queues are the supervisor's
+        await self._drain()
+        for source in self._sources:
+            await source.close()
+        self._cells[self._row + board.W_PID] = 0
+
+    async def _drain(self) -> None:
+        self.gateway.drain()
+        end = monotonic() + self._drain_s
+        while self.gateway.clients and monotonic() < end:  # noqa: ASYNC110 - once a life, and a set has no event
+            await asyncio.sleep(_TICK_S)
+        self.gateway.close()
+
+    def _tick(self) -> None:
+        asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+        gateway = self.gateway
+        gateway.tick()
+        self._cells[self._row + board.W_HEARTBEAT] = monotonic_ns()
+        if gateway.now >= self._sweep_at:
+            self._sweep_at = gateway.now + _SWEEP_S
+            gateway.sweep()
+            self._cells[self._row + board.W_CONNECTIONS] = len(gateway.clients)
+            self._cells[self._row + board.W_RSS_KB] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB
+            times = os.times()
+            self._cells[self._row + board.W_CPU_MS] = int((times.user + times.system) * 1000)
+
+
+def main() -> None:
+    """The process: ``python -m proxy.worker``, orders on standard input."""
+    orders = msgspec.json.decode(read_orders(), type=Orders)
+    logs.configure(f"worker-{orders.slot}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    unblock_signals()
+    die_with_parent()
+    uvloop.run(_serve(orders))
+
+
+async def _serve(orders: Orders) -> None:
+    worker = Worker(orders)
+    await worker.run()
+    structlog.get_logger().info("worker_left", slot=orders.slot)
+
+
+if __name__ == "__main__":
+    main()
