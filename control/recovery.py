@@ -98,7 +98,7 @@ def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tu
     return held, "a decrease was published that had not been written: kept"
 
 
-def _in_mode(plan: Plan, settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
+def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
     """A mode with one arm only decides once, when it is first met; from then on what operators do holds."""
     before = saved.mode if saved is not None else "hybrid"
     if mode == "mock":

@@ -15,7 +15,7 @@ Two rules hold in every row. *An increase is asked for, not made*: it becomes ``
 the lower weight. *A decrease is made first*: ``Publish`` comes before every other effect and clears what was pending,
 so no slow disk and no waiting step delays it; when a late ``PERSISTED`` comes for what was cleared, nothing happens.
 
-``generation`` counts publications and equals the board's. That is how ``recovery.recover`` knows, after a crash at any point,
+``generation`` counts publications and equals the board's. That is how ``recovery.recover`` knows, after a crash,
 whether the board lags behind the checkpoint (an increase that was not published: forget it) or is ahead of it (a
 decrease that was not persisted: keep it).
 """
