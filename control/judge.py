@@ -9,7 +9,7 @@ against p₀ is summed and never let below 0, so that what was good for hours do
 when the mean of the likelihood ratios passes 10⁶.
 
 *Promote* by an e-test (Ville's inequality; Ramdas et al. 2023): the same with p_j below p₀, from the beginning of
-the phase and never reset. A mean likelihood ratio of 1/α = 100 happens by chance at most once in 100 phases
+the phase and never reset. A mean likelihood ratio of 1/alpha = 100 happens by chance at most once in 100 phases
 whenever one looks, so it may be looked at all the time.
 
 *Hold* where source and target degrade together: the target is then not what is wrong. *No data* is never a pass.

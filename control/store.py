@@ -1,0 +1,289 @@
+"""Checkpoints and the audit trail, in SQLite: one file in the run directory, WAL, synchronous=FULL.
+
+``Store`` is the file, used by one thread. ``StoreThread`` is that thread: its calls are awaited, so a slow disk
+delays whoever awaits it and never the event loop.
+
+Each audit entry carries the SHA-256 of the one before it and its own content, a chain a migration. Each checkpoint
+carries the head of the chain, so that a chain cut short is found too. ``Store.verify`` follows the chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
+
+from control.rollout import Entry
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S: Final = 5.0
+PAGE_MAX: Final = 1000
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS checkpoint (
+    migration TEXT PRIMARY KEY,
+    document TEXT NOT NULL,
+    saved_at REAL NOT NULL,
+    audit_seq INTEGER NOT NULL,
+    audit_hash TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS audit (
+    migration TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    at REAL NOT NULL,
+    kind TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    PRIMARY KEY (migration, seq)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class StoreError(Exception):
+    """The store could not be written or read: full, read-only, locked or broken. In words for a person."""
+
+
+class Line(Struct, frozen=True):
+    """A line of the audit trail as it stands; ``at`` in Unix time."""
+
+    seq: int
+    at: float
+    kind: str
+    actor: str
+    detail: dict[str, Any]
+    previous: str
+    hash: str
+
+
+class Checkpoint(Struct, frozen=True):
+    """What was saved of a migration last, and when (Unix time)."""
+
+    document: str
+    saved_at: float
+
+
+def genesis(migration: str) -> str:
+    """What the first entry of a chain follows."""
+    return hashlib.sha256(b"phasegate audit " + migration.encode()).hexdigest()
+
+
+def digest(previous: str, migration: str, seq: int, at: float, entry: Entry) -> str:
+    """The hash of an entry: over the one before it and everything it says."""
+    said = [previous, migration, seq, at, entry.kind, entry.actor, entry.detail]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Store:
+    """The open file. Every method may raise ``StoreError``; used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file; one that is no sound database is set aside (``set_aside`` says under which name)."""
+        self.path = path
+        self.set_aside: Path | None = None
+        try:
+            self._db = self._open()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{path}: {error}") from error
+        except sqlite3.DatabaseError:
+            self.set_aside = _set_aside(path)
+            self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        try:
+            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(_SCHEMA)
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._db.close()
+
+    def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float) -> list[Line]:
+        """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, on the disk for good."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                lines = list(self._append(migration, entries))
+                head = (lines[-1].seq, lines[-1].hash) if lines else self._head(migration)
+                self._db.execute(
+                    "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?)", (migration, document, now, *head)
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                # After some failures SQLite has rolled back by itself already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        return lines
+
+    def _head(self, migration: str) -> tuple[int, str]:
+        found = self._db.execute(
+            "SELECT seq, hash FROM audit WHERE migration = ? ORDER BY seq DESC LIMIT 1", (migration,)
+        ).fetchone()
+        return (found[0], found[1]) if found else (0, genesis(migration))
+
+    def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[Line]:
+        seq, previous = self._head(migration)
+        for at, entry in entries:
+            seq += 1
+            line = Line(
+                seq, at, entry.kind, entry.actor, entry.detail, previous, digest(previous, migration, seq, at, entry)
+            )
+            detail = json.dumps(entry.detail, sort_keys=True, separators=(",", ":"))
+            self._db.execute(
+                "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (migration, seq, at, entry.kind, entry.actor, detail, previous, line.hash),
+            )
+            previous = line.hash
+            yield line
+
+    def checkpoint(self, migration: str) -> Checkpoint | None:
+        """What was saved last."""
+        found = self._query("SELECT document, saved_at FROM checkpoint WHERE migration = ?", (migration,))
+        return Checkpoint(*found[0]) if found else None
+
+    def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+        """The newest ``limit`` lines, or those before a sequence number; newest first."""
+        rows = self._query(
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? AND seq < ?"
+            " ORDER BY seq DESC LIMIT ?",
+            (migration, before if before is not None else 1 << 62, min(limit, PAGE_MAX)),
+        )
+        return [_line(row) for row in rows]
+
+    def run(self, migration: str) -> list[Line]:
+        """The lines since the last start of a run, oldest first, the recoveries between them included."""
+        rows = self._query(
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
+            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT 10000",
+            (migration,),
+        )
+        return [_line(row) for row in rows]
+
+    def verify(self, migration: str) -> list[str]:
+        """Everything that is wrong with the migration's chain, in words; nothing where it is whole."""
+        return list(self._verify(migration))
+
+    def _verify(self, migration: str) -> Iterator[str]:
+        previous, expected = genesis(migration), 1
+        try:
+            cursor = self._db.execute(
+                "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? ORDER BY seq",
+                (migration,),
+            )
+            for row in cursor:
+                line = _line(row)
+                if line.seq != expected:
+                    yield f"entries {expected} to {line.seq - 1} are missing"
+                if line.previous != previous:
+                    yield f"entry {line.seq} does not follow the entry before it"
+                entry = Entry(line.kind, line.actor, line.detail)
+                if line.hash != digest(line.previous, migration, line.seq, line.at, entry):
+                    yield f"entry {line.seq} is not what was written"
+                previous, expected = line.hash, line.seq + 1
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            yield f"cannot be read after entry {expected - 1}: {error}"
+            return
+        found = self._query("SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?", (migration,))
+        if found and found[0] != (expected - 1, previous):
+            yield f"the checkpoint knows entry {found[0][0]} as the last, and the trail ends with {expected - 1}"
+
+    def migrations(self) -> list[str]:
+        """Every migration that has a line or a checkpoint."""
+        return [
+            row[0] for row in self._query("SELECT migration FROM checkpoint UNION SELECT migration FROM audit", ())
+        ]
+
+    def _query(self, sql: str, values: Sequence[object]) -> list[Any]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+
+class StoreThread:
+    """The store behind one thread of its own, in the order of the calls."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self.set_aside: Path | None = None
+        self._store: Store | None = None
+
+    async def open(self) -> None:
+        """Open the file; ``StoreError`` where it cannot be, and then every other call tries again."""
+        await self._call(lambda store: None)
+
+    async def close(self) -> None:
+        """Write what was asked for, and end the thread."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._close)
+        self._pool.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+        """As ``Store.save``."""
+        return await self._call(lambda store: store.save(migration, document, entries, time.time()))
+
+    async def checkpoint(self, migration: str) -> Checkpoint | None:
+        """As ``Store.checkpoint``."""
+        return await self._call(lambda store: store.checkpoint(migration))
+
+    async def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+        """As ``Store.audit``."""
+        return await self._call(lambda store: store.audit(migration, limit, before))
+
+    async def run(self, migration: str) -> list[Line]:
+        """As ``Store.run``."""
+        return await self._call(lambda store: store.run(migration))
+
+    async def verify(self, migration: str) -> list[str]:
+        """As ``Store.verify``."""
+        return await self._call(lambda store: store.verify(migration))
+
+    async def _call(self, what: Callable[[Store], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_store, what)
+
+    def _with_store(self, what: Callable[[Store], T]) -> T:
+        if self._store is None:
+            self._store = Store(self._path)
+            self.set_aside = self._store.set_aside or self.set_aside
+        return what(self._store)
+
+
+def _line(row: Sequence[Any]) -> Line:
+    seq, at, kind, actor, detail, previous, own = row
+    return Line(seq, at, kind, actor, json.loads(detail), previous, own)
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a broken database out of the way, with its log, under a name that says what it is."""
+    kept = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + suffix))
+    return kept
