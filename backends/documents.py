@@ -15,6 +15,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Final, Literal, Protocol, TypeAlias
 
+import msgspec
+
 # bool before int: Firestore keeps them apart, and so does everything that looks at a value's type here.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 Fields: TypeAlias = dict[str, Value]
@@ -31,8 +33,7 @@ INT_MAX: Final = 2**63 - 1
 Operator = Literal["==", "<", "<=", ">", ">=", "in"]
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A stored document. Never changed: a store replaces it. ``fields`` belongs to the store; do not write to it."""
 
     path: str
@@ -85,16 +86,14 @@ class Count:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Precondition:
+class Precondition(msgspec.Struct, frozen=True, array_like=True):
     """What must hold of the stored document for the whole commit to be applied."""
 
     exists: bool | None = None
     update_time: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Transform:
+class Transform(msgspec.Struct, frozen=True, array_like=True):
     """A change of one field that depends on what is stored.
 
     ``increment`` adds (a missing or non-numeric field counts as 0; integers saturate at 64 bits);
@@ -106,8 +105,7 @@ class Transform:
     operand: int | float
 
 
-@dataclass(frozen=True, slots=True)
-class Mutation:
+class Mutation(msgspec.Struct, frozen=True, array_like=True):
     """One write of one document; build it with ``put``, ``create``, ``merge`` or ``delete``.
 
     ``fields`` None deletes. ``mask`` None replaces the document; otherwise only the fields it names are set, or

@@ -7,42 +7,21 @@ a write is decided and appended inside the journal's lock. Without one the store
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from backends.collection import Collection
 from backends.documents import Cell, Context, Count, Document, Mutation, Query
+from backends.journal import Journal, Record
 from backends.semantics import applied, check, check_path, refuse
 
 POLL_S: Final = 0.03  # how often a watched store looks for what other processes wrote
 
 START_S: Final = 10.0  # how long to wait for another process that is filling the store
 
-# What one commit did, as every replica repeats it: its time, then the mutations without their preconditions.
-Record = tuple[int, tuple[Mutation, ...]]
-
-
-class Log(Protocol):
-    """The shared history of a store; ``journal`` has the real one."""
-
-    def behind(self) -> bool:
-        """Whether there are records this process has not read. Costs one look at shared memory."""
-
-    def read(self, reset: Callable[[], None]) -> Iterable[Record]:
-        """The records not read yet; calls ``reset`` first where they begin from nothing again."""
-
-    async def lock(self, ctx: Context) -> None:
-        """Become the one writer, or raise ``Fault``. Does not suspend where nobody else holds the lock."""
-
-    def append(self, record: Record) -> None:
-        """Make the record the store's newest. Only under the lock."""
-
-    def unlock(self) -> None:
-        """Let others write."""
-
-    def close(self) -> None:
-        """Give back the files."""
+SNAPSHOT_DOCUMENTS: Final = 1000  # in one record of a compacted log
 
 
 def parent(path: str) -> str:
@@ -55,7 +34,7 @@ class MemoryStore:
 
     kind = "mock"
 
-    def __init__(self, initial: Sequence[Mutation] = (), log: Log | None = None) -> None:
+    def __init__(self, initial: Sequence[Mutation] = (), log: Journal | None = None) -> None:
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
@@ -66,8 +45,8 @@ class MemoryStore:
     def poll(self) -> None:
         """Take in what other processes wrote."""
         if self._log is not None and self._log.behind():
-            for when, mutations in self._log.read(self._reset):
-                self._apply(when, mutations)
+            for record in self._log.read(self._reset):
+                self._replay(record)
 
     async def get(self, path: str, ctx: Context) -> Document | None:
         """As ``DocumentStore.get``."""
@@ -118,17 +97,24 @@ class MemoryStore:
             pending[path] = applied(current, mutation, when)
         if self._log is not None:
             bare = (Mutation(m.path, m.fields, m.mask, m.transforms) for m in mutations)
-            self._log.append((when, tuple(bare)))
+            self._log.append(Record(when, tuple(bare)))
         self._keep(when, pending)
+        if self._log is not None and self._log.full():
+            self._log.compact(self._snapshot())
         return when
 
-    def _apply(self, when: int, mutations: Iterable[Mutation]) -> None:
-        pending: dict[str, Document | None] = {}
-        for mutation in mutations:
+    def _replay(self, record: Record) -> None:
+        pending: dict[str, Document | None] = {document.path: document for document in record.documents}
+        for mutation in record.mutations:
             path = mutation.path
             current = pending[path] if path in pending else self._find(path)
-            pending[path] = applied(current, mutation, when)
-        self._keep(when, pending)
+            pending[path] = applied(current, mutation, record.time)
+        self._keep(record.time, pending)
+
+    def _snapshot(self) -> Iterator[Record]:
+        documents = (document for each in self._collections.values() for document in each.documents.values())
+        while batch := tuple(itertools.islice(documents, SNAPSHOT_DOCUMENTS)):
+            yield Record(self._time, documents=batch)
 
     def _find(self, path: str) -> Document | None:
         collection = self._collections.get(parent(path))
@@ -190,6 +176,8 @@ class MemoryStore:
 
     async def start(self) -> None:
         """Read the log, or where nothing was ever written write what the store begins with."""
+        if self._log is not None:
+            self._log.open()
         self.poll()
         if self._time == 0 and self._initial:
             await self._begin()

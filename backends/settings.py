@@ -25,6 +25,20 @@ class Duration(float):
         return cls(float(match[1]) * _SECONDS[match[2]])
 
 
+def encode_hook(value: object) -> float:
+    """For msgspec: a duration travels between processes as its seconds."""
+    if isinstance(value, Duration):
+        return float(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def decode_hook(kind: type, value: object) -> object:
+    """For msgspec: the other way. Raises ``ValueError`` in words for a person."""
+    if kind is Duration:
+        return Duration.parse(value)
+    raise NotImplementedError(kind.__name__)
+
+
 class Mock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mock"):
     """An in-memory store, the same on every worker: mutations go through a journal in the run directory."""
 

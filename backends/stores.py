@@ -8,6 +8,7 @@ from backends import settings
 from backends.documents import DocumentStore
 from backends.firestore.store import FirestoreStore
 from backends.fixtures import initial
+from backends.journal import Journal
 from backends.memory import MemoryStore
 
 
@@ -18,7 +19,7 @@ def build_store(backend: settings.Backend, journal: Path | None) -> DocumentStor
     """
     match backend:
         case settings.Mock():
-            return MemoryStore(initial(backend))
+            return MemoryStore(initial(backend), Journal(journal) if journal is not None else None)
         case settings.Firestore():
             return FirestoreStore(backend)
         case settings.Http():
