@@ -28,6 +28,7 @@ from typing import IO, Final
 import msgspec
 import structlog
 
+from backends.settings import encode_hook
 from proxy import board
 from proxy.routes import layout
 from proxy.settings import Plan
@@ -259,7 +260,7 @@ class Supervisor:
         process = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, pass_fds=fds)
         assert process.stdin is not None
         try:
-            process.stdin.write(msgspec.json.encode(orders))
+            process.stdin.write(msgspec.json.encode(orders, enc_hook=encode_hook))
             process.stdin.close()
         except BrokenPipeError:
             pass  # it died at once: the next look reaps it

@@ -15,7 +15,7 @@ import structlog
 import uvloop
 
 from backends.manager import build_source
-from backends.settings import Http
+from backends.settings import Http, decode_hook
 from proxy import board, logs
 from proxy.child import die_with_parent, read_orders, unblock_signals
 from proxy.exchange import Answering
@@ -126,7 +126,7 @@ class Worker:
 
 def main() -> None:
     """The process: ``python -m proxy.worker``, orders on standard input."""
-    orders = msgspec.json.decode(read_orders(), type=Orders)
+    orders = msgspec.json.decode(read_orders(), type=Orders, dec_hook=decode_hook)
     logs.configure(f"worker-{orders.slot}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     unblock_signals()
