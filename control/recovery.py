@@ -18,12 +18,13 @@ class Found(NamedTuple):
     pinned: bool
 
 
-def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: Now) -> Step:
+def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: Now, lapsed: bool = False) -> Step:
     """Go on from what is known: never with more weight than both the checkpoint and the board say.
 
     ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
     means a new board: the first start, a reboot, or another layout. Then what was in flight is held at 0 until an
-    operator resumes; what was completed stays where it is, for the data written since is there.
+    operator resumes; what was completed stays where it is, for the data written since is there. ``lapsed``: the lease
+    had run out, so the workers are at 0 already and stay there.
     """
     if saved is None:
         settled, why = _without_checkpoint(plan, found)
@@ -32,6 +33,8 @@ def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: No
     else:
         settled, why = _on_the_same_board(plan, saved, found, now)
     settled, why = _fitted(plan, *_in_mode(settled, why, saved, mode))
+    if lapsed and settled.weight_bp and not settled.pinned:
+        settled, why = _lapsed(settled), f"{why}; but the lease had run out: held at 0"
     settled = replace(
         settled,
         revision=settled.revision + 1,
@@ -48,6 +51,14 @@ def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: No
         return settled, (Persist((entry,)),)
     published = replace(settled, generation=found.generation + 1)
     return published, (Publish(published.weight_bp, published.pinned), Persist((entry,)))
+
+
+def _lapsed(s: Rollout) -> Rollout:
+    state = s.descent.final if s.descent is not None else State.ROLLED_BACK
+    resume_phase = s.resume_phase if s.phase is None else s.phase
+    return replace(
+        s, state=state, phase=None, weight_bp=0, pending=None, descent=None, soaked_s=0.0, resume_phase=resume_phase
+    )
 
 
 def _without_checkpoint(plan: Plan, found: Found) -> tuple[Rollout, str]:

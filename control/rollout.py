@@ -224,7 +224,7 @@ class Row(NamedTuple):
 
 def step(plan: Plan, state: Rollout, event: Event, now: Now) -> Step:
     """What an event does to a rollout: the new state, and the effects in the order they must be carried out."""
-    if event.revision is not None and event.kind in COMMANDS and event.revision != state.revision:
+    if event.revision is not None and event.kind not in ANSWERS and event.revision != state.revision:
         message = f"revision {event.revision} was expected, and it is {state.revision}"
         return state, (Refuse(message, "Something changed in between: look at the status and decide anew."),)
     if event.kind in RAISING and state.mode == "mock":
@@ -541,7 +541,7 @@ GUARDS: Final[Mapping[str, Callable[[Plan, Rollout, Event], bool]]] = {
 }
 
 RAISING: Final = frozenset({On.START, On.ADVANCE, On.RESUME, On.PROMOTE})
-COMMANDS: Final = frozenset({On.START, On.ADVANCE, On.PAUSE, On.RESUME, On.ROLLBACK, On.ABORT, On.RESET})
+ANSWERS: Final = frozenset({On.PERSISTED, On.UNPERSISTED})  # their revision is the one they answer
 _S: Final = State
 
 

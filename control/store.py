@@ -117,7 +117,7 @@ class Store:
         self._db.close()
 
     def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float) -> list[Line]:
-        """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, on the disk for good."""
+        """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, synced to disk."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
