@@ -1,1 +1,4 @@
-"""Load for rehearsals and benchmarks. Imports none of phasegate's other packages: it sees what a client sees."""
+"""Load from outside, as clients send it: locust files and benchmarks.
+
+Must never import ``control``, ``proxy`` or ``backends``: what it measures it sees only from the wire.
+"""

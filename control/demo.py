@@ -1,0 +1,336 @@
+"""The demo: the main job with nothing to set up, and a check that it was done.
+
+Starts a small app, the Firestore emulator, phasegate exactly as ``serve`` does, and a stream of requests; walks all
+phases; compares what the client saw with what phasegate counted. Every child is ended on every way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from backends.errors import Fault
+from backends.firestore.emulator import EmulatorError, find_command
+from backends.fixtures import initial
+from backends.seed import seed
+from backends.settings import Firestore, Mock
+from control.children import ENDING, Children, wait_for
+from control.client import ApiError, Client
+from control.demo_verdict import findings
+from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE
+from control.live import follow
+from control.tables import print_findings, print_report
+
+STARTED_WITHIN_S: Final = 30.0
+PROJECT: Final = "demo-phasegate"
+MIGRATION: Final = "phase6"
+NODE_EMULATOR: Final = "@firestore-emulator/server@0.3.15"
+
+
+PHASES: Final = (("initial", 5, 10), ("early", 25, 15), ("half", 50, 20), ("majority", 75, 25), ("complete", 100, 38))
+
+CONFIG: Final = """\
+# Written by `phasegate demo`; gone when it ends.
+[app]
+origin = "{app}"
+
+[proxy]
+listen = ["{listen}"]
+workers = {workers}
+run_dir = "run"
+
+[backends.mock]
+kind = "mock"
+
+[backends.firestore]
+kind = "firestore"
+project = "{project}"
+
+[migrations.phase6]
+source = "mock"
+target = "firestore"
+routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
+validate_every = "{every}"
+# A demo's phases are too short for proof at any usual rate: what has kept its limits goes on.
+min_samples = 5
+max_soak = "{soak}"
+on_low_traffic = "promote"
+phases = [
+{phases}
+]
+
+[control]
+listen = "{control}"
+tokens = [{{ name = "demo", sha256 = "{sha256}", role = "operator" }}]
+"""
+
+
+class DemoError(Exception):
+    """The demo cannot go on: what was found and what to do."""
+
+
+def demo(
+    *,
+    once: bool,
+    phase_seconds: float,
+    listen: str | None,
+    control: str | None,
+    rate: float,
+    workers: int,
+    report: str | None,
+) -> int:
+    """Run it and give the exit code: 0 only where everything held."""
+    folder = Path(tempfile.mkdtemp(prefix="phasegate-demo-"))
+    code = GATE
+    try:
+        with _ended_by_signals(), Children(folder) as children:
+            stage = Stage(children, folder, phase_seconds, _free(listen, 8080), _free(control, 9090), workers)
+            code = _walk(stage, once, rate, report)
+    except DemoError as error:
+        print(f"phasegate demo: {error}", file=sys.stderr)
+    except ApiError as error:
+        print(f"phasegate demo: {error}", file=sys.stderr)
+        code = UNREACHABLE
+    except KeyboardInterrupt:
+        print("Ended; every part of the demo has been stopped.", flush=True)
+        code = INTERRUPTED
+    if code in (OK, INTERRUPTED):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"The parts' logs are in {folder}", file=sys.stderr)
+    return code
+
+
+class Stage:
+    """Everything that runs in a demo, and where."""
+
+    def __init__(
+        self,
+        children: Children,
+        folder: Path,
+        phase_seconds: float,
+        listen: str,
+        control: str,
+        workers: int,
+    ) -> None:
+        self.children = children
+        self.folder = folder
+        self.listen = listen
+        self.control = control
+        self.phase_seconds = phase_seconds
+        self.workers = workers
+        self.token = os.environ.get("PHASEGATE_TOKEN") or secrets.token_urlsafe(24)
+        self.client = Client(f"http://{control}", self.token, MIGRATION)
+        self.project = PROJECT
+
+    def config(self, app_port: int) -> Path:
+        """Write the configuration that the demo's phasegate runs by."""
+        path = self.folder / "phasegate.toml"
+        soak = f"{self.phase_seconds:g}s"
+        phases = "\n".join(
+            f'  {{ name = "{name}", weight = {weight}, min_soak = "{soak}", rollback_within = "{within}s" }},'
+            for name, weight, within in PHASES
+        )
+        path.write_text(
+            CONFIG.format(
+                app=f"http://127.0.0.1:{app_port}",
+                listen=self.listen,
+                workers=self.workers,
+                project=self.project,
+                every=f"{min(30.0, self.phase_seconds / 4):g}s",
+                soak=soak,
+                phases=phases,
+                control=self.control,
+                sha256=hashlib.sha256(self.token.encode()).hexdigest(),
+            )
+        )
+        return path
+
+    def app(self) -> int:
+        """Start the small app and give its port."""
+        child = self.children.python("app", "control.demo_app", read=True)
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if not line:
+            raise DemoError(f"the demo's app did not start:\n{self.children.log('app')}")
+        return int(json.loads(line)["port"])
+
+    def emulator(self) -> None:
+        """Start the Firestore emulator, unless one is named in the environment; it is waited for by ``seed``."""
+        if os.environ.get("FIRESTORE_EMULATOR_HOST"):
+            self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # somebody else's emulator may hold anything already
+            return
+        port = _free_port()
+        try:
+            command = [*find_command(), "--host=127.0.0.1", f"--port={port}"]
+        except EmulatorError as error:
+            command = _node_emulator(str(error), port)
+        self.children.start("emulator", command)
+        os.environ["FIRESTORE_EMULATOR_HOST"] = f"127.0.0.1:{port}"
+
+    def seed(self) -> list[str]:
+        """Give Firestore what the mock begins with, waiting for the emulator, and give the paths of the documents."""
+        mock = Mock()
+        deadline = time.monotonic() + STARTED_WITHIN_S
+        while True:
+            try:
+                asyncio.run(seed(Firestore(self.project), data=mock, run_dir=self.folder, name=MIGRATION))
+                return [mutation.path for mutation in initial(mock)]
+            except Fault as fault:
+                if time.monotonic() > deadline:
+                    log = self.children.log("emulator")
+                    raise DemoError(f"the Firestore emulator does not answer ({fault}):\n{log}") from fault
+                time.sleep(0.2)
+
+    def serve(self, config: Path) -> None:
+        """Start phasegate, as ``serve`` does, and wait until it is ready."""
+        child = self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
+        ready = wait_for(lambda: child.poll() is not None or self.client.ready(), STARTED_WITHIN_S)
+        if child.poll() is not None or not ready:
+            raise DemoError(f"phasegate did not start:\n{self.children.log('phasegate')}")
+
+
+class Traffic:
+    """The stream of requests, a child of its own; ``counts`` is what it said last."""
+
+    def __init__(self, stage: Stage, rate: float, paths: list[str]) -> None:
+        orders = {
+            "url": f"http://{stage.listen}",
+            "rate": rate,
+            "scans": _ids(paths, "scans"),
+            "users": _ids(paths, "users"),
+        }
+        self.counts: dict[str, Any] = {}
+        self._stage = stage
+        self._child = stage.children.python("load", "control.demo_load", told=json.dumps(orders).encode(), read=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            self.counts = json.loads(line)
+
+    def end(self) -> dict[str, Any]:
+        """Let what is in flight end, and give the final counts."""
+        self._stage.children.end("load")
+        self._reader.join(5)
+        if not self.counts.get("final"):
+            raise DemoError(f"the stream of requests broke off:\n{self._stage.children.log('load')}")
+        return self.counts
+
+    def note(self) -> str:
+        """One line on what the client has seen so far."""
+        counts = self.counts
+        if not counts:
+            return "Client   no answer yet"
+        sources = ", ".join(f"{count:,} from {name}" for name, count in sorted(counts["sources"].items()))
+        return f"Client   {counts['answered']:,} answers, {sources}, {counts['failed']} failed"
+
+
+def _walk(stage: Stage, once: bool, rate: float, report: str | None) -> int:
+    """The demo from its first process to its verdict."""
+    _say("Starting the app and the Firestore emulator …")
+    stage.emulator()
+    app_port = stage.app()
+    paths = stage.seed()
+    config = stage.config(app_port)
+    stage.serve(config)
+    _say(f"Proxy      http://{stage.listen}")
+    _say(f"Dashboard  http://{stage.control}/admin/migration")
+    _say(f"Token      {stage.token}")
+    traffic = Traffic(stage, rate, paths)
+    stage.client.act("start", reason="the demo")
+    state = follow(stage.client, may_act=True, may_detach=False, note=traffic.note)
+    wire = traffic.end() if once else traffic.counts
+    made = stage.client.report()
+    if report is not None:
+        Path(report).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print_report(made)
+    found = findings(made, ("mock", "firestore"), stage.counters(), wire) if once else []
+    print_findings(found)
+    if once:
+        held = all(finding.held for finding in found)
+        return OK if held else ROLLED_BACK if state != "completed" else GATE
+    _say(f"Everything stays up: http://{stage.listen}, http://{stage.control}/admin/migration. Ctrl-C ends it.")
+    while True:
+        signal.pause()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _ids(paths: list[str], collection: str) -> list[str]:
+    """The ids of a top-level collection's documents."""
+    parts = (path.split("/") for path in paths)
+    return [ids[1] for ids in parts if len(ids) == 2 and ids[0] == collection]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _free(asked: str | None, usual: int) -> str:
+    """The address to listen on: what was asked for (port 0: any), or else the usual port if it is free, or any."""
+    if asked is not None:
+        host, _, port = asked.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise DemoError(f"{asked!r} is no address: expected HOST:PORT, such as 127.0.0.1:{usual}")
+        return asked if int(port) else f"{host}:{_free_port()}"
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", usual))
+        return f"127.0.0.1:{usual}"
+    return f"127.0.0.1:{_free_port()}"
+
+
+def _node_emulator(missing: str, port: int) -> list[str]:
+    """The command of npm's emulator, fetched once into the user's cache: where Google's is not to be had."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        raise DemoError(f"{missing}\nOr install Node.js 18 or newer with npm: the demo then fetches one by itself.")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phasegate" / "firestore-emulator"
+    package = cache / "node_modules" / "@firestore-emulator" / "server"
+    if not package.is_dir():
+        _say("Google's Firestore emulator was not found; fetching @firestore-emulator/server with npm …")
+        cache.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", str(cache), "--no-fund", "--no-audit", NODE_EMULATOR]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DemoError(f"{missing}\nnpm could not fetch one either: {done.stderr.strip()[-400:]}")
+    script = f"new (require({json.dumps(str(package))}).FirestoreServer)().start({port})"
+    return [node, "-e", script]
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, even where the shell had Ctrl-C ignored."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

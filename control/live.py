@@ -1,0 +1,340 @@
+"""The terminal's view of a migration: a live picture where there is a terminal, plain lines where there is none.
+
+``picture`` draws one status; ``follow`` is the shell: one thread receives events, one carries out what a key asked
+for, and the caller's draws and reads keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from control.client import ApiError, Client, Event, Refused, Unreachable
+from control.words import (
+    NONE,
+    Json,
+    audit_line,
+    changes,
+    figure,
+    ms,
+    percent,
+    rollback_line,
+    span,
+    verdict_line,
+    words,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ENDED: Final = frozenset({"completed", "rolled_back", "aborted"})
+RECONNECT_S: Final = 0.5
+DRAW_EVERY_S: Final = 0.1
+LOG_LINES: Final = 6
+EVENTS_MAX: Final = 1000
+_COLOURS: Final = {
+    "running": "green",
+    "paused": "yellow",
+    "rolling_back": "red",
+    "rolled_back": "red",
+    "aborted": "red",
+    "completed": "bright_green",
+}
+_KEYS: Final = {"r": "rollback", "a": "abort", "p": "pause"}
+
+
+def print_status(status: Json) -> None:
+    """A status for a person, once."""
+    from rich.console import Console
+
+    Console(highlight=False).print(picture(status, [], ""))
+
+
+# The picture
+
+
+def picture(status: Json, log: list[str], footer: str) -> RenderableType:
+    """The whole view of one status; ``log`` are the newest lines to show, oldest first."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    state = str(status["state"])
+    colour = _COLOURS.get(state, "white")
+    head = Text.assemble(
+        ("phasegate ", "bold"),
+        f"{status['migration']}  ",
+        (words(state), f"bold {colour}"),
+        f"  {percent(status['weight'])} on the target",
+        (f"  revision {status.get('revision')}", "dim"),
+    )
+    parts: list[RenderableType] = [head, _rail(status), Text()]
+    phase = status.get("phase")
+    if phase:
+        parts.append(_bars(status, phase))
+    parts += [_arms(status), Text.assemble(("Verdict  ", "bold"), verdict_line(status))]
+    if status.get("last_rollback"):
+        parts.append(Text(rollback_line(status["last_rollback"]), style="red"))
+    if workers := status.get("workers"):
+        beats = [f"{w['slot']}: {w['heartbeat_age_ms']:.0f} ms" for w in workers if w.get("pid")]
+        parts.append(Text(f"Workers  {len(beats)} of {len(workers)}, last heard of " + ", ".join(beats), style="dim"))
+    parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in log]
+    if footer:
+        parts += [Text(), Text.from_markup(footer)]
+    return Panel(Group(*parts), border_style=colour)
+
+
+def _rail(status: Json) -> RenderableType:
+    from rich.text import Text
+
+    current = (status.get("phase") or {}).get("index", -1)
+    done = status["state"] == "completed"
+    rail = Text()
+    for index, phase in enumerate(status.get("phases") or []):
+        if index:
+            rail.append(" ── ", "green" if done or index <= current else "dim")
+        name = f"{phase['name']} {percent(phase['weight'])}"
+        if done or index < current:
+            rail.append(f"● {name}", "green")
+        elif index == current:
+            rail.append(f"◉ {name}", f"bold {_COLOURS.get(status['state'], 'white')}")
+        else:
+            rail.append(f"○ {name}", "dim")
+    return rail
+
+
+def _bars(status: Json, phase: Json) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    soaked, least = float(phase.get("soaked_s") or 0), float(phase.get("min_soak_s") or 0)
+    full = max(least, 1e-9)
+    grid.add_row("Soak", ProgressBar(full, min(soaked, full), width=32), f"{span(soaked)} of at least {span(least)}")
+    for rule in (status.get("verdict") or {}).get("rules") or []:
+        needed, samples = rule.get("needed"), rule.get("samples") or 0
+        said = f"{figure(rule.get('value'))} of {figure(rule.get('limit'))}, {samples} samples"
+        if isinstance(needed, int | float) and needed > 0:
+            bar: RenderableType = ProgressBar(needed, min(samples, needed), width=32)
+            said += f" of about {needed:.0f}"
+        else:
+            bar = ""
+        grid.add_row(words(rule["rule"]), bar, f"{said}: {words(rule['outcome'])}")
+    return grid
+
+
+def _arms(status: Json) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table.add_column("")
+    arms = status.get("arms") or {}
+    sides = [arms[name] for name in ("source", "target") if name in arms]
+    for name, side in zip(("source", "target"), sides, strict=False):
+        table.add_column(f"{name} ({side.get('backend')})", justify="right", min_width=18)
+    rows: tuple[tuple[str, Callable[[Json], str]], ...] = (
+        ("requests", lambda side: f"{side.get('requests', 0):,}"),
+        ("errors", lambda side: f"{side.get('errors', 0):,} ({100 * (side.get('error_rate') or 0):.2f} %)"),
+        ("p50", lambda side: ms(side.get("p50_ms"))),
+        ("p95", lambda side: ms(side.get("p95_ms"))),
+        ("p99", lambda side: ms(side.get("p99_ms"))),
+        ("in flight", lambda side: str(side.get("inflight", NONE))),
+    )
+    for label, tell in rows:
+        table.add_row(label, *map(tell, sides))
+    return table
+
+
+# Following
+
+
+class _Seen:
+    """What has been received: the newest status, the log, and whether the control plane is in sight."""
+
+    def __init__(self) -> None:
+        self.status: Json | None = None
+        self.lost = ""
+        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self._under_way = False
+
+    @property
+    def ended(self) -> str | None:
+        """The state in which the migration has ended; None while it has not."""
+        state = self.status["state"] if self.status else None
+        return state if state in ENDED or (state == "idle" and self._under_way) else None
+
+    def take(self, event: Event | ApiError) -> list[str]:
+        """Take in what was received, and give what is to be said of it in plain lines."""
+        if isinstance(event, Refused):
+            raise event
+        if isinstance(event, ApiError):
+            said = (
+                []
+                if self.lost
+                else [f"Lost sight of the control plane: {event.message}. Traffic goes on; trying again."]
+            )
+            self.lost = event.message
+            return said
+        said = ["The control plane is back."] if self.lost else []
+        self.lost = ""
+        if event.name == "status":
+            said += changes(self.status, event.data)
+            self.status = event.data
+            self._under_way |= event.data["state"] != "idle"
+        elif event.name == "audit":
+            self.log.append(audit_line(event.data))
+        return said
+
+
+def follow(
+    client: Client, *, may_act: bool, may_detach: bool = True, note: Callable[[], str] | None = None
+) -> str | None:
+    """Show the migration until it has ended, and give its last state; None where the person detached.
+
+    Keys act only where ``may_act``; ``note`` gives a line to show below. Where not ``may_detach``, Ctrl-C is the
+    caller's. Raises ``Refused`` where the token does not do.
+    """
+    events: queue.Queue[Event | ApiError] = queue.Queue(EVENTS_MAX)
+    ended = threading.Event()
+    threading.Thread(target=_receive, args=(client, events, ended), daemon=True).start()
+    try:
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            state = _follow_live(client, events, may_act, may_detach, note)
+        else:
+            state = _follow_lines(events)
+    except KeyboardInterrupt:
+        if not may_detach:
+            raise
+        state = None
+    finally:
+        ended.set()
+    if state is None:
+        print(f"Detached. {client.migration} goes on; `phasegate watch` follows it again.", flush=True)
+    return state
+
+
+def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threading.Event) -> None:
+    """Put every event into the queue, connecting again for as long as it is wanted."""
+    with contextlib.suppress(queue.Full):  # nobody draws any more
+        while not ended.is_set():
+            try:
+                for event in client.events():
+                    if ended.is_set():
+                        return
+                    events.put(event, timeout=60)
+            except Refused as error:
+                final = error.status in (401, 403, 404)
+                events.put(error if final else Unreachable(error.message, error.hint), timeout=60)
+                if final:
+                    return
+            except ApiError as error:
+                events.put(error, timeout=60)
+            ended.wait(RECONNECT_S)
+
+
+def _follow_lines(events: queue.Queue[Event | ApiError]) -> str:
+    seen = _Seen()
+    while seen.ended is None:
+        for line in seen.take(events.get()):
+            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+    return seen.ended
+
+
+def _follow_live(
+    client: Client,
+    events: queue.Queue[Event | ApiError],
+    may_act: bool,
+    may_detach: bool,
+    note: Callable[[], str] | None,
+) -> str | None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    seen, actor = _Seen(), _Actor(client)
+    with _keys() as pressed, Live(console=Console(highlight=False), auto_refresh=False) as live:
+        while seen.ended is None or actor.busy:
+            with contextlib.suppress(queue.Empty):
+                seen.take(events.get(timeout=DRAW_EVERY_S))
+                while True:
+                    seen.take(events.get_nowait())
+            for key in pressed():
+                if key in ("d", "q") and may_detach:
+                    return None
+                if may_act and key in _KEYS and seen.status is not None:
+                    paused = seen.status["state"] == "paused"
+                    actor.ask("resume" if key == "p" and paused else _KEYS[key])
+            if seen.status is None:
+                live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
+                continue
+            lines = [*seen.log, *([seen.lost] if seen.lost else []), *([note()] if note else [])]
+            live.update(picture(seen.status, lines, _footer(may_act, may_detach, actor.said)), refresh=True)
+    return seen.ended
+
+
+def _footer(may_act: bool, may_detach: bool, said: str) -> str:
+    keys = "[b]r[/b] roll back  [b]a[/b] abort  [b]p[/b] pause or resume" if may_act else ""
+    leave = "[b]d[/b] detach" if may_detach else "[b]Ctrl-C[/b] end"
+    return "  ".join(part for part in (keys, leave, said) if part)
+
+
+class _Actor:
+    """Carries out one action at a time beside the drawing, and says how it went."""
+
+    def __init__(self, client: Client) -> None:
+        self.said = ""
+        self._client = client
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an action is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def ask(self, action: str) -> None:
+        """Begin an action; one that takes traffic back never waits behind another."""
+        if self.busy and action not in ("rollback", "abort"):
+            return
+        self.said = f"[dim]{action} …[/dim]"
+        self._thread = threading.Thread(target=self._carry_out, args=(action,), daemon=True)
+        self._thread.start()
+
+    def _carry_out(self, action: str) -> None:
+        from rich.markup import escape
+
+        try:
+            self._client.act(action, reason="asked for at the terminal")
+            self.said = ""
+        except ApiError as error:
+            self.said = f"[red]{action}: {escape(str(error))}[/red]"
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[], list[str]]]:
+    """Keys as they are pressed, where standard input is a terminal; the terminal is always given back as it was."""
+    if not sys.stdin.isatty():
+        yield list
+        return
+    import termios
+    import tty
+
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+
+    def pressed() -> list[str]:
+        ready, _, _ = select.select([fd], [], [], 0)
+        return list(os.read(fd, 64).decode("utf-8", "ignore")) if ready else []
+
+    try:
+        tty.setcbreak(fd)
+        yield pressed
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -1,0 +1,106 @@
+"""Checks, the audit trail and the report as tables on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from control.demo_verdict import Finding
+from control.words import NONE, Json, ms, percent, rollback_line, words
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def print_checks(checks: Iterable[Mapping[str, Any]]) -> None:
+    """Pre-flight checks: what was found, and under what is wrong how to mend it."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        mark = Text("ok", style="green") if check["ok"] else Text("FAILED", style="bold red")
+        table.add_row(mark, str(check["name"]), str(check["found"]))
+        if not check["ok"] and check.get("mend"):
+            table.add_row("", "", Text(str(check["mend"]), style="yellow"))
+    _console().print(table)
+
+
+def print_audit(page: Json) -> None:
+    """A page of the audit trail, newest first."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for column in ("time (UTC)", "who", "what", "detail"):
+        table.add_column(column, overflow="fold")
+    for entry in page.get("entries") or []:
+        table.add_row(
+            str(entry["at"])[:19].replace("T", " "), str(entry["actor"]), words(entry["kind"]), detail(entry)
+        )
+    _console().print(table)
+    if page.get("next_cursor"):
+        print(f"More: --cursor {page['next_cursor']}")
+
+
+def detail(entry: Json) -> str:
+    """What an audit entry says beside its kind, in one line."""
+    found = entry.get("detail") or {}
+    return ", ".join(
+        f"{words(name)} {_short(value)}" for name, value in found.items() if value not in (None, "", [], {})
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else text[:159] + "…"
+
+
+def print_report(report: Json) -> None:
+    """A run: its phases with both arms, its rollbacks, its criteria."""
+    console = _console()
+    outcome = str(report["outcome"])
+    style = "bold green" if outcome == "completed" else "bold red"
+    console.print(
+        Text.assemble(
+            (f"{report['migration']} ", "bold"),
+            (words(outcome), style),
+            f"  {report.get('started_at') or NONE} to {report.get('ended_at') or NONE}",
+        )
+    )
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for column in ("phase", "weight", "on target", "arm", "requests", "errors", "p50", "p95", "p99", "verdict"):
+        table.add_column(column, justify="left" if column in ("phase", "arm", "verdict") else "right", no_wrap=True)
+    for phase in report.get("phases") or []:
+        share = phase.get("target_share")
+        first = [phase["name"], percent(phase["weight"]), NONE if share is None else f"{100 * share:.2f} %"]
+        outcomes = [words((phase.get("verdict") or {}).get("outcome", NONE)), ""]
+        for index, (name, arm) in enumerate(phase["arms"].items()):
+            lead = first if index == 0 else ["", "", ""]
+            errors = f"{arm['errors']:,} ({100 * (arm['error_rate'] or 0):.2f} %)"
+            times = [ms(arm[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
+            table.add_row(*lead, name, f"{arm['requests']:,}", errors, *times, outcomes[index])
+    console.print(table)
+    for rollback in report.get("rollbacks") or []:
+        console.print(Text(rollback_line(rollback), style="red"))
+    _print_findings(
+        console, [Finding(words(c["name"]), c["passed"], str(c["evidence"])) for c in report.get("criteria") or []]
+    )
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """What a demo is judged by."""
+    _print_findings(_console(), findings)
+
+
+def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    for finding in findings:
+        mark = Text("ok", style="green") if finding.held else Text("FAILED", style="bold red")
+        table.add_row(mark, finding.name, finding.evidence)
+    console.print(table)
