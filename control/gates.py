@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct, field
 
 from control.phases import Phase
-from control.settings import DAYS, Freeze, Window
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class Window(Struct, frozen=True, forbid_unknown_fields=True):
+    """Hours in which a phase may begin, in UTC; ``to`` before ``from`` runs over midnight."""
+
+    opens: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="from")
+    closes: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="to")
+    days: tuple[Day, ...] = DAYS
+
+
+class Freeze(Struct, frozen=True, forbid_unknown_fields=True):
+    """A span in which no phase begins."""
+
+    begins: datetime = field(name="from")
+    ends: datetime = field(name="to")
+    reason: str = ""
 
 
 def closed(windows: Sequence[Window], freezes: Sequence[Freeze], unix: float) -> list[str]:

@@ -12,7 +12,6 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -21,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from backends.settings import Backend, Duration, Firestore, Http, Mock
+from control.gates import Freeze, Window
 from control.phases import DEFAULT_PHASES, Phase, Thresholds
 from control.walker import join, one_of, problems, shown, sound_keys
 from proxy.routes import operations_of
@@ -28,24 +28,6 @@ from proxy.settings import App, Plan, Proxy, Route
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
-
-class Window(Struct, frozen=True, forbid_unknown_fields=True):
-    """Hours in which a phase may begin, in UTC; ``to`` before ``from`` runs over midnight."""
-
-    opens: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="from")
-    closes: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="to")
-    days: tuple[Day, ...] = DAYS
-
-
-class Freeze(Struct, frozen=True, forbid_unknown_fields=True):
-    """A span in which no phase begins."""
-
-    begins: datetime = field(name="from")
-    ends: datetime = field(name="to")
-    reason: str = ""
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
