@@ -53,6 +53,18 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
+class All:
+    """Changes one after the other; stopped half-way, it is finished by applying it again."""
+
+    changes: tuple[Change, ...]
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """As ``Change.apply``."""
+        for change in self.changes:
+            await change.apply(store, ctx)
+
+
+@dataclass(frozen=True, slots=True)
 class Newest:
     """A document's new state, unless the store already holds a newer one."""
 

@@ -171,8 +171,8 @@ class Context:
     """What one call may spend, and what its answer rests on.
 
     ``deadline`` is in the event loop's time. A store notes here every cell it answered from; an answer may be
-    given again while all of them have the version noted, until ``until``. A read from anything else clears
-    ``memorable``.
+    given again while all of them have the version noted, until ``until`` (the monotonic clock's). A read from
+    anything else clears ``memorable``.
     """
 
     __slots__ = ("basis", "deadline", "memorable", "until")
@@ -188,7 +188,7 @@ class Context:
         self.basis.append((cell, cell.version))
 
     def rest_until(self, when: float) -> None:
-        """Note that the answer holds no longer than ``when``."""
+        """Note that the answer holds no longer than ``when``, in the monotonic clock's seconds."""
         self.until = min(self.until, when)
 
 

@@ -180,6 +180,9 @@ def check(mutations: Sequence[Mutation]) -> None:
     for mutation in mutations:
         check_path(mutation.path)
         if mutation.fields is not None:
+            for transform in mutation.transforms:
+                for name in transform.field:
+                    _size_of_name(name, mutation.path)
             size = 32 + len(mutation.path.encode()) + _size_of_map(mutation.fields, mutation.path, 0)
             if size > DOCUMENT_BYTES:
                 raise Rejected(
@@ -209,11 +212,20 @@ def _size_of_map(fields: Fields, path: str, depth: int) -> int:
         raise Rejected(Reason.INVALID, f"{path} nests deeper than {DEPTH_LIMIT} levels")
     size = 0
     for name, value in fields.items():
-        length = len(name.encode())
-        if not 0 < length <= ID_BYTES:
-            raise Rejected(Reason.INVALID, f"{path} has a field name of {length} bytes, expected 1 to {ID_BYTES}")
-        size += length + 1 + _size(value, path, depth + 1)
+        size += _size_of_name(name, path) + 1 + _size(value, path, depth + 1)
     return size
+
+
+def _size_of_name(name: str, path: str) -> int:
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise Rejected(Reason.INVALID, f"{path} has a field name that is not valid Unicode") from None
+    if not 0 < length <= ID_BYTES:
+        raise Rejected(Reason.INVALID, f"{path} has a field name of {length} bytes, expected 1 to {ID_BYTES}")
+    if name.startswith("__") and name.endswith("__") and length >= 4:
+        raise Rejected(Reason.INVALID, f"{path} has a field named {name!r}, which is reserved")
+    return length
 
 
 def _size(value: Value, path: str, depth: int) -> int:

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from backends.adapters.analytics import Analytics
 from backends.adapters.common import Refused
 from backends.adapters.dashboard import Dashboard
+from backends.adapters.scans import Scans
 from backends.arm import Health
 from backends.changes import Change
 from backends.documents import Cell, Context, DocumentStore, Reason, Rejected
@@ -52,11 +54,9 @@ class StoreArm:
         self.mirror: Callable[[Change], None] | None = None  # told of every change after it was applied
         self._rehearsal = rehearsal
         self._memos: dict[bytes, _Memo] = {}
-        adapters = {"dashboard": Dashboard(store)}
+        adapters = {"dashboard": Dashboard(store), "scans": Scans(store), "analytics": Analytics(store)}
         self._handlers: dict[str, Callable[[Call, Context], Any]] = {
-            operation.name: getattr(adapters[operation.adapter], operation.call)
-            for operation in OPERATIONS
-            if operation.adapter in adapters
+            operation.name: getattr(adapters[operation.adapter], operation.call) for operation in OPERATIONS
         }
 
     def peek(self, operation: Operation, target: bytes) -> Answer | None:

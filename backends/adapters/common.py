@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -23,7 +24,7 @@ HEARTBEAT_S: Final = 15.0  # a stream is never silent for longer
 POLL_S: Final = 2.0  # how often a stream looks where its store is not told of changes
 READ_S: Final = 1.0  # the deadline of a stream's own reads
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # A write's answer, and what the other store is to be told; None where nothing changed.
 Written = tuple[Answer, Change | None]
@@ -84,7 +85,7 @@ def parse_time(text: str) -> datetime | None:
     """RFC 3339 with an offset, or seconds since 1970; None for anything else."""
     try:
         if text.isascii() and text.replace(".", "", 1).isdigit():
-            return _EPOCH + timedelta(seconds=float(text))
+            return EPOCH + timedelta(seconds=float(text))
         # A "+" that was not percent-encoded reaches us as a space.
         found = datetime.fromisoformat(text.replace(" ", "+"))
         return found.astimezone(UTC) if found.tzinfo is not None else None
@@ -94,12 +95,17 @@ def parse_time(text: str) -> datetime | None:
 
 def from_unix(seconds: float) -> datetime:
     """The moment, to the microsecond."""
-    return _EPOCH + timedelta(microseconds=round(seconds * 1_000_000))
+    return EPOCH + timedelta(microseconds=round(seconds * 1_000_000))
 
 
 def to_micros(moment: datetime) -> int:
     """Microseconds since 1970."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def rest_for(ctx: Context, seconds: float) -> None:
+    """Note that the answer holds for so long at most."""
+    ctx.rest_until(time.monotonic() + seconds)
 
 
 def write_cursor(*parts: int | str) -> str:
@@ -130,7 +136,7 @@ def moment_cursor(call: Call) -> tuple[Value, str] | None:
     assert isinstance(at, int)
     assert isinstance(doc_id, str)
     try:
-        return _EPOCH + timedelta(microseconds=at), doc_id
+        return EPOCH + timedelta(microseconds=at), doc_id
     except OverflowError:
         raise refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page") from None
 
@@ -148,11 +154,6 @@ def moment_after(document: Document, field: str) -> str:
 def reply(status: int, value: object) -> Answer:
     """An answer in JSON, its times in UTC with a ``Z``."""
     return Answer(status, orjson.dumps(value, option=orjson.OPT_UTC_Z))
-
-
-def event(name: str, body: bytes, event_id: str) -> bytes:
-    """One server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html). ``body``: one line."""
-    return b"event: %b\nid: %b\ndata: %b\n\n" % (name.encode(), event_id.encode(), body)
 
 
 class _Bell:
@@ -187,25 +188,34 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-# What a stream shows: the event's id, its name and its data; or None where there is nothing to show yet.
-Scene = tuple[str, str, bytes] | None
+class Scene(NamedTuple):
+    """What a stream shows as one event; nothing follows the ``final`` one."""
+
+    event_id: str
+    name: str
+    data: bytes  # one line
+    final: bool = False
+
+
+def event(scene: Scene) -> bytes:
+    """The scene as a server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (scene.name.encode(), scene.event_id.encode(), scene.data)
 
 
 def stream(
     store: DocumentStore,
     collection: str,
     doc_id: str | None,
-    look: Callable[[Context], Awaitable[Scene]],
-    first: Scene,
-    last: Callable[[Scene], bool] = lambda scene: False,
+    look: Callable[[Context], Awaitable[Scene | None]],
+    first: Scene | None,
 ) -> Answer:
-    """A stream of what ``look`` sees, one event a change, ending after a scene that is the ``last``.
+    """A stream of what ``look`` sees, beginning with ``first``: one event a change. None: nothing to show yet.
 
     A slow reader is not queued for: it gets the newest state when it is ready for one. Where the store fails the
     stream ends between two events, and the client, who comes back by itself, is answered by whoever can.
     """
     return Answer(200, content_type=EVENT_STREAM, headers=((b"cache-control", b"no-store"),), stream=_scenes(
-        store, collection, doc_id, look, first, last
+        store, collection, doc_id, look, first
     ))  # fmt: skip
 
 
@@ -213,22 +223,21 @@ async def _scenes(
     store: DocumentStore,
     collection: str,
     doc_id: str | None,
-    look: Callable[[Context], Awaitable[Scene]],
-    scene: Scene,
-    last: Callable[[Scene], bool],
+    look: Callable[[Context], Awaitable[Scene | None]],
+    scene: Scene | None,
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     bell = _Bell()
     end = store.watch(collection, bell.ring)
     try:
         yield b"retry: 1000\n\n"
-        shown: Scene = None
+        shown: Scene | None = None
         spoke = loop.time()
         while True:
             if scene is not None and scene != shown:
-                yield event(scene[1], scene[2], scene[0])
+                yield event(scene)
                 shown, spoke = scene, loop.time()
-                if last(scene):
+                if scene.final:
                     return
             told = store.watches(collection, doc_id)
             heartbeat = max(0.0, spoke + HEARTBEAT_S - loop.time())
@@ -238,7 +247,7 @@ async def _scenes(
                 spoke = loop.time()
             if rung or not told:
                 scene = await look(Context(loop.time() + READ_S))
-    except Fault:
+    except (Fault, Refused):  # the store failed, or what was shown is gone
         return
     finally:
         end()

@@ -96,10 +96,10 @@ class Dashboard:
     async def stream(self, call: Call, ctx: Context) -> Answer:
         """Server-sent events: the newest snapshot now, and each one that takes its place."""
 
-        async def look(ctx: Context) -> Scene:
+        async def look(ctx: Context) -> Scene | None:
             newest = await self._newest(ctx)
             if newest is None:
                 return None
-            return newest.id, "metrics", reply(200, shown(newest)).body
+            return Scene(newest.id, "metrics", reply(200, shown(newest)).body)
 
         return stream(self._store, COLLECTION, None, look, await look(ctx))

@@ -1,0 +1,317 @@
+"""Business analytics: events, what a user did, totals, and what trends in a window of time.
+
+    analytics_events/{digest of the event's id}      the event itself
+    analytics_totals/{shard}                         events and events by type, since the beginning
+    analytics_minutes|hours|days/{digest}            events by item, in one bucket of time, in one of SHARDS parts
+
+A commit makes its events' documents, each on the condition that it is not there, and in the same breath adds them to
+one shard of every counter: so an event counts once, however often and to however many stores it is sent. A batch
+picks its shard by its content, which spreads writers over documents; a reader adds the shards up. Document ids are
+digests: nothing is written in the order of its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+from backends.adapters.common import (
+    EPOCH,
+    Written,
+    from_unix,
+    limit_of,
+    moment_after,
+    moment_cursor,
+    read_body,
+    refused,
+    reply,
+    rest_for,
+    to_micros,
+)
+from backends.changes import ATTEMPTS, All, contended
+from backends.documents import (
+    COMMIT_LIMIT,
+    Context,
+    Document,
+    DocumentStore,
+    Fields,
+    Filter,
+    Mutation,
+    Query,
+    Reason,
+    Rejected,
+    Transform,
+    create,
+    merge,
+)
+from backends.operations import Answer, Call
+from backends.semantics import check
+
+EVENTS: Final = "analytics_events"
+TOTALS: Final = "analytics_totals"
+SHARDS: Final = 8
+USER_AGE_S: Final = 2.0
+TRENDING_AGE_S: Final = 5.0
+OTHER: Final = "(other)"  # stands for every item or type, where a counter's document has no room for more names
+
+
+class Grain(NamedTuple):
+    """A size of bucket, and the widest window that is answered from it."""
+
+    collection: str
+    size: timedelta
+    widest: timedelta
+
+
+GRAINS: Final = (
+    Grain("analytics_minutes", timedelta(minutes=5), timedelta(hours=6)),
+    Grain("analytics_hours", timedelta(hours=1), timedelta(days=3)),
+    Grain("analytics_days", timedelta(days=1), timedelta(days=90)),
+)
+
+_WINDOW: Final = re.compile(r"([1-9]\d{0,4})([mhd])")
+_UNIT: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_EXAMPLE: Final = '{"user": "u1", "type": "view", "item": "p7"} or a list of up to 500 of these'
+
+
+class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Something a user did. An event without ``item`` trends by its type."""
+
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    item: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    properties: dict[str, Any] | None = None
+
+
+# A union is no class, which is what a type checker asks of an argument that is a type.
+Batch: Final[Any] = Annotated[list[Event], msgspec.Meta(min_length=1, max_length=500)] | Event
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """Events that are to be stored and counted once each: a ``Change``. They fit into one commit."""
+
+    events: tuple[Fields, ...]
+    shard: int
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """As ``Change.apply``."""
+        events, named = self.events, True
+        for _ in range(ATTEMPTS):
+            try:
+                await store.commit(self._mutations(events, named), ctx)
+                return
+            except Rejected as refusal:
+                if refusal.reason is Reason.EXISTS:
+                    stored = await store.get_many([_path(event) for event in events], ctx)
+                    events = tuple(event for event, found in zip(events, stored, strict=True) if found is None)
+                    if not events:
+                        return
+                elif refusal.reason is Reason.INVALID and named:
+                    named = False  # a counter's document is full
+                else:
+                    raise
+        raise contended(EVENTS)
+
+    def _mutations(self, events: Sequence[Fields], named: bool) -> list[Mutation]:
+        buckets: defaultdict[tuple[Grain, int], Counter[str]] = defaultdict(Counter)
+        types: Counter[str] = Counter()
+        for event in events:
+            types[str(event["type"]) if named else OTHER] += 1
+            name = str(event.get("item") or event["type"]) if named else OTHER
+            for bucket in _buckets(event):
+                buckets[bucket][name] += 1
+        newest = max(to_micros(_moment(event)) for event in events)
+        totals = merge(f"{TOTALS}/{self.shard}", {}, (
+            Transform(("events",), "increment", len(events)),
+            Transform(("newest_us",), "maximum", newest),
+            *(Transform(("types", name), "increment", count) for name, count in types.items()),
+        ))  # fmt: skip
+        counters = [
+            merge(
+                f"{grain.collection}/{_digest(f'{start} {self.shard}')}",
+                {"start": EPOCH + start * grain.size},
+                tuple(Transform(("items", name), "increment", count) for name, count in items.items()),
+            )
+            for (grain, start), items in buckets.items()
+        ]
+        return [*(create(_path(event), event) for event in events), totals, *counters]
+
+
+def _moment(event: Fields) -> datetime:
+    at = event["at"]
+    assert isinstance(at, datetime)
+    return at
+
+
+def _buckets(event: Fields) -> Iterator[tuple[Grain, int]]:
+    since = _moment(event) - EPOCH
+    for grain in GRAINS:
+        yield grain, since // grain.size
+
+
+def _path(event: Fields) -> str:
+    return f"{EVENTS}/{_digest(str(event['id']))}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def _portions(events: Sequence[Fields]) -> Iterator[tuple[Fields, ...]]:
+    """The events in portions whose documents and counters fit into one commit each."""
+    portion: list[Fields] = []
+    counters: set[tuple[Grain, int]] = set()
+    for event in events:
+        touched = set(_buckets(event))
+        if portion and len(portion) + len(counters | touched) + 2 > COMMIT_LIMIT:
+            yield tuple(portion)
+            portion, counters = [], set()
+        portion.append(event)
+        counters |= touched
+    yield tuple(portion)
+
+
+def _fields(event: Event, fallback_id: str, now: float) -> Fields:
+    """The event as it is stored; ``fallback_id`` and ``now`` where it brings no id and time of its own."""
+    fields: Fields = {
+        "id": event.id or fallback_id,
+        "user": event.user,
+        "type": event.type,
+        "at": event.at.astimezone(UTC) if event.at is not None else from_unix(now),
+    }
+    if event.item is not None:
+        fields["item"] = event.item
+    if event.properties is not None:
+        fields["properties"] = event.properties
+    return fields
+
+
+class Analytics:
+    """The handlers of ``analytics.*``."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        self._store = store
+
+    async def ingest(self, call: Call, ctx: Context) -> Written:
+        """Store events and count them. An event whose id is known already changes nothing."""
+        body: list[Event] | Event = read_body(call.body, Batch, _EXAMPLE)
+        batch = [body] if isinstance(body, Event) else body
+        events: dict[str, Fields] = {}
+        for index, event in enumerate(batch):
+            try:
+                fields = _fields(event, f"{call.id}-{index}", call.now)
+                check((create(_path(fields), fields),))
+            except Rejected as refusal:
+                raise refused(400, "invalid_body", f"event {index}: {refusal}") from None
+            except OverflowError:
+                raise refused(400, "invalid_body", f"event {index}: the time is out of range") from None
+            events.setdefault(str(fields["id"]), fields)
+        change = All(
+            tuple(
+                Ingest(portion, int(_digest(str(portion[0]["id"])), 16) % SHARDS)
+                for portion in _portions(list(events.values()))
+            )
+        )
+        await change.apply(self._store, ctx)
+        return reply(202, {"accepted": len(events)}), change
+
+    async def user(self, call: Call, ctx: Context) -> Answer:
+        """How much a user did, and the newest of it."""
+        limit = limit_of(call, default=20, maximum=100)
+        mine = (Filter("user", "==", call.params["uid"]),)
+        query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
+        recent = await self._store.query(query, ctx, max_age=USER_AGE_S)
+        total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S)
+        cursor = moment_after(recent[limit - 1], "at") if len(recent) > limit else None
+        return reply(
+            200,
+            {
+                "user": call.params["uid"],
+                "events": total.documents,
+                "recent": [_shown(event) for event in recent[:limit]],
+                "next_cursor": cursor,
+            },
+        )
+
+    async def system(self, call: Call, ctx: Context) -> Answer:
+        """Totals since the beginning."""
+        events = 0
+        newest: list[int] = []
+        types: Counter[str] = Counter()
+        for shard in await self._store.query(Query(TOTALS), ctx):
+            events += _number(shard.fields["events"])
+            newest.append(_number(shard.fields["newest_us"]))
+            types.update(_numbers(shard.fields["types"]))
+        return reply(
+            200,
+            {
+                "events": events,
+                "types": dict(sorted(types.items())),
+                "last_event_at": EPOCH + timedelta(microseconds=max(newest)) if newest else None,
+            },
+        )
+
+    async def trending(self, call: Call, ctx: Context) -> Answer:
+        """The items with most events in the window, which begins at a bucket's start."""
+        limit = limit_of(call, default=10, maximum=100)
+        window = _window(call)
+        grain = next(grain for grain in GRAINS if window <= grain.widest)
+        now = from_unix(call.now)
+        since = EPOCH + (now - window - EPOCH) // grain.size * grain.size
+        query = Query(grain.collection, (Filter("start", ">=", since), Filter("start", "<=", now)), "start")
+        items: Counter[str] = Counter()
+        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S):
+            items.update(_numbers(bucket.fields["items"]))
+        # Until the window's first bucket leaves it, or the next one begins.
+        turns = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
+        rest_for(ctx, min(turns).total_seconds())
+        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
+        return reply(
+            200,
+            {
+                "since": since,
+                "events": items.total(),
+                "items": [{"item": name, "events": count} for name, count in ranked[:limit]],
+            },
+        )
+
+
+def _shown(document: Document) -> dict[str, object]:
+    fields = document.fields
+    return {
+        **{name: fields[name] for name in ("id", "type", "at")},
+        "item": fields.get("item"),
+        "properties": fields.get("properties", {}),
+    }
+
+
+def _window(call: Call) -> timedelta:
+    text = call.query.get("window", "1h")
+    match = _WINDOW.fullmatch(text)
+    window = int(match[1]) * _UNIT[match[2]] if match else None
+    if window is None or window > GRAINS[-1].widest:
+        widest = GRAINS[-1].widest.days
+        raise refused(
+            400, "invalid_query", f"window: expected 1m to {widest}d, such as 15m, 1h or 7d, found {text[:40]!r}"
+        )
+    return window
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _numbers(value: object) -> dict[str, int]:
+    assert isinstance(value, dict)
+    return value

@@ -1,0 +1,386 @@
+"""Scan jobs: their state, the files they found, and what of those is there more than once.
+
+    scans/{id}                    the job; also counts its files and bytes
+    scans/{id}/results/{batch}    up to CHUNK_FILES files as they were posted: one document, not one a file
+    scans/{id}/groups/{content}   files of equal content: copies and the bytes wasted on all but one of them
+
+A batch is named by its content, and is made in the same commit as the increments that it causes, so posting it twice
+counts it once. A group's waste is (copies - 1) x size. It is kept without reading the group: ``maximum(-size)`` gives
+a new group the start of one file's deduction and leaves every other as it is, then each copy adds its size. So the
+groups are ordered by waste in an ordinary index, and the largest of a scan of any length cost one short query.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+
+from backends.adapters.common import (
+    Scene,
+    Written,
+    cursor_of,
+    from_unix,
+    limit_of,
+    moment_after,
+    moment_cursor,
+    read_body,
+    refused,
+    reply,
+    stream,
+    write_cursor,
+)
+from backends.changes import ATTEMPTS, All, Change, Newest, Once, contended
+from backends.documents import (
+    Context,
+    Document,
+    DocumentStore,
+    Fields,
+    Filter,
+    Precondition,
+    Query,
+    Reason,
+    Rejected,
+    Transform,
+    Value,
+    merge,
+)
+from backends.operations import Answer, Call
+from backends.semantics import valid_id
+
+COLLECTION: Final = "scans"
+CHUNK_FILES: Final = 400  # files in one commit: with a group each it stays below the limit of 500 writes
+CHUNK_BYTES: Final = 600_000  # of a batch's document, which may hold 1 MiB
+LIST_AGE_S: Final = 1.0
+RESULTS_AGE_S: Final = 2.0
+
+STATUSES: Final = ("queued", "running", "completed", "failed", "cancelled")
+FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
+
+# Which status may follow which. A job's own status may be repeated with new progress.
+MAY_FOLLOW: Final[dict[str, frozenset[str]]] = {
+    "queued": frozenset({"queued", "running", "cancelled", "failed"}),
+    "running": frozenset({"running", "completed", "failed", "cancelled"}),
+    **dict.fromkeys(FINISHED, frozenset[str]()),
+}
+
+_EXAMPLES: Final = {
+    "create": '{"root": "/home", "name": "weekly"}',
+    "update": '{"status": "running", "progress": 40}',
+    "results": '{"files": [{"path": "/a.txt", "size": 12, "hash": "9f86d081"}]}',
+}
+
+_STATE: Final = (
+    *("root", "name", "status", "progress", "message", "created_at", "updated_at"),
+    *("revision", "change"),
+)
+_SHOWN: Final = ("status", "progress", "root", "name", "message", "created_at", "updated_at")
+_Files: TypeAlias = list[Value]
+
+
+class Create(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a new job."""
+
+    root: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] = "/"
+    name: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+class Update(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a change of a job: at least one field."""
+
+    status: str | None = None  # one of STATUSES: checked apart, for a message that lists them
+    progress: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    message: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    """One file that a scan found."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    hash: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Results(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a batch of results."""
+
+    files: Annotated[list[File], msgspec.Meta(min_length=1, max_length=500)]
+
+
+def shown(document: Document) -> dict[str, object]:
+    """A job as a client sees it."""
+    fields = document.fields
+    return {
+        "id": document.id,
+        **{name: fields[name] for name in _SHOWN},
+        "files": fields.get("files", 0),
+        "bytes": fields.get("bytes", 0),
+    }
+
+
+def newer(mine: Fields, stored: Fields) -> bool:
+    """Whether a job's state takes the place of the stored one: a finished one stays, else the later revision wins."""
+
+    def rank(fields: Fields) -> tuple[object, ...]:
+        revision, at, change = (fields.get(name) for name in ("revision", "updated_at", "change"))
+        assert isinstance(revision, int)
+        assert isinstance(at, datetime)
+        return fields["status"] in FINISHED, revision, at, change
+
+    # A job that is known by its counters only has no state yet.
+    return "status" not in stored or rank(mine) > rank(stored)
+
+
+class Scans:
+    """The handlers of ``scans.*``."""
+
+    def __init__(self, store: DocumentStore) -> None:
+        self._store = store
+
+    async def _find(self, call: Call, ctx: Context) -> Document:
+        scan_id = call.params["id"]
+        found = await self._store.get(f"{COLLECTION}/{scan_id}", ctx) if valid_id(scan_id) else None
+        if found is None or "status" not in found.fields:
+            raise refused(404, "not_found", f"there is no scan {scan_id[:80]!r}")
+        return found
+
+    async def create(self, call: Call, ctx: Context) -> Written:
+        """A queued job."""
+        body = read_body(call.body or b"{}", Create, _EXAMPLES["create"])
+        now = from_unix(call.now)
+        fields: Fields = {
+            "root": body.root,
+            "name": body.name,
+            "status": "queued",
+            "progress": 0.0,
+            "message": "",
+            "created_at": now,
+            "updated_at": now,
+            "revision": 1,
+            "change": call.id,
+        }
+        path = f"{COLLECTION}/{call.id}"
+        await self._store.commit((merge(path, fields),), ctx)
+        return reply(201, shown(Document(path, fields, 0, 0))), Newest(path, fields, newer)
+
+    async def get(self, call: Call, ctx: Context) -> Answer:
+        """One job."""
+        return reply(200, shown(await self._find(call, ctx)))
+
+    async def list(self, call: Call, ctx: Context) -> Answer:
+        """Jobs, newest first, of one status or all."""
+        limit = limit_of(call, default=50, maximum=200)
+        where: tuple[Filter, ...] = ()
+        status = call.query.get("status")
+        if status is not None:
+            if status not in STATUSES:
+                expected = ", ".join(STATUSES)
+                raise refused(400, "invalid_query", f"status: expected one of {expected}, found {status[:40]!r}")
+            where = (Filter("status", "==", status),)
+        query = Query(COLLECTION, where, "created_at", True, limit + 1, moment_cursor(call))
+        found = await self._store.query(query, ctx, max_age=LIST_AGE_S)
+        cursor = moment_after(found[limit - 1], "created_at") if len(found) > limit else None
+        return reply(200, {"scans": [shown(scan) for scan in found[:limit]], "next_cursor": cursor})
+
+    async def update(self, call: Call, ctx: Context) -> Written:
+        """Progress and status: 409 for a step that may not follow."""
+        body = read_body(call.body, Update, _EXAMPLES["update"])
+        if body.status is None and body.progress is None and body.message is None:
+            raise refused(400, "invalid_body", f"nothing to change, expected JSON such as {_EXAMPLES['update']}")
+        if body.status is not None and body.status not in STATUSES:
+            expected = ", ".join(STATUSES)
+            raise refused(400, "invalid_body", f"$.status: expected one of {expected}, found {body.status[:40]!r}")
+        for _ in range(ATTEMPTS):
+            found = await self._find(call, ctx)
+            if found.fields["change"] == call.id:  # an attempt whose answer was lost had been applied
+                return reply(200, shown(found)), _state(found)
+            fields = _stepped(found, body, call)
+            condition = Precondition(update_time=found.update_time)
+            try:
+                await self._store.commit((merge(found.path, fields, precondition=condition),), ctx)
+            except Rejected as refusal:
+                if refusal.reason is Reason.INVALID:
+                    raise
+                continue  # somebody came between: decide again on what is there now
+            stepped = Document(found.path, {**found.fields, **fields}, 0, 0)
+            return reply(200, shown(stepped)), _state(stepped)
+        raise contended(f"{COLLECTION}/{call.params['id']}")
+
+    async def add_results(self, call: Call, ctx: Context) -> Written:
+        """Files that the scan found. The same batch posted again changes nothing."""
+        body = read_body(call.body, Results, _EXAMPLES["results"])
+        scan = await self._find(call, ctx)
+        if scan.fields["status"] in FINISHED:
+            raise refused(409, "scan_finished", f"the scan is {scan.fields['status']} and takes no more results")
+        change = All(tuple(_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files))))
+        await change.apply(self._store, ctx)
+        return reply(201, {"scan": scan.id, "accepted": len(body.files)}), change
+
+    async def results(self, call: Call, ctx: Context) -> Answer:
+        """The files, in the order in which their batches came."""
+        limit = limit_of(call, default=100, maximum=500)
+        cursor = cursor_of(call, str, int)
+        scan = await self._find(call, ctx)
+        collection = f"{scan.path}/results"
+        skip = 0
+        batches: Sequence[Document] = ()
+        if cursor is not None:
+            # The batch that the last page ended in, and how many of its files were shown.
+            batch_id, skip = str(cursor[0]), int(cursor[1])
+            batch = await self._store.get(f"{collection}/{batch_id}", ctx) if valid_id(batch_id) else None
+            if batch is None:
+                raise refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page")
+            batches = (batch,)
+        page: _Files = []
+        wanted = 4  # batches; more where they turn out to be small
+        place: tuple[Value, str] | None = None
+        while True:
+            for batch in batches:
+                files = batch.fields["files"]
+                assert isinstance(files, list)
+                taken = files[skip : skip + limit - len(page)]
+                page += taken
+                skip += len(taken)
+                place = batch.fields["posted_at"], batch.id
+                if len(page) == limit and skip < len(files):
+                    return reply(200, {"files": page, "next_cursor": write_cursor(batch.id, skip)})
+                if len(page) < limit:
+                    skip = 0
+                else:
+                    break
+            full = len(page) == limit
+            query = Query(collection, (), "posted_at", False, 1 if full else wanted, place)
+            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S)
+            if not batches:
+                return reply(200, {"files": page, "next_cursor": None})
+            if full:
+                return reply(200, {"files": page, "next_cursor": write_cursor(batches[0].id, 0)})
+            wanted = min(2 * wanted, 64)
+
+    async def duplicates(self, call: Call, ctx: Context) -> Answer:
+        """Groups of equal files, those that waste most first, and what all of them waste together.
+
+        Empty files waste nothing and are not among them.
+        """
+        limit = limit_of(call, default=100, maximum=500)
+        cursor = cursor_of(call, int, str)
+        scan = await self._find(call, ctx)
+        wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
+        place = None if cursor is None else (cursor[0], str(cursor[1]))
+        page = dataclasses.replace(wasteful, limit=limit + 1, start_after=place)
+        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S)
+        total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S)
+        more = None
+        if len(groups) > limit:
+            wasted = groups[limit - 1].fields["wasted"]
+            assert isinstance(wasted, int)
+            more = write_cursor(wasted, groups[limit - 1].id)
+        return reply(
+            200,
+            {
+                "groups": [
+                    {
+                        "hash": group.fields["hash"],
+                        "size": group.fields["size"],
+                        "copies": group.fields["copies"],
+                        "bytes_wasted": group.fields["wasted"],
+                    }
+                    for group in groups[:limit]
+                ],
+                "total_groups": total.documents,
+                "total_bytes_wasted": total.total,
+                "next_cursor": more,
+            },
+        )
+
+    async def stream(self, call: Call, ctx: Context) -> Answer:
+        """Server-sent events: the job now and after each change, until it has finished."""
+
+        async def look(ctx: Context) -> Scene:
+            found = await self._find(call, ctx)
+            finished = found.fields["status"] in FINISHED
+            return Scene(str(found.fields["revision"]), "progress", reply(200, shown(found)).body, finished)
+
+        return stream(self._store, COLLECTION, call.params["id"], look, await look(ctx))
+
+
+def _stepped(scan: Document, body: Update, call: Call) -> Fields:
+    """The fields that the update changes; refused where the job's state does not allow it."""
+    now = scan.fields["status"]
+    assert isinstance(now, str)
+    status: str = body.status or now
+    if now in FINISHED:
+        raise refused(409, "scan_finished", f"the scan is {now}, which is final")
+    if status not in MAY_FOLLOW[now]:
+        allowed = ", ".join(sorted(MAY_FOLLOW[now]))
+        raise refused(409, "illegal_transition", f"the scan is {now}: found {status}, expected one of {allowed}")
+    progress = body.progress if body.progress is not None else 100.0 if status == "completed" else None
+    revision = scan.fields["revision"]
+    assert isinstance(revision, int)
+    return {
+        "status": status,
+        "progress": float(progress) if progress is not None else scan.fields["progress"],
+        "message": body.message if body.message is not None else scan.fields["message"],
+        "updated_at": from_unix(call.now),
+        "revision": revision + 1,
+        "change": call.id,
+    }
+
+
+def _state(scan: Document) -> Change:
+    """The job's own fields as the other store is told them; the counters it keeps by itself."""
+    return Newest(scan.path, {name: scan.fields[name] for name in _STATE}, newer)
+
+
+def _chunks(files: Sequence[File]) -> Iterator[list[File]]:
+    """The files in portions, each of which fits into one commit and one document."""
+    portion: list[File] = []
+    size = 0
+    for file in files:
+        cost = len(file.path.encode()) + len(file.hash.encode()) + 64
+        if portion and (len(portion) == CHUNK_FILES or size + cost > CHUNK_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(file)
+        size += cost
+    yield portion
+
+
+def _batch(scan: str, files: Sequence[File], now: float, nth: int) -> Once:
+    """What a portion of results changes: the batch, the groups its files are in, the job's counters."""
+    batch_id = _digest(msgspec.msgpack.encode(files))
+    copies = Counter((file.hash, file.size) for file in files)
+    groups = [
+        merge(
+            f"{scan}/groups/{_digest(f'{size} {content}'.encode())}",
+            {"hash": content, "size": size},
+            (
+                Transform(("copies",), "increment", count),
+                Transform(("wasted",), "maximum", -size),
+                Transform(("wasted",), "increment", count * size),
+            ),
+        )
+        for (content, size), count in copies.items()
+    ]
+    counters = merge(
+        scan,
+        {},
+        (
+            Transform(("files",), "increment", len(files)),
+            Transform(("bytes",), "increment", sum(file.size for file in files)),
+        ),
+    )
+    # A microsecond apart, so that the portions of one request are read in the order they had in it.
+    posted_at = from_unix(now) + timedelta(microseconds=nth)
+    fields: Fields = {"posted_at": posted_at, "files": [msgspec.structs.asdict(file) for file in files]}
+    return Once(f"{scan}/results/{batch_id}", fields, (*groups, counters))
+
+
+def _digest(content: bytes) -> str:
+    """An id that says nothing of the order in which documents were made."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
