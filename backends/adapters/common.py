@@ -152,8 +152,8 @@ def moment_after(document: Document, field: str) -> str:
 
 
 def reply(status: int, value: object) -> Answer:
-    """An answer in JSON, its times in UTC with a ``Z``."""
-    return Answer(status, orjson.dumps(value, option=orjson.OPT_UTC_Z))
+    """An answer in JSON: times in UTC with a ``Z``, and keys in order, for Firestore does not keep a map's."""
+    return Answer(status, orjson.dumps(value, option=orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS))
 
 
 class _Bell:
