@@ -155,16 +155,19 @@ def demo(**options: Any) -> None:
 @click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address.")
 def check(config: str, as_json: bool, url: str | None) -> None:
     """Look whether a migration could start: every part, what was found, and how to mend it."""
+    from msgspec import to_builtins
+
     from control.preflight import preflight
     from control.tables import print_checks
 
     settings = _settings(config)
-    checks = preflight(settings, url=url, token=os.environ.get("PHASEGATE_TOKEN"))
+    checks = to_builtins(preflight(settings, url=url, token=os.environ.get("PHASEGATE_TOKEN")))
+    good = all(found["ok"] is not False for found in checks)
     if as_json:
-        _dump({"ok": all(found["ok"] for found in checks), "checks": checks})
+        _dump({"ok": good, "checks": checks})
     else:
         print_checks(checks)
-    sys.exit(OK if all(found["ok"] for found in checks) else GATE)
+    sys.exit(OK if good else GATE)
 
 
 @main.command()
@@ -289,7 +292,7 @@ def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool
 
         checks = answer.get("checks", [])
         print_checks(checks)
-        sys.exit(OK if all(found["ok"] for found in checks) else GATE)
+        sys.exit(OK if all(found["ok"] is not False for found in checks) else GATE)
     if detach:
         _say(answer)
         return

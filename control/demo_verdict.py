@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Final
+from typing import Final
+
+from control.words import Json
 
 STANDARD_ERRORS: Final = 3.0
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

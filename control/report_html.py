@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from math import log10
-from typing import Any, Final
+from typing import Final
 
-from control.words import NONE, ms, percent, rollback_line, words
-
-Json = Mapping[str, Any]
+from control.words import NONE, Json, ms, percent, rollback_line, words
 
 _ARMS: Final = ("source", "target")
 _WIDTH: Final = 720.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -13,21 +13,26 @@ from rich.text import Text
 from control.demo_verdict import Finding
 from control.words import NONE, Json, ms, percent, rollback_line, words
 
+_MARKS: Final = {
+    True: Text("ok", style="green"),
+    False: Text("FAILED", style="bold red"),
+    None: Text("not made", style="yellow"),
+}
+
 
 def _console() -> Console:
     return Console(highlight=False)
 
 
-def print_checks(checks: Iterable[Mapping[str, Any]]) -> None:
+def print_checks(checks: Iterable[Json]) -> None:
     """Pre-flight checks: what was found, and under what is wrong how to mend it."""
     table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        mark = Text("ok", style="green") if check["ok"] else Text("FAILED", style="bold red")
-        table.add_row(mark, str(check["name"]), str(check["found"]))
-        if not check["ok"] and check.get("mend"):
+        table.add_row(_MARKS[check["ok"]], str(check["name"]), str(check["found"]))
+        if check["ok"] is False and check.get("mend"):
             table.add_row("", "", Text(str(check["mend"]), style="yellow"))
     _console().print(table)
 
@@ -101,6 +106,5 @@ def print_findings(findings: Iterable[Finding]) -> None:
 def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
     table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
     for finding in findings:
-        mark = Text("ok", style="green") if finding.held else Text("FAILED", style="bold red")
-        table.add_row(mark, finding.name, finding.evidence)
+        table.add_row(_MARKS[finding.held], finding.name, finding.evidence)
     console.print(table)

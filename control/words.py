@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-Json = dict[str, Any]
+Json = Mapping[str, Any]
 
 NONE: Final = "-"
 
@@ -84,11 +85,9 @@ def _phase(status: Json) -> object:
 
 def audit_line(entry: Json) -> str:
     """An audit entry in one line."""
-    at = str(entry.get("at", ""))[11:19]
-    who = entry.get("actor") or entry.get("who") or ""
-    what = entry.get("event") or entry.get("action") or ""
-    why = entry.get("reason") or ""
-    return " ".join(part for part in (at, str(who), words(what), f"({why})" if why else "") if part)
+    why = (entry.get("detail") or {}).get("reason")
+    line = f"{str(entry['at'])[11:19]} {entry['actor']} {words(entry['kind'])}"
+    return f"{line} ({why})" if why else line
 
 
 def ms(value: object) -> str:

@@ -1,0 +1,96 @@
+"""What a person reads of a status: one line where one will do, and nothing said twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from control.words import audit_line, changes, headline, percent, rollback_line, span, verdict_line
+
+ROLLBACK = {
+    "trigger": "breach",
+    "reason": "error rate 31 % of 412 requests",
+    "from_weight": 25.0,
+    "to_weight": 5.0,
+    "decided_ms": 1.2,
+    "seen_ms": 9.6,
+    "drained_ms": 40.4,
+    "total_ms": 51.2,
+    "within_deadline": True,
+}
+
+
+def status(**changed: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "migration": "phase6",
+        "state": "running",
+        "weight": 25.0,
+        "phase": {"index": 1, "name": "early"},
+        "phases": [{"name": name} for name in ("initial", "early", "half", "majority", "complete")],
+        "verdict": {"outcome": "hold", "reasons": ["62 of 100 samples"]},
+        "last_rollback": None,
+    }
+    return found | changed
+
+
+def test_a_headline_says_state_phase_and_weight() -> None:
+    assert headline(status()) == "phase6: running, phase 2 of 5, early, 25 % on the target"
+    assert headline(status(state="idle", phase=None, weight=0.0)) == "phase6: idle, 0 % on the target"
+
+
+def test_a_rollback_line_has_reason_steps_and_whether_it_was_in_time() -> None:
+    said = rollback_line(ROLLBACK)
+    assert "25 % → 5 %" in said
+    assert "error rate 31 % of 412 requests" in said
+    assert "decided 1 ms, seen by all 10 ms, drained 40 ms" in said
+    assert "complete after 51 ms, within its limit" in said
+    assert "LATER" in rollback_line(ROLLBACK | {"within_deadline": False})
+    assert "under way" in rollback_line(ROLLBACK | {"total_ms": None, "drained_ms": None})
+
+
+def test_nothing_is_said_of_a_status_like_the_last() -> None:
+    assert changes(status(), status()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"state": "paused"}, "paused"),
+        ({"weight": 50.0, "phase": {"index": 2, "name": "half"}}, "50 %"),
+        ({"last_rollback": ROLLBACK}, "Rolled back"),
+        ({"verdict": {"outcome": "roll_back", "reasons": ["p99 over 2000 ms"]}}, "roll back: p99 over 2000 ms"),
+    ],
+)
+def test_what_changed_is_said_once(changed: dict[str, Any], expected: str) -> None:
+    (line,) = changes(status(), status(**changed))
+    assert expected in line
+
+
+def test_the_first_status_is_always_said() -> None:
+    assert changes(None, status()) == [headline(status())]
+
+
+def test_a_rollback_under_way_is_not_yet_told_as_done() -> None:
+    assert changes(status(), status(last_rollback=ROLLBACK | {"total_ms": None})) == []
+
+
+def test_without_a_verdict_that_is_what_is_said() -> None:
+    assert verdict_line(status(verdict=None)) == "no verdict yet"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0s"), (4.2, "4.2s"), (50.0, "50s"), (59.96, "60s"), (65, "1m05s"), (7380, "2h03m"), (None, "-")],
+)
+def test_spans_are_short(seconds: float | None, said: str) -> None:
+    assert span(seconds) == said
+
+
+def test_weights_have_no_needless_decimals() -> None:
+    assert (percent(5.0), percent(2.5), percent(None)) == ("5 %", "2.5 %", "-")
+
+
+def test_an_audit_entry_is_one_line() -> None:
+    entry = {"at": "2026-05-04T03:02:01.000Z", "actor": "ci", "kind": "rolling_back", "detail": {"reason": "slow"}}
+    assert audit_line(entry) == "03:02:01 ci rolling back (slow)"
