@@ -1,0 +1,279 @@
+"""Data requests that must be waited for: recorded, handed over, cancelled, abandoned; nothing left in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic_ns
+
+import pytest
+
+from backends.arm import GAUGES, SOURCE, TARGET, Arm, Health, Outcome
+from backends.errors import Fault, FaultKind
+from backends.operations import EVENT_STREAM, Answer, Call, Operation, json_answer
+from backends.settings import Mock
+from proxy.board import Board
+from proxy.exchange import Answering
+from proxy.gateway import Gateway
+from proxy.http1.downstream import Downstream
+from proxy.routes import layout
+from proxy.settings import App, Plan, Proxy, Route
+from proxy.sticky import Stickiness
+
+
+@dataclass
+class Named:
+    """An arm that is only a name: the data source of this test answers for it."""
+
+    kind: str
+
+    def peek(self, operation: Operation, target: bytes) -> Answer | None:
+        return None
+
+    async def answer(self, call: Call) -> Answer:
+        raise NotImplementedError
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def health(self) -> Health:
+        return Health(True, 0.0, "")
+
+
+@dataclass
+class Scripted:
+    """A data source whose arms answer when the test says so."""
+
+    gates: tuple[asyncio.Event, asyncio.Event] = field(default_factory=lambda: (asyncio.Event(), asyncio.Event()))
+    faults: list[Fault] = field(default_factory=list)
+    asked: list[tuple[int, Call]] = field(default_factory=list)
+    cancelled: int = 0
+    crash: bool = False
+    arms: tuple[Arm, Arm] = (Named("mock"), Named("firestore"))
+
+    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+        return None
+
+    async def answer(self, arm: int, call: Call) -> Outcome:
+        self.asked.append((arm, call))
+        if self.crash:
+            raise ZeroDivisionError
+        try:
+            await self.gates[arm].wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.faults and arm == TARGET:
+            return Outcome(json_answer(200, "source"), SOURCE, self.faults.pop())
+        if call.operation.kind == "stream":
+            return Outcome(Answer(200, content_type=EVENT_STREAM, stream=self._events()), arm)
+        return Outcome(json_answer(200, ("source", "target")[arm]), arm)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        await asyncio.Event().wait()
+
+    def gauges(self) -> list[int]:
+        return [0] * len(GAUGES)
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class Bench:
+    board: Board
+    source: Scripted
+    port: int
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def weigh(self, weight_bp: int, cut_over_at: int = 0, cancel_at: int = 0) -> None:
+        now = monotonic_ns()
+        self.board.publish(0, weight_bp, pinned=True, now_ns=now, cut_over_at=cut_over_at, cancel_at=cancel_at)
+
+    async def open(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        writer.write(request)
+        return reader, writer
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    @property
+    def inflight(self) -> tuple[int, int, int]:
+        share = self.board.share(0, 0)
+        return share.inflight_source, share.inflight_target, share.inflight_old
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[Bench]:
+    plan = Plan(
+        App("http://127.0.0.1:1"),
+        Proxy(),
+        {"mock": Mock(), "other": Mock()},
+        (Route("phase6", ("/api/dashboard/*",), "mock", "other"),),
+    )
+    shape = layout(plan, 1)
+    board = Board.create(path / "board", shape, 1)
+    gateway = Gateway(plan, board.cells, shape.worker(0))
+    source = Scripted()
+    gateway.shares.append(
+        Answering(gateway, board.cells, shape, 0, 0, Stickiness(plan.proxy.sticky, ["phase6"]), source)
+    )
+
+    async def ticking() -> None:
+        while True:
+            gateway.tick()
+            await asyncio.sleep(0.005)
+
+    ticks = asyncio.create_task(ticking())
+    server = await asyncio.get_running_loop().create_server(lambda: Downstream(gateway), "127.0.0.1", 0)
+    bench = Bench(board, source, server.sockets[0].getsockname()[1])
+    try:
+        yield bench
+    finally:
+        for writer in bench.writers:
+            writer.transport.abort()
+        ticks.cancel()
+        gateway.close()
+        server.close()
+        await asyncio.sleep(0)
+
+
+HEAD = b"%b HTTP/1.1\r\nhost: a\r\nx-user-id: u\r\nconnection: close\r\n"
+READ = HEAD % b"GET /api/dashboard/metrics" + b"\r\n"
+WRITE = HEAD % b"PUT /api/dashboard/metrics" + b"content-length: 2\r\n\r\n{}"
+STREAM = HEAD % b"GET /api/dashboard/metrics/stream" + b"\r\n"
+
+
+async def test_an_answer_waited_for_is_in_flight_until_it_is_written(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        reader, _ = await bench.open(READ)
+        await bench.until(lambda: bench.inflight == (0, 1, 0))
+        bench.source.gates[TARGET].set()
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"x-data-source: firestore\r\n" in answer
+        assert bench.inflight == (0, 0, 0)
+        assert bench.board.series(0, TARGET).requests == 1
+
+
+async def test_a_fallback_says_so_and_counts_against_the_target(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        bench.source.faults.append(Fault(FaultKind.ABORTED, "contention"))
+        bench.source.gates[TARGET].set()
+        reader, _ = await bench.open(READ)
+        answer = await reader.read()
+        assert b"x-data-source: mock\r\n" in answer
+        assert b"x-data-fallback: aborted\r\n" in answer
+        counted = bench.board.series(0, TARGET)
+        assert (counted.requests, counted.errors, counted.fallbacks) == (1, 1, 1)
+        assert bench.board.series(0, SOURCE).requests == 0
+
+
+@pytest.mark.parametrize("late", ["cut_over_at", "cancel_at"])
+async def test_a_rollback_hands_an_open_read_to_the_source(tmp_path: Path, late: str) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        reader, _ = await bench.open(READ)
+        await bench.until(lambda: bench.inflight == (0, 1, 0))
+        bench.weigh(0)
+        await bench.until(lambda: bench.inflight == (0, 0, 1))
+        bench.weigh(0, **{late: monotonic_ns()})
+        await bench.until(lambda: bench.inflight == (1, 0, 0))
+        bench.source.gates[SOURCE].set()
+        answer = await reader.read()
+        assert answer.endswith(b'"source"')
+        assert b"x-data-fallback: deadline\r\n" in answer
+        assert (bench.inflight, bench.source.cancelled) == ((0, 0, 0), 1)
+        assert bench.board.series(0, TARGET).fallbacks == 1
+
+
+async def test_a_write_outlives_the_cut_over_and_is_told_the_truth_at_the_deadline(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        reader, _ = await bench.open(WRITE)
+        await bench.until(lambda: bench.inflight == (0, 1, 0))
+        bench.weigh(0, cut_over_at=monotonic_ns())
+        await bench.until(lambda: bench.inflight == (0, 0, 1))
+        await asyncio.sleep(0.03)
+        assert bench.inflight == (0, 0, 1), "a write cannot be handed over: it may have been applied"
+        bench.weigh(0, cancel_at=monotonic_ns())
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"write_uncertain" in answer
+        assert bench.inflight == (0, 0, 0)
+        assert bench.board.series(0, TARGET).faults[FaultKind.DEADLINE] == 1
+
+
+async def test_a_rollback_ends_a_stream_so_that_its_client_comes_back_to_the_source(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        bench.source.gates[TARGET].set()
+        reader, _ = await bench.open(STREAM)
+        seen = await reader.readuntil(b"data: 1\n\n")
+        assert b"transfer-encoding: chunked\r\n" in seen
+        bench.weigh(0, cut_over_at=monotonic_ns())
+        rest = await reader.read()
+        assert rest.endswith(b"0\r\n\r\n"), "ended whole, not broken off"
+        await bench.until(lambda: bench.inflight == (0, 0, 0))
+
+
+async def test_a_read_whose_client_leaves_is_given_up_and_its_wait_recorded(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        _, writer = await bench.open(READ)
+        await bench.until(lambda: bench.inflight == (0, 1, 0))
+        writer.transport.abort()
+        await bench.until(lambda: bench.inflight == (0, 0, 0))
+        assert bench.source.cancelled == 1
+        counted = bench.board.series(0, TARGET)
+        assert (counted.requests, counted.client_errors) == (1, 1)
+
+
+async def test_a_write_whose_client_leaves_runs_to_its_end(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        _, writer = await bench.open(WRITE)
+        await bench.until(lambda: bench.inflight == (1, 0, 0))
+        writer.transport.abort()
+        await asyncio.sleep(0.02)
+        assert bench.inflight == (1, 0, 0)
+        bench.source.gates[SOURCE].set()
+        await bench.until(lambda: bench.inflight == (0, 0, 0))
+        assert bench.source.cancelled == 0
+        assert bench.board.series(0, SOURCE).requests == 1
+
+
+async def test_a_bug_costs_one_request_and_counts_as_the_arms_failure(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        bench.source.crash = True
+        reader, _ = await bench.open(READ)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"ZeroDivision" not in answer
+        assert bench.board.series(0, TARGET).faults[FaultKind.INTERNAL] == 1
+        assert bench.inflight == (0, 0, 0)
+
+
+async def test_a_target_without_a_lease_is_not_asked(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.source.gates[SOURCE].set()
+        bench.source.gates[TARGET].set()
+        bench.board.publish(0, 10_000, pinned=False, now_ns=monotonic_ns())
+        answers = []
+        for until in (monotonic_ns() + 10**11, monotonic_ns() - 1):
+            bench.board.renew_lease(0, until)
+            reader, _ = await bench.open(READ)
+            answers.append((await reader.read()).rpartition(b"\r\n")[2])
+        assert answers == [b'"target"', b'"source"']
