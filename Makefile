@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 APT := $(if $(filter 0,$(shell id -u)),,sudo )apt-get
 
-.PHONY: help demo test lint pytest browser docs clean
+.PHONY: help demo test lint pytest vendor browser docs clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -53,6 +53,8 @@ $(VENV)/.tests: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.runs
 
 # What the dashboard's page loads, served from the package; axe-core stays in node_modules, for the browser test.
+vendor: $(VENDOR)/.fetched
+
 $(VENDOR)/.fetched: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "make: npm is missing; it fetches the dashboard's libraries: install Node.js 18 or newer" >&2; exit 1; }
 	npm ci --silent --no-fund --no-audit

@@ -1,4 +1,4 @@
-"""Pre-flight: everything that a migration needs, looked at before it begins. Nothing here changes a running phasegate.
+"""Pre-flight: all that a migration needs, looked at before it begins. Nothing here changes a running phasegate.
 
 Each check is a function of ``Scene`` that gives ``Check``s: what was found, and where that is not enough how to mend
 it. What only a running control plane can say is asked of it as a dry run, where one answers.
@@ -43,13 +43,13 @@ DISK_FREE_MB: Final = 100
 LOAD_A_CORE: Final = 1.0
 CLOCK_SKEW_S: Final = 30.0
 PROBE: Final = "phasegate/preflight"
-_VENDOR: Final = Path(__file__).parent / "dashboard" / "vendor" / ".fetched"
+_VENDOR: Final = Path(__file__).parent / "dashboard" / "vendor"
 _CALL_ERRORS: Final = (OSError, http.client.HTTPException)
 
 
 @dataclass(slots=True)
 class Scene:
-    """What the checks look at; ``running`` is the control plane that answers for this configuration already, if any."""
+    """What the checks look at; ``running`` is the control plane that answers already, if one does."""
 
     settings: Settings
     token: str | None
@@ -77,9 +77,8 @@ def _phases(scene: Scene) -> Iterator[Check]:
         if migration.phases[-1].weight_bp != FULL_BP:
             odd.append(f"the last phase leaves {100 - migration.phases[-1].weight:g} % on the source for good")
         if any(phase.min_soak_s < migration.validate_every_s for phase in migration.phases):
-            odd.append(
-                f"a phase may end before its first validation (validate_every = {migration.validate_every_s:g}s)"
-            )
+            every = f"validate_every = {migration.validate_every_s:g}s"
+            odd.append(f"a phase may end before its first validation ({every})")
         if migration.thresholds.p99_ms < migration.thresholds.p95_ms:
             odd.append("the limit of p99 is below that of p95")
         soak = sum(phase.min_soak_s for phase in migration.phases)
@@ -172,11 +171,9 @@ def _access(scene: Scene) -> Iterator[Check]:
     if scene.token is not None:
         digest = hashlib.sha256(scene.token.encode()).hexdigest()
         known = next((token for token in control.tokens if token.sha256.lower() == digest), None)
-        found = (
-            f"PHASEGATE_TOKEN is {known.name}'s, role {known.role}" if known else "PHASEGATE_TOKEN is not in tokens"
-        )
+        whose = f"{known.name}'s, role {known.role}" if known else "in no line of control.tokens"
         good = known is not None and known.role == "operator"
-        yield Check("token", good, found, "Put an operator's token into PHASEGATE_TOKEN.")
+        yield Check("token", good, f"PHASEGATE_TOKEN is {whose}", "Put an operator's token into PHASEGATE_TOKEN.")
 
 
 def _machine(scene: Scene) -> Iterator[Check]:
@@ -196,10 +193,8 @@ def _machine(scene: Scene) -> Iterator[Check]:
 
 def _ports(scene: Scene) -> Iterator[Check]:
     settings = scene.settings
-    for key, text in [
-        *((f"proxy.listen {t}", t) for t in settings.proxy.listen),
-        ("control.listen", settings.control.listen),
-    ]:
+    listens = [("proxy.listen", text) for text in settings.proxy.listen]
+    for key, text in [*listens, ("control.listen", settings.control.listen)]:
         if scene.running is not None:
             yield Check(key, True, f"{text}: this phasegate is running")
             continue
@@ -215,10 +210,9 @@ def _ports(scene: Scene) -> Iterator[Check]:
 
 
 def _dashboard(scene: Scene) -> Iterator[Check]:
-    found = "its libraries are in place" if _VENDOR.exists() else "its libraries are missing"
-    yield Check(
-        "dashboard", _VENDOR.exists(), found, "Run `make control/dashboard/vendor/.fetched` in the source tree."
-    )
+    there = any(_VENDOR.glob("*.js"))
+    found = "its libraries are in place" if there else "its libraries are missing"
+    yield Check("dashboard", there, found, "Run `make vendor` in the source tree.")
 
 
 def _state(scene: Scene) -> Iterator[Check]:
@@ -266,9 +260,8 @@ def _rehearsal(scene: Scene) -> Iterator[Check]:
                 took = (time.perf_counter_ns() - began) / 1000
                 after = on_target()
                 found = f"{before} of {len(keys)} keys on the target before, {after} after one store of {took:.0f} µs"
-                yield Check(
-                    f"rollback of {name}, rehearsed", before > 0 and after == 0, found, "This is a fault of ours."
-                )
+                good = before > 0 and after == 0
+                yield Check(f"rollback of {name}, rehearsed", good, found, "This is a fault of phasegate's own.")
         finally:
             rehearsed.close()
 

@@ -48,9 +48,8 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.asked += [
-            f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset") or name.startswith("on")
-        ]
+        fetching = {"src", "href", "srcset", "data", "action"}
+        self.asked += [f"{tag} {name}" for name, _ in attrs if name in fetching or name.startswith("on")]
         if tag not in self.VOID:
             self.open.append(tag)
 
