@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +29,7 @@ import structlog
 
 from backends.settings import encode_hook
 from proxy import board
+from proxy.listening import CannotStartError, address_of, bind
 from proxy.routes import layout
 from proxy.settings import Plan
 from proxy.supervision import History, after_death, is_hung
@@ -37,16 +37,12 @@ from proxy.supervision import History, after_death, is_hung
 _log = structlog.get_logger("phasegate.supervisor")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_BACKLOG: Final = 1024
 _WORKER_HUNG_S: Final = 10.0
 _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
 _KILL_AFTER_S: Final = 5.0  # beyond the drain's time
 _POLL_S: Final = 1.0
-
-
-class CannotStartError(Exception):
-    """Something outside this process is in the way; the message says what, and what to do."""
+_ORPHANS_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,45 +71,14 @@ class _Child:
     row: int = -1  # a worker's
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """``host:port`` → (host, port). Raises ``CannotStartError``."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise CannotStartError(f"cannot listen on {text!r}: expected host:port, such as 127.0.0.1:8080")
-    return host.strip("[]"), int(port)
-
-
-def bind(text: str, count: int) -> list[socket.socket]:
-    """``count`` listening sockets on one address. Raises ``CannotStartError`` where it is taken or not ours."""
-    host, port = parse_address(text)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sockets: list[socket.socket] = []
+def _is_alive(pid: int) -> bool:
     try:
-        # Sockets with SO_REUSEPORT share an address with any other of ours, so another phasegate would not be in the
-        # way and would take half the traffic. One without it finds out.
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-        for _ in range(count):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((host, port))
-            port = sock.getsockname()[1]
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        mend = "stop what listens there, or choose another address in the config"
-        raise CannotStartError(f"cannot listen on {text}: {error.strerror}; {mend}") from None
-    return sockets
-
-
-def _address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Supervisor:
@@ -128,8 +93,10 @@ class Supervisor:
         self._lock = self._take_run_dir()
         self._workers = plan.proxy.workers or os.cpu_count() or 1
         self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
-        self._sockets = [bind(address, self._workers) for address in plan.proxy.listen]
-        (self._control_socket,) = bind(self._launch.control_listen, 1)
+        # Where an earlier run was killed, its workers may hold the addresses for the moment they need to notice.
+        patience_s = _ORPHANS_S if (self._run_dir / "ready.json").exists() else 0.0
+        self._sockets = [bind(address, self._workers, patience_s) for address in plan.proxy.listen]
+        (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
         self._board = self._open_board(plan)
         self._control = _Child("control", self._start_control)
         self._slots = [self._slot(i) for i in range(self._workers)]
@@ -187,18 +154,33 @@ class Supervisor:
         try:
             found = board.Board.open(path, shape, self._boot)
         except board.BoardError:
-            try:
-                return board.Board.create(path, shape, self._boot)
-            except OSError as error:
-                raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
+            return self._new_board(shape, None)
+        if any(worker.pid and _is_alive(worker.pid) for worker in found.workers()):
+            # Workers of a supervisor that was killed are still finishing, and write their rows.
+            return self._new_board(shape, found)
         for row in range(self._rows):
             found.clear_volatile(row)
         return found
 
+    def _new_board(self, shape: board.Layout, old: board.Board | None) -> board.Board:
+        """A board with nothing counted; migrations that the old one had keep their weight."""
+        path = self._run_dir / "board"
+        try:
+            new = board.Board.create(path, shape, self._boot)
+        except OSError as error:
+            raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
+        names = [] if old is None else [name for name, _ in old.layout.migrations]
+        for m, (name, _) in enumerate(shape.migrations):
+            if old is not None and name in names:
+                before, after = old.layout.migration(names.index(name)), shape.migration(m)
+                for cell in (board.M_LEASE_UNTIL, board.M_WORD):
+                    new.cells[after + cell] = old.cells[before + cell]
+        return new
+
     def _announce(self) -> None:
         """Say where everything is: to people on the log, to scripts in ``ready.json``."""
-        addresses = [_address(sockets[0]) for sockets in self._sockets]
-        control = _address(self._control_socket)
+        addresses = [address_of(sockets[0]) for sockets in self._sockets]
+        control = address_of(self._control_socket)
         _log.info("listening", proxy=addresses, control=control, workers=self._workers)
         text = json.dumps({"pid": os.getpid(), "proxy": addresses, "control": control})
         new = self._run_dir / "ready.json.new"
@@ -313,26 +295,12 @@ class Supervisor:
         self._launch = launch
         shape = layout(launch.plan, self._rows)
         if shape != self._board.layout:
-            self._board = self._move_board(shape)
+            self._board = self._new_board(shape, self._board)  # the old workers keep the old one
         _log.info("reloading")
         if self._control.process is not None:
             self._control.process.terminate()
             self._control.history = History()
         self._replacing = list(range(self._workers))
-
-    def _move_board(self, shape: board.Layout) -> board.Board:
-        """A board for other migrations: those that stay keep their weight; the old workers keep the old board."""
-        old = self._board
-        path = self._run_dir / "board"
-        path.unlink(missing_ok=True)
-        new = board.Board.create(path, shape, self._boot)
-        names = [name for name, _ in old.layout.migrations]
-        for m, (name, _) in enumerate(shape.migrations):
-            if name in names:
-                before, after = old.layout.migration(names.index(name)), shape.migration(m)
-                for cell in (board.M_LEASE_UNTIL, board.M_WORD):
-                    new.cells[after + cell] = old.cells[before + cell]
-        return new
 
     def _replace(self) -> None:
         """One step of replacing workers: a successor first, and only when it serves, the old one leaves."""
@@ -377,3 +345,6 @@ class Supervisor:
 def supervise(load: Callable[[], Launch]) -> int:
     """Run phasegate until told to end. Raises ``CannotStartError``, and whatever ``load`` raises the first time."""
     return Supervisor(load).run()
+
+
+__all__ = ["CannotStartError", "Launch", "Supervisor", "supervise"]
