@@ -328,17 +328,17 @@ class Supervisor:
         return max(0.0, min([_POLL_S, *due]))
 
     def _stop(self) -> None:
-        """Let every child drain; end by force what does not."""
+        """Let every child drain; end by force what does not in its time, or when told to end once more."""
         running = [child.process for child in self._children() if child.process is not None]
         for process in running:
             process.terminate()
         end = monotonic() + self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S
-        for process in running:
-            try:
-                process.wait(max(0.0, end - monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        while any(process.poll() is None for process in running):
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, min(_POLL_S, end - monotonic())))
+            impatient = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
+            if impatient or monotonic() >= end:
+                for process in running:
+                    process.kill()
         (self._run_dir / "ready.json").unlink(missing_ok=True)
 
 
