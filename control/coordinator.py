@@ -20,7 +20,8 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from backends.arm import ARMS
+from backends.arm import ARMS, GAUGES
+from backends.errors import FaultKind
 from control import faults, gates, judge
 from control.checks import Check, failed
 from control.commands import Command
@@ -44,7 +45,7 @@ from control.rollout import (
     step,
 )
 from control.settings import Migration
-from control.snapshot import Machine, Snapshot, arm, counts, dense, snapshot, sparse, summary, workers
+from control.snapshot import Machine, Snapshot, arm, by_adapter, counts, dense, snapshot, sparse, summary, workers
 from control.status import rfc3339, status_document, verdict_document
 from control.store import Checkpoint, Line, StoreError
 from proxy import board as boards
@@ -115,6 +116,7 @@ class Chapter(NamedTuple):
     """What is known of the weight that ends: where its counts began, its validations, its last verdict."""
 
     base: Snapshot
+    adapters: dict[str, int]
     validations: tuple[int, int]
     verdict: Verdict | None
 
@@ -145,7 +147,7 @@ class Coordinator:
         self.store_error: str | None = None
         self.saved_at: float | None = None
         self.saved_revision: int | None = None
-        self._m = index
+        self.index = index
         self._board = board
         self._store = store
         self._clock = clock
@@ -155,6 +157,7 @@ class Coordinator:
         self._machine = Machine(board)
         now = clock.now()
         self._last = self._base = self._window = snapshot(board, index, now.mono)
+        self._adapters = by_adapter(board, index)
         self._watch = judge.Watch.fresh(migration.thresholds)
         self._gauges = judge.Gauges()
         self._validations = (0, 0)
@@ -170,6 +173,8 @@ class Coordinator:
         self._outbox: deque[tuple[float, Entry]] = deque()
         self._dirty = asyncio.Event()
         self._pulse = asyncio.Event()
+        self._recovered = False
+        self._ticked_at = now.mono
 
     # Beginning and running.
 
@@ -177,9 +182,9 @@ class Coordinator:
         """Go on from checkpoint and board. ``notes`` are written into the audit trail, such as a store set aside."""
         saved = await self._read_checkpoint()
         now = self._clock.now()
-        word = self._board.word(self._m)
+        word = self._board.word(self.index)
         found = Found(word.generation, word.weight_bp, bool(word.flags & boards.PINNED))
-        lapsed = self._board.lease_until(self._m) <= _ns(now.mono)
+        lapsed = self._board.lease_until(self.index) <= _ns(now.mono)
         rollout = saved.rollout if saved is not None else None
         self.state, effects = recover(self.plan, rollout, found, self.settings.mode, now, lapsed)
         if saved is not None and rollout is not None and self.state.phase == rollout.phase:
@@ -187,8 +192,9 @@ class Coordinator:
         for note in notes:
             self._outbox.append((now.unix, Entry("note", "phasegate", {"note": note})))
         self._carry_out(effects, now)
-        self._lapse_at = None if lapsed else self._board.lease_until(self._m) / 1e9
+        self._lapse_at = None if lapsed else self._board.lease_until(self.index) / 1e9
         self._renew(now)
+        self._recovered = True
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
 
     async def _read_checkpoint(self) -> Document | None:
@@ -247,6 +253,7 @@ class Coordinator:
     def tick(self) -> None:
         """One pass. Never waits."""
         now = self._clock.now()
+        self._ticked_at = now.mono
         self._board.beat(os.getpid(), _ns(now.mono))
         self._lease(now)
         self._look(now)
@@ -279,7 +286,7 @@ class Coordinator:
         before = self._lapse_at
         self._renewed_at = now.mono
         self._lapse_at = now.mono + self.settings.lease_s
-        self._board.renew_lease(self._m, _ns(self._lapse_at))
+        self._board.renew_lease(self.index, _ns(self._lapse_at))
         after = self._clock.now()
         if before is not None and after.mono >= before:  # stopped between looking and renewing
             self._apply(Event(On.LEASE_LOST, reason="the lease ran out while it was renewed", detected=after.mono))
@@ -290,7 +297,7 @@ class Coordinator:
         s = self.state
         if s.verified and s.state is not State.ROLLING_BACK:
             return
-        rows = workers(self._board, self._m, _ns(now.mono))
+        rows = workers(self._board, self.index, _ns(now.mono))
         live = [row for row in rows if row.live]
         seen = all(row.generation == s.generation & 0xFFFFFFFF for row in live)
         if s.descent is None:
@@ -310,7 +317,7 @@ class Coordinator:
     # Judging.
 
     def _detect(self, now: Now) -> None:
-        seen = snapshot(self._board, self._m, now.mono)
+        seen = snapshot(self._board, self.index, now.mono)
         s, thresholds = self.state, self.settings.thresholds
         if s.verified and s.weight_bp and s.state in (*_JUDGED, State.COMPLETED):
             new = seen.since(self._last)
@@ -513,7 +520,7 @@ class Coordinator:
     def _carry_out(self, effects: Sequence[Effect], now: Now) -> Refuse | None:
         refused: Refuse | None = None
         lowering = bool(effects) and isinstance(effects[0], Publish)
-        ended = Chapter(self._base, self._validations, self.verdict)
+        ended = Chapter(self._base, self._adapters, self._validations, self.verdict)
         if lowering and len(effects) > 1:
             faults.point("descent.decided")
         for effect in effects:
@@ -534,9 +541,9 @@ class Coordinator:
         faults.point(f"{what}.publishing")
         if self._leased():
             self._renewed_at, self._lapse_at = now.mono, now.mono + self.settings.lease_s
-            self._board.renew_lease(self._m, _ns(self._lapse_at))
+            self._board.renew_lease(self.index, _ns(self._lapse_at))
         generation = self._board.publish(
-            self._m,
+            self.index,
             effect.weight_bp,
             pinned=effect.pinned,
             now_ns=_ns(now.mono),
@@ -549,7 +556,8 @@ class Coordinator:
 
     def _begin_counts(self, now: Now) -> None:
         """From here on the counts are of what was just published."""
-        self._last = self._base = self._window = snapshot(self._board, self._m, now.mono)
+        self._last = self._base = self._window = snapshot(self._board, self.index, now.mono)
+        self._adapters = by_adapter(self._board, self.index)
         self._watch = judge.Watch.fresh(self.settings.thresholds)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
@@ -567,13 +575,14 @@ class Coordinator:
 
     def _facts(self, ended: Chapter, now: Now) -> Json:
         """What the arms did in the phase that ends."""
-        done = snapshot(self._board, self._m, now.mono).since(ended.base)
+        done = snapshot(self._board, self.index, now.mono).since(ended.base)
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
         return {
             "arms": {"source": summary(done.source), "target": summary(done.target)},
             "target_share": round(done.target.requests / requests, 6) if requests else None,
             "verdict": verdict_document(ended.verdict),
+            "adapters": self._since(ended.adapters),
             "validations": made,
             "validations_failed": bad,
         }
@@ -632,8 +641,8 @@ class Coordinator:
     def status(self) -> Json:
         """The migration's status, as the API shows it."""
         now = self._clock.now()
-        rows = workers(self._board, self._m, _ns(now.mono))
-        done = snapshot(self._board, self._m, now.mono).since(self._base)
+        rows = workers(self._board, self.index, _ns(now.mono))
+        done = snapshot(self._board, self.index, now.mono).since(self._base)
         inflight = (sum(r.inflight_source for r in rows), sum(r.inflight_target + r.inflight_old for r in rows))
         arms = {
             name: {"backend": kind} | summary(series) | {"inflight": open_now}
@@ -651,6 +660,43 @@ class Coordinator:
             "resume_phase": None if self.state.resume_phase is None else self._phase_name(self.state.resume_phase),
         }
         return status_document(self.name, self.plan.phases, self.state, now, self.verdict, arms, checkpoint, rows)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it leads: it has recovered, and its loop goes round."""
+        return self._recovered and self._clock.now().mono - self._ticked_at < 2.0
+
+    def age_s(self) -> dict[str, float]:
+        """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
+        now_ns = _ns(self._clock.now().mono)
+        ages = [row.heartbeat_age_s for row in workers(self._board, self.index, now_ns)]
+        return {"workers": max(ages, default=0.0), "control": max(0, now_ns - self._board.control()[1]) / 1e9}
+
+    def figures(self) -> Json:
+        """Every operation since boot, and the data sources' gauges, as the API shows them."""
+        operations = []
+        for number, name in enumerate(self._board.layout.migrations[self.index][1]):
+            source, target = (self._board.series(self.index, i, [number]) for i in range(len(ARMS)))
+            operations.append(
+                {
+                    "operation": name,
+                    "arms": {"source": summary(source), "target": summary(target)},
+                    "faults": {kind.label: target.faults[kind] for kind in FaultKind},
+                    "fallbacks": target.fallbacks,
+                    "client_errors": source.client_errors + target.client_errors,
+                }
+            )
+        shares = self._board.shares(self.index)
+        gauges = {name: [share.gauges[i] for share in shares] for i, name in enumerate(GAUGES)}
+        return {"migration": self.name, "operations": operations, "gauges": gauges}
+
+    def adapters(self) -> dict[str, int]:
+        """The target's requests since the last change of weight, by adapter."""
+        return self._since(self._adapters)
+
+    def _since(self, before: dict[str, int]) -> dict[str, int]:
+        now = by_adapter(self._board, self.index)
+        return {name: max(0, requests - before.get(name, 0)) for name, requests in now.items()}
 
     def unsaved(self) -> list[tuple[float, Entry]]:
         """Entries that the store has not taken yet."""

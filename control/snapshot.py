@@ -71,6 +71,15 @@ def snapshot(board: Board, m: int, mono: float) -> Snapshot:
     return Snapshot(mono, board.series(m, SOURCE), board.series(m, TARGET))
 
 
+def by_adapter(board: Board, m: int) -> dict[str, int]:
+    """The target's requests since boot, by adapter."""
+    found: dict[str, int] = {}
+    for number, operation in enumerate(board.layout.migrations[m][1]):
+        adapter = operation.partition(".")[0] if "." in operation.partition(" ")[0] else "http"
+        found[adapter] = found.get(adapter, 0) + board.series(m, TARGET, [number]).requests
+    return found
+
+
 def _since(now: Series, earlier: Series) -> Series:
     if now.requests < earlier.requests:
         return Series.empty()

@@ -1,0 +1,243 @@
+"""The composition root, which alone knows everything: ``serve`` runs phasegate, ``main`` is its control process.
+
+The control process is spawned by the supervisor as ``python -m control.serve`` with one JSON document on its standard
+input: the control port's inherited socket, the board's place, and the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from backends.arm import Arm, Health
+from backends.settings import Backend, Http
+from control.checks import Check
+from control.rollout import Now
+from control.settings import ConfigError, Migration, Settings, decode, encode, load
+
+_log = structlog.get_logger("phasegate.control")
+
+STORE: Final = "control.db"
+STORE_ATTEMPTS: Final = 5  # a second apart, before control goes on without what was saved
+USAGE: Final = 2
+
+
+def serve(config: str | Path) -> int:
+    """Serve traffic by a configuration file until told to end; returns the exit code."""
+    from proxy import supervisor
+
+    def read() -> supervisor.Launch:
+        settings = load(config)
+        return supervisor.Launch(settings.plan(), settings.control.listen, "control.serve", encode(settings).decode())
+
+    try:
+        return supervisor.supervise(read)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return USAGE
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What the supervisor tells the control process."""
+
+    fd: int
+    rows: int
+    board: str
+    boot: int
+    orders: str
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> Now:
+        """Both of them."""
+        return Now(time.monotonic_ns() / 1e9, time.time())
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Wait for the event, or so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+
+def main() -> None:
+    """The control process."""
+    import uvloop
+
+    from proxy import child, logs
+
+    orders = msgspec.json.decode(child.read_orders(), type=Orders)
+    child.die_with_parent()
+    logs.configure("control")
+    uvloop.run(control(orders))
+
+
+async def control(orders: Orders) -> None:
+    """Lead every migration and answer the control port, until SIGTERM."""
+    from proxy.board import Board
+    from proxy.routes import layout
+
+    settings = decode(orders.orders.encode())
+    board = Board.open(Path(orders.board), layout(settings.plan(), orders.rows), orders.boot)
+    listening = socket.socket(fileno=orders.fd)
+    listening.setblocking(False)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await lead(settings, board, listening, stop)
+
+
+async def lead(settings: Settings, board: Any, listening: socket.socket, stop: asyncio.Event) -> None:
+    """Everything the control process does, until ``stop``."""
+    from aiohttp import web
+
+    from control.api import Api
+    from control.auth import Gatekeeper
+    from control.coordinator import Coordinator
+    from control.store import StoreThread
+
+    clock = SystemClock()
+    run_dir = Path(settings.proxy.run_dir)
+    store = StoreThread(run_dir / STORE)
+    notes = await _open_store(store)
+    arms = Arms(settings.backends)
+    await arms.start()
+    coordinators = {
+        name: Coordinator(
+            name,
+            index,
+            migration,
+            board,
+            store,
+            clock,
+            arms.health_of(migration),
+            kinds=(arms.kind(migration.source), arms.kind(migration.target)),
+        )
+        for index, (name, migration) in enumerate(settings.migrations.items())
+    }
+    for coordinator in coordinators.values():
+        await coordinator.recover(notes)
+    gatekeeper = Gatekeeper(settings.control, time.monotonic, None)
+    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings, arms))
+    runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    await web.SockSite(runner, listening).start()
+    _log.info("control serves", migrations=list(coordinators), pid=os.getpid())
+    loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
+    ending = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait([*loops, ending], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # a loop that died takes the process with it: it is started anew, and recovers
+    finally:
+        for task in (*loops, ending):
+            task.cancel()
+        await asyncio.gather(*loops, ending, return_exceptions=True)
+        await runner.cleanup()
+        for coordinator in coordinators.values():
+            await coordinator.close()
+        await store.close()
+        await arms.close()
+
+
+async def _open_store(store: Any) -> list[str]:
+    """Open the store, and say for the audit trail what was wrong with it."""
+    from control.store import StoreError
+
+    for attempt in range(STORE_ATTEMPTS):
+        try:
+            await store.open()
+            break
+        except StoreError as error:
+            _log.error("the store cannot be opened", error=str(error), attempt=attempt + 1)
+            if attempt + 1 < STORE_ATTEMPTS:
+                await asyncio.sleep(1.0)
+    if store.set_aside is None:
+        return []
+    _log.error("the store was broken and is set aside", kept_as=str(store.set_aside))
+    return [f"the store was broken; it is kept as {store.set_aside.name}, and this is a new one"]
+
+
+class Arms:
+    """One arm a backend, only to ask after its health."""
+
+    def __init__(self, backends: dict[str, Backend]) -> None:
+        from backends.manager import build_arm
+
+        self._backends = backends
+        self._arms: dict[str, Arm] = {
+            name: build_arm(backend) for name, backend in backends.items() if not isinstance(backend, Http)
+        }
+
+    def kind(self, name: str) -> str:
+        """What ``x-data-source`` says of a backend."""
+        return self._arms[name].kind if name in self._arms else "http"
+
+    async def start(self) -> None:
+        """Open what they need; an unreachable backend is found by its health check."""
+        await asyncio.gather(*(arm.start() for arm in self._arms.values()))
+
+    async def close(self) -> None:
+        """Close them."""
+        await asyncio.gather(*(arm.close() for arm in self._arms.values()), return_exceptions=True)
+
+    async def check(self, name: str) -> Check:
+        """One backend's health."""
+        backend = self._backends[name]
+        health = await _http_health(backend) if isinstance(backend, Http) else await self._arms[name].health()
+        mend = "" if health.ok else f"Look at backend {name!r}: is it up, and can it be reached from here?"
+        return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)
+
+    def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
+        """The check of both of a migration's backends."""
+
+        async def health() -> list[Check]:
+            return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
+
+        return health
+
+
+async def _http_health(backend: Http) -> Health:
+    """Whether an HTTP origin answers at all: any status will do, for its paths are its own."""
+    import aiohttp
+
+    began = time.monotonic()
+    try:
+        timeout = aiohttp.ClientTimeout(total=float(backend.deadline_s))
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.head(backend.origin) as response:
+            return Health(True, (time.monotonic() - began) * 1000, f"answers with {response.status}")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        detail = f"{backend.origin} does not answer: {error or type(error).__name__}"
+        return Health(False, (time.monotonic() - began) * 1000, detail)
+
+
+def _dry_run(settings: Settings, arms: Arms) -> Callable[[], Awaitable[list[Check]]]:
+    async def checks() -> list[Check]:
+        from control import preflight
+
+        found: Sequence[Check] = await preflight.run_checks(settings)
+        return list(found)
+
+    return checks
+
+
+if __name__ == "__main__":
+    main()
