@@ -315,7 +315,7 @@ def _weigh(terms: Terms, counts: Counts, found: Sequence[Found], soaked_s: float
     if not n:
         return say(Outcome.NO_DATA, "no target requests since the phase began; waiting for traffic")
     if soaked_s < terms.min_soak_s:
-        return say(Outcome.HOLD, f"soaking: {soaked_s:.0f} s of {terms.min_soak_s:g} s")
+        return say(Outcome.HOLD, f"soaking: {soaked_s:.1f} s of {terms.min_soak_s:g} s")
     if n < terms.min_samples:
         return say(Outcome.HOLD, f"{n} target requests of the {terms.min_samples} without which no phase is left")
     if all(rule.outcome is Outcome.PROMOTE for rule in rules):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -14,6 +14,8 @@ from backends.errors import FaultKind
 from control.rollout import Rollout, State
 from proxy import histogram
 from proxy.board import Board
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 # The gauges that are read as they are; the others only ever grow.
 _AS_THEY_ARE: Final = ("breaker_state", "view_age_ms", "mirror_pending")

@@ -385,7 +385,7 @@ def _descend(
     open is cancelled just before its end, so that the end is kept.
     """
     weight_bp = 0 if phase is None else min(plan.phases[phase].weight_bp, s.weight_bp)
-    within = ABORT_WITHIN_S if s.phase is None else plan.phases[s.phase].rollback_within_s
+    within = ABORT_WITHIN_S if s.phase is None else float(plan.phases[s.phase].rollback_within_s)
     if s.descent is not None:
         within = max(0.5, s.descent.decided + s.descent.within_s - now.mono)
     from_bp = s.descent.from_bp if s.descent is not None else s.weight_bp

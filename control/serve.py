@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -136,7 +136,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     for coordinator in coordinators.values():
         await coordinator.recover(notes)
     gatekeeper = Gatekeeper(settings.control, time.monotonic, None)
-    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings, arms))
+    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     await web.SockSite(runner, listening).start()
@@ -229,12 +229,11 @@ async def _http_health(backend: Http) -> Health:
         return Health(False, (time.monotonic() - began) * 1000, detail)
 
 
-def _dry_run(settings: Settings, arms: Arms) -> Callable[[], Awaitable[list[Check]]]:
+def _dry_run(settings: Settings) -> Callable[[], Awaitable[list[Check]]]:
     async def checks() -> list[Check]:
-        from control import preflight
+        from control.preflight import preflight
 
-        found: Sequence[Check] = await preflight.run_checks(settings)
-        return list(found)
+        return await asyncio.to_thread(preflight, settings, url=None, token=None)
 
     return checks
 
