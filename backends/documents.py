@@ -231,5 +231,8 @@ class DocumentStore(Protocol):
     async def close(self) -> None:
         """Give it back."""
 
+    def gauges(self) -> dict[str, int]:
+        """What the store counts, by names of ``arm.GAUGES``."""
+
     async def health(self, deadline_s: float) -> str:
         """Ask the backend itself; what was found, for a person. Raises ``Fault``."""

@@ -203,6 +203,10 @@ class MemoryStore:
         if self._log is not None:
             self._log.close()
 
+    def gauges(self) -> dict[str, int]:
+        """As ``DocumentStore.gauges``."""
+        return {}
+
     async def health(self, deadline_s: float) -> str:
         """Always well: it is this process."""
         return "in memory"

@@ -9,7 +9,7 @@ from typing import Final
 from backends import settings
 from backends.documents import COMMIT_LIMIT, Context, Mutation, put
 from backends.fixtures import initial
-from backends.stores import build_store, journal_of
+from backends.stores import build_store
 
 MARKER: Final = "phasegate/seeded"
 _CALL_S: Final = 30.0
@@ -22,7 +22,7 @@ async def seed(backend: settings.Backend, *, data: settings.Mock, run_dir: Path,
     a backend that keeps no documents.
     """
     mutations = initial(data)
-    store = build_store(backend, journal_of(run_dir, name))
+    store = build_store(backend, run_dir / name)
     await store.start()
     try:
         if await store.get(MARKER, _context()) is not None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from backends.adapters.analytics import Analytics
@@ -25,6 +25,7 @@ from backends.operations import OPERATIONS, Answer, Call, Operation, error_answe
 
 MEMO_LIMIT: Final = 4096  # answers kept, an arm
 TARGET_LIMIT: Final = 512  # bytes of a request-target whose answer is kept
+_FOREVER: Final = float("inf")
 
 _log = logging.getLogger("phasegate.backends")
 
@@ -51,9 +52,10 @@ class StoreArm:
         self.kind = store.kind
         self.store = store
         self.deadline_s = deadline_s
-        self.mirror: Callable[[Change], None] | None = None  # told of every change after it was applied
+        self.mirror: Callable[[Change], Awaitable[None]] | None = None  # told of every change after it was applied
         self._rehearsal = rehearsal
         self._memos: dict[bytes, _Memo] = {}
+        self._memo_hits = 0
         adapters = {"dashboard": Dashboard(store), "scans": Scans(store), "analytics": Analytics(store)}
         self._handlers: dict[str, Callable[[Call, Context], Any]] = {
             operation.name: getattr(adapters[operation.adapter], operation.call) for operation in OPERATIONS
@@ -68,8 +70,9 @@ class StoreArm:
         for cell, version in memo.basis:
             if cell.version != version:
                 return None
-        if memo.until < time.monotonic():
+        if memo.until != _FOREVER and memo.until < time.monotonic():
             return None
+        self._memo_hits += 1
         return memo.answer
 
     async def answer(self, call: Call) -> Answer:
@@ -86,7 +89,7 @@ class StoreArm:
             if operation.kind == "write":
                 answer, change = await self._handlers[operation.name](call, ctx)
                 if change is not None and self.mirror is not None:
-                    self.mirror(change)
+                    await self.mirror(change)
                 return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
             answer = await self._handlers[operation.name](call, ctx)
         except Refused as refusal:
@@ -119,6 +122,11 @@ class StoreArm:
             await asyncio.sleep(rehearsal.latency_s)
         if rehearsal.dice.random() < rehearsal.fault_rate:
             raise Fault(FaultKind.UNAVAILABLE, f"{self.kind}: a fault that was asked for (fault_rate)")
+
+    def gauges(self) -> dict[str, int]:
+        """The store's, by names of ``GAUGES``, and the answers given again among the cache's hits."""
+        counts = self.store.gauges()
+        return {**counts, "cache_hits": counts.get("cache_hits", 0) + self._memo_hits}
 
     async def start(self) -> None:
         """As ``Arm.start``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backends import settings
+from backends.adapters.views import VIEWS
 from backends.documents import DocumentStore
 from backends.firestore.store import FirestoreStore
 from backends.fixtures import initial
@@ -12,20 +13,23 @@ from backends.journal import Journal
 from backends.memory import MemoryStore
 
 
-def build_store(backend: settings.Backend, journal: Path | None) -> DocumentStore:
-    """The store, not started. A mock shares ``journal`` with every process that names it; None keeps it to itself.
+def build_store(backend: settings.Backend, shared: Path | None, *, live: bool = False) -> DocumentStore:
+    """The store, not started. ``shared`` begins the names of the files through which this machine's processes keep
+    one view of it; None keeps it to this process. ``live``: keep live views.
 
     Raises ``FixtureError``, and ``ValueError`` for a backend that keeps no documents.
     """
     match backend:
         case settings.Mock():
-            return MemoryStore(initial(backend), Journal(journal) if journal is not None else None)
+            return MemoryStore(
+                initial(backend), Journal(_file(shared, "mock.journal")) if shared is not None else None
+            )
         case settings.Firestore():
-            return FirestoreStore(backend)
+            fence = _file(shared, "firestore.fence") if shared is not None else None
+            return FirestoreStore(backend, VIEWS if live else (), fence)
         case settings.Http():
             raise ValueError("an http backend is forwarded to by the data plane, it has no document store")
 
 
-def journal_of(run_dir: Path, name: str) -> Path:
-    """Where the mock of the migration keeps its journal."""
-    return run_dir / f"{name}.mock.journal"
+def _file(shared: Path, suffix: str) -> Path:
+    return shared.with_name(f"{shared.name}.{suffix}")

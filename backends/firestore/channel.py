@@ -27,7 +27,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     # gRPC's own limit is two minutes, which would be added to every outage.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1500),
     # Every channel has connections of its own, so that tests and several migrations do not share one's failures.
     ("grpc.use_local_subchannel_pool", 1),

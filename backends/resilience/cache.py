@@ -1,0 +1,113 @@
+"""Query results that may be a little old: kept in this process, or in a Redis that several machines share.
+
+aiocache stores; what it leaves open is settled here: a bound on the number of keys, a lifetime with some chance in it
+so that entries do not all expire together, and a cache that fails is as good as none.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import OrderedDict
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+from aiocache import SimpleMemoryCache
+from aiocache.base import BaseCache
+from aiocache.serializers import BaseSerializer
+
+from backends.documents import Count, Document
+
+Result: TypeAlias = list[Document] | Count
+
+KEYS: Final = 4096  # in memory; a Redis has its own limit (maxmemory)
+REDIS_S: Final = 0.05  # longer than this is no gain
+
+_log = logging.getLogger("phasegate.backends")
+
+
+class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
+    """Query results as MessagePack, for a cache outside this process."""
+
+    DEFAULT_ENCODING = None  # bytes
+
+    def dumps(self, entry: Any) -> bytes:
+        """``(expires, result)`` packed."""
+        return msgspec.msgpack.encode(entry)
+
+    def loads(self, packed: bytes | None) -> Any:
+        """What ``dumps`` was given."""
+        if packed is None:
+            return None
+        expires, result = msgspec.msgpack.decode(packed)
+        if isinstance(result, dict):
+            return expires, Count(**result)
+        return expires, [Document(*document) for document in result]
+
+
+class Cache:
+    """Query results by string key, for a time. Never raises."""
+
+    def __init__(self, where: str, seed: int | None = None) -> None:
+        self.hits = 0
+        self.misses = 0
+        self._dice = random.Random(seed)  # noqa: S311 - no secret
+        self._keys: OrderedDict[str, None] | None = None
+        self._cache: BaseCache
+        if where == "memory":
+            self._keys = OrderedDict()
+            # timeout=None: a timeout costs more than the cache itself.
+            self._cache = SimpleMemoryCache(timeout=None)
+        else:
+            self._cache = _redis(where)
+
+    async def get(self, key: str) -> tuple[float, Result] | None:
+        """When the result expires (Unix time), and the result; None where there is none."""
+        try:
+            found: tuple[float, Result] | None = await self._cache.get(key)
+        except Exception as problem:  # whatever a cache's client raises, the backend is asked instead
+            _log.warning("the cache failed", extra={"error": type(problem).__name__})
+            found = None
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return found
+
+    async def put(self, key: str, result: Result, ttl_s: float) -> tuple[float, Result]:
+        """Keep the result for 75 to 100 % of the time; as ``get`` will give it back."""
+        ttl_s *= 0.75 + self._dice.random() / 4
+        entry = (time.time() + ttl_s, result)
+        try:
+            if self._keys is not None:
+                self._keys[key] = None
+                self._keys.move_to_end(key)
+                while len(self._keys) > KEYS:
+                    await self._cache.delete(self._keys.popitem(last=False)[0])
+            await self._cache.set(key, entry, ttl=ttl_s)
+        except Exception as problem:  # as above
+            _log.warning("the cache failed", extra={"error": type(problem).__name__})
+        return entry
+
+    async def close(self) -> None:
+        """Forget everything kept here, close connections."""
+        if self._keys is not None:
+            await self._cache.clear()
+        await self._cache.close()
+
+
+def _redis(address: str) -> BaseCache:
+    from aiocache import RedisCache  # needs the redis package, which only this uses
+
+    parts = urlsplit(address)
+    return RedisCache(
+        endpoint=parts.hostname or "127.0.0.1",
+        port=parts.port or 6379,
+        db=int(parts.path.strip("/") or 0),
+        password=parts.password,
+        namespace="phasegate",
+        timeout=REDIS_S,
+        serializer=_Packed(),
+    )

@@ -1,0 +1,68 @@
+"""The care taken of one backend's calls: breaker before, deadline around, one retry after."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from backends.errors import Fault, FaultKind
+from backends.resilience.backoff import RetryBudget, backoff
+from backends.resilience.breaker import Breaker
+
+T = TypeVar("T")
+
+RETRIES: Final = 1
+BASE_S: Final = 0.02
+CAP_S: Final = 0.25
+WORTHWHILE_S: Final = 0.02  # a retry with less time than this left is not made
+
+# Faults that say nothing of the backend's health: two writers met; the reader asked too late.
+_HARMLESS: Final = frozenset({FaultKind.ABORTED})
+
+
+class Guard:
+    """Runs calls to one backend. ``attempts``, ``retries`` and the breaker's state are its gauges."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.attempts = 0
+        self.retries = 0
+        self.breaker = Breaker()
+        self._budget = RetryBudget()
+        self._dice = random.Random(seed)  # noqa: S311 - no secret
+
+    async def run(self, call: Callable[[float], Awaitable[T]], deadline: float) -> T:
+        """Make the call, which is given its timeout in seconds; repeat it once where that may help.
+
+        ``deadline`` is in the event loop's time. Only for calls that may be applied twice. Raises ``Fault``.
+        """
+        loop = asyncio.get_running_loop()
+        for attempt in range(RETRIES + 1):
+            now = loop.time()
+            left = deadline - now
+            if left <= 0:
+                raise Fault(FaultKind.DEADLINE, "the deadline passed before the call was made")
+            if not self.breaker.allow(now):
+                raise Fault(FaultKind.BREAKER, "the breaker is open: the backend failed too often just now")
+            self.attempts += 1
+            try:
+                result = await call(left)
+            except Fault as fault:
+                now = loop.time()
+                self.breaker.record(fault.kind not in _HARMLESS, now)
+                wait = backoff(attempt, BASE_S, CAP_S, self._dice)
+                last = attempt == RETRIES or not fault.may_retry or deadline - now < wait + WORTHWHILE_S
+                if last or not self._budget.spend():
+                    raise
+                self.retries += 1
+                await asyncio.sleep(wait)
+            except Exception:  # refused for what was asked: the backend is well
+                self.breaker.record(False, loop.time())
+                raise
+            else:
+                self.breaker.record(False, loop.time())
+                if attempt == 0:
+                    self._budget.succeeded()
+                return result
+        raise AssertionError("unreachable")
