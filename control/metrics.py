@@ -125,6 +125,7 @@ class _Now(Collector):
         """What each worker's data source counts: sums of what grows, the worst of what is read as it is."""
         for number, gauge in enumerate(GAUGES):
             as_it_is = gauge in _AS_THEY_ARE
+            kind: type[GaugeMetricFamily | CounterMetricFamily]
             kind = GaugeMetricFamily if as_it_is else CounterMetricFamily
             family = kind(f"phasegate_source_{gauge}", f"The data source's {gauge}", labels=["migration"])
             for one in self._led:
@@ -133,7 +134,7 @@ class _Now(Collector):
             yield family
 
     def _workers(self) -> Iterator[Metric]:
-        families = (
+        families: tuple[GaugeMetricFamily | CounterMetricFamily, ...] = (
             GaugeMetricFamily("phasegate_worker_memory_bytes", "Resident memory", labels=["slot"]),
             CounterMetricFamily("phasegate_worker_cpu_seconds", "Processor time", labels=["slot"]),
             GaugeMetricFamily("phasegate_worker_connections", "Open client connections", labels=["slot"]),

@@ -231,9 +231,9 @@ async def _http_health(backend: Http) -> Health:
 
 def _dry_run(settings: Settings) -> Callable[[], Awaitable[list[Check]]]:
     async def checks() -> list[Check]:
-        from control.preflight import preflight
+        from control.preflight import run_checks
 
-        return await asyncio.to_thread(preflight, settings, url=None, token=None)
+        return await run_checks(settings)
 
     return checks
 
