@@ -29,7 +29,7 @@ class Children:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +37,7 @@ class Children:
     def __exit__(self, *exc: object) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # an impatient Ctrl-C must not leave one behind
         try:
-            for name, _ in reversed(self._started):
+            for name in reversed(self._started):
                 self.end(name)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -51,9 +51,10 @@ class Children:
         env: Mapping[str, str] | None = None,
         read: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a child. ``told`` is its whole standard input; ``read``: its standard output is ours to read.
+        """Start a child, in place of an ended one of that name.
 
-        Everything else it writes goes to ``<name>.log``.
+        ``told`` is its whole standard input; ``read``: its standard output is ours to read. All else that it writes
+        goes to ``<name>.log``.
         """
         with open(self._logs / f"{name}.log", "ab") as log:
             child = subprocess.Popen(
@@ -65,7 +66,7 @@ class Children:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
-        self._started.append((name, child))
+        self._started[name] = child
         if told is not None:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -81,7 +82,7 @@ class Children:
 
     def end(self, name: str) -> int | None:
         """End one child and give its exit status; None where there is no such child."""
-        child = next((child for known, child in self._started if known == name), None)
+        child = self._started.get(name)
         if child is None:
             return None
         if child.poll() is None:

@@ -6,9 +6,9 @@ phases; compares what the client saw with what phasegate counted. Every child is
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import secrets
@@ -19,20 +19,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from backends.errors import Fault
 from backends.firestore.emulator import EmulatorError, find_command
 from backends.fixtures import initial
-from backends.seed import seed
-from backends.settings import Firestore, Mock
+from backends.settings import Mock
 from control.children import ENDING, Children, wait_for
 from control.client import ApiError, Client
 from control.demo_verdict import findings
-from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE
+from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 from control.live import follow
 from control.tables import print_findings, print_report
 
@@ -95,11 +92,12 @@ def demo(
     report: str | None,
 ) -> int:
     """Run it and give the exit code: 0 only where everything held."""
+    listens = _free(listen, 8080), _free(control, 9090)
     folder = Path(tempfile.mkdtemp(prefix="phasegate-demo-"))
     code = GATE
     try:
         with _ended_by_signals(), Children(folder) as children:
-            stage = Stage(children, folder, phase_seconds, _free(listen, 8080), _free(control, 9090), workers)
+            stage = Stage(children, folder, phase_seconds, *listens, workers)
             code = _walk(stage, once, rate, report)
     except DemoError as error:
         print(f"phasegate demo: {error}", file=sys.stderr)
@@ -183,38 +181,50 @@ class Stage:
         self.children.start("emulator", command)
         os.environ["FIRESTORE_EMULATOR_HOST"] = f"127.0.0.1:{port}"
 
-    def seed(self) -> list[str]:
-        """Give Firestore what the mock begins with, waiting for the emulator, and give the paths of the documents."""
-        mock = Mock()
-        deadline = time.monotonic() + STARTED_WITHIN_S
-        while True:
-            try:
-                asyncio.run(seed(Firestore(self.project), data=mock, run_dir=self.folder, name=MIGRATION))
-                return [mutation.path for mutation in initial(mock)]
-            except Fault as fault:
-                if time.monotonic() > deadline:
-                    log = self.children.log("emulator")
-                    raise DemoError(f"the Firestore emulator does not answer ({fault}):\n{log}") from fault
-                time.sleep(0.2)
+    def seed(self, config: Path) -> None:
+        """Give Firestore what the mock begins with, by ``phasegate seed``, as soon as the emulator answers."""
+
+        def seeded() -> bool:
+            child = self.children.python("seed", "control.cli", "seed", "--config", str(config), "--yes")
+            return child.wait() == OK
+
+        if not wait_for(seeded, STARTED_WITHIN_S):
+            logs = f"{self.children.log('seed')}\n{self.children.log('emulator')}"
+            raise DemoError(f"the Firestore emulator could not be given its data:\n{logs}")
 
     def serve(self, config: Path) -> None:
         """Start phasegate, as ``serve`` does, and wait until it is ready."""
         child = self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
-        ready = wait_for(lambda: child.poll() is not None or self.client.ready(), STARTED_WITHIN_S)
-        if child.poll() is not None or not ready:
+
+        def settled() -> bool:
+            return child.poll() is not None or (self.client.ready() and self._proxies())
+
+        if not wait_for(settled, STARTED_WITHIN_S) or child.poll() is not None:
             raise DemoError(f"phasegate did not start:\n{self.children.log('phasegate')}")
+
+    def _proxies(self) -> bool:
+        """Whether the app's page comes through the proxy."""
+        connection = http.client.HTTPConnection(self.listen, timeout=2)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def counters(self) -> dict[str, int]:
+        """phasegate's own counts since it was started."""
+        operations = self.client.metrics()["operations"]
+        arms = {arm: sum(found["arms"][arm]["requests"] for found in operations) for arm in ("source", "target")}
+        return arms | {"fallbacks": sum(found["fallbacks"] for found in operations)}
 
 
 class Traffic:
     """The stream of requests, a child of its own; ``counts`` is what it said last."""
 
-    def __init__(self, stage: Stage, rate: float, paths: list[str]) -> None:
-        orders = {
-            "url": f"http://{stage.listen}",
-            "rate": rate,
-            "scans": _ids(paths, "scans"),
-            "users": _ids(paths, "users"),
-        }
+    def __init__(self, stage: Stage, rate: float) -> None:
+        orders = {"url": f"http://{stage.listen}", "rate": rate, "scans": _ids("scans")}
         self.counts: dict[str, Any] = {}
         self._stage = stage
         self._child = stage.children.python("load", "control.demo_load", told=json.dumps(orders).encode(), read=True)
@@ -247,14 +257,13 @@ def _walk(stage: Stage, once: bool, rate: float, report: str | None) -> int:
     """The demo from its first process to its verdict."""
     _say("Starting the app and the Firestore emulator …")
     stage.emulator()
-    app_port = stage.app()
-    paths = stage.seed()
-    config = stage.config(app_port)
+    config = stage.config(stage.app())
+    stage.seed(config)
     stage.serve(config)
     _say(f"Proxy      http://{stage.listen}")
     _say(f"Dashboard  http://{stage.control}/admin/migration")
     _say(f"Token      {stage.token}")
-    traffic = Traffic(stage, rate, paths)
+    traffic = Traffic(stage, rate)
     stage.client.act("start", reason="the demo")
     state = follow(stage.client, may_act=True, may_detach=False, note=traffic.note)
     wire = traffic.end() if once else traffic.counts
@@ -276,9 +285,9 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _ids(paths: list[str], collection: str) -> list[str]:
-    """The ids of a top-level collection's documents."""
-    parts = (path.split("/") for path in paths)
+def _ids(collection: str) -> list[str]:
+    """The ids of a top-level collection's documents among those that both sides begin with."""
+    parts = (mutation.path.split("/") for mutation in initial(Mock()))
     return [ids[1] for ids in parts if len(ids) == 2 and ids[0] == collection]
 
 
@@ -294,7 +303,7 @@ def _free(asked: str | None, usual: int) -> str:
     if asked is not None:
         host, _, port = asked.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            raise DemoError(f"{asked!r} is no address: expected HOST:PORT, such as 127.0.0.1:{usual}")
+            raise Stop(USAGE, f"{asked!r} is no address: expected HOST:PORT, such as 127.0.0.1:{usual}")
         return asked if int(port) else f"{host}:{_free_port()}"
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

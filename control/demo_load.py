@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import aiohttp
@@ -28,6 +27,7 @@ INFLIGHT_MAX: Final = 512  # beyond it a due request counts as failed: the proxy
 CONNECTIONS: Final = 24
 EXAMPLES_MAX: Final = 8
 REPORT_EVERY_S: Final = 0.5
+USERS: Final = [f"user-{i}" for i in range(20)]
 
 Body = dict[str, Any] | list[dict[str, Any]] | None
 
@@ -70,7 +70,7 @@ class Counts:
         return json.dumps(slots | {"final": final, "at_ns": time.monotonic_ns()})
 
 
-def mixture(scans: list[str], users: list[str]) -> list[tuple[int, Callable[[random.Random], Request]]]:
+def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], Request]]]:
     """What is asked and how often: weights out of their sum, and a maker of each request."""
 
     def get(path: str) -> Callable[[random.Random], Request]:
@@ -80,24 +80,27 @@ def mixture(scans: list[str], users: list[str]) -> list[tuple[int, Callable[[ran
         return lambda chance: Request("GET", f"/api/scans/{chance.choice(scans)}{tail}", True)
 
     def publish(chance: random.Random) -> Request:
-        used = chance.randrange(1 << 40)
-        return Request("PUT", "/api/dashboard/metrics", True, {"files": chance.randrange(10**6), "bytes_used": used})
+        metrics = {"active_users": chance.randrange(500, 1500), "revenue": chance.randrange(10**6) / 100}
+        return Request("PUT", "/api/dashboard/metrics", True, {"metrics": metrics})
 
     def events(chance: random.Random) -> Request:
-        made = [{"type": "view", "user_id": chance.choice(users), "subject": f"/file/{chance.randrange(50)}"}]
-        return Request("POST", "/api/analytics/events", True, made)
+        made = {"user": chance.choice(USERS), "type": "view", "item": f"product-{chance.randrange(50)}"}
+        return Request("POST", "/api/analytics/events", True, [made])
+
+    def scan(chance: random.Random) -> Request:
+        return Request("POST", "/api/scans", True, {"root": f"/home/{chance.choice(USERS)}", "name": "demo"})
 
     def history(chance: random.Random) -> Request:
-        since = datetime.now(UTC) - timedelta(hours=1)
-        return Request("GET", f"/api/dashboard/metrics/history?limit=10&from={since:%Y-%m-%dT%H:%M:%SZ}", True)
+        return Request("GET", f"/api/dashboard/metrics/history?limit={chance.choice((5, 10, 20))}", True)
 
     table: list[tuple[int, Callable[[random.Random], Request]]] = [
         (40, get("/api/dashboard/metrics")),
         (8, history),
         (2, publish),
         (6, get("/api/scans?limit=10")),
+        (1, scan),
         (4, events),
-        (3, lambda chance: Request("GET", f"/api/analytics/users/{chance.choice(users)}", True)),
+        (3, lambda chance: Request("GET", f"/api/analytics/users/{chance.choice(USERS)}", True)),
         (2, get("/api/analytics/system")),
         (3, get("/api/analytics/trending?window=1h&limit=10")),
         (6, lambda chance: Request("GET", "/", False)),
@@ -123,12 +126,12 @@ def visitor(k: int) -> str:
 class Load:
     """The stream against one address."""
 
-    def __init__(self, url: str, rate: float, scans: list[str], users: list[str]) -> None:
+    def __init__(self, url: str, rate: float, scans: list[str]) -> None:
         self.counts = Counts()
         self._url = url.rstrip("/")
         self._rate = rate
         self._chance = random.Random(2026)  # noqa: S311 - the same stream every time; nothing is secret
-        self._makers = mixture(scans, users)
+        self._makers = mixture(scans)
         self._weights = [weight for weight, _ in self._makers]
         self._visitors = 0
         self._inflight: set[asyncio.Task[None]] = set()
@@ -200,7 +203,7 @@ class Load:
 
 async def main(orders: dict[str, Any]) -> None:
     """Run the stream that ``orders`` describes until SIGTERM."""
-    load = Load(orders["url"], float(orders["rate"]), list(orders["scans"]), list(orders["users"]))
+    load = Load(orders["url"], float(orders["rate"]), list(orders["scans"]))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -28,7 +28,8 @@ from backends.arm import TARGET, Arm
 from backends.documents import Context, delete, put
 from backends.errors import Fault
 from backends.fixtures import FixtureError
-from backends.settings import Backend, Firestore, Mock
+from backends.manager import build_arm
+from backends.settings import Backend, Firestore, Http, Mock
 from backends.stores import build_store
 from control.checks import Check
 from control.client import ApiError, Client
@@ -44,7 +45,8 @@ LOAD_A_CORE: Final = 1.0
 CLOCK_SKEW_S: Final = 30.0
 PROBE: Final = "phasegate/preflight"
 _VENDOR: Final = Path(__file__).parent / "dashboard" / "vendor"
-_CALL_ERRORS: Final = (OSError, http.client.HTTPException)
+
+Look = Callable[["Scene"], Iterator[Check]]
 
 
 @dataclass(slots=True)
@@ -54,14 +56,30 @@ class Scene:
     settings: Settings
     token: str | None
     running: Client | None
+    inside: bool  # in the control process, which need not ask itself
     app_date: str | None = None  # the Date field of the app's answer, for the clock
 
 
+async def run_checks(settings: Settings) -> list[Check]:
+    """Every check, made from within the control process."""
+    return await _run(Scene(settings, None, None, inside=True))
+
+
 def preflight(settings: Settings, *, url: str | None, token: str | None) -> list[Check]:
-    """Every check, in the order a person would mend them. Never raises for what a check can say."""
+    """Every check, made from outside; a control plane that answers at ``url`` is asked for its own."""
     client = Client(url or f"http://{settings.control.listen}", token)
-    scene = Scene(settings, token, client if client.ready() else None)
-    return [check for look in _CHECKS for check in look(scene)]
+    return asyncio.run(_run(Scene(settings, token, client if client.ready() else None, inside=False)))
+
+
+async def _run(scene: Scene) -> list[Check]:
+    """In the order a person would mend them. Only backends need the event loop; all else may block a thread."""
+    before = await asyncio.to_thread(_look, scene, _BEFORE)
+    backends = [check async for check in _backends(scene)]
+    return before + backends + await asyncio.to_thread(_look, scene, _AFTER)
+
+
+def _look(scene: Scene, checks: tuple[Look, ...]) -> list[Check]:
+    return [check for look in checks for check in look(scene)]
 
 
 def _config(scene: Scene) -> Iterator[Check]:
@@ -89,36 +107,43 @@ def _phases(scene: Scene) -> Iterator[Check]:
 
 def _app(scene: Scene) -> Iterator[Check]:
     origin = scene.settings.app.origin
+    ok, found, scene.app_date = _ask(origin, APP_TIMEOUT_S)
+    yield Check("app", ok, found, f"Start the app, or correct app.origin ({origin}).")
+
+
+def _ask(origin: str, within_s: float) -> tuple[bool, str, str | None]:
+    """Whether an HTTP origin answers and is not failing, in words, and its Date."""
     parts = urlsplit(origin)
-    mend = f"Start the app, or correct app.origin ({origin})."
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=APP_TIMEOUT_S)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=within_s)
     try:
         began = time.perf_counter()
         connection.request("GET", "/", headers={"user-agent": "phasegate-check"})
         response = connection.getresponse()
         took = (time.perf_counter() - began) * 1000
-        scene.app_date = response.getheader("date")
-        yield Check("app", response.status < 500, f"{origin} answers {response.status} in {took:.0f} ms", mend)
-    except _CALL_ERRORS as error:
-        yield Check("app", False, f"{origin} does not answer: {_why(error)}", mend)
+        found = f"{origin} answers {response.status} in {took:.0f} ms"
+        return response.status < 500, found, response.getheader("date")
+    except (OSError, http.client.HTTPException) as error:
+        return False, f"{origin} does not answer: {_why(error)}", None
     finally:
         connection.close()
 
 
-def _backends(scene: Scene) -> Iterator[Check]:
+async def _backends(scene: Scene) -> AsyncIterator[Check]:
     used = {name for m in scene.settings.migrations.values() for name in (m.source, m.target)}
     for name in sorted(used):
         backend = scene.settings.backends[name]
         title = f"backend {name}"
         try:
-            yield from asyncio.run(_backend(title, backend))
+            for check in await _backend(title, backend):
+                yield check
         except FixtureError as error:
             yield Check(title, False, str(error), "Correct the fixture, or leave out `fixtures` for made-up data.")
 
 
 async def _backend(title: str, backend: Backend) -> list[Check]:
-    from backends.manager import build_arm
-
+    if isinstance(backend, Http):
+        ok, found, _ = await asyncio.to_thread(_ask, backend.origin, float(backend.deadline_s))
+        return [Check(title, ok, found, _mend(backend))]
     arm: Arm = build_arm(backend)
     await arm.start()
     try:
@@ -151,7 +176,7 @@ async def _permissions(title: str, backend: Firestore) -> Check:
 def _mend(backend: Backend) -> str:
     if isinstance(backend, Mock):
         return "Correct its fixtures."
-    if not isinstance(backend, Firestore):
+    if isinstance(backend, Http):
         return f"Start it, or correct its origin ({backend.origin})."
     emulator = os.environ.get("FIRESTORE_EMULATOR_HOST")
     if emulator:
@@ -195,7 +220,7 @@ def _ports(scene: Scene) -> Iterator[Check]:
     settings = scene.settings
     listens = [("proxy.listen", text) for text in settings.proxy.listen]
     for key, text in [*listens, ("control.listen", settings.control.listen)]:
-        if scene.running is not None:
+        if scene.inside or scene.running is not None:
             yield Check(key, True, f"{text}: this phasegate is running")
             continue
         host, port = address(text)
@@ -229,7 +254,7 @@ def _state(scene: Scene) -> Iterator[Check]:
     except OSError as error:
         yield Check("state", False, f"{folder}: {_why(error)}", mend)
         return
-    if scene.running is None and (folder / "lock").exists():
+    if not scene.inside and scene.running is None and (folder / "lock").exists():
         with open(folder / "lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -295,18 +320,9 @@ def _dry_run(scene: Scene) -> Iterator[Check]:
             yield Check(f"{title}: {found['name']}", found["ok"], found["found"], found.get("mend", ""))
 
 
-_CHECKS: Final[tuple[Callable[[Scene], Iterator[Check]], ...]] = (
-    _config,
-    _phases,
-    _app,
-    _backends,
-    _access,
-    _machine,
-    _ports,
-    _dashboard,
-    _state,
-    _rehearsal,
-    _clock,
+_BEFORE: Final[tuple[Look, ...]] = (_config, _phases, _app)
+_AFTER: Final[tuple[Look, ...]] = (
+    *(_access, _machine, _ports, _dashboard, _state, _rehearsal, _clock),
     _dry_run,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,12 +22,13 @@ _MARKS: Final = {
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    """As wide as the terminal; a file or pipe is given lines long enough not to be broken."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def print_checks(checks: Iterable[Json]) -> None:
     """Pre-flight checks: what was found, and under what is wrong how to mend it."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -39,7 +41,7 @@ def print_checks(checks: Iterable[Json]) -> None:
 
 def print_audit(page: Json) -> None:
     """A page of the audit trail, newest first."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
     for column in ("time (UTC)", "who", "what", "detail"):
         table.add_column(column, overflow="fold")
     for entry in page.get("entries") or []:
@@ -78,18 +80,16 @@ def print_report(report: Json) -> None:
             f"  {report.get('started_at') or NONE} to {report.get('ended_at') or NONE}",
         )
     )
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    for column in ("phase", "weight", "on target", "arm", "requests", "errors", "p50", "p95", "p99", "verdict"):
-        table.add_column(column, justify="left" if column in ("phase", "arm", "verdict") else "right", no_wrap=True)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for column in ("phase", "weight", "on target", "arm", "requests", "errors", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(column, justify="left" if column in ("phase", "arm") else "right", no_wrap=True)
     for phase in report.get("phases") or []:
         share = phase.get("target_share")
         first = [phase["name"], percent(phase["weight"]), NONE if share is None else f"{100 * share:.2f} %"]
-        outcomes = [words((phase.get("verdict") or {}).get("outcome", NONE)), ""]
         for index, (name, arm) in enumerate(phase["arms"].items()):
             lead = first if index == 0 else ["", "", ""]
-            errors = f"{arm['errors']:,} ({100 * (arm['error_rate'] or 0):.2f} %)"
-            times = [ms(arm[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
-            table.add_row(*lead, name, f"{arm['requests']:,}", errors, *times, outcomes[index])
+            times = [ms(arm[key]).removesuffix(" ms") for key in ("p50_ms", "p95_ms", "p99_ms")]
+            table.add_row(*lead, name, f"{arm['requests']:,}", f"{arm['errors']:,}", *times)
     console.print(table)
     for rollback in report.get("rollbacks") or []:
         console.print(Text(rollback_line(rollback), style="red"))
@@ -104,7 +104,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
-    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     for finding in findings:
         table.add_row(_MARKS[finding.held], finding.name, finding.evidence)
     console.print(table)

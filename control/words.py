@@ -55,12 +55,12 @@ def rollback_line(last: Json) -> str:
 
 
 def verdict_line(status: Json) -> str:
-    """The newest verdict and its reasons."""
-    verdict = status.get("verdict") or {}
+    """The newest verdict and the first of its reasons, which says it in short."""
+    verdict = status.get("verdict")
     if not verdict:
         return "no verdict yet"
-    reasons = "; ".join(map(str, verdict.get("reasons") or []))
-    return f"{words(verdict.get('outcome'))}: {reasons}" if reasons else words(verdict.get("outcome"))
+    reasons = verdict.get("reasons")
+    return f"{words(verdict['outcome'])}: {reasons[0]}" if reasons else words(verdict["outcome"])
 
 
 def changes(before: Json | None, now: Json) -> list[str]:
@@ -74,7 +74,7 @@ def changes(before: Json | None, now: Json) -> list[str]:
     if last and last != before.get("last_rollback") and last.get("total_ms") is not None:
         told.append(rollback_line(last))
     outcome = (now.get("verdict") or {}).get("outcome")
-    if outcome != (before.get("verdict") or {}).get("outcome") and outcome is not None:
+    if outcome not in (None, "no_data", (before.get("verdict") or {}).get("outcome")):
         told.append(f"Verdict: {verdict_line(now)}")
     return told
 

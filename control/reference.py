@@ -1,0 +1,316 @@
+"""Writes the parts of the documentation that are read from the source, so that they cannot be out of date.
+
+    docs/configuration.md   every key of the configuration: from the settings' types, defaults and comments
+    docs/architecture.md    between its marks: the code map from the modules' docstrings, and the rollout's states
+                            from its table of transitions
+
+``python -m control.reference`` writes them; ``documents`` gives them, for the test that they are current.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from types import UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+from msgspec.structs import FieldInfo, fields
+
+from backends.settings import Duration, Firestore, Http, Mock
+from control import gates, phases, settings
+from control.rollout import TRANSITIONS
+from proxy.settings import App, Proxy
+
+ROOT: Final = Path(__file__).parents[1]
+PACKAGES: Final = ("control", "proxy", "backends", "loadtest")
+
+_INTRO: Final = """# Configuration
+
+One TOML file, `phasegate.toml` unless `--config` or `PHASEGATE_CONFIG` names another. `phasegate init` writes a
+commented one and `phasegate check` reads it. Every mistake is told at once, with its path in the file and what was
+expected; a key that is not listed here is a mistake. Paths are relative to the file's own folder. A **duration** is
+written `"250ms"`, `"30s"`, `"5m"`, `"1h"`, or as a bare number of seconds; an **address** is `"HOST:PORT"`.
+
+`SIGHUP` to `phasegate serve` has the file read again: where it is good, workers are replaced one by one, and no
+request is lost; where it is not, everything goes on as before and the log says why.
+
+*This page is written by `make docs` from the settings themselves.*
+"""
+
+# The tables of the file, in its order: heading, the shape behind it, and what to know before the keys.
+_TABLES: Final[tuple[tuple[str, type[Struct], str], ...]] = (
+    ("[app]", App, "The app behind phasegate."),
+    ("[proxy]", Proxy, "Where phasegate takes the app's traffic, and its limits."),
+    ('[backends.NAME], kind = "mock"', Mock, ""),
+    ('[backends.NAME], kind = "firestore"', Firestore, ""),
+    ('[backends.NAME], kind = "http"', Http, ""),
+    (
+        "[migrations.NAME]",
+        settings.Migration,
+        "Two backends, their paths, and how to go from one to the other.",
+    ),
+    ("[[migrations.NAME.phases]]", phases.Phase, ""),
+    ("[migrations.NAME.thresholds]", phases.Thresholds, ""),
+    ("[[migrations.NAME.windows]]", gates.Window, ""),
+    ("[[migrations.NAME.freezes]]", gates.Freeze, ""),
+    ("[[migrations.NAME.webhooks]]", settings.Webhook, ""),
+    ("[control]", settings.Control, "Where the control plane listens, and whom it believes."),
+    ("[[control.tokens]]", settings.Token, "`phasegate token` makes one and prints this line."),
+)
+
+# What the source's own comment does not say. A key with neither is an error.
+_MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
+    (App, "origin"): "where the app listens, as `http://HOST:PORT`; every request that is no data request goes there",
+    (App, "connect_timeout"): "to connect to the app; beyond it 502",
+    (Proxy, "listen"): "the addresses that clients come to",
+    (Proxy, "sticky"): (
+        "whose request it is, the first that the request has: `header:NAME`, `cookie` (set on the first data "
+        "answer), `ip`, or `random`"
+    ),
+    (Proxy, "run_dir"): "the board, the checkpoints, the audit trail, the mock's journal; one phasegate at a time",
+    (Proxy, "max_head"): "bytes of a request's head; beyond it 431",
+    (Proxy, "head_timeout"): "for a request's head to arrive whole",
+    (Proxy, "idle_timeout"): "how long a client's connection may stay without a request",
+    (Proxy, "drain_timeout"): "how long a worker that ends waits for what it has in flight",
+    (Mock, "seed"): "of the made-up data; equal seeds give equal documents",
+    (Firestore, "project"): "the Google Cloud project",
+    (Firestore, "database"): "the database in it",
+    (Firestore, "deadline"): "of a request to it; a read that takes longer is answered by the source",
+    (Firestore, "view_max_age"): "how old the live view may be and still answer",
+    (Http, "origin"): "where it listens, as `http://HOST:PORT`",
+    (Http, "deadline"): "to the first byte of its answer",
+    (settings.Migration, "source"): "the backend that answers today",
+    (settings.Migration, "target"): "the backend that is to answer",
+    (settings.Migration, "routes"): "the paths that are the migration's; `*` at the end stands for anything",
+    (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from one arm",
+    (
+        settings.Migration,
+        "validate_every",
+    ): "how often the target is judged in full; beside it a detector looks every second",
+    (settings.Migration, "lease"): "how long workers use the target when the control plane is silent; at most 38s",
+    (settings.Migration, "on_breach"): "where a failing target is taken back to: one phase, or all the way",
+    (settings.Migration, "judge"): "`sequential` weighs evidence; `threshold` compares a window with the limit",
+    (settings.Migration, "phases"): "the steps, each of a greater weight than the one before",
+    (settings.Migration, "thresholds"): "what a healthy target keeps to",
+    (settings.Migration, "windows"): "hours in which a phase may begin; without any, always",
+    (settings.Migration, "freezes"): "spans in which no phase begins",
+    (settings.Migration, "webhooks"): "who is told of phase changes and rollbacks",
+    (phases.Phase, "name"): "shown everywhere",
+    (phases.Phase, "weight"): "the target's share of data requests, in percent",
+    (phases.Phase, "min_soak"): "the least time in this phase",
+    (phases.Phase, "rollback_within"): "a rollback out of this phase is complete within it",
+    (phases.Thresholds, "error_rate"): "failed requests, as a share of 1",
+    (phases.Thresholds, "p95_ms"): "at most 5 % of requests are slower",
+    (phases.Thresholds, "p99_ms"): "at most 1 % of requests are slower",
+    (phases.Thresholds, "memory_mb"): "of all of phasegate's processes",
+    (phases.Thresholds, "cpu"): "of the whole machine, as a share of 1",
+    (gates.Window, "from"): "`HH:MM`, UTC",
+    (gates.Window, "to"): "`HH:MM`, UTC; before `from`: over midnight",
+    (gates.Window, "days"): "the days on which it opens",
+    (gates.Freeze, "from"): "a TOML date and time with an offset",
+    (gates.Freeze, "to"): "likewise",
+    (gates.Freeze, "reason"): "shown while it lasts",
+    (settings.Webhook, "url"): "where a JSON document is posted to",
+    (settings.Webhook, "secret_env"): "the environment variable that holds the key it is signed with",
+    (settings.Control, "listen"): "the API and the dashboard; another host than loopback needs tokens or admins",
+    (settings.Control, "tokens"): "static tokens",
+    (settings.Migration, "max_soak"): "then `on_low_traffic` decides; none: twice the phase's `min_soak`",
+    (settings.Migration, "on_low_traffic"): "where `max_soak` has passed without proof, and limits were kept so far",
+    (phases.Phase, "max_soak"): "this phase's own; none: the migration's",
+    (phases.Phase, "min_samples"): "this phase's own; none: the migration's",
+    (phases.Thresholds, "success_rate"): "the same limit from the other side; the stricter of both holds",
+    (Firestore, "cache"): "of query results: this process's `memory`, or a `redis://` address that machines share",
+    (Proxy, "workers"): "worker processes; 0: one a core",
+    (Proxy, "max_body"): "bytes of a data request's body; beyond it 413",
+    (Proxy, "body_timeout"): "for a data request's body to arrive whole",
+    (settings.Control, "viewers"): "verified e-mail addresses that may look",
+    (settings.Control, "firebase_project"): "whose ID tokens are believed; none: the only Firestore backend's",
+    (settings.Control, "session"): "how long a sign-in to the dashboard lasts",
+    (settings.Token, "name"): "shown in the audit trail",
+    (settings.Token, "sha256"): "of the token, in hexadecimal",
+    (settings.Token, "role"): "`viewer` may look, `operator` may act",
+}
+
+
+def is_pure(docstring: str | None) -> bool:
+    """Whether a module's docstring says that it is pure."""
+    return re.search(r"\bPure\b", docstring or "") is not None
+
+
+def documents() -> dict[Path, str]:
+    """Every page that is written from the source, whole, as it should be."""
+    architecture = ROOT / "docs" / "architecture.md"
+    text = architecture.read_text("utf-8")
+    text = _between(text, "code map", "\n".join(_code_map()))
+    text = _between(text, "states", "\n".join(_states()))
+    return {ROOT / "docs" / "configuration.md": "\n".join(_configuration()), architecture: text}
+
+
+def _between(text: str, name: str, body: str) -> str:
+    begin, end = f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"expected {begin!r} and {end!r} in docs/architecture.md")
+    return f"{before}{begin}\n\n{body}\n{end}{after}"
+
+
+# The configuration.
+
+
+def _configuration() -> Iterator[str]:
+    yield _INTRO
+    for heading, shape, more in _TABLES:
+        yield f"## `{heading}`\n"
+        yield f"{more or _first_line(shape)}\n"
+        yield "| key | is | default | meaning |"
+        yield "|---|---|---|---|"
+        comments = _comments(shape)
+        hints = get_type_hints(shape, include_extras=True)
+        for field in fields(shape):
+            key = field.encode_name
+            meaning = _MEANINGS.get((shape, key)) or comments.get(field.name)
+            if meaning is None:
+                raise ValueError(
+                    f"{shape.__name__}.{key} has neither a comment nor a meaning in control/reference.py"
+                )
+            yield f"| `{key}` | {_words(hints[field.name])} | {_default(field)} | {meaning} |"
+        yield ""
+
+
+def _first_line(shape: type[Struct]) -> str:
+    return re.sub(r"``", "`", (inspect.getdoc(shape) or "").splitlines()[0])
+
+
+def _comments(shape: type[Struct]) -> dict[str, str]:
+    """The comment behind each field in the source."""
+    found, name = {}, ""
+    source = inspect.getsource(shape)
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        if token.type == tokenize.NAME and token.line.startswith("    ") and not token.line[4].isspace():
+            if token.start[1] == 4:
+                name = token.string
+        elif token.type == tokenize.COMMENT and name:
+            found[name] = token.string.lstrip("# ")
+    return found
+
+
+def _words(hint: Any) -> str:
+    """A type as the reader of a configuration file knows it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hasattr(hint, "__metadata__"):
+        bounds = "".join(filter(None, (_bounds(meta) for meta in hint.__metadata__)))
+        return _words(hint.__origin__) + bounds
+    if origin in (Union, UnionType):
+        return " or ".join(_words(argument) for argument in arguments if argument is not type(None))
+    if origin is Literal:
+        return " or ".join(f'`"{value}"`' for value in arguments)
+    if origin is tuple:
+        return f"list of {_words(arguments[0])}"
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return "table"
+    return _NAMES[hint]
+
+
+_NAMES: Final[dict[Any, str]] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true` or `false`",
+    Duration: "duration",
+    datetime: "date and time",
+}
+
+
+def _bounds(meta: object) -> str:
+    if not isinstance(meta, Meta):
+        return ""
+    signs = (("gt", " above {}"), ("ge", " from {}"), ("lt", " below {}"), ("le", " up to {}"))
+    return "".join(words.format(getattr(meta, key)) for key, words in signs if getattr(meta, key) is not None)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is NODEFAULT and field.default_factory is not NODEFAULT:
+        value = field.default_factory()
+    if value is NODEFAULT:
+        return "**required**"
+    if value is None:
+        return "none"
+    if isinstance(value, Duration):
+        return f'`"{_duration(value)}"`'
+    if isinstance(value, Struct):
+        return "the table's own defaults"
+    if isinstance(value, tuple) and value and isinstance(value[0], phases.Phase):
+        return ", ".join(f"{phase.name} {phase.weight:g} %" for phase in value)
+    return f"`{msgspec.json.encode(value).decode()}`"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+# The architecture.
+
+
+def _code_map() -> Iterator[str]:
+    for package in PACKAGES:
+        paths = sorted((ROOT / package).rglob("*.py"))
+        for folder in sorted({path.parent for path in paths}):
+            name = folder.relative_to(ROOT)
+            yield f"**`{name}/`** {_docstring(folder / '__init__.py')}\n"
+            for path in paths:
+                if path.parent == folder and path.name != "__init__.py":
+                    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+                    mark = " ◆" if is_pure(text) else ""
+                    yield f"- `{path.relative_to(ROOT)}`{mark}: {_summary(text)}"
+            yield ""
+
+
+def _docstring(path: Path) -> str:
+    return " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split()).replace("``", "`")
+
+
+def _summary(docstring: str) -> str:
+    """The first sentence or two: up to the first empty line, without the word that the mark stands for."""
+    text = " ".join(docstring.split("\n\n")[0].split())
+    return re.sub(r"\s*\bPure\.", "", text).replace("``", "`")
+
+
+def _states() -> Iterator[str]:
+    """The rollout's states and what leads from one to another, as Mermaid draws it."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for row in TRANSITIONS:
+        if row.state != row.to:
+            said = edges.setdefault((row.state.value, row.to.value), [])
+            if row.on.value not in said:
+                said.append(row.on.value)
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield "    [*] --> idle"
+    for (before, after), events in edges.items():
+        yield f"    {before} --> {after}: {', '.join(event.replace('_', ' ') for event in events)}"
+    yield "```\n"
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, text in documents().items():
+        path.write_text(text, "utf-8")
+        sys.stdout.write(f"Wrote {path.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()
