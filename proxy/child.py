@@ -20,16 +20,12 @@ def read_orders() -> bytes:
 
 
 def die_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when the supervisor dies, however it dies.
+    """Take signals again, and have the kernel send SIGTERM when the supervisor dies, however it dies.
 
-    Without it a supervisor that is killed would leave workers that answer on its sockets beside its successor's.
+    The supervisor blocks the signals that it waits for, and a child inherits that. Without the kernel's promise a supervisor that is killed would leave workers that answer on its sockets beside its successor's.
     """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent or parent == 1:  # it died before the kernel was asked
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def unblock_signals() -> None:
-    """Take signals again: the supervisor blocks what it waits for, and a child inherits that."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

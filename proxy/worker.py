@@ -17,7 +17,7 @@ import uvloop
 from backends.manager import build_source
 from backends.settings import Http, decode_hook
 from proxy import board, logs
-from proxy.child import die_with_parent, read_orders, unblock_signals
+from proxy.child import die_with_parent, read_orders
 from proxy.exchange import Answering
 from proxy.gateway import Gateway
 from proxy.http1.downstream import Downstream
@@ -129,7 +129,6 @@ def main() -> None:
     orders = msgspec.json.decode(read_orders(), type=Orders, dec_hook=decode_hook)
     logs.configure(f"worker-{orders.slot}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    unblock_signals()
     die_with_parent()
     uvloop.run(_serve(orders))
 
