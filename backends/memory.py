@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from backends.collection import Collection
-from backends.documents import Cell, Context, Count, Document, Mutation, Query
+from backends.documents import Context, Count, Document, Mutation, Query
 from backends.journal import Journal, Record
 from backends.semantics import applied, check, check_path, refuse
 
@@ -34,7 +34,7 @@ class MemoryStore:
 
     kind = "mock"
 
-    def __init__(self, initial: Sequence[Mutation] = (), log: Journal | None = None) -> None:
+    def __init__(self, initial: Callable[[], Sequence[Mutation]] = tuple, log: Journal | None = None) -> None:
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
@@ -112,7 +112,7 @@ class MemoryStore:
         self._keep(record.time, pending)
 
     def _snapshot(self) -> Iterator[Record]:
-        documents = (document for each in self._collections.values() for document in each.documents.values())
+        documents = self.documents()
         while batch := tuple(itertools.islice(documents, SNAPSHOT_DOCUMENTS)):
             yield Record(self._time, documents=batch)
 
@@ -148,9 +148,9 @@ class MemoryStore:
         ctx.rest_on(collection.cell)
         return collection
 
-    def cell(self, name: str) -> Cell:
-        """The cell of a collection that has documents. For tests."""
-        return self._collections[name].cell
+    def documents(self) -> Iterator[Document]:
+        """Everything there is."""
+        return (document for each in self._collections.values() for document in each.documents.values())
 
     def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
         """As ``DocumentStore.watch``."""
@@ -179,19 +179,19 @@ class MemoryStore:
         if self._log is not None:
             self._log.open()
         self.poll()
-        if self._time == 0 and self._initial:
+        if self._time == 0:
             await self._begin()
 
     async def _begin(self) -> None:
         ctx = Context(asyncio.get_running_loop().time() + START_S)
         if self._log is None:
-            self._commit(self._initial)
+            self._commit(self._initial())
             return
         await self._log.lock(ctx)
         try:
             self.poll()
             if self._time == 0:  # nobody else was first
-                self._commit(self._initial)
+                self._commit(self._initial())
         finally:
             self._log.unlock()
 

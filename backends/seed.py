@@ -21,7 +21,7 @@ async def seed(backend: settings.Backend, *, data: settings.Mock, run_dir: Path,
     A backend that was seeded before is left as it is: 0. Raises ``FixtureError``, ``Fault``, and ``ValueError`` for
     a backend that keeps no documents.
     """
-    mutations = initial(data)
+    mutations = initial(data)()
     store = build_store(backend, run_dir / name)
     await store.start()
     try:

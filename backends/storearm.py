@@ -77,14 +77,10 @@ class StoreArm:
 
     async def answer(self, call: Call) -> Answer:
         """As ``Arm.answer``."""
-        return await self.answer_by(call, asyncio.get_running_loop().time() + self.deadline_s)
-
-    async def answer_by(self, call: Call, deadline: float) -> Answer:
-        """Answer by then, in the event loop's time."""
         if self._rehearsal is not None:
             await self._rehearse(self._rehearsal)
         operation = call.operation
-        ctx = Context(deadline)
+        ctx = Context(asyncio.get_running_loop().time() + self.deadline_s)
         try:
             if operation.kind == "write":
                 answer, change = await self._handlers[operation.name](call, ctx)

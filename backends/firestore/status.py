@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import grpc
+from grpc import StatusCode as _Code
 
 from backends.documents import Reason, Rejected
 from backends.errors import Fault, FaultKind
-
-_Code = grpc.StatusCode
 
 # code: kind, the same call may be sent again at once, a write that ended so may have been applied
 _FAULTS: Final = {
@@ -35,7 +33,7 @@ _REJECTIONS: Final = {
 }
 
 
-def fault(code: grpc.StatusCode, details: str | None) -> Fault:
+def fault(code: _Code, details: str | None) -> Fault:
     """The fault behind a failed read, or behind a commit that was not rejected."""
     kind, may_retry, may_have_applied = _FAULTS.get(code, (FaultKind.INTERNAL, False, False))
     return Fault(
@@ -43,7 +41,7 @@ def fault(code: grpc.StatusCode, details: str | None) -> Fault:
     )
 
 
-def commit_error(code: grpc.StatusCode, details: str | None) -> Fault | Rejected:
+def commit_error(code: _Code, details: str | None) -> Fault | Rejected:
     """What a failed commit means: refused for what was asked, or a fault."""
     reason = _REJECTIONS.get(code)
     return Rejected(reason, details or code.name) if reason is not None else fault(code, details)
