@@ -287,7 +287,7 @@ def _say(line: str) -> None:
 
 def _ids(collection: str) -> list[str]:
     """The ids of a top-level collection's documents among those that both sides begin with."""
-    parts = (mutation.path.split("/") for mutation in initial(Mock()))
+    parts = (mutation.path.split("/") for mutation in initial(Mock())())
     return [ids[1] for ids in parts if len(ids) == 2 and ids[0] == collection]
 
 
