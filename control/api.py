@@ -54,10 +54,11 @@ _PAGE_POLICY: Final = (
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HTTP: Final = {"store_slow": 503, "store_failed": 503}
-IDENTITY: Final = "identity"
+NOBODY: Final = Identity("nobody", "viewer")
 
 Json = dict[str, Any]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Plain = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 
 
 class Problem(Exception):  # noqa: N818 - an answer, not an error of ours
@@ -104,7 +105,7 @@ class Api:
     # Around every call.
 
     @web.middleware
-    async def _answers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answers(self, request: web.Request, handler: Plain) -> web.StreamResponse:
         """Turn every refusal into an answer of the one form, and every fault of ours into a 500 that says nothing."""
         try:
             response = await handler(request)
@@ -127,12 +128,12 @@ class Api:
                 response.headers.setdefault(name, value)
         return response
 
-    def _guarded(self, endpoint: Endpoint, handler: Handler) -> Handler:
-        if endpoint.role is None:
-            return handler
+    def _guarded(self, endpoint: Endpoint, handler: Handler) -> Plain:
         role = endpoint.role
 
         async def guarded(request: web.Request) -> web.StreamResponse:
+            if role is None:
+                return await handler(request, NOBODY)
             identity = await self._identify(request)
             if not identity.may(role):
                 raise Problem(
@@ -140,8 +141,7 @@ class Api:
                 )
             if endpoint.method != "get":
                 self._check_page(request, identity)
-            request[IDENTITY] = identity
-            return await handler(request)
+            return await handler(request, identity)
 
         return guarded
 
@@ -177,7 +177,7 @@ class Api:
 
     # Migrations.
 
-    async def _migrations(self, request: web.Request) -> web.Response:
+    async def _migrations(self, request: web.Request, who: Identity) -> web.Response:
         found = []
         for name, coordinator in self._coordinators.items():
             s, settings = coordinator.state, coordinator.settings
@@ -196,10 +196,10 @@ class Api:
             )
         return _json({"migrations": found})
 
-    async def _status(self, request: web.Request) -> web.Response:
+    async def _status(self, request: web.Request, who: Identity) -> web.Response:
         return _json(self._coordinator(request).status())
 
-    async def _act(self, request: web.Request) -> web.Response:
+    async def _act(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
         try:
             body = orjson.loads(await request.read())
@@ -208,7 +208,7 @@ class Api:
                 400, "malformed", f"the body is no JSON: {error}", 'Expected {"action": "start"}.'
             ) from None
         try:
-            command = commands.parse(body, request[IDENTITY].name)
+            command = commands.parse(body, who.name)
         except Malformed as error:
             raise Problem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
         if command.dry_run:
@@ -216,8 +216,8 @@ class Api:
             return _json(coordinator.status() | {"checks": [msgspec.to_builtins(check) for check in checks]})
         return await self._carry_out(coordinator, command)
 
-    async def _reset(self, request: web.Request) -> web.Response:
-        return await self._carry_out(self._coordinator(request), Command("reset", request[IDENTITY].name))
+    async def _reset(self, request: web.Request, who: Identity) -> web.Response:
+        return await self._carry_out(self._coordinator(request), Command("reset", who.name))
 
     async def _carry_out(self, coordinator: Coordinator, command: Command) -> web.Response:
         # A client that hangs up takes nothing back: the command goes on to its end.
@@ -228,7 +228,7 @@ class Api:
             raise Problem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
         return _json(coordinator.status())
 
-    async def _audit(self, request: web.Request) -> web.Response:
+    async def _audit(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
         limit = _whole(request, "limit", 100, 1, 1000)
         before = _whole(request, "cursor", None, 0, 10**18)
@@ -239,14 +239,14 @@ class Api:
             {"entries": [audit_document(line) for line in lines], "next_cursor": str(lines[-1].seq) if more else None}
         )
 
-    async def _verify(self, request: web.Request) -> web.Response:
+    async def _verify(self, request: web.Request, who: Identity) -> web.Response:
         found = await self._store.verify(self._coordinator(request).name)
         return _json({"whole": not found, "problems": found})
 
-    async def _figures(self, request: web.Request) -> web.Response:
+    async def _figures(self, request: web.Request, who: Identity) -> web.Response:
         return _json(self._coordinator(request).figures())
 
-    async def _report(self, request: web.Request) -> web.Response:
+    async def _report(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
         lines = await self._store.run(coordinator.name)
         # What the store has not taken yet belongs to the run all the same.
@@ -263,7 +263,7 @@ class Api:
             )
         )
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
+    async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)
         last = _whole_text(request.headers.get("Last-Event-ID"), "Last-Event-ID", None, 0, 10**18)
         try:
@@ -303,21 +303,20 @@ class Api:
 
     # Sessions.
 
-    async def _session(self, request: web.Request) -> web.Response:
-        return _json(identity_document(request[IDENTITY]))
+    async def _session(self, request: web.Request, who: Identity) -> web.Response:
+        return _json(identity_document(who))
 
-    async def _login(self, request: web.Request) -> web.Response:
-        identity = request[IDENTITY]
-        if self._gatekeeper.open or identity.session is not None:
-            return _json(identity_document(identity))
-        cookie, session = self._gatekeeper.begin(identity)
+    async def _login(self, request: web.Request, who: Identity) -> web.Response:
+        if self._gatekeeper.open or who.session is not None:
+            return _json(identity_document(who))
+        cookie, session = self._gatekeeper.begin(who)
         response = _json(_session_document(session))
         secure = request.headers.get("Origin", "").startswith("https:") or request.secure
         age = int(self._settings.control.session_s)
         response.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="Strict", secure=secure, path="/")
         return response
 
-    async def _logout(self, request: web.Request) -> web.Response:
+    async def _logout(self, request: web.Request, who: Identity) -> web.Response:
         self._gatekeeper.end(request.cookies.get(COOKIE))
         response = _json({"ok": True})
         response.del_cookie(COOKIE, path="/")
@@ -325,19 +324,19 @@ class Api:
 
     # The process.
 
-    async def _prometheus(self, request: web.Request) -> web.Response:
+    async def _prometheus(self, request: web.Request, who: Identity) -> web.Response:
         text = metrics.exposition(self._board, list(self._coordinators.values()))
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def _healthz(self, request: web.Request) -> web.Response:
+    async def _healthz(self, request: web.Request, who: Identity) -> web.Response:
         return _json({"ok": True})
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: web.Request, who: Identity) -> web.Response:
         states = {name: coordinator.state.state.value for name, coordinator in self._coordinators.items()}
         ready = all(coordinator.ready for coordinator in self._coordinators.values())
         return _json({"ok": ready, "migrations": states}, 200 if ready else 503)
 
-    async def _openapi(self, request: web.Request) -> web.Response:
+    async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
         return _json(openapi.document(_version(), open_to_all=self._gatekeeper.open))
 
     # The dashboard.
