@@ -22,7 +22,8 @@ def read_orders() -> bytes:
 def die_with_parent() -> None:
     """Take signals again, and have the kernel send SIGTERM when the supervisor dies, however it dies.
 
-    The supervisor blocks the signals that it waits for, and a child inherits that. Without the kernel's promise a supervisor that is killed would leave workers that answer on its sockets beside its successor's.
+    The supervisor blocks the signals that it waits for, and a child inherits that. Without the kernel's promise a
+    supervisor that is killed would leave workers that answer on its sockets beside its successor's.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     parent = os.getppid()
