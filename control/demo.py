@@ -57,6 +57,7 @@ kind = "mock"
 [backends.firestore]
 kind = "firestore"
 project = "{project}"
+deadline = "2s"  # the emulator shares this machine with everything else
 
 [migrations.phase6]
 source = "mock"
@@ -192,9 +193,12 @@ class Stage:
             logs = f"{self.children.log('seed')}\n{self.children.log('emulator')}"
             raise DemoError(f"the Firestore emulator could not be given its data:\n{logs}")
 
-    def serve(self, config: Path) -> None:
-        """Start phasegate, as ``serve`` does, and wait until it is ready."""
-        child = self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
+    def serve(self, config: Path) -> subprocess.Popen[bytes]:
+        """Start phasegate, by ``phasegate serve``."""
+        return self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
+
+    def settle(self, child: subprocess.Popen[bytes]) -> None:
+        """Wait until phasegate is ready and the app's page comes through it."""
 
         def settled() -> bool:
             return child.poll() is not None or (self.client.ready() and self._proxies())
@@ -258,8 +262,9 @@ def _walk(stage: Stage, once: bool, rate: float, report: str | None) -> int:
     _say("Starting the app and the Firestore emulator …")
     stage.emulator()
     config = stage.config(stage.app())
+    phasegate = stage.serve(config)
     stage.seed(config)
-    stage.serve(config)
+    stage.settle(phasegate)
     _say(f"Proxy      http://{stage.listen}")
     _say(f"Dashboard  http://{stage.control}/admin/migration")
     _say(f"Token      {stage.token}")
@@ -287,7 +292,7 @@ def _say(line: str) -> None:
 
 def _ids(collection: str) -> list[str]:
     """The ids of a top-level collection's documents among those that both sides begin with."""
-    parts = (mutation.path.split("/") for mutation in initial(Mock())())
+    parts = (mutation.path.split("/") for mutation in initial(Mock()))
     return [ids[1] for ids in parts if len(ids) == 2 and ids[0] == collection]
 
 

@@ -96,10 +96,10 @@ def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], Reque
     table: list[tuple[int, Callable[[random.Random], Request]]] = [
         (40, get("/api/dashboard/metrics")),
         (8, history),
-        (2, publish),
+        (1, publish),
         (6, get("/api/scans?limit=10")),
         (1, scan),
-        (4, events),
+        (2, events),
         (3, lambda chance: Request("GET", f"/api/analytics/users/{chance.choice(USERS)}", True)),
         (2, get("/api/analytics/system")),
         (3, get("/api/analytics/trending?window=1h&limit=10")),
