@@ -45,8 +45,8 @@ class Health:
 class Outcome:
     """An answer, and whose it is.
 
-    ``arm`` answered. ``fault`` is the target's failure behind a fallback or behind an error answer: it counts
-    against the target whoever answered in the end.
+    ``arm`` answered. ``fault`` is the failure of the arm that was asked, behind a fallback or behind an error answer:
+    it counts against that arm whoever answered in the end.
     """
 
     answer: Answer

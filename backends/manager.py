@@ -81,10 +81,10 @@ class Source:
     async def _from_source(self, call: Call, fault: Fault | None = None) -> Outcome:
         """The source's answer; ``fault`` is the target's, which it stands in for."""
         try:
-            answer = await self.arms[SOURCE].answer(call)
+            return Outcome(await self.arms[SOURCE].answer(call), SOURCE, fault)
         except Fault as own:
-            answer = _unavailable(call, own) if fault is None else _unavailable(call, fault, own)
-        return Outcome(answer, SOURCE, fault)
+            faults = (own,) if fault is None else (fault, own)
+            return Outcome(_unavailable(call, *faults), SOURCE, faults[0])
 
     def gauges(self) -> list[int]:
         """As ``DataSource.gauges``: the target's, and the mirrors' of both directions."""
