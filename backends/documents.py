@@ -1,4 +1,4 @@
-"""The document-store port: the values a store keeps, the questions it answers and the changes it takes.
+"""The document-store port: the values a store keeps, the questions it answers and the changes it takes. Pure.
 
 The semantics are Firestore's (https://cloud.google.com/firestore/docs/reference/rpc), as far as the adapters use
 them; ``semantics`` says them as functions, and every store, the one in memory included, answers alike.
@@ -76,6 +76,7 @@ class Query:
         for condition in self.where:
             assert condition.op in ("==", "in") or condition.field == self.order, "an inequality needs its order"
         assert self.limit is None or self.limit > 0
+        assert self.order != NAME or not self.descending, "Firestore scans ids upwards only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ class DocumentStore(Protocol):
         """How many documents match and the sum of the integer field ``total``; order, limit and start are ignored."""
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
-        """Apply all or nothing, in order; the commit's time. At most ``COMMIT_LIMIT`` mutations."""
+        """Apply all or nothing; the commit's time. At most ``COMMIT_LIMIT`` mutations, of as many documents."""
 
     def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake`` after every change in the collection that this store learns of; call the result to end it."""

@@ -1,4 +1,4 @@
-"""Faults, each answering three questions: what kind, may the write have been applied, may the call be repeated.
+"""Faults, each answering three questions: what kind, may the write be applied, may the call be repeated. Pure.
 
 What the *client* did wrong is no fault: it is an ordinary 4xx ``Answer`` (see ``operations``), the same from
 every backend, and never counts against the target. A ``Fault`` is a backend's failure and always does.

@@ -1,4 +1,4 @@
-"""The table of data operations, and the values that travel between the data plane and an adapter.
+"""The table of data operations, and the values that travel between the data plane and an adapter. Pure.
 
 A ``Call`` fixes its id and its time before it is dispatched, so a write can be applied twice, or to two stores,
 and mean the same.

@@ -1,8 +1,8 @@
 """Firestore's rules as pure functions: order of values, matching, what a write makes of a document, what is invalid.
 
-Source: https://cloud.google.com/firestore/docs/concepts/data-types and the v1 RPC reference; where those are silent,
-the emulator's behaviour. Values are compared by type first; integers and doubles are one type for comparing and two
-for keeping.
+Pure. Source: https://cloud.google.com/firestore/docs/concepts/data-types and the v1 RPC reference; where those are
+silent, the emulator's behaviour. Values are compared by type first; integers and doubles are one type for comparing
+and two for keeping.
 """
 
 from __future__ import annotations
@@ -102,11 +102,10 @@ def refuse(current: Document | None, precondition: Precondition | None, path: st
         raise Rejected(Reason.EXISTS, f"{path} already exists")
     if precondition.exists is True and current is None:
         raise Rejected(Reason.MISSING, f"{path} does not exist")
-    if precondition.update_time is not None:
-        if current is None:
-            raise Rejected(Reason.MISSING, f"{path} does not exist")
-        if current.update_time != precondition.update_time:
-            raise Rejected(Reason.CHANGED, f"{path} has changed since it was read")
+    if precondition.update_time is not None and (
+        current is None or current.update_time != precondition.update_time
+    ):
+        raise Rejected(Reason.CHANGED, f"{path} has changed since it was read")
 
 
 def applied(current: Document | None, mutation: Mutation, time: int) -> Document | None:
@@ -177,6 +176,8 @@ def check(mutations: Sequence[Mutation]) -> None:
     """
     if len(mutations) > COMMIT_LIMIT:
         raise Rejected(Reason.INVALID, f"a commit takes at most {COMMIT_LIMIT} writes, found {len(mutations)}")
+    if len({mutation.path for mutation in mutations}) < len(mutations):
+        raise Rejected(Reason.INVALID, "a commit writes a document at most once")
     for mutation in mutations:
         check_path(mutation.path)
         if mutation.fields is not None:

@@ -10,6 +10,7 @@ import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -68,10 +69,19 @@ def find_command() -> list[str]:
     return [java, "-Duser.language=en", "-Xmx2g", "-cp", str(jar), _MAIN]
 
 
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Emulator:
     """One running emulator; a context manager that ends it."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
+        """``port`` 0: one that nothing listens on now."""
+        port = port or _free_port(host)
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
         self._process: subprocess.Popen[bytes] | None = None
