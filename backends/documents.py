@@ -215,7 +215,10 @@ class DocumentStore(Protocol):
         that was answered on this machine."""
 
     async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
-        """How many documents match and the sum of the integer field ``total``; order, limit and start are ignored."""
+        """How many documents match, and the sum of the integer field ``total``; limit and start are ignored.
+
+        ``total`` is the ordered field or None: the service sums what one index holds.
+        """
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
         """Apply all or nothing; the commit's time. At most ``COMMIT_LIMIT`` mutations, of as many documents."""

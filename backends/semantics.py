@@ -102,9 +102,7 @@ def refuse(current: Document | None, precondition: Precondition | None, path: st
         raise Rejected(Reason.EXISTS, f"{path} already exists")
     if precondition.exists is True and current is None:
         raise Rejected(Reason.MISSING, f"{path} does not exist")
-    if precondition.update_time is not None and (
-        current is None or current.update_time != precondition.update_time
-    ):
+    if precondition.update_time is not None and (current is None or current.update_time != precondition.update_time):
         raise Rejected(Reason.CHANGED, f"{path} has changed since it was read")
 
 

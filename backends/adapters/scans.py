@@ -93,7 +93,8 @@ class Create(msgspec.Struct, forbid_unknown_fields=True):
 class Update(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a change of a job: at least one field."""
 
-    status: str | None = None  # one of STATUSES: checked apart, for a message that lists them
+    # Checked apart, for a message that lists what was expected.
+    status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(STATUSES)})] | None = None
     progress: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
     message: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
 

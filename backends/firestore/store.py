@@ -173,6 +173,7 @@ class FirestoreStore:
 
     async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
         """As ``DocumentStore.count``."""
+        assert total in (None, query.order)
         self.poll()
         view = self._views.get(query.collection)
         if view is not None and view.fresh:

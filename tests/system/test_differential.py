@@ -76,9 +76,9 @@ class Commands:
     def field_path(self) -> tuple[str, ...]:
         return tuple(self.dice.choice(FIELDS) for _ in range(self.dice.choice((1, 1, 2))))
 
-    def query(self) -> Query:
+    def query(self, order: str | None = None) -> Query:
         dice = self.dice
-        order = dice.choice((NAME, *FIELDS))
+        order = order or dice.choice((NAME, *FIELDS))
         where: list[Filter] = []
         if dice.random() < 0.4:
             where.append(Filter(dice.choice(FIELDS), "==", self.scalar()))
@@ -172,7 +172,8 @@ def command(commands: Commands, seen: dict[str, int]) -> tuple[Any, ...]:
         case "query":
             return kind, commands.query()
         case "count":
-            return kind, commands.query(), dice.choice((None, SUMMED))
+            total = dice.choice((None, SUMMED))
+            return kind, commands.query(total), total
     return kind, [mutation(commands, seen) for _ in range(dice.choice((1, 1, 2, 3)))]
 
 
