@@ -174,6 +174,7 @@ class Rule(Struct, frozen=True):
     limit: float
     samples: int
     outcome: Outcome
+    proof: float | None = None  # share of the evidence that going on needs, 0 to 1; None where none is weighed
 
 
 class Verdict(Struct, frozen=True):
@@ -263,11 +264,12 @@ def _sequential(i: int, thresholds: Thresholds, target: Arm, watch: Watch) -> Fo
     if not n:
         return Rule(RULES[i], None, limit, 0, Outcome.NO_DATA), "no target requests yet"
     e = proof(p0, target.counts.broke(i), target.counts.requests)
+    share = round(min(1.0, max(0.0, e / PROOF)), 4)
     if e >= PROOF:
         words = f"{words}; {allowed}; proven ({_power(e)} to 1, needs {1 / ALPHA:.0f})"
-        return Rule(RULES[i], value, limit, n, Outcome.PROMOTE), words
+        return Rule(RULES[i], value, limit, n, Outcome.PROMOTE, share), words
     words = f"{words}; {allowed}; not proven yet ({_power(e)} to 1, needs {1 / ALPHA:.0f})"
-    return Rule(RULES[i], value, limit, n, Outcome.HOLD), words
+    return Rule(RULES[i], value, limit, n, Outcome.HOLD, share), words
 
 
 def _literal(i: int, thresholds: Thresholds, window: Arm) -> Found:

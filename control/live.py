@@ -120,14 +120,11 @@ def _bars(status: Json, phase: Json) -> RenderableType:
     full = max(least, 1e-9)
     grid.add_row("Soak", ProgressBar(full, min(soaked, full), width=32), f"{span(soaked)} of at least {span(least)}")
     for rule in (status.get("verdict") or {}).get("rules") or []:
-        needed, samples = rule.get("needed"), rule.get("samples") or 0
-        said = f"{figure(rule.get('value'))} of {figure(rule.get('limit'))}, {samples} samples"
-        if isinstance(needed, int | float) and needed > 0:
-            bar: RenderableType = ProgressBar(needed, min(samples, needed), width=32)
-            said += f" of about {needed:.0f}"
-        else:
-            bar = ""
-        grid.add_row(words(rule["rule"]), bar, f"{said}: {words(rule['outcome'])}")
+        proof = rule.get("proof")
+        bar: RenderableType = "" if proof is None else ProgressBar(1.0, proof, width=32)
+        proven = "" if proof is None else ", proven" if proof == 1 else f", {100 * proof:.0f} % of the proof"
+        said = f"{figure(rule['value'])} of {figure(rule['limit'])}, {rule['samples']:,} samples{proven}"
+        grid.add_row(words(rule["rule"]), bar, said)
     return grid
 
 
@@ -189,7 +186,7 @@ class _Seen:
             said += changes(self.status, event.data)
             self.status = event.data
             self._under_way |= event.data["state"] != "idle"
-        elif event.name == "audit":
+        elif event.name == "audit" and event.data["kind"] != "phase_left":  # that one is for the report
             self.log.append(audit_line(event.data))
         return said
 

@@ -84,8 +84,8 @@ def _phase(status: Json) -> object:
 
 
 def audit_line(entry: Json) -> str:
-    """An audit entry in one line."""
-    why = (entry.get("detail") or {}).get("reason")
+    """An audit entry in one line, with the first of its reasons."""
+    why = str((entry.get("detail") or {}).get("reason") or "").split("; ")[0]
     line = f"{str(entry['at'])[11:19]} {entry['actor']} {words(entry['kind'])}"
     return f"{line} ({why})" if why else line
 

@@ -1,4 +1,4 @@
-"""Log-linear latency histograms: a row of counts, and what can be read from it.
+"""Log-linear latency histograms: a row of counts, and what can be read from it. Pure.
 
 A value in microseconds falls into bucket ``index(us)``. Below 64 µs a bucket is 1 µs wide; from there each power of
 two is divided into 32, so a bucket's width is at most 1/32 (3.1 %) of its values. The last bucket takes all from

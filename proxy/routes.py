@@ -1,4 +1,5 @@
-"""Path → operation or app: the routing table of all migrations, compiled once, and the board's layout that follows.
+"""Path → operation or app: the routing table of all migrations, compiled once, and the board's layout that
+follows. Pure.
 
 A path of a migration's ``routes`` that an operation's template fits is a data request; with another method it is 405.
 Every other path is the app's, those of a migration's routes that no operation fits included.
