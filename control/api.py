@@ -32,6 +32,7 @@ from control.checks import Check
 from control.commands import Command, Malformed
 from control.coordinator import Coordinator, Refused, audit_document
 from control.events import TooMany
+from control.history import STEPS
 from control.openapi import ENDPOINTS, Endpoint
 from control.settings import LOOPBACK, Settings, address
 from control.store import Line, StoreError, StoreThread
@@ -245,6 +246,14 @@ class Api:
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
         return _json(self._coordinator(request).figures())
+
+    async def _history(self, request: web.Request, who: Identity) -> web.Response:
+        step = _whole(request, "step", STEPS[0], STEPS[0], STEPS[-1])
+        if step not in STEPS:
+            raise Problem(400, "malformed", f"step: expected one of {', '.join(map(str, STEPS))}")
+        response = _json(self._coordinator(request).history.document(step))
+        response.enable_compression()  # an hour of seconds is mostly the same few digits
+        return response
 
     async def _report(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)

@@ -26,6 +26,7 @@ from control import faults, gates, judge
 from control.checks import Check, failed
 from control.commands import Command
 from control.events import Hub
+from control.history import History
 from control.judge import Outcome, Verdict
 from control.phases import FULL_BP, Phase
 from control.recovery import Found, recover
@@ -142,6 +143,7 @@ class Coordinator:
         self.settings = migration
         self.plan = Plan(migration.phases, migration.on_breach)
         self.hub = Hub()
+        self.history = History()
         self.state = Rollout()
         self.verdict: Verdict | None = None
         self.store_error: str | None = None
@@ -259,6 +261,8 @@ class Coordinator:
         self._look(now)
         if now.mono - self._detected_at >= DETECT_EVERY_S:
             self._detect(now)
+        if self.history.due(now.mono):
+            self._remember(now)
         if now.mono - self._told_at >= STATUS_EVERY_S:
             self._tell(now)
 
@@ -637,6 +641,12 @@ class Coordinator:
         self._told_at = now.mono
         if self.hub:
             self.hub.publish("status", self.status())
+
+    def _remember(self, now: Now) -> None:
+        seen = snapshot(self._board, self.index, now.mono)
+        sample = self.history.add(seen, now.unix, self.state.weight_bp / 100)
+        if sample is not None:
+            self.hub.publish("sample", sample)
 
     def status(self) -> Json:
         """The migration's status, as the API shows it."""

@@ -56,7 +56,7 @@ ENDPOINTS: Final = (
         "get",
         _BASE + "/events",
         "events",
-        "Server-sent events: status at least once a second, and every audit entry",
+        "Server-sent events: status and a sample of the history every second, and every audit entry",
         "viewer",
         ((200, "Events"), *_READ, (503, "Error")),
         ("name", "Last-Event-ID"),
@@ -88,6 +88,15 @@ ENDPOINTS: Final = (
         "viewer",
         ((200, "Figures"), *_READ),
         ("name",),
+    ),
+    Endpoint(
+        "get",
+        _BASE + "/history",
+        "history",
+        "Both arms over time, oldest first: requests, errors, percentiles, and counts by latency",
+        "viewer",
+        ((200, "History"), *_READ),
+        ("name", "step"),
     ),
     Endpoint(
         "get",
@@ -135,6 +144,12 @@ _PARAMETERS: Final[dict[str, Json]] = {
         "in": "query",
         "description": "`next_cursor` of the page before",
         "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    },
+    "step": {
+        "name": "step",
+        "in": "query",
+        "description": "Seconds a sample: 1 for the last 15 minutes, 10 for the last hour, 60 for the last 6 hours",
+        "schema": {"type": "integer", "enum": [1, 10, 60], "default": 1},
     },
     "Last-Event-ID": {
         "name": "Last-Event-ID",
@@ -279,6 +294,11 @@ SCHEMAS: Final[dict[str, Json]] = {
         operations=_list(_object(operation=_TEXT, arms=_BOTH, faults=_MAP, fallbacks=_WHOLE, client_errors=_WHOLE)),
         gauges=_MAP,
     ),
+    "SampledArm": _object(**_FIGURES, fallbacks=_WHOLE, heat=_list(_WHOLE)),
+    "Sample": _object(
+        at=_NUMBER, span_s=_NUMBER, weight=_NUMBER, source=_ref("SampledArm"), target=_ref("SampledArm")
+    ),
+    "History": _object(step_s=_WHOLE, heat_bounds_ms=_list(_NUMBER), samples=_list(_ref("Sample"))),
     "Report": _object(
         migration=_TEXT,
         outcome=_STATE,
