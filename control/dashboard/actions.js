@@ -1,0 +1,177 @@
+// What may be asked for in which state, and how carefully. Pure.
+//
+// What takes traffic off the target is safe and one click. What puts traffic on it asks first. What throws a run away,
+// or goes against the evidence, has to be typed.
+
+import { span, weight } from "./format.js";
+
+const top = (status) => status.phases.at(-1);
+const next = (status) => status.phases[status.phase ? status.phase.index + 1 : 0];
+const below = (status) => status.phases.filter((phase) => phase.weight < status.weight).at(-1)?.weight ?? 0;
+const resumable = (status) => status.checkpoint?.resume_phase ?? null;
+const held = (status) => status.weight > 0;
+
+/** Each: action and fields for the API, where it is shown, its label, and `ask`: what a dialog says, or null. */
+const ACTIONS = [
+  {
+    id: "start",
+    states: ["idle", "rolled_back", "aborted"],
+    label: (s) => (s.state === "idle" ? "Start" : "Start anew"),
+    place: (s) => (s.state === "idle" || !resumable(s) ? "main" : "more"),
+    look: "primary",
+    ask: (s) => ({
+      title: "Start the migration",
+      says: [`${weight(s.phases[0].weight)} of the data requests go to the target at once, phase “${s.phases[0].name}”.`],
+      confirm: "Start",
+      dryRun: true,
+    }),
+  },
+  {
+    id: "resume-run",
+    action: "start",
+    fields: { resume: true },
+    states: ["aborted"],
+    when: resumable,
+    label: (s) => `Go on from ${resumable(s)}`,
+    look: "primary",
+    ask: (s) => ({ title: `Go on from ${resumable(s)}`, says: [raise(s, resumable(s))], confirm: "Go on" }),
+  },
+  {
+    id: "resume",
+    states: ["paused", "rolled_back"],
+    when: (s) => s.state === "paused" || resumable(s),
+    label: (s) => (s.state === "paused" ? "Resume" : `Go on from ${resumable(s)}`),
+    look: "primary",
+    ask: (s) =>
+      s.state === "paused" && s.phase?.weight === s.weight
+        ? null
+        : { title: "Go on", says: [raise(s, s.state === "paused" ? s.phase?.name : resumable(s))], confirm: "Go on" },
+  },
+  { id: "pause", states: ["running"], label: () => "Pause", ask: () => null },
+  {
+    id: "advance",
+    states: ["running"],
+    label: (s) => (next(s) ? `Advance to ${weight(next(s).weight)}` : "Complete"),
+    ask: (s) => {
+      const earned = s.verdict?.outcome === "promote";
+      const to = next(s);
+      const says = to
+        ? `${weight(to.weight)} of the data requests go to the target at once, phase “${to.name}”.`
+        : `${weight(top(s).weight)} stays on the target for good, and the migration is complete.`;
+      return {
+        title: to ? `Advance to ${to.name}` : "Complete the migration",
+        says: earned ? [says] : [says, "The verdict does not ask for it: this phase has not earned it yet."],
+        confirm: to ? "Advance" : "Complete",
+        reason: !earned,
+        type: earned ? null : (to?.name ?? s.migration),
+      };
+    },
+  },
+  {
+    id: "rollback",
+    states: ["running", "paused", "rolled_back", "completed"],
+    when: held,
+    label: (s) => `Roll back to ${weight(below(s))}`,
+    look: "danger",
+    ask: (s) =>
+      s.state === "completed"
+        ? {
+            title: `Roll back to ${weight(below(s))}`,
+            says: ["The migration is complete. What was written since is on the target; the source may not have it."],
+            confirm: "Roll back",
+          }
+        : null,
+  },
+  {
+    id: "rollback-to-start",
+    action: "rollback",
+    fields: { to: "start" },
+    states: ["running", "paused", "rolled_back", "rolling_back"],
+    when: (s) => held(s) && (below(s) > 0 || s.state === "rolling_back"),
+    place: () => "more",
+    label: () => "Roll back to 0 %",
+    look: "danger",
+    ask: () => null,
+  },
+  {
+    id: "abort",
+    states: ["running", "paused", "rolling_back", "rolled_back"],
+    place: () => "more",
+    label: () => "Abort: all traffic to the source",
+    look: "danger",
+    ask: () => null,
+  },
+  {
+    id: "reset",
+    states: ["running", "paused", "rolling_back", "rolled_back", "completed", "aborted"],
+    place: () => "more",
+    label: () => "Emergency reset",
+    look: "danger",
+    ask: (s) => ({
+      title: "Emergency reset",
+      says: [
+        "All traffic goes to the source at once, and the run is forgotten: it cannot be resumed.",
+        ...(s.state === "completed" ? ["What was written since is on the target; the source may not have it."] : []),
+      ],
+      confirm: "Reset",
+      reason: true,
+      type: s.migration,
+    }),
+  },
+];
+
+function raise(status, name) {
+  const phase = status.phases.find((each) => each.name === name);
+  return phase
+    ? `${weight(phase.weight)} of the data requests go to the target at once, phase “${phase.name}”.`
+    : "The phase's weight goes to the target at once.";
+}
+
+/** The actions that the state allows. */
+export function allowed(status) {
+  return ACTIONS.filter((each) => each.states.includes(status.state) && (!each.when || each.when(status))).map((each) => ({
+    id: each.id,
+    action: each.action ?? each.id,
+    fields: each.fields ?? {},
+    label: each.label(status),
+    look: each.look ?? "plain",
+    place: each.place?.(status) ?? "main",
+    ask: each.ask(status),
+    raises: ["start", "resume", "advance"].includes(each.action ?? each.id),
+  }));
+}
+
+/** What happens by itself from here, in one sentence. */
+export function comesNext(status) {
+  const { state, phase, verdict } = status;
+  const to = next(status);
+  switch (state) {
+    case "idle":
+      return `Start puts ${weight(status.phases[0].weight)} on the target, for ${span(status.phases[0].min_soak_s)} at least.`;
+    case "running": {
+      const what = to ? `${to.name}, ${weight(to.weight)}` : "completion";
+      if (to?.approval) return `Next: ${what}, when an operator advances it.`;
+      const left = phase.min_soak_s - phase.soaked_s;
+      if (left > 0) return `Next: ${what}, in ${span(left)} at the earliest, when every rule is satisfied.`;
+      return verdict?.outcome === "promote"
+        ? `Next: ${what}, now.`
+        : `Next: ${what}, as soon as every rule is satisfied. The least soak is over.`;
+    }
+    case "paused":
+      return status.weight === 0
+        ? "Held at 0 % until an operator resumes."
+        : `Held at ${weight(status.weight)} until an operator resumes; a breach still rolls back.`;
+    case "rolling_back":
+      return "Requests that began on the target before the rollback are being waited for.";
+    case "rolled_back":
+      return status.weight === 0
+        ? "Everything is answered by the source. An operator decides how to go on."
+        : `Held at ${weight(status.weight)} until an operator goes on; a breach rolls back further.`;
+    case "completed":
+      return `${weight(status.weight)} is on the target for good; it needs no lease and is no longer judged.`;
+    case "aborted":
+      return "Everything is answered by the source. An operator decides how to go on.";
+    default:
+      return "";
+  }
+}

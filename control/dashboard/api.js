@@ -1,0 +1,89 @@
+// The control API as calls. Every one throws `Failure` where the answer is an error, and `Lost` where there is none.
+
+const CALL_WITHIN_MS = 10_000;
+const ACT_WITHIN_MS = 90_000; // a rollback answers when it is complete
+
+export class Failure extends Error {
+  constructor(status, error) {
+    super(error?.message ?? `The control plane answered ${status}.`);
+    this.status = status;
+    this.code = error?.code ?? String(status);
+    this.hint = error?.hint ?? "";
+  }
+}
+
+export class Lost extends Error {
+  constructor() {
+    super("The control plane did not answer.");
+    this.hint = "Traffic goes on without it. This page tries again by itself.";
+  }
+}
+
+let csrf = null; // the session's own token, sent with every change
+
+async function call(method, path, body, within = CALL_WITHIN_MS) {
+  const headers = {};
+  if (body !== undefined) headers["content-type"] = "application/json";
+  if (csrf !== null && method !== "GET") headers["x-csrf-token"] = csrf;
+  let answer;
+  let text;
+  try {
+    answer = await fetch(path, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal: AbortSignal.timeout(within),
+      cache: "no-store",
+    });
+    text = await answer.text();
+  } catch {
+    throw new Lost();
+  }
+  let value = null;
+  try {
+    value = text === "" ? null : JSON.parse(text);
+  } catch {
+    value = null; // something between here and there answered in its own words
+  }
+  if (!answer.ok) throw new Failure(answer.status, value?.error);
+  return value;
+}
+
+const SESSION = "/api/session";
+const base = (migration) => `/api/migration/${encodeURIComponent(migration)}`;
+
+function remember(identity) {
+  csrf = identity.csrf ?? null;
+  return identity;
+}
+
+/** Who this browser is signed in as: {name, role}. */
+export const whoami = async () => remember(await call("GET", SESSION));
+
+/** Trade a token for a session. */
+export const signIn = async (token) => remember(await call("POST", SESSION, { token }));
+
+/** End the session. */
+export const signOut = () => call("DELETE", SESSION);
+
+/** The names of the migrations. */
+export async function migrations() {
+  const found = await call("GET", "/api/migration");
+  return found.migrations.map((each) => each.migration ?? each.name ?? each);
+}
+
+/** The newest audit entries, or those before `cursor`: {entries, next_cursor}. */
+export const audit = (migration, cursor) =>
+  call("GET", `${base(migration)}/audit?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+
+/** Samples in steps of so many seconds: {step_s, heat_bounds_ms, samples}. */
+export const history = (migration, step) => call("GET", `${base(migration)}/history?step=${step}`);
+
+/** Carry out an action; answers with the status after it. */
+export const act = (migration, action, fields) =>
+  action === "reset"
+    ? call("DELETE", base(migration), fields, ACT_WITHIN_MS)
+    : call("POST", base(migration), { action, ...fields }, ACT_WITHIN_MS);
+
+/** The address of the stream of events. */
+export const events = (migration) => `${base(migration)}/events`;

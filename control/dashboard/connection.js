@@ -1,0 +1,67 @@
+// The stream of events, kept up: whoever listens is told what came, when it broke, and when it is back.
+//
+// EventSource tries again by itself after some breaks and not after others, and says nothing of a server that hangs.
+// So a stream that broke, or was silent for longer than a status may take, is closed and a new one made.
+
+import { Failure, events, whoami } from "./api.js";
+
+const SILENT_MS = 4000; // a status comes at least once a second
+const RETRY_MS = [250, 500, 1000, 2000];
+
+/** Follow a migration until the function returned is called. `on`: {event(kind, data), open(), lost(), signedOut()}. */
+export function follow(migration, on) {
+  let source = null;
+  let timer = null;
+  let attempts = 0;
+  let ended = false;
+
+  function open() {
+    source = new EventSource(events(migration));
+    for (const kind of ["status", "sample", "audit"]) {
+      source.addEventListener(kind, (event) => heard(kind, JSON.parse(event.data)));
+    }
+    source.addEventListener("open", () => on.open());
+    source.addEventListener("error", broke);
+    wait(SILENT_MS, broke);
+  }
+
+  function heard(kind, data) {
+    attempts = 0;
+    wait(SILENT_MS, broke);
+    on.event(kind, data);
+  }
+
+  function broke() {
+    source?.close();
+    source = null;
+    on.lost();
+    const delay = RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)];
+    attempts += 1;
+    wait(delay, again);
+  }
+
+  /** EventSource does not say why it failed, so the session is asked for first. */
+  async function again() {
+    try {
+      await whoami();
+    } catch (error) {
+      if (ended) return;
+      if (error instanceof Failure && error.status === 401) on.signedOut();
+      else broke();
+      return;
+    }
+    if (!ended) open();
+  }
+
+  function wait(delay, then) {
+    clearTimeout(timer);
+    timer = ended ? null : setTimeout(then, delay);
+  }
+
+  open();
+  return () => {
+    ended = true;
+    clearTimeout(timer);
+    source?.close();
+  };
+}

@@ -1,0 +1,105 @@
+// Figures and times as a person reads them. Pure; what is not known is an en dash.
+
+export const NONE = "–";
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+/** An API's name as words: rolled_back → rolled back. */
+export const words = (name) => String(name ?? NONE).replaceAll("_", " ");
+
+/** The same as the beginning of a sentence. */
+export function sentence(name) {
+  const text = words(name);
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** A whole number with thousands set apart. */
+export const count = (value) => (known(value) ? Math.round(value).toLocaleString("en") : NONE);
+
+/** A number with three significant digits, and no more decimals than that takes. */
+export function figure(value) {
+  if (!known(value)) return NONE;
+  const size = Math.abs(value);
+  if (size >= 100 || size === 0) return Math.round(value).toLocaleString("en");
+  return value.toFixed(size >= 10 ? 1 : size >= 0.1 ? 2 : 3);
+}
+
+/** Milliseconds, as seconds from 10 s on. */
+export function ms(value) {
+  if (!known(value)) return NONE;
+  return Math.abs(value) >= 10_000 ? `${figure(value / 1000)} s` : `${figure(value)} ms`;
+}
+
+/** A weight, given in percent. */
+export const weight = (value) => (known(value) ? `${Number(value.toFixed(2))} %` : NONE);
+
+/** A share of 1, in percent. */
+export function share(value) {
+  if (!known(value)) return NONE;
+  const percent = 100 * value;
+  return `${percent.toFixed(percent !== 0 && percent < 0.1 ? 3 : percent < 10 ? 2 : 1)} %`;
+}
+
+/** A length of time: 850 ms, 4.2 s, 1 min 05 s, 2 h 03 min. */
+export function span(seconds) {
+  if (!known(seconds)) return NONE;
+  if (seconds < 1 && seconds > 0) return ms(seconds * 1000);
+  if (seconds < 60) return `${Number(seconds.toFixed(seconds < 10 ? 1 : 0))} s`;
+  const whole = Math.round(seconds);
+  const two = (n) => String(n).padStart(2, "0");
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+}
+
+/** Unix seconds of an RFC 3339 time or of Unix seconds; null where it is neither. */
+export function unix(value) {
+  if (known(value)) return value;
+  const parsed = typeof value === "string" ? Date.parse(value) / 1000 : NaN;
+  return Number.isNaN(parsed) ? null : parsed;
+}
+
+/** The reader's local time of day. */
+export function clock(value) {
+  const at = unix(value);
+  return at === null ? NONE : new Date(at * 1000).toLocaleTimeString("en-GB");
+}
+
+/** The local date and time of day; the date is left out today. */
+export function moment(value, now = Date.now() / 1000) {
+  const at = unix(value);
+  if (at === null) return NONE;
+  const date = new Date(at * 1000);
+  const today = date.toDateString() === new Date(now * 1000).toDateString();
+  return today ? clock(at) : `${date.toLocaleDateString("en-CA")} ${clock(at)}`;
+}
+
+/** How a target's latency differs from the source's: +3.2 ms (×1.4). */
+export function difference(source, target) {
+  if (!known(source) || !known(target)) return NONE;
+  const by = target - source;
+  const sign = by > 0 ? "+" : by < 0 ? "−" : "±";
+  const times = source > 0 ? target / source : null;
+  const ratio = times === null ? "" : ` (×${times >= 10 ? count(times) : figure(times)})`;
+  return `${sign}${ms(Math.abs(by))}${ratio}`;
+}
+
+/** How two shares differ, in percentage points. */
+export function points(source, target) {
+  if (!known(source) || !known(target)) return NONE;
+  const by = 100 * (target - source);
+  const sign = by > 0 ? "+" : by < 0 ? "−" : "±";
+  return `${sign}${Math.abs(by).toFixed(2)} pp`;
+}
+
+/** What each rule of a verdict measures, and how its value is written. */
+export const RULES = {
+  error_rate: { name: "Errors", value: share },
+  success_rate: { name: "Successes", value: share },
+  p95_ms: { name: "p95", value: ms },
+  p99_ms: { name: "p99", value: ms },
+  memory_mb: { name: "Memory", value: (mb) => (known(mb) ? `${figure(mb)} MB` : NONE) },
+  cpu: { name: "CPU", value: share },
+};
+
+/** The rule's entry, also for one that is not known here. */
+export const rule = (name) => RULES[name] ?? { name: sentence(name), value: figure };

@@ -1,0 +1,79 @@
+// Who is looking, and at which migration.
+
+import { html, useEffect, useState } from "../vendor/htm-preact.js";
+import { Failure, migrations, signOut, whoami } from "../api.js";
+import { Board } from "./board.js";
+import { SignIn } from "./signin.js";
+
+const RETRY_MS = 1000;
+
+export function App() {
+  const [identity, setIdentity] = useState(undefined); // undefined: not known yet; null: signed out
+  const [names, setNames] = useState([]);
+  const [name, setName] = useState(null);
+  const [expired, setExpired] = useState(false);
+
+  useEffect(() => {
+    let timer = null;
+    async function ask() {
+      try {
+        setIdentity(await whoami());
+      } catch (error) {
+        if (error instanceof Failure && error.status === 401) setIdentity(null);
+        else timer = setTimeout(ask, RETRY_MS);
+      }
+    }
+    ask();
+    return () => clearTimeout(timer);
+  }, []);
+
+  useEffect(() => {
+    if (!identity || names.length > 0) return undefined;
+    let timer = null;
+    async function ask() {
+      try {
+        const found = await migrations();
+        setNames(found);
+        setName(found.includes(location.hash.slice(1)) ? location.hash.slice(1) : found[0]);
+      } catch (error) {
+        if (error instanceof Failure && error.status === 401) setIdentity(null);
+        else timer = setTimeout(ask, RETRY_MS);
+      }
+    }
+    ask();
+    return () => clearTimeout(timer);
+  }, [identity]);
+
+  function signedIn(found) {
+    setExpired(false);
+    setIdentity(found);
+  }
+
+  async function leave() {
+    await signOut().catch(() => {}); // gone or not, this page shows nothing more
+    setNames([]);
+    setIdentity(null);
+  }
+
+  function choose(chosen) {
+    history.replaceState(null, "", `#${chosen}`);
+    setName(chosen);
+  }
+
+  if (identity === undefined || (identity && name === null)) {
+    return html`<p class="waiting" role="status">Waiting for the control plane …</p>`;
+  }
+  if (identity === null) return html`<${SignIn} expired=${expired} done=${signedIn} />`;
+  return html`<${Board}
+    key=${name}
+    name=${name}
+    names=${names}
+    choose=${choose}
+    identity=${identity}
+    leave=${identity.csrf ? leave : null}
+    signedOut=${() => {
+      setExpired(true);
+      setIdentity(null);
+    }}
+  />`;
+}

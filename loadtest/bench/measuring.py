@@ -1,0 +1,190 @@
+"""One run of wrk against one contender, and what it cost the contender; rounds of them, in turn."""
+
+from __future__ import annotations
+
+import http.client
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from loadtest import procfs
+from loadtest.bench import wrk
+from loadtest.bench.contenders import CONTENDERS, App, BenchError, Options, Place, Running
+
+CONNECTIONS: Final = 64
+WARM_UP_S: Final = 2
+_COUNTED_LEAST: Final = 100  # requests without which a run says nothing
+_USUAL: Final = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run. ``cpu_us`` is the contender's CPU time a request, all its processes, user and system.
+
+    ``busy`` is the share of the contender's processors that was in use, ``foreign`` that which others used of them:
+    with much of it, caches and turns are shared with a stranger, and the figure is worth less.
+    """
+
+    cpu_us: float
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    busy: float
+    foreign: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(slots=True)
+class Row:
+    """One contender at one work, round by round. ``ratio`` is to the reference in the same round."""
+
+    work: str
+    contender: str
+    samples: list[Sample] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+
+    def spread(self, name: str) -> Spread:
+        """A figure of the samples over the rounds."""
+        return Spread.of([getattr(sample, name) for sample in self.samples])
+
+    @property
+    def ratio(self) -> Spread:
+        """CPU time a request, by the reference's in the same round."""
+        return Spread.of(self.ratios)
+
+    def to_json(self) -> dict[str, object]:
+        """All of it."""
+        names = ("cpu_us", "rate", "p50_ms", "p99_ms", "busy", "foreign")
+        summary = {name: asdict(self.spread(name)) for name in names}
+        summary["ratio"] = asdict(self.ratio)
+        return {
+            "work": self.work,
+            "contender": self.contender,
+            **summary,
+            "rounds": [{**asdict(s), "ratio": r} for s, r in zip(self.samples, self.ratios, strict=True)],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one contender is asked in a work: ``label`` names the row."""
+
+    label: str
+    running: Running
+    path: str
+    lua: Path
+    connections: int = CONNECTIONS
+
+
+class Bench:
+    """Where and how long to measure, and the app that answers behind every contender."""
+
+    def __init__(self, place: Place, app: App, rounds: int, seconds: int, say: Callable[[str], None]) -> None:
+        self.place = place
+        self.app = app
+        self.rounds = rounds
+        self.seconds = seconds
+        self.say = say
+
+    def script(self, name: str, varied: Mapping[str, str] | None = None, variants: int = 0) -> Path:
+        """A file with wrk's script for a browser's head, and further fields that vary."""
+        path = self.place.folder / f"{name}.lua"
+        fields = {key: value for key, value in wrk.BROWSER.items() if key not in (varied or {})}
+        path.write_text(wrk.script(fields, varied or {}, variants))
+        return path
+
+    def sample(self, turn: Turn, seconds: int) -> Sample:
+        """One run of wrk. Raises ``BenchError``."""
+        pids = turn.running.pids()
+        own, began, before = procfs.cpu_s(pids), time.monotonic(), procfs.cpus()
+        try:
+            report = wrk.run(self.place.load, turn.running.url + turn.path, turn.lua, turn.connections, seconds)
+        except wrk.WrkError as error:
+            raise BenchError(f"{turn.label}: {error}\n{turn.running.child.tail()}") from None
+        wall = time.monotonic() - began
+        after = procfs.cpus()
+        try:
+            own = procfs.cpu_s(pids) - own
+        except FileNotFoundError:
+            raise BenchError(f"{turn.label}: a process of it ended meanwhile: {turn.running.child.tail()}") from None
+        if report.requests < _COUNTED_LEAST:
+            raise BenchError(f"{turn.label}: {report.requests} requests in {report.seconds:.1f} s say nothing")
+        busy = used(before, after, self.place.proxy_cpus)
+        cores = len(processors(self.place.proxy_cpus))
+        foreign = max(0.0, busy - own / wall / cores)
+        return Sample(own / report.requests * 1e6, report.rate, report.p50_ms, report.p99_ms, busy, foreign)
+
+    def rounds_of(self, work: str, turns: Sequence[Turn], reference: str) -> list[Row]:
+        """Warm up each, then measure each once a round, in turn. Ratios are to the row called ``reference``."""
+        for turn in turns:
+            check(turn)
+            self.sample(turn, WARM_UP_S)
+        rows = [Row(work, turn.label) for turn in turns]
+        for number in range(self.rounds):
+            found = [self.sample(turn, self.seconds) for turn in turns]
+            base = next(s.cpu_us for turn, s in zip(turns, found, strict=True) if turn.label == reference)
+            for row, sample in zip(rows, found, strict=True):
+                row.samples.append(sample)
+                row.ratios.append(sample.cpu_us / base)
+            told = "  ".join(f"{t.label} {s.cpu_us:.2f}" for t, s in zip(turns, found, strict=True))
+            self.say(f"  {work}, round {number + 1} of {self.rounds}, CPU µs a request: {told}")
+        return rows
+
+
+def check(turn: Turn) -> None:
+    """See that what is about to be measured is an answer. Raises ``BenchError``."""
+    connection = http.client.HTTPConnection(turn.running.url.removeprefix("http://"), timeout=10)
+    try:
+        connection.request("GET", turn.path, headers={"x-user-id": "bench"})
+        response = connection.getresponse()
+        body = response.read()
+    except OSError as error:
+        raise BenchError(f"{turn.label}: {turn.path}: {error}\n{turn.running.child.tail()}") from None
+    finally:
+        connection.close()
+    if response.status != 200 or not body:
+        raise BenchError(f"{turn.label}: {turn.path}: status {response.status}, {len(body)} bytes: {body[:200]!r}")
+
+
+def processors(cpus: str) -> list[int]:
+    """``"0,2-3"`` → [0, 2, 3], as taskset takes them."""
+    found: list[int] = []
+    for part in cpus.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def used(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]], cpus: str) -> float:
+    """The busy share of these processors between two readings."""
+    numbers = processors(cpus)
+    busy = sum(after[n][0] - before[n][0] for n in numbers)
+    total = sum(after[n][1] - before[n][1] for n in numbers)
+    return busy / total if total else 0.0
+
+
+@contextmanager
+def running(name: str, bench: Bench, options: Options = _USUAL) -> Iterator[Running]:
+    """A contender for the length of a block."""
+    contender = CONTENDERS[name](bench.place, bench.app, options)
+    try:
+        yield contender
+    finally:
+        contender.end()

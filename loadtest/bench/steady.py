@@ -1,0 +1,138 @@
+"""Two things on the clock: what phasegate adds to a request at a steady rate, how fast a new weight takes hold."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from loadtest.api import Api
+from loadtest.bench.contenders import BenchError, Child, Options, Running
+from loadtest.bench.measuring import Bench, Turn, running
+
+RATE: Final = 1000
+SECONDS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyRow:
+    """An open loop to the app directly and through phasegate, in the same moments. Milliseconds."""
+
+    path: str
+    rate: float
+    seconds: float
+    direct_ms: dict[str, float]
+    through_ms: dict[str, float]
+    generator_cpu: float
+    late_p99_ms: float
+
+    @property
+    def added_p99_ms(self) -> float:
+        """What passing through adds at p99."""
+        return self.through_ms["p99"] - self.direct_ms["p99"]
+
+    def to_json(self) -> dict[str, object]:
+        """All of it."""
+        return {"work": "steady", **asdict(self), "added_p99_ms": self.added_p99_ms}
+
+
+def open_loop(bench: Bench, urls: list[str], *more: str) -> dict[str, Any]:
+    """Run the open loop on the load's processors. Raises ``BenchError`` where any answer was wrong."""
+    out = bench.place.folder / "openloop.json"
+    command = [*bench.place.load, sys.executable, "-m", "loadtest.openloop", *urls, "--json", str(out), *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 1:
+        raise BenchError(f"answers were wrong:\n{done.stdout}")
+    if done.returncode not in (0, 3):
+        raise BenchError(f"{' '.join(command)}: {done.stderr.strip()}")
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def steady(bench: Bench, seconds: float = SECONDS, rate: float = RATE) -> list[SteadyRow]:
+    """A small GET of the app's, and the snapshot (from memory, against the app's own)."""
+    rows = []
+    with running("phasegate", bench) as contender:
+        for path in ("/", contender.data_path):
+            asked = ("--rate", f"{rate:g}", "--for", f"{seconds:g}", "--path", path)
+            result = open_loop(bench, [bench.app.url, contender.url], *asked)
+            direct, through = result["targets"]
+            late = max(direct["late_ms"]["p99"], through["late_ms"]["p99"])
+            row = SteadyRow(
+                path, rate, seconds, direct["latency_ms"], through["latency_ms"], result["generator_cpu"], late
+            )
+            bench.say(f"  {path} at {rate:g}/s: p99 {row.added_p99_ms:+.3f} ms; the generator was {late:.3f} ms late")
+            rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """A weight taken back under full load, seen on the wire. Milliseconds.
+
+    ``last_old_ms``: when the last request that the old weight's arm answered was sent, counted from the request for
+    the change; below 0 where that was before it. ``seen_ms`` is phasegate's own: every worker shows the new weight.
+    """
+
+    workers: int
+    load_rate: float
+    last_old_ms: list[float]
+    seen_ms: list[float]
+    answered_ms: list[float]
+
+    def to_json(self) -> dict[str, object]:
+        """All of it."""
+        return {"work": "weight change", **asdict(self), "median_ms": statistics.median(self.last_old_ms)}
+
+
+def weight_change(bench: Bench, emulator: str, workers: int = 2) -> list[ChangeRow]:
+    """Full load by wrk, and beside it an open loop that notes which arm answers; the weight goes to 50 % and to 0."""
+    lua = bench.script("change", {"X-User-Id": "user-%d"}, 64)
+    options = Options(workers=workers, firestore=emulator)
+    with running("phasegate", bench, options) as contender:
+        api = Api(contender.control, contender.token, "data")
+        turn = Turn("phasegate", contender, contender.data_path, lua)
+        rates: list[float] = []
+        rounds = [_change(bench, contender, api, turn, rates) for _ in range(bench.rounds)]
+    last, seen, answered = (list(figures) for figures in zip(*rounds, strict=True))
+    row = ChangeRow(workers, statistics.median(rates), last, seen, answered)
+    bench.say(f"  {workers} workers: last request of the old weight sent {max(last):.1f} ms after the change at most")
+    return [row]
+
+
+def _change(bench: Bench, contender: Running, api: Api, turn: Turn, rates: list[float]) -> tuple[float, float, float]:
+    seconds = 4
+    out = bench.place.folder / "change.json"
+    out.unlink(missing_ok=True)
+    asked = ["--path", contender.data_path, "--rate", "1000", "--for", str(seconds), "--json", str(out)]
+    with ThreadPoolExecutor(1) as pool:
+        full_load = pool.submit(bench.sample, turn, seconds + 2)
+        time.sleep(0.5)
+        watcher = Child.start(
+            [*bench.place.load, sys.executable, "-m", "loadtest.openloop", contender.url, *asked],
+            bench.place.folder / "change.log",
+        )
+        try:
+            time.sleep(seconds / 2)
+            began = time.monotonic_ns()
+            status = api.act("rollback", to="start", reason="a benchmark")
+            answered = (time.monotonic_ns() - began) / 1e6
+            watcher.process.wait(seconds + 60)
+        finally:
+            watcher.end()
+        rates.append(full_load.result().rate)
+    if not out.exists():
+        raise BenchError(f"the open loop gave no figures: {watcher.tail()}")
+    (target,) = json.loads(out.read_text())["targets"]
+    if target["failed"]:
+        raise BenchError(f"{target['failed']} answers were wrong: {target['examples']}")
+    last = target["last_start_ns"]
+    if "firestore" not in last or "mock" not in last:
+        raise BenchError(f"only these arms answered, so no change can be seen: {sorted(last)}")
+    api.act("start", reason="a benchmark")  # for the next round
+    return (last["firestore"] - began) / 1e6, status["last_rollback"]["seen_ms"], answered

@@ -1,0 +1,59 @@
+"""The works by wrk: a pass-through with heads that repeat and that do not, data from memory, split and record."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Final
+
+from loadtest.bench.contenders import Running
+from loadtest.bench.measuring import Bench, Row, Turn, running
+from loadtest.bench.wrk import BROWSER
+
+REFERENCE: Final = "nginx"
+IDENTITIES: Final = 64  # as many as there are connections
+
+
+def _all(bench: Bench, stack: ExitStack, names: list[str]) -> list[Running]:
+    return [stack.enter_context(running(name, bench)) for name in names]
+
+
+def pass_through(bench: Bench, names: list[str]) -> list[Row]:
+    """A small GET of the app's with a browser's nine fields on 64 keep-alive connections: one head, then many."""
+    cookie = {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}
+    scripts = {
+        "pass-through": bench.script("same", cookie, 1),
+        "pass-through, 64 heads": bench.script("heads", cookie, IDENTITIES),
+        "pass-through, no head twice": bench.script("unique", {**cookie, "X-Request-Id": "%032x"}),
+    }
+    rows = []
+    with ExitStack() as stack:
+        contenders = _all(bench, stack, names)
+        for work, lua in scripts.items():
+            turns = [Turn(contender.name, contender, "/", lua) for contender in contenders]
+            rows += bench.rounds_of(work, turns, REFERENCE)
+    return rows
+
+
+def data(bench: Bench, names: list[str]) -> list[Row]:
+    """The dashboard's snapshot: phasegate answers it from memory, split and recorded; the others ask the app."""
+    cookie = {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}
+    scripts = {
+        "data, key in the cookie": bench.script("data-cookie", cookie, IDENTITIES),
+        "data, key in x-user-id": bench.script("data-user", {"X-User-Id": "user-%d"}, IDENTITIES),
+    }
+    rows = []
+    with ExitStack() as stack:
+        contenders = _all(bench, stack, names)
+        for work, lua in scripts.items():
+            turns = [Turn(contender.name, contender, "/api/dashboard/metrics", lua) for contender in contenders]
+            rows += bench.rounds_of(work, turns, REFERENCE)
+    return rows
+
+
+def split(bench: Bench) -> list[Row]:
+    """phasegate's own pass-through, with splitting and recording on (a relayed migration) and off (the app's)."""
+    lua = bench.script("split", {"X-User-Id": "user-%d"}, IDENTITIES)
+    with ExitStack() as stack:
+        (phasegate,) = _all(bench, stack, ["phasegate"])
+        turns = [Turn("off", phasegate, "/x", lua), Turn("on", phasegate, phasegate.relay_path, lua)]
+        return bench.rounds_of("split and record", turns, "off")

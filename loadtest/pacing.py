@@ -1,0 +1,67 @@
+"""When each request of an open loop is due, and which of them a closed loop would have left out. Pure.
+
+An open loop sends request k at k/rate, whatever became of those before: that is how visitors come, who do not know
+of each other. A closed loop's user sends the next request only when the last one is answered, so while a server
+stalls it asks less, and has one slow sample where its visitors would have had many: coordinated omission (Gil Tene).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A constant arrival rate: ``rate`` a second for ``duration_s``; times are seconds since the run's start."""
+
+    rate: float
+    duration_s: float
+    offset_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and self.duration_s > 0):
+            raise ValueError("expected a rate and a duration above 0")
+
+    @property
+    def total(self) -> int:
+        """How many requests the whole run has."""
+        return max(1, math.floor(self.rate * self.duration_s + 1e-9))
+
+    def due(self, k: int) -> float:
+        """When request ``k`` (from 0) is to be sent."""
+        return self.offset_s + k / self.rate
+
+    def arrived(self, elapsed_s: float) -> int:
+        """How many requests are due by then, never more than ``total``."""
+        since = elapsed_s - self.offset_s
+        return 0 if since < 0 else min(self.total, math.floor(since * self.rate + 1e-9) + 1)
+
+
+class ClosedLoop:
+    """What a closed loop of ``users``, each with its share of the same rate, would have asked.
+
+    Request k is user k mod ``users``'s. While that user waits for an answer it would not have sent it.
+    """
+
+    __slots__ = ("_waiting", "omitted", "users")
+
+    def __init__(self, users: int) -> None:
+        if users < 1:
+            raise ValueError("expected at least one user")
+        self.users = users
+        self.omitted = 0
+        self._waiting = bytearray(users)
+
+    def sends(self, k: int) -> bool:
+        """Whether its user would have sent request ``k``; if so it waits until ``answered(k)``."""
+        user = k % self.users
+        if self._waiting[user]:
+            self.omitted += 1
+            return False
+        self._waiting[user] = 1
+        return True
+
+    def answered(self, k: int) -> None:
+        """Request ``k``, one that was sent, is answered or given up."""
+        self._waiting[k % self.users] = 0
