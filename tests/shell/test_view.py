@@ -1,0 +1,249 @@
+"""The live view, against a server that sends only changes and misbehaves when told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from backends.documents import Context, Document, Query, put
+from backends.firestore.channel import EMULATOR
+from backends.firestore.store import FirestoreStore
+from backends.firestore.view import View
+from backends.settings import Duration, Firestore
+from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer
+
+ROOT = "projects/demo-view/databases/(default)/documents/"
+
+
+async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+    """Wait for the condition, a bounded time; fails where it does not come."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        await asyncio.sleep(0.01)
+
+
+class Setting:
+    """A server, a store that keeps one view of it, and what a reader sees."""
+
+    def __init__(self, server: ListenServer, store: FirestoreStore, view: View) -> None:
+        self.server, self.store, self.view = server, store, view
+
+    def put(self, doc_id: str, **fields: object) -> int:
+        return self.server.put(f"{ROOT}things/{doc_id}", fields)  # type: ignore[arg-type]
+
+    def seen(self) -> dict[str, object]:
+        """What the view has, by id."""
+        return {doc_id: found.fields["n"] for doc_id, found in self.view.collection.documents.items()}
+
+    async def read(self, doc_id: str) -> Document | None:
+        return await self.store.get(f"things/{doc_id}", Context(asyncio.get_running_loop().time() + 2))
+
+
+@asynccontextmanager
+async def setting(
+    monkeypatch: pytest.MonkeyPatch, max_age: float = 90.0, query: Query | None = None
+) -> AsyncIterator[Setting]:
+    server = ListenServer()
+    monkeypatch.setenv(EMULATOR, await server.start())
+    query = query or Query("things")
+    store = FirestoreStore(Firestore(project="demo-view", view_max_age_s=Duration(max_age)), (query,))
+    for nth in range(3):
+        server.put(f"{ROOT}things/{nth}", {"n": nth})
+    await store.start()
+    view = store._views["things"]
+    try:
+        await until(lambda: view.fresh)
+        yield Setting(server, store, view)
+    finally:
+        await store.close()
+        await server.stop()
+
+
+async def test_a_fresh_view_answers_without_a_call_and_without_suspending(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        ctx = Context(0.0)
+        with pytest.raises(StopIteration) as answered:
+            scene.store.get("things/1", ctx).send(None)
+        assert answered.value.value.fields == {"n": 1}
+        assert ctx.memorable
+        assert scene.server.gets == 0
+        assert scene.server.metadata[0]["google-cloud-resource-prefix"] == "projects/demo-view/databases/(default)"
+
+
+async def test_changes_arrive_and_wake_those_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        woken: list[None] = []
+        end = scene.store.watch("things", lambda: woken.append(None))
+        version = scene.view.cell.version
+        scene.put("1", n=10)
+        scene.server.delete(f"{ROOT}things/2")
+        await until(lambda: scene.seen() == {"0": 0, "1": 10})
+        assert len(woken) == 2
+        assert scene.view.cell.version != version
+        end()
+        scene.put("1", n=11)
+        await until(lambda: scene.seen()["1"] == 11)
+        assert len(woken) == 2
+
+
+async def test_nothing_is_shown_before_the_snapshot_that_completes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.put(f"{ROOT}things/1", {"n": 10}, tell=False)
+        scene.server.put(f"{ROOT}things/2", {"n": 20}, tell=False)
+        scene.server.send(scene.server.changed(f"{ROOT}things/1"))
+        snapshots = scene.view.snapshots
+        scene.put("0", n=5)  # a snapshot, which completes the first message too
+        await until(lambda: scene.view.snapshots > snapshots)
+        assert scene.seen() == {"0": 5, "1": 10, "2": 2}
+
+
+async def test_a_document_sent_again_unchanged_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        version, snapshots = scene.view.cell.version, scene.view.snapshots
+        scene.server.send(scene.server.changed(f"{ROOT}things/1"), scene.server.global_snapshot())
+        await until(lambda: scene.view.snapshots > snapshots)
+        assert scene.view.cell.version == version
+
+
+@pytest.mark.parametrize("how", ["cut", "end"])
+async def test_a_stream_that_ends_is_resumed_where_it_was(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.put("1", n=10)
+        await until(lambda: scene.seen()["1"] == 10)
+        scene.server.put(f"{ROOT}things/2", {"n": 20}, tell=False)
+        if how == "cut":
+            scene.server.cut(grpc.StatusCode.UNAVAILABLE)
+        else:
+            scene.server.end()
+        await until(lambda: scene.view.fresh and scene.seen()["2"] == 20)
+        assert scene.server.tokens == [b"", b"4"]
+
+
+async def test_while_the_stream_is_down_nobody_is_answered_from_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.refuse = grpc.StatusCode.UNAVAILABLE
+        scene.server.cut(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: not scene.view.fresh)
+        scene.server.put(f"{ROOT}things/1", {"n": 10}, tell=False)
+        found = await scene.read("1")
+        assert found is not None
+        assert found.fields == {"n": 10}
+        assert scene.server.gets == 1
+        scene.server.refuse = None
+        await until(lambda: scene.view.fresh)
+
+
+async def test_a_missed_deletion_is_found_by_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.send(scene.server.filter(), scene.server.global_snapshot())
+        scene.put("0", n=5)
+        await until(lambda: scene.seen()["0"] == 5)
+        assert scene.view.restarts == 0  # the count was right
+        scene.server.delete(f"{ROOT}things/2", tell=False)
+        scene.server.send(scene.server.filter(), scene.server.global_snapshot())
+        await until(lambda: scene.seen() == {"0": 5, "1": 1})
+        assert scene.server.tokens == [b"", b""]  # begun again, not resumed
+
+
+async def test_after_a_reset_what_follows_is_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        server = scene.server
+        server.delete(f"{ROOT}things/2", tell=False)
+        server.send(
+            server.target(RESET, target_ids=[1]),
+            *(server.changed(name) for name in server.documents),
+            server.target(CURRENT, target_ids=[1]),
+            server.global_snapshot(),
+        )
+        await until(lambda: scene.seen() == {"0": 0, "1": 1})
+        assert scene.view.restarts == 0
+
+
+async def test_a_target_that_the_server_removes_is_listened_to_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.send(scene.server.target(REMOVE, target_ids=[1], cause={"code": 8, "message": "too much"}))
+        await until(lambda: not scene.view.fresh or len(scene.server.tokens) == 2)
+        await until(lambda: len(scene.server.tokens) == 2 and scene.view.fresh, within=15)
+        assert scene.server.tokens[1] == b""
+
+
+async def test_permission_lost_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.firestore.view.FORBIDDEN_S", 0.2)
+    async with setting(monkeypatch) as scene:
+        scene.server.refuse = grpc.StatusCode.PERMISSION_DENIED
+        scene.server.cut(grpc.StatusCode.PERMISSION_DENIED)
+        await until(lambda: scene.view.restarts >= 2)
+        assert not scene.view.fresh
+        scene.server.refuse = None
+        await until(lambda: scene.view.fresh)
+
+
+async def test_a_silent_server_is_asked_anew_before_the_view_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch, max_age=1.0) as scene:
+        scene.server.put(f"{ROOT}things/1", {"n": 10}, tell=False)  # the message of it is lost
+        await until(lambda: scene.seen()["1"] == 10)
+        assert len(scene.server.tokens) > 1
+
+
+async def test_a_view_that_is_too_old_is_not_answered_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch, max_age=0.5) as scene:
+        scene.server.refuse = grpc.StatusCode.UNAVAILABLE  # asked anew, it does not answer
+        await until(lambda: not scene.view.fresh)
+        version = scene.view.cell.version
+        assert await scene.read("1") is not None
+        assert scene.server.gets == 1
+        scene.server.refuse = None
+        await until(lambda: scene.view.fresh)
+        assert scene.view.cell.version != version  # what was remembered is not used any more
+
+
+async def test_a_writer_reads_its_own_write_however_late_the_view_learns_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.keep_quiet = True
+        ctx = Context(asyncio.get_running_loop().time() + 2)
+        await scene.store.commit((put("things/1", {"n": 10}),), ctx)
+        assert not scene.view.fresh
+        found = await scene.read("1")
+        assert found is not None
+        assert found.fields == {"n": 10}
+        assert scene.server.gets == 1
+        scene.server.keep_quiet = False
+        scene.put("0", n=0)
+        await until(lambda: scene.view.fresh)
+
+
+async def test_a_reader_waits_a_moment_for_a_view_that_is_only_one_write_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with setting(monkeypatch) as scene:
+        ctx = Context(asyncio.get_running_loop().time() + 2)
+        monkeypatch.setattr("backends.firestore.store.CATCH_UP_S", 5.0)
+        await scene.store.commit((put("things/1", {"n": 10}),), ctx)
+        found = await scene.read("1")
+        assert found is not None
+        assert found.fields == {"n": 10}
+        assert scene.server.gets == 0
+
+
+async def test_a_view_of_the_newest_answers_only_what_it_wholly_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = Query("things", order="n", descending=True, limit=3)
+    async with setting(monkeypatch, query=newest) as scene:
+        view = scene.view
+        assert [found.id for found in view.run(Query("things", order="n", descending=True, limit=2)) or ()] == [
+            "2",
+            "1",
+        ]
+        assert view.run(Query("things", order="n", descending=True, limit=4)) is None
+        assert view.run(Query("things", order="n", limit=1)) is None
+        assert view.get("9") == (False, None)
+        scene.server.delete(f"{ROOT}things/2")
+        await until(lambda: "2" not in scene.seen())
+        assert len(view.run(Query("things", order="n", descending=True, limit=4)) or ()) == 2
