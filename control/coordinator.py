@@ -91,7 +91,8 @@ class Storage(Protocol):
         """What was saved last."""
 
 
-HealthCheck = Callable[[], Awaitable[list[Check]]]
+HealthCheck = Callable[[], Awaitable[list[Check]]]  # of both backends
+Probe = Callable[[], Awaitable[bool]]  # whether the target answers, within its deadline
 
 
 class Refused(Exception):  # noqa: N818 - what is so
@@ -134,6 +135,7 @@ class Coordinator:
         store: Storage,
         clock: Clock,
         health: HealthCheck,
+        probe: Probe,
         *,
         kinds: tuple[str, str] = ("mock", "firestore"),
         notify: Callable[[str, str, Json], None] = lambda name, kind, detail: None,
@@ -154,6 +156,7 @@ class Coordinator:
         self._store = store
         self._clock = clock
         self._health = health
+        self._probe = probe
         self._kinds = kinds
         self._notify = notify
         self._machine = Machine(board)
@@ -169,6 +172,7 @@ class Coordinator:
         self._renewed_at = 0.0
         self._lapse_at: float | None = None
         self._checking: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._held_by: tuple[str, ...] = ()
         self._lost = 0  # entries that found the outbox full
@@ -239,8 +243,9 @@ class Coordinator:
                 await self._clock.wait(self._pulse, self._patience())
         finally:
             saver.cancel()
-            if self._checking is not None:
-                self._checking.cancel()
+            for task in (self._checking, self._probing):
+                if task is not None:
+                    task.cancel()
 
     async def close(self) -> None:
         """Write what is still to be written, as far as the store lets us."""
@@ -330,12 +335,25 @@ class Coordinator:
         self._last, self._detected_at = seen, now.mono
         if not s.verified or not s.weight_bp or s.state not in (*_JUDGED, State.COMPLETED):
             return
-        fired = self.settings.judge == "sequential" and any(d.fires for d in self._watch.detectors)
-        if fired or self._validation_due(now):
+        sequential = self.settings.judge == "sequential"
+        if sequential and self._watch.suspects and self._probing is None and s.state in _JUDGED:
+            self._probing = asyncio.create_task(self._ask_target(s.generation), name=f"probe {self.name}")
+        if (sequential and self._watch.breached) or self._validation_due(now):
             self._validate(now)
-        elif self.settings.judge == "sequential":
+        elif sequential:
             self.verdict = self._judged(now)
             self._consider(self.verdict, now)
+
+    async def _ask_target(self, generation: int) -> None:
+        """Follow up a suspicion."""
+        try:
+            answers = await asyncio.gather(*(self._probe() for _ in range(judge.PROBES)))
+            if self.state.generation == generation:
+                self._watch = self._watch.after_probes(answers.count(False), len(answers))
+                if self._watch.breached and self.state.state in _JUDGED:
+                    self._validate(self._clock.now())
+        finally:
+            self._probing = None
 
     def _validation_due(self, now: Now) -> bool:
         return now.mono - self._validated_at >= self.settings.validate_every_s

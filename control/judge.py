@@ -6,7 +6,9 @@ true error rate of 2 % passes 5 % by chance within the hour in most runs. So eac
 
 *Roll back* by a CUSUM mixture (Page 1954; Lorden 1971): for shares p_j above p₀ the log-likelihood ratio of p_j
 against p₀ is summed and never let below 0, so that what was good for hours does not hide what is bad now. It fires
-when the mean of the likelihood ratios passes 10⁶.
+when the mean of the likelihood ratios passes 10⁶. At a small weight requests come seldom, so a *suspicion* (10²) is
+followed up by asking the target itself, twice in every pass. A health check may know less than real requests do, so a
+second detector counts both kinds and the first goes on without the checks: the mean of both decides.
 
 *Promote* by an e-test (Ville's inequality; Ramdas et al. 2023): the same with p_j below p₀, from the beginning of
 the phase and never reset. A mean likelihood ratio of 1/alpha = 100 happens by chance at most once in 100 phases
@@ -30,6 +32,8 @@ from control.phases import Thresholds
 
 POINTS: Final = 12
 FIRE: Final = math.log(1e6)
+SUSPECT: Final = math.log(1e2)
+PROBES: Final = 2  # asked of a suspected target in every pass of the fast detector
 ALPHA: Final = 0.01
 PROOF: Final = math.log(1 / ALPHA)
 GAUGE_SAMPLES: Final = 3  # in a row above the limit are a breach
@@ -77,7 +81,7 @@ def shares(thresholds: Thresholds) -> tuple[float, float, float]:
 
 
 @cache
-def _worse(p0: float) -> tuple[tuple[float, float], ...]:
+def worse(p0: float) -> tuple[tuple[float, float], ...]:
     """For points above p₀, what a trial that broke the rule and one that kept it add to the log-likelihood ratio."""
     high = max(0.95, (1 + p0) / 2)
     low = min(1.2 * p0, (p0 + high) / 2)
@@ -85,7 +89,7 @@ def _worse(p0: float) -> tuple[tuple[float, float], ...]:
 
 
 @cache
-def _better(p0: float) -> tuple[tuple[float, float], ...]:
+def better(p0: float) -> tuple[tuple[float, float], ...]:
     """The same for points below p₀."""
     return _ratios(p0, _spaced(0.02 * p0, 0.9 * p0))
 
@@ -106,7 +110,7 @@ def _log_mean(logs: Sequence[float]) -> float:
 def proof(p0: float, broke: float, requests: float) -> float:
     """The log of the e-value for "the share is below p₀", from all the counts of a phase."""
     kept = requests - broke
-    return _log_mean([broke * bad + kept * good for bad, good in _better(p0)])
+    return _log_mean([broke * bad + kept * good for bad, good in better(p0)])
 
 
 class Detector(Struct, frozen=True):
@@ -120,7 +124,7 @@ class Detector(Struct, frozen=True):
         if not requests:
             return self
         kept = requests - broke
-        pairs = zip(self.scores, _worse(self.p0), strict=True)
+        pairs = zip(self.scores, worse(self.p0), strict=True)
         return replace(self, scores=tuple(max(0.0, s + broke * bad + kept * good) for s, (bad, good) in pairs))
 
     @property
@@ -128,16 +132,12 @@ class Detector(Struct, frozen=True):
         """The log of the mean likelihood ratio against p₀; it fires from ``FIRE`` on."""
         return _log_mean(self.scores)
 
-    @property
-    def fires(self) -> bool:
-        """Whether the share is above p₀ beyond doubt."""
-        return self.evidence >= FIRE
-
 
 class Watch(Struct, frozen=True):
     """The fast detector of a phase: every rule on the target, beside the source's recent rates."""
 
     detectors: tuple[Detector, ...]
+    probed: Detector  # errors, with the answers to suspicion among the requests
     source: Counts = Counts()  # recent, fading
     target: Counts = Counts()
     together: tuple[bool, ...] = (False,) * len(RULES)
@@ -145,7 +145,30 @@ class Watch(Struct, frozen=True):
     @classmethod
     def fresh(cls, thresholds: Thresholds) -> Watch:
         """Nothing seen yet."""
-        return cls(tuple(Detector(p0) for p0 in shares(thresholds)))
+        return cls(tuple(Detector(p0) for p0 in shares(thresholds)), Detector(thresholds.error_limit))
+
+    def evidence(self, rule: int) -> float:
+        """The log of the likelihood ratio against the target in one rule."""
+        alone = self.detectors[rule].evidence
+        return alone if rule else _log_mean((alone, self.probed.evidence))
+
+    def fires(self, rule: int) -> bool:
+        """Whether the target breaks the rule beyond doubt."""
+        return self.evidence(rule) >= FIRE
+
+    @property
+    def breached(self) -> bool:
+        """Whether it breaks any."""
+        return any(map(self.fires, range(len(RULES))))
+
+    @property
+    def suspects(self) -> bool:
+        """Whether the target should be asked."""
+        return self.evidence(0) >= SUSPECT
+
+    def after_probes(self, failed: int, made: int) -> Watch:
+        """The watch after the target was asked ``made`` times."""
+        return replace(self, probed=self.probed.after(failed, made))
 
     def after(self, target: Counts, source: Counts, elapsed_s: float) -> Watch:
         """The watch after another span of ``elapsed_s`` in which the arms did so much.
@@ -155,15 +178,27 @@ class Watch(Struct, frozen=True):
         """
         factor = 0.5 ** (elapsed_s / HALF_LIFE_S)
         recent_target, recent_source = self.target.faded(factor, target), self.source.faded(factor, source)
-        detectors, together = [], []
-        for i, detector in enumerate(self.detectors):
-            moved = detector.after(target.broke(i), target.requests)
-            bad_source = recent_source.requests >= TOGETHER_SAMPLES and recent_source.rate(i) > detector.p0
-            shared = bad_source and recent_target.rate(i) <= TOGETHER_RATIO * recent_source.rate(i)
-            forgiven = moved.fires and shared
-            detectors.append(Detector(detector.p0) if forgiven else moved)
-            together.append(forgiven or (self.together[i] and bad_source))
-        return Watch(tuple(detectors), recent_source, recent_target, tuple(together))
+        moved = replace(
+            self,
+            detectors=tuple(d.after(target.broke(i), target.requests) for i, d in enumerate(self.detectors)),
+            probed=self.probed.after(target.errors, target.requests),
+            source=recent_source,
+            target=recent_target,
+        )
+        bad = [recent_source.rate(i) > d.p0 for i, d in enumerate(self.detectors)]
+        known = recent_source.requests >= TOGETHER_SAMPLES
+        forgiven = [
+            moved.fires(i) and known and bad[i] and recent_target.rate(i) <= TOGETHER_RATIO * recent_source.rate(i)
+            for i in range(len(RULES))
+        ]
+        return replace(
+            moved,
+            detectors=tuple(Detector(d.p0) if f else d for d, f in zip(moved.detectors, forgiven, strict=True)),
+            probed=Detector(self.probed.p0) if forgiven[0] else moved.probed,
+            together=tuple(
+                f or (before and known and b) for f, before, b in zip(forgiven, self.together, bad, strict=True)
+            ),
+        )
 
 
 class Rule(Struct, frozen=True):
@@ -252,9 +287,8 @@ def _sequential(i: int, thresholds: Thresholds, target: Arm, watch: Watch) -> Fo
     value, limit, words = _figures(i, thresholds, target)
     n = int(target.counts.requests)
     allowed = f"at most {_percent(p0)} allowed"
-    detector = watch.detectors[i]
-    if detector.fires:
-        words = f"{words}; {allowed}; above it with a likelihood ratio of {_power(detector.evidence)} to 1"
+    if watch.fires(i):
+        words = f"{words}; {allowed}; above it with a likelihood ratio of {_power(watch.evidence(i))} to 1"
         return Rule(RULES[i], value, limit, n, Outcome.ROLL_BACK), words
     if watch.together[i]:
         source = f"the source has {_percent(watch.source.rate(i))} of late"

@@ -113,6 +113,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     from control.auth import Gatekeeper
     from control.coordinator import Coordinator
     from control.store import StoreThread
+    from control.webhooks import Webhooks
 
     clock = SystemClock()
     run_dir = Path(settings.proxy.run_dir)
@@ -120,6 +121,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     notes = await _open_store(store)
     arms = Arms(settings.backends)
     await arms.start()
+    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()})
     coordinators = {
         name: Coordinator(
             name,
@@ -129,18 +131,21 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
             store,
             clock,
             arms.health_of(migration),
+            arms.probe_of(migration),
             kinds=(arms.kind(migration.source), arms.kind(migration.target)),
+            notify=webhooks.notify,
         )
         for index, (name, migration) in enumerate(settings.migrations.items())
     }
     for coordinator in coordinators.values():
         await coordinator.recover(notes)
-    gatekeeper = Gatekeeper(settings.control, time.monotonic, None)
+    gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings))
     api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     await web.SockSite(runner, listening).start()
     _log.info("control serves", migrations=list(coordinators), pid=os.getpid())
+    webhooks.start()
     loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     ending = asyncio.create_task(stop.wait())
     try:
@@ -155,7 +160,18 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
         for coordinator in coordinators.values():
             await coordinator.close()
         await store.close()
+        await webhooks.close()
         await arms.close()
+
+
+def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:
+    """Who believes ID tokens; nobody, where no e-mail address may do anything."""
+    project = settings.firebase_project()
+    if project is None or not (settings.control.admins or settings.control.viewers):
+        return None
+    from control.firebase import Verifier
+
+    return Verifier(project).email
 
 
 async def _open_store(store: Any) -> list[str]:
@@ -213,6 +229,14 @@ class Arms:
             return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
 
         return health
+
+    def probe_of(self, migration: Migration) -> Callable[[], Awaitable[bool]]:
+        """The question whether a migration's target answers."""
+
+        async def probe() -> bool:
+            return (await self.check(migration.target)).ok is not False
+
+        return probe
 
 
 async def _http_health(backend: Http) -> Health:

@@ -156,8 +156,11 @@ class ControlPlane:
         async def health() -> list[Check]:
             return self.health
 
+        async def probe() -> bool:
+            return self.health[0].ok is not False
+
         self.coordinators = {
-            name: Coordinator(name, i, migration, self.board, self.store, SystemClock(), health)
+            name: Coordinator(name, i, migration, self.board, self.store, SystemClock(), health, probe)
             for i, (name, migration) in enumerate(self.settings.migrations.items())
         }
         for coordinator in self.coordinators.values():
