@@ -1,0 +1,314 @@
+"""The rollout's table: every state against every event, and the order of what follows."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from msgspec.structs import replace
+
+from control.phases import DEFAULT_PHASES
+from control.rollout import (
+    TRANSITIONS,
+    Descent,
+    Event,
+    Now,
+    On,
+    Persist,
+    Plan,
+    Publish,
+    Refuse,
+    Rollout,
+    State,
+    step,
+)
+
+PLAN = Plan(DEFAULT_PHASES)
+NOW = Now(1000.0, 1_700_000_000.0)
+
+
+def held(state: State, phase: int | None, **more: object) -> Rollout:
+    weight = 0 if phase is None else DEFAULT_PHASES[phase].weight_bp
+    s = Rollout(state=state, phase=phase, weight_bp=weight, revision=7, generation=3, verified=True)
+    return replace(s, soaking_since=900.0 if state is State.RUNNING else None, entered_at=1.0, **more)
+
+
+def descending(phase: int | None, final: State) -> Rollout:
+    descent = Descent("command", "", 5000, 999.0, 999.0, 20.0, final)
+    return replace(held(State.ROLLING_BACK, phase, resume_phase=1, descent=descent), verified=False)
+
+
+STARTS = {
+    "idle": held(State.IDLE, None),
+    "running": held(State.RUNNING, 1, resume_phase=1),
+    "running last": held(State.RUNNING, 4, resume_phase=4),
+    "paused": held(State.PAUSED, 2, resume_phase=2),
+    "paused at 0": replace(held(State.PAUSED, 2, resume_phase=2), weight_bp=0),
+    "rolling back": descending(0, State.ROLLED_BACK),
+    "aborting": descending(None, State.ABORTED),
+    "resetting": descending(None, State.IDLE),
+    "rolled back": held(State.ROLLED_BACK, 1, resume_phase=1),
+    "rolled back to 0": held(State.ROLLED_BACK, None, resume_phase=0),
+    "completed": replace(held(State.COMPLETED, 4), pinned=True),
+    "aborted": held(State.ABORTED, None, resume_phase=2),
+    "aborted, nothing to resume": held(State.ABORTED, None),
+}
+
+EVENTS = {
+    "start": Event(On.START),
+    "resume start": Event(On.START, resume=True),
+    "advance": Event(On.ADVANCE),
+    "pause": Event(On.PAUSE),
+    "resume": Event(On.RESUME),
+    "back": Event(On.ROLLBACK),
+    "back to 0": Event(On.ROLLBACK, to="start"),
+    "abort": Event(On.ABORT),
+    "reset": Event(On.RESET),
+    "promote": Event(On.PROMOTE),
+    "breach": Event(On.BREACH),
+    "lease lost": Event(On.LEASE_LOST),
+    "seen": Event(On.SEEN),
+    "drained": Event(On.DRAINED),
+    "persisted": Event(On.PERSISTED, revision=8),
+    "unpersisted": Event(On.UNPERSISTED, revision=8),
+}
+
+# What each event leads to: "state weight", with ">" where it first waits for the store. Not listed: refused.
+LEADS: dict[str, dict[str, str]] = {
+    "idle": {
+        "start": "> running 5",
+        "back": "idle 0",
+        "back to 0": "idle 0",
+        "abort": "aborted 0",
+        "reset": "idle 0",
+    },
+    "running": {
+        "advance": "> running 50",
+        "promote": "> running 50",
+        "pause": "paused 25",
+        "back": "rolling_back 5",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "breach": "rolling_back 5",
+        "lease lost": "rolling_back 0",
+    },
+    "running last": {
+        "advance": "> completed 100",
+        "promote": "> completed 100",
+        "pause": "paused 100",
+        "back": "rolling_back 75",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "breach": "rolling_back 75",
+        "lease lost": "rolling_back 0",
+    },
+    "paused": {
+        "resume": "running 50",
+        "back": "rolling_back 25",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "breach": "rolling_back 25",
+        "lease lost": "rolling_back 0",
+    },
+    "paused at 0": {
+        "resume": "> running 50",
+        "back": "rolled_back 0",
+        "back to 0": "rolled_back 0",
+        "abort": "aborted 0",
+        "reset": "idle 0",
+    },
+    "rolling back": {
+        "back": "rolling_back 5",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "lease lost": "rolling_back 0",
+        "seen": "rolling_back 5",
+        "drained": "rolled_back 5",
+    },
+    "aborting": {
+        "back": "rolling_back 0",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "seen": "rolling_back 0",
+        "drained": "aborted 0",
+    },
+    "resetting": {
+        "back": "rolling_back 0",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "seen": "rolling_back 0",
+        "drained": "idle 0",
+    },
+    "rolled back": {
+        "start": "running 5",
+        "resume start": "> running 25",
+        "resume": "> running 25",
+        "back": "rolling_back 5",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+        "breach": "rolling_back 5",
+        "lease lost": "rolling_back 0",
+    },
+    "rolled back to 0": {
+        "start": "> running 5",
+        "resume start": "> running 5",
+        "resume": "> running 5",
+        "back": "rolled_back 0",
+        "back to 0": "rolled_back 0",
+        "abort": "aborted 0",
+        "reset": "idle 0",
+    },
+    "completed": {
+        "back": "rolling_back 75",
+        "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+    },
+    "aborted": {
+        "start": "> running 5",
+        "resume start": "> running 50",
+        "back": "aborted 0",
+        "back to 0": "aborted 0",
+        "abort": "aborted 0",
+        "reset": "idle 0",
+    },
+    "aborted, nothing to resume": {
+        "start": "> running 5",
+        "back": "aborted 0",
+        "back to 0": "aborted 0",
+        "abort": "aborted 0",
+        "reset": "idle 0",
+    },
+}
+
+
+def outcome(before: Rollout, event: Event) -> str:
+    """What an event leads to, in the words of ``LEADS``."""
+    after, effects = step(PLAN, before, event, NOW)
+    if any(isinstance(effect, Refuse) for effect in effects):
+        assert after == before
+        assert len(effects) == 1
+        return "refused"
+    waits = ""
+    if after.pending is not None:
+        assert (after.state, after.weight_bp, after.generation) == (before.state, before.weight_bp, before.generation)
+        assert not any(isinstance(effect, Publish) for effect in effects)
+        after, effects = step(PLAN, after, Event(On.PERSISTED, revision=after.revision), NOW)
+        assert isinstance(effects[0], Publish)
+        waits = "> "
+    return f"{waits}{after.state.value} {after.weight_bp / 100:g}"
+
+
+@pytest.mark.parametrize(("start", "event"), list(product(STARTS, EVENTS)))
+def test_every_state_answers_every_event_as_the_table_says(start: str, event: str) -> None:
+    assert outcome(STARTS[start], EVENTS[event]) == LEADS[start].get(event, "refused")
+
+
+def test_every_row_of_the_table_is_met_by_a_pair() -> None:
+    met = set()
+    for start, event in product(STARTS.values(), EVENTS.values()):
+        fresh = replace(start, verified=False)
+        for s in (start, fresh, *_pending(start)):
+            _, effects = step(PLAN, s, event, NOW)
+            if not any(isinstance(effect, Refuse) for effect in effects):
+                met.add((s.state, event.kind))
+    assert {(row.state, row.on) for row in TRANSITIONS} == met
+
+
+def _pending(s: Rollout) -> list[Rollout]:
+    """``s`` with each increase it takes waiting for the store."""
+    asked = [step(PLAN, s, event, NOW)[0] for event in EVENTS.values()]
+    return [replace(a, pending=replace(a.pending, revision=8)) for a in asked if a.pending is not None]
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("event", [On.ROLLBACK, On.ABORT, On.RESET])
+def test_a_decrease_is_published_before_anything_else_even_with_an_increase_waiting(start: str, event: On) -> None:
+    for s in (STARTS[start], *_pending(STARTS[start])):
+        after, effects = step(PLAN, s, Event(event), NOW)
+        if not effects:  # it joins the rollback that is going on
+            assert s.state is State.ROLLING_BACK
+            continue
+        assert isinstance(effects[0], Publish)
+        assert effects[0].weight_bp == after.weight_bp <= s.weight_bp
+        assert after.pending is None
+        late, answered = step(PLAN, after, Event(On.PERSISTED, revision=100), NOW)
+        assert late == after
+        assert isinstance(answered[0], Refuse)
+
+
+def test_an_abort_ends_at_0_from_everywhere() -> None:
+    for s in STARTS.values():
+        after, _ = step(PLAN, s, Event(On.ABORT), NOW)
+        assert after.weight_bp == 0
+        if after.state is State.ROLLING_BACK:
+            after, _ = step(PLAN, after, Event(On.DRAINED), NOW)
+        assert after.state is State.ABORTED
+
+
+def test_pause_keeps_the_soak_that_was_earned() -> None:
+    running = STARTS["running"]
+    paused, _ = step(PLAN, running, Event(On.PAUSE), NOW)
+    assert paused.soaked(5000.0) == 100.0
+    resumed, _ = step(PLAN, paused, Event(On.RESUME), Now(5000.0, NOW.unix))
+    assert resumed.soaked(5010.0) == 110.0
+
+
+def test_the_soak_begins_when_every_worker_has_seen_the_weight() -> None:
+    asked, _ = step(PLAN, STARTS["running"], Event(On.ADVANCE), NOW)
+    raised, _ = step(PLAN, asked, Event(On.PERSISTED, revision=8), NOW)
+    assert raised.soaked(2000.0) == 0.0
+    seen, _ = step(PLAN, raised, Event(On.SEEN), Now(2000.0, NOW.unix))
+    assert seen.soaked(2030.0) == 30.0
+
+
+def test_a_stale_revision_is_refused_in_every_state() -> None:
+    for s, event in product(STARTS.values(), (On.START, On.ADVANCE, On.ROLLBACK, On.ABORT, On.RESET, On.PROMOTE)):
+        after, effects = step(PLAN, s, Event(event, revision=6), NOW)
+        assert after == s
+        assert isinstance(effects[0], Refuse)
+
+
+def test_nothing_is_raised_while_the_mode_is_mock() -> None:
+    mock = Rollout(mode="mock", pinned=True)
+    for event in (On.START, On.ADVANCE, On.RESUME, On.PROMOTE):
+        after, effects = step(PLAN, mock, Event(event), NOW)
+        assert after == mock
+        assert isinstance(effects[0], Refuse)
+
+
+def test_a_second_increase_waits_for_the_first() -> None:
+    asked, _ = step(PLAN, STARTS["running"], Event(On.ADVANCE), NOW)
+    again, effects = step(PLAN, asked, Event(On.ADVANCE), NOW)
+    assert again == asked
+    assert isinstance(effects[0], Refuse)
+
+
+def test_a_failed_store_calls_an_increase_off_and_changes_no_weight() -> None:
+    asked, _ = step(PLAN, STARTS["running"], Event(On.ADVANCE), NOW)
+    off, effects = step(PLAN, asked, Event(On.UNPERSISTED, revision=8, reason="disk full"), NOW)
+    assert (off.state, off.phase, off.weight_bp, off.pending) == (State.RUNNING, 1, 2500, None)
+    assert [type(effect) for effect in effects] == [Persist]
+
+
+def test_a_rollback_record_adds_up_and_says_whether_it_was_in_time() -> None:
+    down, effects = step(PLAN, STARTS["running"], Event(On.ROLLBACK, detected=999.5, reason="slow"), NOW)
+    publish = effects[0]
+    assert isinstance(publish, Publish)
+    assert (publish.cut_over_at, publish.cancel_at) == (1007.5, 1013.5)
+    down, _ = step(PLAN, down, Event(On.SEEN), Now(1000.02, 0.0))
+    done, _ = step(PLAN, down, Event(On.DRAINED), Now(1000.1, 0.0))
+    record = done.last_rollback
+    assert record is not None
+    assert (record.decided_ms, record.seen_ms, record.drained_ms) == (500.0, 20.0, 80.0)
+    assert (record.total_ms, record.within_deadline, record.from_weight, record.to_weight) == (600.0, True, 25.0, 5.0)
+    late, _ = step(PLAN, down, Event(On.DRAINED), Now(1020.0, 0.0))
+    assert late.last_rollback is not None
+    assert not late.last_rollback.within_deadline
