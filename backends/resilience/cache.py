@@ -23,7 +23,7 @@ from backends.documents import Count, Document
 Result: TypeAlias = list[Document] | Count
 
 KEYS: Final = 4096  # in memory; a Redis has its own limit (maxmemory)
-REDIS_S: Final = 0.05  # longer than this is no gain
+REDIS_S: Final = 0.2  # longer than this is no gain
 
 _log = logging.getLogger("phasegate.backends")
 
@@ -55,13 +55,12 @@ class Cache:
         self.misses = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
         self._keys: OrderedDict[str, None] | None = None
-        self._cache: BaseCache
-        if where == "memory":
+        remote = _redis(where) if where != "memory" else None
+        self._cache: BaseCache = remote
+        if remote is None:
             self._keys = OrderedDict()
             # timeout=None: a timeout costs more than the cache itself.
             self._cache = SimpleMemoryCache(timeout=None)
-        else:
-            self._cache = _redis(where)
 
     async def get(self, key: str) -> tuple[float, Result] | None:
         """When the result expires (Unix time), and the result; None where there is none."""
@@ -95,12 +94,16 @@ class Cache:
         """Forget everything kept here, close connections."""
         if self._keys is not None:
             await self._cache.clear()
-        await self._cache.close()
+        else:
+            await self._cache.client.aclose()
 
 
-def _redis(address: str) -> BaseCache:
-    from aiocache import RedisCache  # needs the redis package, which only this uses
-
+def _redis(address: str) -> BaseCache | None:
+    try:
+        from aiocache import RedisCache  # needs the redis package, which only this uses
+    except ImportError:
+        _log.error("no redis package, caching in memory instead: pip install redis")
+        return None
     parts = urlsplit(address)
     return RedisCache(
         endpoint=parts.hostname or "127.0.0.1",
@@ -108,6 +111,7 @@ def _redis(address: str) -> BaseCache:
         db=int(parts.path.strip("/") or 0),
         password=parts.password,
         namespace="phasegate",
+        ssl=parts.scheme == "rediss",
         timeout=REDIS_S,
         serializer=_Packed(),
     )
