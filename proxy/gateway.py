@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from email.utils import formatdate
 from time import monotonic, monotonic_ns, time
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy import board
+from proxy.access import LogFile, Logged
 from proxy.http1 import forwarding
+from proxy.http1.connection import LINGER_S
 from proxy.http1.downstream import Downstream
 from proxy.http1.head import Heads
-from proxy.http1.upstream import Pool
+from proxy.http1.pool import Pool
+from proxy.http1.refusal import Form
 from proxy.routes import Endpoint, Router
 from proxy.settings import App, Plan
 from proxy.sticky import Stickiness
+
+# What an idle client that is just sending its next request has, when the worker leaves; then it is closed.
+_GRACE_S: Final = 0.5
+_AGAIN: Final = b"retry-after: 1\r\n"
 
 
 class Service(Protocol):
@@ -47,10 +55,21 @@ class Gateway:
         self.trusted = forwarding.networks(proxy.trusted)
         self.max_head = proxy.max_head
         self.max_body = proxy.max_body
+        self.max_connections = proxy.max_connections
+        self.pipeline = proxy.pipeline
+        self.min_rate = proxy.min_rate
         self.head_timeout_s = proxy.head_timeout_s
         self.body_timeout_s = proxy.body_timeout_s
         self.idle_timeout_s = proxy.idle_timeout_s
-        self.heads = Heads(Stickiness.wanted(proxy.sticky), Router(plan).resolve)
+        self.linger_s = LINGER_S
+        self.form = Form() if proxy.errors is None else Form(proxy.errors.content_type, proxy.errors.template)
+        self._per_address = proxy.max_connections_per_address
+        self._by_address: dict[str, int] = {}
+        self._log = None if proxy.access_log is None else LogFile(proxy.access_log)
+        wanted = Stickiness.wanted(proxy.sticky)
+        if self._log is not None:
+            wanted |= {b"traceparent"}
+        self.heads = Heads(wanted, Router(plan).resolve)
         self.pools: list[Pool] = []
         self.app = self.pool(plan.app)
         self._cells = cells
@@ -61,17 +80,45 @@ class Gateway:
 
     def pool(self, app: App) -> Pool:
         """A pool of connections to an origin, swept with the others."""
-        pool = Pool(
-            app.origin,
-            self.heads,
-            lambda: self.now,
-            connect_timeout_s=app.connect_timeout_s,
-            timeout_s=app.timeout_s,
-            max_idle=app.max_idle,
-            max_connections=app.max_connections,
-        )
+        pool = Pool(app, self.heads, lambda: self.now)
         self.pools.append(pool)
         return pool
+
+    # Clients
+
+    def client(self, scheme: bytes = b"http", address: str = "") -> Downstream:
+        """The protocol of a new connection; ``address`` where somebody else told who is behind it."""
+        if self._log is None:
+            return Downstream(self, scheme, address)
+        return Logged(self, scheme, address, self._log)
+
+    def admit(self, client: Downstream) -> tuple[int, str, str, bytes] | None:
+        """Count a client. Returns how it is refused, where it is one too many."""
+        self.clients.add(client)
+        if len(self.clients) > self.max_connections:
+            return 503, "overloaded", f"{self.max_connections} connections are open", _AGAIN
+        if self._per_address:
+            key = _household(client.address)
+            count = self._by_address[key] = self._by_address.get(key, 0) + 1
+            if count > self._per_address:
+                message = f"expected at most {self._per_address} connections from one address"
+                return 429, "too_many_connections", message, _AGAIN
+        return None
+
+    def left(self, client: Downstream) -> None:
+        """A client is gone."""
+        if client not in self.clients:
+            return
+        self.clients.discard(client)
+        if self._per_address:
+            key = _household(client.address)
+            count = self._by_address.get(key, 0) - 1
+            if count > 0:
+                self._by_address[key] = count
+            else:
+                self._by_address.pop(key, None)
+
+    # Time
 
     def tick(self) -> None:
         """Read the clocks and let every share see its weight."""
@@ -85,7 +132,7 @@ class Gateway:
             share.tick(now_ns)
 
     def sweep(self) -> None:
-        """Once a second: what has waited too long ends, and figures go onto the board."""
+        """Once a second: what has waited too long ends, lines and figures go where they are read."""
         now = self.now
         for client in [client for client in self.clients if client.deadline < now]:
             client.expire()
@@ -93,12 +140,15 @@ class Gateway:
             pool.sweep(now)
         for share in self.shares:
             share.gauge()
+        if self._log is not None:
+            self._log.flush()
 
     def drain(self) -> None:
         """Begin no other request on any connection."""
         self.draining = True
+        self.linger_s = _GRACE_S
         for client in list(self.clients):
-            client.close_when_idle()
+            client.close_when_idle(_GRACE_S)
 
     def close(self, clients: Sequence[Downstream] | None = None) -> None:
         """Close what is left."""
@@ -106,6 +156,10 @@ class Gateway:
             client.transport.abort()
         for pool in self.pools:
             pool.close()
+        if self._log is not None:
+            self._log.close()
+
+    # Counts
 
     def count_app(self) -> None:
         """A request for the app."""
@@ -118,3 +172,13 @@ class Gateway:
     def count_refused(self) -> None:
         """A request that was none."""
         self._cells[self._refused] += 1
+
+
+def _household(address: str) -> str:
+    """What counts as one address: of IPv6 a /64, which is what one customer is given."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network(f"{address.partition('%')[0]}/64", strict=False))
+    except ValueError:
+        return address

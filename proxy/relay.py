@@ -14,7 +14,8 @@ from backends.errors import FaultKind
 from proxy import board
 from proxy.http1.downstream import Downstream
 from proxy.http1.head import Response
-from proxy.http1.upstream import Failure, Pool
+from proxy.http1.pool import Pool
+from proxy.http1.upstream import Failure
 from proxy.routes import Endpoint
 from proxy.share import Share
 from proxy.sticky import Stickiness

@@ -41,6 +41,10 @@ class NotAllowed:
     allow: bytes
 
 
+class Options:
+    """OPTIONS of the app: a request that Max-Forwards may end at this hop."""
+
+
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
     """Whether an arm of the migration is an HTTP origin: its requests are then forwarded, not answered."""
     return any(isinstance(backends[name], Http) for name in (route.source, route.target))
@@ -107,7 +111,7 @@ class Router:
                 else:
                     self._literal[path] = by_method
 
-    def resolve(self, line: Line) -> Endpoint | NotAllowed | None:
+    def resolve(self, line: Line) -> Endpoint | NotAllowed | Options | None:
         """What a request line leads to; None is the app."""
         raw, _, query = line.target.partition(b"?")
         path = raw.decode("ascii")
@@ -121,7 +125,8 @@ class Router:
                     params = {name: unquote(value) for name, value in match.groupdict().items()}
                     break
         if methods is None:
-            return self._by_pattern(path, line.method)
+            found_by_pattern = self._by_pattern(path, line.method)
+            return Options() if found_by_pattern is None and line.method == b"OPTIONS" else found_by_pattern
         found = methods.get(line.method.decode("ascii"))
         if found is None:
             return NotAllowed(", ".join(sorted(methods)).encode())

@@ -1,41 +1,102 @@
 """The configuration of the data plane: ``[app]``, ``[proxy]`` and what of a migration the workers need.
 
-Shapes and defaults only; ``control.settings`` reads files. ``Plan`` is what a worker process is handed as JSON.
+Shapes, defaults, and what shapes cannot say; ``control.settings`` reads files. ``Plan`` is what a worker process is
+handed as JSON.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from backends.settings import Backend, Duration
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class OriginTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS toward the app, beyond what https:// says by itself."""
+
+    ca: str | None = None  # a file of certificates to trust in place of the system's
+    server_name: str | None = None  # whom the certificate must name; none: the origin's host
 
 
 class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The app behind the proxy: where everything goes that is no data request."""
 
-    origin: str
+    origin: str  # http://HOST:PORT, https://HOST:PORT or unix:/path/of/a/socket
     connect_timeout_s: Duration = msgspec.field(default=Duration(2.0), name="connect_timeout")
     timeout_s: Duration = msgspec.field(default=Duration(60.0), name="timeout")  # to the first byte of the answer
-    max_idle: int = 256  # idle connections kept, a worker
-    max_connections: int = 1024  # open connections, a worker; beyond it 503
+    # Between two pieces of an answer, or of a tunnel either way. Long: event streams are silent at times.
+    quiet_timeout_s: Duration = msgspec.field(default=Duration(600.0), name="quiet_timeout")
+    max_idle: Count = 256  # idle connections kept, a worker
+    max_connections: Annotated[int, Meta(ge=1)] = 1024  # open connections, a worker; beyond it 503
+    max_body: Count = 0  # of a request, in bytes; 0: any
+    host: str | None = None  # the Host that the app is told; none: the client's
+    tls: OriginTls | None = None
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A listener's certificate, in PEM files that are looked at again when they change."""
+
+    certificate: str  # with the chain behind it
+    key: str
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+
+class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An address beyond those of ``listen``, with what is spoken on it."""
+
+    address: str
+    tls: Tls | None = None
+    proxy_protocol: bool = False  # each connection begins with a PROXY header, from a trusted network alone
+
+
+class Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The form of the errors that the proxy answers with by itself; none configured: JSON."""
+
+    template: str  # may hold {status}, {reason}, {code} and {message}
+    content_type: str = "text/html; charset=utf-8"
+
+
+class AccessLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of JSON a request, appended to a file; errors are always logged, the rest by ``sample``."""
+
+    path: str
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
 
 class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The listeners and their limits."""
 
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
+    listeners: tuple[Listener, ...] = ()
     workers: int = 0  # 0: one a core
     sticky: tuple[str, ...] = ("header:x-user-id", "cookie", "ip")
     run_dir: str = ".phasegate"
-    max_head: int = 32 * 1024
-    max_body: int = 1024 * 1024  # of a data request
-    trusted: tuple[str, ...] = ()  # networks whose own forwarding fields are kept
+    max_head: Annotated[int, Meta(ge=1024, le=1048576)] = 32 * 1024
+    max_body: Count = 1024 * 1024  # of a data request; 0: any
+    max_connections: Annotated[int, Meta(ge=1)] = 16384  # a worker; beyond it 503
+    max_connections_per_address: Count = 0  # a worker; beyond it 429; 0: any
+    pipeline: Annotated[int, Meta(ge=1)] = 16  # requests of one client answered in one go, before others have a turn
+    min_rate: Count = 1024  # bytes a second that a body must move at, either way; 0: any
+    trusted: tuple[str, ...] = ()  # networks whose own forwarding fields and PROXY headers are believed
     head_timeout_s: Duration = msgspec.field(default=Duration(10.0), name="head_timeout")
-    body_timeout_s: Duration = msgspec.field(default=Duration(30.0), name="body_timeout")  # of a data request
+    # Over which ``min_rate`` is seen.
+    body_timeout_s: Duration = msgspec.field(default=Duration(30.0), name="body_timeout")
     idle_timeout_s: Duration = msgspec.field(default=Duration(75.0), name="idle_timeout")
     drain_timeout_s: Duration = msgspec.field(default=Duration(30.0), name="drain_timeout")
+    errors: Errors | None = None
+    access_log: AccessLog | None = None
+
+    def doors(self) -> tuple[Listener, ...]:
+        """Every listener, in the order in which its sockets are bound and handed on."""
+        return (*(Listener(address) for address in self.listen), *self.listeners)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -55,3 +116,88 @@ class Plan(msgspec.Struct, frozen=True):
     proxy: Proxy
     backends: dict[str, Backend]
     migrations: tuple[Route, ...]
+
+
+class Origin(NamedTuple):
+    """Where an origin is: ``path`` that of a unix socket, else ``host`` and ``port``. ``authority`` is its Host."""
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+    authority: str
+
+
+_ORIGIN: Final = re.compile(r"(https?)://((?:\[([0-9A-Fa-f:.]+)\]|([^\s/@:\[\]?#]+))(?::(\d{1,5}))?)/?")
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::\d{1,5})?")
+_MEDIA_TYPE: Final = re.compile(r"[\x20-\x7e]+")
+
+
+def origin_of(text: str) -> Origin:
+    """An origin as a config writes it. Raises ``ValueError`` in words for a person."""
+    if text.startswith("unix:/"):
+        return Origin(False, "", 0, text.removeprefix("unix:"), "localhost")
+    match = _ORIGIN.fullmatch(text)
+    if match is None or int(match[5] or 1) not in range(1, 65536):
+        raise ValueError(f'expected "http://HOST:PORT", "https://HOST:PORT" or "unix:/PATH", found "{text}"')
+    secure = match[1] == "https"
+    return Origin(secure, match[3] or match[4], int(match[5] or (443 if secure else 80)), "", match[2])
+
+
+def mistakes(app: App | None, proxy: Proxy | None) -> Iterator[tuple[str, str]]:
+    """What the shapes of ``[app]`` and ``[proxy]`` cannot say, as (path in the file, what was expected and found).
+
+    Addresses to listen on are not looked at here: they may collide with those of other sections.
+    """
+    if app is not None:
+        yield from _wrong("app.origin", origin_of, app.origin)
+        if app.host is not None and not _HOST.fullmatch(app.host):
+            yield "app.host", f'expected a host such as "app.example.com", found "{app.host}"'
+        if app.tls is not None and not app.origin.startswith("https://"):
+            yield "app.tls", "expected an https:// origin beside it"
+    if proxy is not None:
+        for i, network in enumerate(proxy.trusted):
+            yield from _wrong(f"proxy.trusted[{i}]", _network, network)
+        for i, listener in enumerate(proxy.listeners):
+            if listener.proxy_protocol and not proxy.trusted:
+                yield (
+                    f"proxy.listeners[{i}].proxy_protocol",
+                    "expected proxy.trusted to say whose headers are believed",
+                )
+        if proxy.errors is not None and not _MEDIA_TYPE.fullmatch(proxy.errors.content_type):
+            yield "proxy.errors.content_type", "expected a media type in printable ASCII"
+        for name in ("head_timeout", "body_timeout", "idle_timeout"):
+            if getattr(proxy, f"{name}_s") <= 0:
+                yield f"proxy.{name}", "expected more than 0"
+
+
+def _network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f'expected a network such as "10.0.0.0/8", found "{text}"') from None
+
+
+def _wrong(path: str, check: Callable[[str], object], text: str) -> Iterator[tuple[str, str]]:
+    try:
+        check(text)
+    except ValueError as error:
+        yield path, str(error)
+
+
+def located(app: App, proxy: Proxy, place: Callable[[str], str]) -> tuple[App, Proxy]:
+    """The sections with ``place`` put around each file that they name."""
+    replace = msgspec.structs.replace
+    if app.origin.startswith("unix:"):
+        app = replace(app, origin="unix:" + place(app.origin.removeprefix("unix:")))
+    if app.tls is not None and app.tls.ca is not None:
+        app = replace(app, tls=replace(app.tls, ca=place(app.tls.ca)))
+    doors = tuple(
+        door
+        if door.tls is None
+        else replace(door, tls=replace(door.tls, certificate=place(door.tls.certificate), key=place(door.tls.key)))
+        for door in proxy.listeners
+    )
+    log = proxy.access_log
+    log = None if log is None else replace(log, path=place(log.path))
+    return app, replace(proxy, run_dir=place(proxy.run_dir), listeners=doors, access_log=log)

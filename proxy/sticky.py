@@ -48,7 +48,7 @@ class Stickiness:
             return sticky[migration], b""
         salt = self._salts[migration]
         if sticky is _ADDRESS:
-            return splitter.bucket(salt, client.address.encode()), b""
+            return splitter.bucket(salt, client.client_address.encode()), b""
         if sticky is _RANDOM:
             return secrets.randbelow(splitter.BUCKETS), b""
         minted = secrets.token_hex(8).encode()

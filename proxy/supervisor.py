@@ -95,7 +95,7 @@ class Supervisor:
         self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
         # Where an earlier run was killed, its workers may hold the addresses for the moment they need to notice.
         patience_s = _ORPHANS_S if (self._run_dir / "ready.json").exists() else 0.0
-        self._sockets = [bind(address, self._workers, patience_s) for address in plan.proxy.listen]
+        self._sockets = [bind(door.address, self._workers, patience_s) for door in plan.proxy.doors()]
         (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
         self._board = self._open_board(plan)
         self._control = _Child("control", self._start_control)
@@ -287,6 +287,8 @@ class Supervisor:
         fixed = [
             f"proxy.{name}" for name in ("listen", "workers", "run_dir") if getattr(old, name) != getattr(new, name)
         ]
+        if [door.address for door in old.listeners] != [door.address for door in new.listeners]:
+            fixed.append("proxy.listeners")
         if self._launch.control_listen != launch.control_listen:
             fixed.append("control.listen")
         if fixed:

@@ -18,10 +18,10 @@ from backends.manager import build_source
 from backends.settings import Http, decode_hook
 from proxy import board, logs
 from proxy.child import die_with_parent, read_orders
+from proxy.doors import Door
 from proxy.exchange import Answering
 from proxy.gateway import Gateway
-from proxy.http1.downstream import Downstream
-from proxy.http1.upstream import Pool
+from proxy.http1.pool import Pool
 from proxy.relay import Relaying
 from proxy.routes import is_http, layout
 from proxy.settings import App, Plan, Route
@@ -56,6 +56,8 @@ class Worker:
         self._drain_s = plan.proxy.drain_timeout_s
         self._leaving = asyncio.Event()
         self.gateway = Gateway(plan, self._cells, self._row)
+        listeners = zip(plan.proxy.doors(), orders.fds, strict=True)
+        self._doors = [Door(self.gateway, listener, socket.socket(fileno=fd)) for listener, fd in listeners]
         stickiness = Stickiness(plan.proxy.sticky, [route.name for route in plan.migrations])
         run_dir = Path(plan.proxy.run_dir)
         self._sources = []
@@ -86,18 +88,16 @@ class Worker:
             await source.start()
         self._sweep_at = monotonic() + _SWEEP_S
         self._tick()
-        servers = [
-            await loop.create_server(lambda: Downstream(self.gateway), sock=socket.socket(fileno=fd))
-            for fd in self._orders.fds
-        ]
+        for door in self._doors:
+            await door.open()
         # What lives from here on lives as long as the process: the collector need not walk it again.
         gc.collect()
         gc.freeze()
         self._cells[self._row + board.W_STARTED_AT] = monotonic_ns()
         self._cells[self._row + board.W_PID] = os.getpid()
         await self._leaving.wait()
-        for server in servers:
-            server.close()  # this process's hold on the sockets; their queues are the supervisor's
+        for door in self._doors:
+            door.close()  # this process's hold on the sockets; their queues are the supervisor's
         await self._drain()
         for source in self._sources:
             await source.close()
@@ -106,8 +106,9 @@ class Worker:
     async def _drain(self) -> None:
         self.gateway.drain()
         end = monotonic() + self._drain_s
-        while self.gateway.clients and monotonic() < end:  # noqa: ASYNC110 - once a life, and a set has no event
+        while self.gateway.clients and monotonic() < end:
             await asyncio.sleep(_TICK_S)
+            self.gateway.sweep()
         self.gateway.close()
 
     def _tick(self) -> None:
@@ -118,6 +119,8 @@ class Worker:
         if gateway.now >= self._sweep_at:
             self._sweep_at = gateway.now + _SWEEP_S
             gateway.sweep()
+            for door in self._doors:
+                door.refresh()
             self._cells[self._row + board.W_CONNECTIONS] = len(gateway.clients)
             self._cells[self._row + board.W_RSS_KB] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB
             times = os.times()

@@ -1,4 +1,5 @@
-"""The framing of bodies (RFC 9112 sections 6 and 7): wire bytes in, payload out, and an end that cannot be mistaken.
+"""The framing of bodies (RFC 9112 sections 6 and 7): wire bytes in, payload out, and an end that cannot be
+mistaken. Pure.
 
 A decoder's ``feed`` takes what arrived and returns ``(payload, rest)``; ``rest`` is what lies beyond the body's end
 and is empty until ``done``. Payload goes on in canonical framing (``chunk``, ``last_chunk``), so nothing that was
@@ -10,16 +11,25 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
+from proxy.http1.head import CRLF, FORWARDING, HEAD_END, HOP_BY_HOP
 from proxy.http1.refusal import Refused
 
-_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?")
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_SIZE_LINE_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)\r?")
 _TRAILERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
 _SIZE_LINE_MAX: Final = 4096
 _TRAILERS_MAX: Final = 16 * 1024
-# RFC 9110 section 6.5.1: these mean something only in a head.
-_NO_TRAILER: Final = frozenset(
-    b"content-length transfer-encoding host connection trailer te upgrade content-encoding content-type "
-    b"content-range authorization cookie set-cookie cache-control expect max-forwards keep-alive".split()
+# Extensions and leading zeros carry nothing: more of them than this beyond a body's own size is an attack.
+_EXCESS_MAX: Final = 16 * 1024
+_SIZE_LINE_USUAL: Final = 16
+# RFC 9110 section 6.5.1: these mean something only in a head, for its reader or for this hop.
+_NO_TRAILER: Final = (
+    HOP_BY_HOP
+    | FORWARDING
+    | frozenset(
+        b"content-length host trailer content-encoding content-type content-range authorization www-authenticate "
+        b"cookie set-cookie cache-control expect max-forwards".split()
+    )
 )
 
 
@@ -69,11 +79,12 @@ class UntilClose:
 class Chunked:
     """The chunked transfer-coding, with no tolerance beyond its grammar."""
 
-    __slots__ = ("_held", "_left", "_trailing", "done", "trailers")
+    __slots__ = ("_excess", "_held", "_left", "_trailing", "done", "trailers")
 
     def __init__(self) -> None:
         self._held = b""
-        self._left = -1  # of the chunk and its CRLF; -1: a size line comes next
+        self._left = 0  # of the chunk and its CRLF; 0: a size line comes next
+        self._excess = 0
         self._trailing = False
         self.done = False
         self.trailers = b""
@@ -84,53 +95,58 @@ class Chunked:
         payload: list[bytes] = []
         at = 0
         size = len(data)
-        while at < size:
-            if self._trailing:
-                return b"".join(payload), self._trailer(data, at)
-            if self._left > 2:
-                piece = data[at : at + self._left - 2]
+        while at < size and not self._trailing:
+            if self._left == 0:
+                at = self._size_line(data, at)
+                if self._held:
+                    break
+                continue
+            left = self._left
+            end = at + left - 2
+            if data.startswith(CRLF, end):  # the common chunk: all of it is here
+                payload.append(data[at:end])
+                at = end + 2
+                self._left = 0
+            elif left > 2:
+                piece = data[at:end]
                 payload.append(piece)
                 at += len(piece)
                 self._left -= len(piece)
-            elif self._left > 0:
-                expected = b"\r\n"[2 - self._left]
-                if data[at] != expected:
-                    raise Refused(400, "bad_chunk", "a chunk is longer than its size says")
+            elif data[at] == CRLF[2 - left]:
                 at += 1
                 self._left -= 1
             else:
-                end = data.find(b"\n", at, at + _SIZE_LINE_MAX)
-                if end < 0:
-                    if size - at >= _SIZE_LINE_MAX:
-                        raise Refused(400, "bad_chunk", "a chunk's size line is too long")
-                    self._hold_size_line(data[at:])
-                    break
-                line = data[at:end]
-                match = _SIZE_LINE.fullmatch(line[:-1]) if line.endswith(b"\r") else None
-                if match is None:
-                    raise Refused(400, "bad_chunk", "expected a chunk's size in hexadecimal and CRLF")
-                at = end + 1
-                length = int(match[1], 16)
-                self._left = length + 2
-                if length == 0:
-                    self._left = -1
-                    self._trailing = True
-            if self._left == 0:
-                self._left = -1
-        return b"".join(payload), b""
+                raise Refused(400, "bad_chunk", "a chunk is longer than its size says")
+        rest = self._trailer(data, at) if self._trailing and at < size else b""
+        return b"".join(payload) if len(payload) != 1 else payload[0], rest
 
-    def _hold_size_line(self, part: bytes) -> None:
-        # What can no longer become a size line is refused now, not when a line end comes.
-        if not _SIZE_LINE.fullmatch(part.rstrip(b"\r \t")) or b"\r" in part[:-1]:
-            raise Refused(400, "bad_chunk", "expected a chunk's size in hexadecimal and CRLF")
-        self._held = part
+    def _size_line(self, data: bytes, at: int) -> int:
+        """Take the size line at ``at``; return where it ends. What is not whole yet is held."""
+        match = _SIZE_LINE.match(data, at)
+        if match is None:
+            part = data[at : at + _SIZE_LINE_MAX + 1]
+            # What can no longer become a size line is refused now, not when a line end comes.
+            if len(part) > _SIZE_LINE_MAX or not _SIZE_LINE_BEGUN.fullmatch(part):
+                raise Refused(400, "bad_chunk", "expected a chunk's size in hexadecimal and CRLF")
+            self._held = part
+            return len(data)
+        length = int(match[1], 16)
+        end = match.end()
+        self._excess = max(0, self._excess + end - at - _SIZE_LINE_USUAL - 2 * length)
+        if end - at > _SIZE_LINE_MAX or self._excess > _EXCESS_MAX:
+            raise Refused(400, "bad_chunk", "the chunks' size lines hold more than the chunks")
+        if length:
+            self._left = length + 2
+        else:
+            self._trailing = True
+        return end
 
     def _trailer(self, data: bytes, at: int) -> bytes:
         """Take the trailer section from ``at`` on; return what lies beyond it."""
-        if data.startswith(b"\r\n", at):
+        if data.startswith(CRLF, at):
             self.done = True
             return data[at + 2 :]
-        end = data.find(b"\r\n\r\n", at)
+        end = data.find(HEAD_END, at)
         if end < 0:
             if len(data) - at > _TRAILERS_MAX:
                 raise Refused(431, "trailers_too_large", f"expected at most {_TRAILERS_MAX} bytes of trailers")
@@ -141,7 +157,7 @@ class Chunked:
         section = data[at : end + 2]
         if not _TRAILERS.fullmatch(section):
             raise Refused(400, "bad_trailer", "a trailer field breaks RFC 9110's grammar")
-        lines = (line + b"\r\n" for line in section.split(b"\r\n")[:-1])
+        lines = (line + CRLF for line in section.split(CRLF)[:-1])
         self.trailers = b"".join(line for line in lines if line.partition(b":")[0].lower() not in _NO_TRAILER)
         self.done = True
         return data[end + 4 :]

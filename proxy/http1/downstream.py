@@ -1,185 +1,90 @@
-"""One client's connection: requests in, in order; each forwarded or answered; answers out, in order.
-
-    HEAD    a request's head is awaited; what has come of it lies in ``_held``
-    BODY    the head is dealt with, the body is passing through (or gathered, for a data request)
-    BUSY    the request is complete, its answer is on the way; what comes meanwhile is the next request, and waits
-    TUNNEL  another protocol: bytes pass both ways until one side ends
-    LINGER  the last answer is written; what still comes is thrown away until the client has seen the end
-    CLOSED
+"""One client's requests, in order: heads and bodies in; each request forwarded, gathered or answered.
 
 Both directions have back-pressure: a side that takes no more stops the other side's reading, so a connection holds a
-few write buffers at most, whatever the bodies' size.
+few write buffers at most, whatever the bodies' size. What comes while an answer is on its way is the next request and
+waits; a client that sends ahead without end is not read, and one that is answered from memory takes its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import socket
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 from proxy.http1 import forwarding
-from proxy.http1.body import ByLength, Chunked, Decoder, chunk, last_chunk
-from proxy.http1.head import CRLF, HEAD_END, NO_LENGTH, Fields, Line, Response
-from proxy.http1.refusal import Refused, encode
-from proxy.http1.upstream import Failure, OverloadedError, Pool, Upstream
-from proxy.routes import Endpoint, NotAllowed
+from proxy.http1.body import ByLength, Chunked, chunk, last_chunk
+from proxy.http1.connection import BODY, BUSY, CLOSED, HEAD, LINGER, NEVER, TUNNEL
+from proxy.http1.head import CRLF, HEAD_END, Fields, Line
+from proxy.http1.passage import Passage
+from proxy.http1.pool import Pool
+from proxy.http1.refusal import Refused
+from proxy.http1.upstream import Failure
+from proxy.routes import Endpoint, NotAllowed, Options
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
-HEAD, BODY, BUSY, TUNNEL, LINGER, CLOSED = range(6)
-
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
-_HELD_MAX: Final = 64 * 1024  # of pipelined requests; beyond it the client is not read
-_LINGER_S: Final = 2.0
-_TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
-_NEVER: Final = float("inf")
+_BEGINS_REQUEST: Final = re.compile(rb"[\r!#$%&'*+\-.^_`|~0-9A-Za-z]")
 
 
-class Forwarded(Protocol):
-    """What an exchange wants to know of a request that it has forwarded to an arm."""
+class Downstream(Passage):
+    """A client's connection."""
 
-    extra: bytes  # fields added to the answer's head
+    __slots__ = ("_block", "_body", "_received", "_taking")
 
-    def judged(self, response: Response) -> bool:
-        """The answer's head is here. False: it is not to be passed on, another answer has been seen to."""
-
-    def failed(self, failure: Failure) -> bool:
-        """No answer. True: another answer has been seen to."""
-
-    def done(self) -> None:
-        """The answer is written whole."""
-
-    def gone(self) -> None:
-        """The client went away before the answer."""
-
-
-class Waiting(Protocol):
-    """A data request whose answer is still being worked out."""
-
-    def gone(self) -> None:
-        """The client went away."""
-
-    def pause(self) -> None:
-        """The client takes no more for now."""
-
-    def resume(self) -> None:
-        """It does again."""
-
-
-class Downstream(asyncio.Protocol):
-    """A client's connection; also the ``Sink`` of the upstream that answers its current request."""
-
-    __slots__ = (
-        "_begun",
-        "_body",
-        "_chunking",
-        "_close",
-        "_connecting",
-        "_decoder",
-        "_eof",
-        "_forward_for",
-        "_forward_wire",
-        "_held",
-        "_own_forwarding",
-        "_paused",
-        "_pool",
-        "_received",
-        "_retried",
-        "_state",
-        "_taking",
-        "_trusted",
-        "_up",
-        "_wire",
-        "_writing_paused",
-        "address",
-        "deadline",
-        "exchange",
-        "expects_head_only",
-        "fields",
-        "gateway",
-        "line",
-        "transport",
-        "waiting",
-    )
-
-    transport: asyncio.Transport
-    line: Line
-    fields: Fields
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-        self.exchange: Forwarded | None = None
-        self.waiting: Waiting | None = None
-        self.deadline = _NEVER  # when the gateway's sweep calls ``expire``
-        self.address = ""
-        self.expects_head_only = False
-        self._state = HEAD
-        self._held = b""
+    def __init__(self, gateway: Gateway, scheme: bytes = b"http", address: str = "") -> None:
+        super().__init__(gateway, scheme, address)
         self._taking = False
-        self._decoder: Decoder | None = None
+        self._block: bytes | None = None  # the fields of the last request, which a client repeats to the byte
         self._body: list[bytes] | None = None  # gathered for a data request; None: the body goes on
         self._received = 0
-        self._up: Upstream | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._wire = b""  # the request as begun: kept until it is sent, and for a repetition
-        self._retried = False
-        self._close = False
-        self._begun = False  # a byte of the answer has been written
-        self._chunking = False
-        self._paused = False
-        self._writing_paused = False
-        self._eof = False  # the client has sent its FIN
-        self._pool: Pool | None = None  # where the current request went
-        self._own_forwarding = b""
-        self._trusted = False
-        self._forward_for: Fields | None = None
-        self._forward_wire = b""
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-        gateway = self.gateway
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
-        self._trusted = forwarding.is_trusted(self.address, gateway.trusted)
-        self._own_forwarding = forwarding.replaced(self.address, b"http")
-        self.deadline = gateway.now + gateway.head_timeout_s
-        gateway.clients.add(self)
+        super().connection_made(transport)
+        self._trusted = forwarding.is_trusted(self.address, self.gateway.trusted)
+        self._own_forwarding = forwarding.replaced(self.address, self.scheme)
+        turned_away = self.gateway.admit(self)
+        if turned_away is not None:
+            self.refuse(*turned_away)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
         if state == HEAD:
-            if self._held:
-                data, self._held = self._held + data, b""
-            self._take(data)
+            if self._held or self._taking:
+                self._more(data)
+            else:
+                self._take(data)
         elif state == BODY:
             self._upload(data)
         elif state == BUSY:
             self._held += data
-            if len(self._held) > _HELD_MAX:
+            if len(self._held) > self.gateway.max_head:
                 self._pause_reading()
-        elif state == TUNNEL:
-            assert self._up is not None
+        elif state == TUNNEL and self._up is not None:
+            self.deadline = self.gateway.now + self._pool.quiet_s
             self._up.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self._state == BUSY:
+        if not self.transport.can_write_eof():
+            return False  # TLS ends both ways at once
+        state = self._state
+        if state == BUSY or (state == HEAD and (self._taking or self._writing_paused)):
             # Either the client will send no more and waits for its answer, or it is gone: the FIN is the same.
-            self._close = True
             self._eof = True
-            self._probe()
+            if state == BUSY:
+                self._probe(self.line.http10)
             return True
-        if self._state == TUNNEL and self._up is not None and self._up.transport.can_write_eof():
-            self._up.transport.write_eof()
-            return True
+        if state == TUNNEL and self._up is not None and not self._up_eof:
+            self._eof = True
+            return self._up.send_eof()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = CLOSED
-        self.gateway.clients.discard(self)
+        self.gateway.left(self)
         self._held = b""
         self.recall()
         if self.waiting is not None:
@@ -195,12 +100,15 @@ class Downstream(asyncio.Protocol):
             self._up.pause_reading()
         if self.waiting is not None:
             self.waiting.pause()
-        self.deadline = self.gateway.now + self.gateway.idle_timeout_s
+        self._watch_sending()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self.deadline = _NEVER if self._state in (BODY, BUSY, TUNNEL) else self.gateway.now + _LINGER_S
+        if self._state == LINGER:
+            return  # its deadline is about what is left
+        self.deadline = NEVER
         if self._up is not None:
+            self.deadline = self.gateway.now + self._pool.quiet_s
             self._up.resume_reading()
         if self.waiting is not None:
             self.waiting.resume()
@@ -208,66 +116,119 @@ class Downstream(asyncio.Protocol):
             self.deadline = self.gateway.now + self.gateway.idle_timeout_s
             self._next()
 
-    # Requests
+    # Heads
 
     def _take(self, data: bytes) -> None:
         """Deal with the requests in ``data``: whole heads while each is answered at once, the rest is held."""
         gateway = self.gateway
         heads = gateway.heads
+        turns = gateway.pipeline
         self._taking = True
         while data:
             end = data.find(HEAD_END)
             if end < 0 or end > gateway.max_head:
                 self._partial(data, end)
                 break
+            if not turns:
+                self._held = data
+                asyncio.get_running_loop().call_soon(self._turn)
+                return
+            turns -= 1
             eol = data.find(CRLF)
-            if eol == 0:  # RFC 9112 section 2.2: an empty line before a request is ignored
+            if eol == 0:  # RFC 9112 section 2.2: an empty line before a request is ignored; one, and no flood of them
+                if data.startswith(CRLF, 2):
+                    self.refuse(400, "bad_request_line", "expected a request, found empty lines")
+                    break
                 data = data[2:]
                 continue
+            line = None
             try:
                 raw = data[:eol]
                 line = heads.lines.get(raw)
                 if line is None:
                     line = heads.line(raw)
                 block = data[eol + 2 : end + 2]
-                fields = heads.blocks.get(block)
-                if fields is None:
-                    fields = heads.fields(block)
-                host = fields.host
-                if host is None:
-                    if not line.http10:
-                        raise Refused(400, "missing_host", "expected a Host field")
-                elif line.authority is not None and line.authority.lower() != host.lower():
-                    raise Refused(400, "bad_host", "Host and the target's authority differ")
                 if line.http10:
-                    if fields.chunked:
-                        raise Refused(400, "ambiguous_length", "HTTP/1.0 knows no Transfer-Encoding")
-                    self._close = not fields.keep_alive or fields.close
+                    self._block = None
+                    fields = heads.fields_http10(block)
+                elif block == self._block:
+                    fields = self.fields
                 else:
-                    self._close = fields.close
+                    known = heads.blocks.get(block)
+                    fields = heads.fields(block) if known is None else known
+                    self._block = block
+                self._close = fields.close
+                if line.authority is not None or fields.host is None or line.http10:
+                    self._unusual(line, fields)
             except Refused as refused:
+                self._block = None
+                self.expects_head_only = line is not None and line.is_head
                 self.refuse(refused.status, refused.code, refused.message)
                 break
             self.line = line
             self.fields = fields
             self.expects_head_only = line.is_head
-            rest = data[end + 4 :]
-            self.deadline = _NEVER
-            self._begin(line, fields, rest)
+            self.deadline = NEVER
+            self._begin(line, fields, data[end + 4 :])
             if self._state != HEAD or self._writing_paused:
                 break
             data, self._held = self._held, b""
         self._taking = False
 
+    def _unusual(self, line: Line, fields: Fields) -> None:
+        """An absolute-form, a request without a Host, or HTTP/1.0. Raises ``Refused``."""
+        if line.http10:
+            self._close = not fields.keep_alive or fields.close
+        if fields.host is None:
+            if not line.http10:
+                raise Refused(400, "missing_host", "expected a Host field")
+        elif line.authority is not None and line.authority.lower() != fields.host.lower():
+            raise Refused(400, "bad_host", "Host and the target's authority differ")
+
     def _partial(self, data: bytes, end: int) -> None:
+        """The beginning of a head, or one that is too large."""
         if end > 0 or len(data) > self.gateway.max_head:
             self.refuse(431, "head_too_large", f"expected a head of at most {self.gateway.max_head} bytes")
         elif _BARE_LF.search(data):
             self.refuse(400, "bad_line_end", "expected every line to end in CRLF")
+        elif not _BEGINS_REQUEST.match(data):
+            self.refuse(400, "bad_request_line", "expected a method")
         else:
-            if not self._held:
-                self.deadline = self.gateway.now + self.gateway.head_timeout_s
+            self.deadline = self.gateway.now + self.gateway.head_timeout_s
             self._held = data
+
+    def _more(self, data: bytes) -> None:
+        """Bytes behind a head that is not whole: only where they meet is searched, however small the pieces are."""
+        held = self._held
+        self._held = held + data
+        if self._taking:
+            if len(self._held) > self.gateway.max_head:
+                self._pause_reading()
+            return
+        seam = held[-3:] + data
+        if HEAD_END in seam:
+            data, self._held = self._held, b""
+            self._take(data)
+        elif len(self._held) > self.gateway.max_head or _BARE_LF.search(seam, min(3, len(held))):
+            data, self._held = self._held, b""
+            self._partial(data, -1)
+
+    def _turn(self) -> None:
+        """Others have had their turn."""
+        self._taking = False
+        if self._state == HEAD:
+            self._next()
+
+    def _next(self) -> None:
+        if self._taking or self._writing_paused:
+            return
+        if self._paused:
+            self._resume_reading()
+        if self._held:
+            data, self._held = self._held, b""
+            self._take(data)
+        if self._eof and self._state == HEAD and not (self._taking or self._writing_paused):
+            self._give_up(more=False)  # what is left of its requests can never become whole
 
     def _begin(self, line: Line, fields: Fields, rest: bytes) -> None:
         """A request's head is here, with ``rest`` behind it: send it where it belongs."""
@@ -275,6 +236,9 @@ class Downstream(asyncio.Protocol):
         if fields.has_body:
             self._decoder = Chunked() if fields.chunked else ByLength(fields.length)
             self._state = BODY
+            self._received = 0
+            self._invited = not fields.expects_continue or bool(rest)
+            self.deadline = self.gateway.now + self.gateway.body_timeout_s
         else:
             self._held = rest
             self._state = BUSY
@@ -283,386 +247,138 @@ class Downstream(asyncio.Protocol):
             self.forward(self.gateway.app, rest)
         elif isinstance(route, Endpoint):
             self.gateway.shares[route.migration].begin(self, route, rest)
-        else:
-            assert isinstance(route, NotAllowed)
+        elif isinstance(route, NotAllowed):
             message = f"{line.method.decode()} is not allowed here"
             self.answer_error(405, "method_not_allowed", message, b"allow: %b\r\n" % route.allow)
+        else:
+            assert isinstance(route, Options)
+            self.gateway.count_app()
+            if fields.max_forwards == 0:  # RFC 9110 section 7.6.2: it was to reach this hop and no other
+                self.write(b"HTTP/1.1 204 No Content\r\n%b" % self.gateway.date, b"")
+            else:
+                self.forward(self.gateway.app, rest)
 
-    def _next(self) -> None:
-        """The answer is complete: go on with what was held, or wait for the next request."""
-        if not self._taking and not self._writing_paused:
-            if self._paused:
-                self._resume_reading()
-            if self._held:
-                data, self._held = self._held, b""
-                self._take(data)
-
-    # Gathering a data request's body
-
-    def gather(self, rest: bytes) -> None:
-        """Gather the body; the share's ``ready`` is called when it is whole."""
-        fields = self.fields
-        if fields.length > self.gateway.max_body:
-            self.refuse(413, "body_too_large", f"expected a body of at most {self.gateway.max_body} bytes")
-            return
-        self._body = []
-        self._received = 0
-        self.deadline = self.gateway.now + self.gateway.body_timeout_s
-        if fields.expects_continue and not rest:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._upload(rest)
-
-    def _gathered(self, payload: bytes) -> bool:
-        assert self._body is not None
-        self._received += len(payload)
-        if self._received > self.gateway.max_body:
-            self.refuse(413, "body_too_large", f"expected a body of at most {self.gateway.max_body} bytes")
-            return False
-        if payload:
-            self._body.append(payload)
-        return True
-
-    # Forwarding
+    # Bodies
 
     def forward(self, pool: Pool, rest: bytes) -> None:
         """Send the current request to an origin; ``rest`` is what has come of its body."""
-        fields = self.fields
-        if fields is self._forward_for:
-            suffix = self._forward_wire
-        else:
-            suffix = self._suffix(fields)
-            self._forward_for = fields
-            self._forward_wire = suffix
-        wire = self.line.wire + suffix
-        if self._decoder is not None:
-            body = self._decode(rest)
-            if body is None:
-                return
-            wire += body
-        self._retried = False
-        self._wire = wire
-        self._pool = pool
-        up = pool.take()
-        if up is not None:
-            self._up = up
+        if self._decoder is None:
+            self._send(pool, b"")
+            return
+        if pool.max_body and self.fields.length > pool.max_body:
+            self._too_large(pool.max_body)
+            return
+        body = self._decode(rest, pool.max_body)
+        if body is None:
+            return
+        self._send(pool, self._framed(body))
+        if self._state == BODY and not self._invited:
             self.deadline = self.gateway.now + pool.timeout_s
-            up.begin(self, wire, sending=self._decoder is not None)
-        else:
-            self._open(pool)
 
-    def _suffix(self, fields: Fields) -> bytes:
-        """Everything behind the request line, up to the body: the same for each request with these fields."""
-        if self._trusted:
-            told = forwarding.appended(self.address, b"http", fields)
-        else:
-            told = forwarding.complete(self._own_forwarding, fields)
-        if fields.chunked:
-            told += b"transfer-encoding: chunked\r\n"
-        if fields.upgrade:
-            told += b"connection: upgrade\r\nupgrade: %b\r\n" % fields.upgrade
-        return fields.kept + told + CRLF
-
-    def recall(self) -> None:
-        """Take the current request back from the origin it was sent to."""
-        up, self._up = self._up, None
-        if up is not None:
-            up.abandon()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-
-    def _open(self, pool: Pool) -> None:
-        """Open a connection for the request in ``_wire``."""
-        if self._state == BODY:
-            self._pause_reading()
-        self._connecting = asyncio.get_running_loop().create_task(self._connect(pool))
-
-    async def _connect(self, pool: Pool) -> None:
-        try:
-            up = await pool.connect()
-        except OverloadedError as error:
-            self._connecting = None
-            self.failed(Failure(503, "overloaded", str(error)))
+    def gather(self, rest: bytes) -> None:
+        """Gather the body; the share's ``ready`` is called when it is whole."""
+        if self.fields.length > self.gateway.max_body:
+            self._too_large(self.gateway.max_body)
             return
-        except ConnectionError as error:
-            self._connecting = None
-            self.failed(Failure(502, "bad_gateway", str(error)))
-            return
-        self._connecting = None
-        if self._state not in (BODY, BUSY):
-            up.abort()
-            return
-        self._up = up
-        self.deadline = self.gateway.now + pool.timeout_s
-        up.begin(self, self._wire, sending=self._decoder is not None)
-        if self._paused:
-            self._resume_reading()
+        self._body = []
+        if not self._invited:
+            self._invited = True
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._upload(rest)
 
-    def _decode(self, data: bytes) -> bytes | None:
-        """What of ``data`` belongs to the request's body, framed for the next hop; None where it was refused."""
+    def _upload(self, data: bytes) -> None:
+        """More of a request's body."""
+        gathered = self._body
+        payload = self._decode(data, self._pool.max_body if gathered is None else self.gateway.max_body)
+        if payload is None:
+            return
+        if gathered is None:
+            body = self._framed(payload)
+            up = self._up
+            if up is None:
+                self._early += body  # still connecting: reading is paused, so this is one buffer at most
+                return
+            up.sending = self._decoder is not None
+            if body:
+                up.transport.write(body)
+            return
+        gathered.append(payload)
+        if self._state == BUSY:
+            self._decoder = None
+            self._body = None
+            self.deadline = NEVER
+            route = self.line.route
+            assert isinstance(route, Endpoint)
+            self.gateway.shares[route.migration].ready(self, route, b"".join(gathered))
+
+    def _decode(self, data: bytes, limit: int) -> bytes | None:
+        """What of ``data`` belongs to the request's body; None where it was refused. ``limit`` in bytes; 0: none."""
         decoder = self._decoder
         assert decoder is not None
-        try:
-            payload, rest = decoder.feed(data) if data else (b"", b"")
-        except Refused as refused:
-            self.refuse(refused.status, refused.code, refused.message)
-            return None
+        payload = b""
+        if data:
+            self._invited = True
+            try:
+                payload, rest = decoder.feed(data)
+            except Refused as refused:
+                self.refuse(refused.status, refused.code, refused.message)
+                return None
+            self._received += len(payload)
+            if limit and self._received > limit:
+                self._too_large(limit)
+                return None
+            gateway = self.gateway
+            now = gateway.now
+            if decoder.done:
+                self._state = BUSY
+                self._held = rest
+                if not self._begun and self._up is not None:
+                    self.deadline = now + self._pool.timeout_s
+            elif not self._begun:
+                # Each piece earns time at the least rate, so a trickle runs out of it and a slow line does not.
+                earned = len(payload) / gateway.min_rate if gateway.min_rate else gateway.body_timeout_s
+                self.deadline = min(now + gateway.body_timeout_s, self.deadline + earned)
+        return payload
+
+    def _framed(self, payload: bytes) -> bytes:
+        """The payload as the next hop gets it, with the end where it has come."""
+        decoder = self._decoder
+        assert decoder is not None
         if self.fields.chunked:
             payload = chunk(payload) if payload else b""
             if decoder.done:
                 payload += last_chunk(decoder.trailers)
         if decoder.done:
             self._decoder = None
-            self._state = BUSY
-            self._held = rest
         return payload
 
-    def _upload(self, data: bytes) -> None:
-        """More of a request's body."""
-        if self._body is None:
-            payload = self._decode(data)
-            up = self._up
-            if up is not None and self._pool is not None:
-                self.deadline = self.gateway.now + self._pool.timeout_s
-                up.sending = self._decoder is not None
-                if payload:
-                    up.transport.write(payload)
-            elif payload:
-                self._wire += payload  # still connecting: reading is paused, so this is one buffer at most
-            return
-        decoder = self._decoder
-        assert decoder is not None
-        try:
-            payload, rest = decoder.feed(data) if data else (b"", b"")
-        except Refused as refused:
-            self.refuse(refused.status, refused.code, refused.message)
-            return
-        if self._gathered(payload) and decoder.done:
-            body = b"".join(self._body)
-            self._decoder = None
-            self._body = None
-            self._state = BUSY
-            self._held = rest
-            route = self.line.route
-            assert isinstance(route, Endpoint)
-            self.gateway.shares[route.migration].ready(self, route, body)
+    def _too_large(self, limit: int) -> None:
+        self.refuse(413, "body_too_large", f"expected a body of at most {limit} bytes")
 
-    # Sink
-
-    def interim(self, response: Response) -> None:
-        if not self.line.http10:
-            self.transport.write(response.wire + CRLF)
-
-    def whole(self, response: Response, tail: bytes) -> None:
-        self._up = None
-        if self.exchange is not None:
-            if not self.exchange.judged(response):
-                return
-            tail = self.exchange.extra + tail
-        close = self._connection_field()
-        self._begun = True
-        self.transport.write(response.wire + close + tail if close else response.wire + tail)
-        self.complete()
-
-    def head(self, response: Response, size: int) -> None:
-        extra = b""
-        if self.exchange is not None:
-            up, self._up = self._up, None
-            if not self.exchange.judged(response):
-                if up is not None:
-                    up.abandon()
-                return
-            self._up = up
-            extra = self.exchange.extra
-        self._chunking = size == NO_LENGTH and not self.line.http10
-        if size == NO_LENGTH:
-            if self.line.http10:
-                self._close = True
-            else:
-                extra += b"transfer-encoding: chunked\r\n"
-        self._begun = True
-        self.deadline = _NEVER
-        self.transport.write(response.wire + extra + self._connection_field() + CRLF)
-
-    def payload(self, data: bytes) -> None:
-        if self._chunking:
-            self.transport.writelines((b"%x\r\n" % len(data), data, CRLF))
-        else:
-            self.transport.write(data)
-
-    def end(self, trailers: bytes) -> None:
-        self._up = None
-        if self._chunking:
-            self._chunking = False
-            self.transport.write(last_chunk(trailers))
-        self.complete()
-
-    def failed(self, failure: Failure) -> None:
-        self._up = None
-        if self._state not in (BODY, BUSY):
-            return
-        if self._begun:
-            self.transport.abort()  # a reset: what was sent must not look like a complete answer
-            return
-        if failure.repeatable and self.line.idempotent and not self.fields.has_body and not self._retried:
-            assert self._pool is not None
-            self._retried = True
-            self._open(self._pool)
-            return
-        if self.exchange is not None:
-            if self.exchange.failed(failure):
-                return
-        else:
-            self.gateway.count_app_error()
-        extra = b"retry-after: 1\r\n" if failure.status == 503 else b""
-        self.answer_error(failure.status, failure.code, failure.message, extra)
-
-    def tunnel(self, response: Response, data: bytes) -> None:
-        if not self.fields.upgrade or not response.upgrade or self._state != BUSY:
-            self.recall()
-            self.failed(Failure(502, "bad_gateway", "the upstream changed protocols unasked"))
-            return
-        self._state = TUNNEL
-        self.deadline = _NEVER
-        self._begun = True
-        upgrade = b"connection: upgrade\r\nupgrade: %b\r\n\r\n" % response.upgrade
-        self.transport.write(response.wire + upgrade + data)
-        if self._held:
-            assert self._up is not None
-            self._up.transport.write(self._held)
-            self._held = b""
-
-    def upstream_closed(self) -> None:
-        self._up = None
-        self.transport.close()
-
-    def pause_upload(self) -> None:
-        self._pause_reading()
-
-    def resume_upload(self) -> None:
-        self._resume_reading()
-
-    # Answers of phasegate's own
-
-    def write(self, head: bytes, body: bytes) -> None:
-        """Answer the current request: ``head`` up to its empty line without it, and the body."""
-        close = self._connection_field()
-        if self.expects_head_only:
-            body = b""
-        self.transport.write(b"%b%b\r\n%b" % (head, close, body))
-        self.complete()
-
-    def stream_head(self, head: bytes) -> None:
-        """Begin an answer whose length is not known."""
-        self._chunking = not self.line.http10
-        if self._chunking:
-            head += b"transfer-encoding: chunked\r\n"
-        else:
-            self._close = True
-        self._begun = True
-        self.transport.write(head + self._connection_field() + CRLF)
-
-    def answer_error(self, status: int, code: str, message: str, extra: bytes = b"") -> None:
-        """Answer the current request with an error of phasegate's; the connection goes on where it can."""
-        head = self.expects_head_only
-        extra += self._connection_field()
-        self.transport.write(encode(status, code, message, extra=extra, close=False, head=head))
-        self.complete()
-
-    def refuse(self, status: int, code: str, message: str) -> None:
-        """What came is no request that can be passed on: say so and close, for what follows cannot be trusted."""
-        self.gateway.count_refused()
-        self.recall()
-        if self._begun:
-            self.transport.abort()
-            return
-        self.transport.write(encode(status, code, message))
-        self._linger()
-
-    def complete(self) -> None:
-        """The answer is written whole."""
-        self._begun = False
-        if self.exchange is not None:
-            self.exchange.done()
-            self.exchange = None
-        self.waiting = None
-        if self._state == BODY or self._close:
-            self._linger()
-            return
-        self._state = HEAD
-        gateway = self.gateway
-        self.deadline = gateway.now + gateway.idle_timeout_s
-        if self._held or self._paused:
-            self._next()
+    # Time
 
     def expire(self) -> None:
         """The deadline passed."""
-        if self._state == HEAD and self._held:
-            self.refuse(408, "request_timeout", "the request's head did not come in time")
-        elif self._state in (BODY, BUSY) and not self._begun and not self._writing_paused:
+        state = self._state
+        if state == LINGER:
+            self._end_lingering()
+        elif self._writing_paused:
+            if not self._still_sending():
+                self.transport.abort()
+        elif state == HEAD:
+            if self._held:
+                self.refuse(408, "request_timeout", "the request's head did not come in time")
+            else:
+                self._give_up(more=False)
+        elif self._begun or state == CLOSED:
+            self.transport.abort()
+        elif state == BODY and self._invited and not self._paused:
+            self.refuse(408, "request_timeout", "the request's body did not come in time")
+        else:
             self.recall()
             self.failed(Failure(504, "gateway_timeout", "the upstream did not answer in time"))
-        else:
-            self.transport.abort() if self._state != HEAD else self.transport.close()
 
-    def close_when_idle(self) -> None:
-        """The worker is leaving: finish the answer under way, begin no other."""
+    def close_when_idle(self, grace_s: float) -> None:
+        """The worker is leaving: the request under way is the last; one on its way has ``grace_s`` to come."""
         if self._state == HEAD and not self._held:
-            self.transport.close()
-        else:
-            self._close = True
-
-    @property
-    def closed(self) -> bool:
-        """The connection is gone."""
-        return self._state == CLOSED
-
-    # Parts
-
-    def _connection_field(self) -> bytes:
-        """What the answer's head says of the connection, decided now."""
-        if self._state == BODY or self.gateway.draining:
-            self._close = True  # the request's body is not wanted any more, so no next request can be found
-        if self._close:
-            return b"connection: close\r\n"
-        return b"connection: keep-alive\r\n" if self.line.http10 else b""
-
-    def _linger(self) -> None:
-        """Close without a reset that would take the answer away from the client's buffer (RFC 9112 section 9.6)."""
-        self._state = LINGER
-        self._held = b""
-        self._decoder = None
-        self.deadline = self.gateway.now + _LINGER_S
-        if self._paused:
-            self._resume_reading()
-        if self._eof or not self.transport.can_write_eof():
-            self.transport.close()
-        else:
-            self.transport.write_eof()
-
-    def _pause_reading(self) -> None:
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._paused and not self.transport.is_closing():
-            self._paused = False
-            self.transport.resume_reading()
-
-    def _probe(self) -> None:
-        """Find out whether a client that sent FIN still reads: an interim answer makes a closed socket reset.
-
-        RFC 9110 section 15.2: a client must be able to take 1xx answers, even those it did not ask for.
-        """
-        if self._begun or self.line.http10:
-            return
-        self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
-        asyncio.get_running_loop().call_later(0.05, self._abort_if_reset)
-
-    def _abort_if_reset(self) -> None:
-        if self._state != BUSY or self.transport.is_closing():
-            return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-            self.transport.abort()
+            self.deadline = min(self.deadline, self.gateway.now + grace_s)

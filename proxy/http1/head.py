@@ -1,4 +1,4 @@
-"""The grammar of message heads: bytes in, what they mean out, or ``Refused``. Nothing is repaired.
+"""The grammar of message heads: bytes in, what they mean out, or ``Refused``. Nothing is repaired. Pure.
 
 RFC 9112 sections 2, 3, 5 and 6. A head is taken apart once: what a browser repeats to the byte on its next request
 (its whole block of fields) is found again by ``Heads`` with one look-up, so the grammar below is walked on the first
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from proxy.http1.refusal import BAD_GATEWAY, Refused
 
@@ -23,13 +23,14 @@ _FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"++) ([\x21-\x22\x24-\x7e]++) HTTP/(\d)\.(\d)")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*+))?")
 _LENGTH: Final = re.compile(rb"\d{1,18}")
-# A reg-name, an IPv4 address or a bracketed IPv6 address, and a port (RFC 3986 section 3.2.2).
-_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&'()*+,;=]*)(?::\d{0,5})?")
+# A reg-name, an IPv4 address or a bracketed IPv6 address, and a port (RFC 3986 section 3.2.2). An empty host is valid
+# grammar, but no http address may have one (RFC 9110 section 4.2.1).
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&'()*+,;=]+)(?::\d{0,5})?")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _CHUNKED: Final = re.compile(rb"chunked", re.IGNORECASE)
 
 # These end at this hop (RFC 9110 section 7.6.1); so does whatever Connection names.
-_HOP_BY_HOP: Final = frozenset(
+HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
 ) | frozenset((b"proxy-authenticate", b"proxy-authorization"))
 # Set by this hop from what it knows (see ``forwarding``).
@@ -37,7 +38,15 @@ FORWARDING: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-for
 # What Connection may not take away: naming one of these is an attack on the next hop or a mistake.
 _PROTECTED: Final = frozenset((b"host", b"content-length", b"cookie", b"authorization", b"content-type"))
 # Fields that appear once; two of them are two meanings.
-_SINGLE: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
+_REQUEST_SPECIAL: Final = HOP_BY_HOP | FORWARDING | frozenset(_SINGLE) | {b"expect", b"max-forwards"}
+_RESPONSE_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
+# Protocols that would carry further HTTP requests past this hop, unread.
+_NO_UPGRADE: Final = re.compile(rb"(?:h2c?|http|tls)(?:/.*)?", re.IGNORECASE)
+_FIELDS_MAX: Final = 200
+_REMEMBERED_MAX: Final = 4096
+_ENTRY: Final = 256  # what remembering costs beside the bytes themselves, about
+T = TypeVar("T")
 
 NO_LENGTH: Final = -1
 
@@ -54,7 +63,7 @@ class Line:
         self.method = method
         self.target = target
         self.authority = authority
-        self.http10 = http10
+        self.http10 = http10  # then neither an upgrade nor an expectation counts
         self.is_head = method == b"HEAD"
         # RFC 9110 section 9.2.2: these may be repeated on a fresh connection when a reused one turns out dead.
         self.idempotent = method in _IDEMPOTENT
@@ -66,7 +75,7 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
 class Fields:
-    """A request's block of fields. ``kept`` goes on to the next hop as it is, each field ending in CRLF.
+    """A request's block of fields. ``kept`` goes on to the next hop as it is, each field ending in CRLF; Host apart.
 
     ``length`` is the body's in bytes or ``NO_LENGTH``; ``values`` the fields asked for, by lower-case name.
     ``sticky`` belongs to the data plane: the bucket by migration, as long as the block is remembered.
@@ -81,6 +90,7 @@ class Fields:
         "keep_alive",
         "kept",
         "length",
+        "max_forwards",
         "sticky",
         "upgrade",
         "values",
@@ -95,7 +105,8 @@ class Fields:
         self.close = False
         self.keep_alive = False
         self.expects_continue = False
-        self.upgrade = b""
+        self.max_forwards: int | None = None
+        self.upgrade = b""  # the protocols that may be changed to
         self.values: dict[bytes, bytes] = {}
         self.sticky: object = None
 
@@ -103,15 +114,16 @@ class Fields:
 class Response:
     """An answer's head. ``wire`` is the status line and the kept fields, without the empty line that ends them."""
 
-    __slots__ = ("chunked", "close", "length", "status", "upgrade", "wire")
+    __slots__ = ("chunked", "close", "dated", "length", "status", "upgrade", "wire")
 
-    def __init__(self, status: int, wire: bytes, length: int, chunked: bool, close: bool, upgrade: bytes) -> None:
+    def __init__(self, status: int, wire: bytes) -> None:
         self.status = status
         self.wire = wire
-        self.length = length
-        self.chunked = chunked
-        self.close = close
-        self.upgrade = upgrade
+        self.length = NO_LENGTH
+        self.chunked = False
+        self.close = False
+        self.dated = False
+        self.upgrade = b""
 
 
 def parse_request_line(line: bytes) -> Line:
@@ -134,6 +146,8 @@ def parse_request_line(line: bytes) -> Line:
         if absolute is None:
             raise Refused(400, "bad_target", "expected a target that begins with /, or an http:// address")
         authority, rest = absolute.groups()
+        if not _HOST.fullmatch(authority):
+            raise Refused(400, "bad_target", "the target's authority is no host and port")
         target = rest if rest.startswith(b"/") else b"/" + rest
     return Line(method, target, authority, minor == b"0")
 
@@ -144,75 +158,110 @@ def _length(value: bytes) -> int:
     return int(value)
 
 
-def _split(block: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """Each field as (lower-case name, value, its whole line with CRLF). Raises ``Refused``."""
+Special = dict[bytes, list[bytes]]
+
+
+def _sort(block: bytes, special: frozenset[bytes]) -> tuple[list[bytes], Special]:
+    """The lines that go on, and by lower-case name the values of ``special`` fields. Raises ``Refused``."""
     if not _FIELDS.fullmatch(block):
         raise Refused(400, "bad_field", "a header field breaks RFC 9110's grammar")
-    fields = []
-    for line in block.split(CRLF)[:-1]:
+    lines = block.split(CRLF)
+    lines.pop()
+    if len(lines) > _FIELDS_MAX:
+        raise Refused(431, "too_many_fields", f"expected at most {_FIELDS_MAX} header fields")
+    kept = []
+    found: Special = {}
+    for line in lines:
         name, _, value = line.partition(b":")
-        fields.append((name.lower(), value.strip(b" \t"), line + CRLF))
-    return fields
+        name = name.lower()
+        if name in special:
+            found.setdefault(name, []).append(value.strip(b" \t"))
+        else:
+            kept.append(line)
+    return kept, found
 
 
-def _options(connection: list[bytes]) -> frozenset[bytes]:
+def _options(values: list[bytes]) -> set[bytes]:
     """The lower-case options of all Connection fields."""
-    names = (option.strip(b" \t").lower() for value in connection for option in value.split(b","))
-    return frozenset(name for name in names if name)
+    return {option.strip(b" \t").lower() for value in values for option in value.split(b",")} - {b""}
 
 
-def _single(fields: list[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
-    """The fields that frame or address a message. Raises ``Refused`` where one comes twice."""
-    found: dict[bytes, bytes] = {}
-    for name, value, _ in fields:
-        if name in _SINGLE:
-            if name in found:
-                raise Refused(400, "repeated_field", f"{name.decode()} comes more than once")
-            found[name] = value
-    return found
+def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
+    """The lines whose field is not one of ``names``."""
+    return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
 
-def parse_fields(block: bytes, wanted: frozenset[bytes]) -> Fields:
+def _once(found: Special, name: bytes) -> bytes | None:
+    """The value of a field that may come once. Raises ``Refused`` where it comes twice."""
+    values = found.get(name)
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise Refused(400, "repeated_field", f"{name.decode()} comes more than once")
+    return values[0]
+
+
+def _framing(found: Special) -> tuple[int, bool]:
+    """The body's length or ``NO_LENGTH``, and whether it is chunked (RFC 9112 section 6.3). Raises ``Refused``."""
+    coding, length = _once(found, b"transfer-encoding"), _once(found, b"content-length")
+    if coding is not None:
+        if length is not None:
+            raise Refused(400, "ambiguous_length", "both Content-Length and Transfer-Encoding")
+        if not _CHUNKED.fullmatch(coding):
+            raise Refused(501, "transfer_coding_not_implemented", "expected Transfer-Encoding: chunked and no other")
+        return NO_LENGTH, True
+    return (NO_LENGTH if length is None else _length(length)), False
+
+
+def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -> Fields:
     """A request's fields (RFC 9112 sections 5, 6; RFC 9110 section 7). Raises ``Refused``.
 
     ``block`` is all lines of fields, each with its CRLF; ``wanted`` the lower-case names to keep values of.
     """
-    lines = _split(block)
-    single = _single(lines)
-    options = _options([value for name, value, _ in lines if name == b"connection"])
-    if options & _PROTECTED:
-        raise Refused(400, "bad_connection", "Connection names a field that it may not take away")
+    kept, found = _sort(block, _REQUEST_SPECIAL)
     fields = Fields()
-    fields.host = single.get(b"host")
+    options = _options(found[b"connection"]) if b"connection" in found else set()
+    if options:
+        if options & _PROTECTED:
+            raise Refused(400, "bad_connection", "Connection names a field that it may not take away")
+        kept = _without(kept, options)
+        fields.close = b"close" in options
+        fields.keep_alive = b"keep-alive" in options
+    fields.host = _once(found, b"host")
     if fields.host is not None and not _HOST.fullmatch(fields.host):
         raise Refused(400, "bad_host", "Host is no host and port")
-    if b"transfer-encoding" in single:
-        if b"content-length" in single:
-            raise Refused(400, "ambiguous_length", "both Content-Length and Transfer-Encoding")
-        if not _CHUNKED.fullmatch(single[b"transfer-encoding"]):
-            raise Refused(501, "transfer_coding_not_implemented", "expected Transfer-Encoding: chunked and no other")
-        fields.chunked = True
-    elif b"content-length" in single:
-        fields.length = _length(single[b"content-length"])
+    fields.length, fields.chunked = _framing(found)
     fields.has_body = fields.chunked or fields.length > 0
-    fields.close = b"close" in options
-    fields.keep_alive = b"keep-alive" in options
-    kept = []
-    for name, value, line in lines:
-        if name == b"expect":
-            if value.lower() != b"100-continue":
+    if fields.length >= 0:
+        kept.append(b"content-length: %d" % fields.length)
+    if http10:
+        if fields.chunked:
+            raise Refused(400, "ambiguous_length", "HTTP/1.0 knows no Transfer-Encoding")
+    else:
+        if b"upgrade" in options:
+            offered = (name.strip(b" \t") for value in found.get(b"upgrade", ()) for name in value.split(b","))
+            fields.upgrade = b", ".join(name for name in offered if name and not _NO_UPGRADE.fullmatch(name))
+        if b"expect" in found:
+            if [value.lower() for value in found[b"expect"]] != [b"100-continue"]:
                 raise Refused(417, "expectation_failed", "expected Expect: 100-continue and no other")
             fields.expects_continue = True
-        elif name == b"upgrade" and b"upgrade" in options:
-            fields.upgrade = value
-        if name in wanted or name in FORWARDING:
+            kept.append(b"expect: 100-continue")
+    hops = _once(found, b"max-forwards")
+    if hops is not None:
+        fields.max_forwards = _length(hops)
+    for name in (FORWARDING | wanted) & found.keys():
+        fields.values[name] = b", ".join(found[name])
+    for line in kept:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name in wanted:
+            value = value.strip(b" \t")
             before = fields.values.get(name)
             # A Cookie may come in pieces (HTTP/2 gateways do that); others join with a comma (RFC 9110 section 5.3).
             joint = b"; " if name == b"cookie" else b", "
             fields.values[name] = value if before is None else before + joint + value
-        if name not in _HOP_BY_HOP and name not in FORWARDING and name not in options:
-            kept.append(line)
-    fields.kept = b"".join(kept)
+    kept.append(b"")
+    fields.kept = CRLF.join(kept)
     return fields
 
 
@@ -225,33 +274,33 @@ def parse_response(head: bytes) -> Response:
     http10 = match[1] == b"0"
     status = int(match[2])
     try:
-        lines = _split(block)
-        single = _single([field for field in lines if field[0] != b"host"])
-        length = NO_LENGTH
-        chunked = False
-        if b"transfer-encoding" in single:
-            if b"content-length" in single or http10:
-                raise Refused(502, BAD_GATEWAY, "ambiguous length")
-            if not _CHUNKED.fullmatch(single[b"transfer-encoding"]):
-                raise Refused(502, BAD_GATEWAY, "a transfer-coding other than chunked")
-            chunked = True
-        elif b"content-length" in single:
-            length = _length(single[b"content-length"])
+        kept, found = _sort(block, _RESPONSE_SPECIAL)
+        length, chunked = _framing(found)
     except Refused as refused:
         raise Refused(502, BAD_GATEWAY, f"the upstream's answer: {refused.message}") from None
-    options = _options([value for name, value, _ in lines if name == b"connection"])
-    close = b"close" in options or (http10 and b"keep-alive" not in options)
-    upgrade = next((value for name, value, _ in lines if name == b"upgrade"), b"") if b"upgrade" in options else b""
-    reason = match[3] or _reason(status)
-    wire = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-    wire += [line for name, _, line in lines if name not in _HOP_BY_HOP and name not in options]
+    if chunked and http10:
+        raise Refused(502, BAD_GATEWAY, "the upstream's answer: HTTP/1.0 knows no Transfer-Encoding")
+    options = _options(found[b"connection"]) if b"connection" in found else set()
+    if options:
+        kept = _without(kept, options)
     if status < 200 or status == 204:
         # RFC 9110 section 8.6 and RFC 9112 section 6.1 forbid both; a length here desynchronises careless clients.
         if chunked or length > 0:
             raise Refused(502, BAD_GATEWAY, "the upstream's answer: a body where its status allows none")
         length = 0
-        wire = [line for line in wire if not line[:15].lower().startswith(b"content-length:")]
-    return Response(status, b"".join(wire), length, chunked, close, upgrade)
+    elif length >= 0:
+        kept.append(b"content-length: %d" % length)
+    if b"date" in found:
+        kept.append(b"date: " + found[b"date"][0])
+    line = b"HTTP/1.1 %d %b" % (status, match[3] or _reason(status))
+    response = Response(status, CRLF.join((line, *kept, b"")))
+    response.length = length
+    response.chunked = chunked
+    response.close = b"close" in options or (http10 and b"keep-alive" not in options)
+    response.dated = b"date" in found
+    if b"upgrade" in options and not http10:
+        response.upgrade = b", ".join(found.get(b"upgrade", ()))
+    return response
 
 
 def _reason(status: int) -> bytes:
@@ -264,47 +313,76 @@ def _reason(status: int) -> bytes:
 class Heads:
     """What has been parsed lately, by its bytes: request lines, blocks of fields, answers' heads.
 
-    Each table is emptied when it is full: a stream of ever-new heads costs a parse each, as it would have anyway, and
-    memory is bounded by ``limit`` heads a table.
+    Each table has a young and an old half: when the young one holds its share of bytes it becomes the old one, and
+    what is asked for again moves back. So a stream of ever-new heads costs a parse each, as it would have anyway, but
+    turns out nothing that is in use; and memory is bounded, for no head above ``_REMEMBERED_MAX`` is kept at all.
     """
 
-    __slots__ = ("_limit", "_resolve", "_wanted", "blocks", "lines", "responses")
+    __slots__ = ("_blocks", "_budget", "_lines", "_resolve", "_responses", "_wanted", "blocks", "lines", "responses")
 
-    def __init__(self, wanted: frozenset[bytes], resolve: Callable[[Line], object], limit: int = 1024) -> None:
+    def __init__(self, wanted: frozenset[bytes], resolve: Callable[[Line], object], budget: int = 1 << 20) -> None:
         self._wanted = wanted
         self._resolve = resolve
-        self._limit = limit
+        self._budget = budget
         self.lines: dict[bytes, Line] = {}
         self.blocks: dict[bytes, Fields] = {}
         self.responses: dict[bytes, Response] = {}
+        self._lines = _Turn[Line](budget)
+        self._blocks = _Turn[Fields](budget)
+        self._responses = _Turn[Response](budget)
 
     def line(self, raw: bytes) -> Line:
         """The request line, parsed and routed. Raises ``Refused``."""
         line = self.lines.get(raw)
         if line is None:
-            line = parse_request_line(raw)
-            line.route = self._resolve(line)
-            if len(self.lines) >= self._limit:
-                self.lines.clear()
-            self.lines[raw] = line
+            line = self._lines.old.get(raw)
+            if line is None:
+                line = parse_request_line(raw)
+                line.route = self._resolve(line)
+            self.lines = self._lines.keep(self.lines, raw, line)
         return line
 
     def fields(self, block: bytes) -> Fields:
         """The request's fields. Raises ``Refused``."""
         fields = self.blocks.get(block)
         if fields is None:
-            fields = parse_fields(block, self._wanted)
-            if len(self.blocks) >= self._limit:
-                self.blocks.clear()
-            self.blocks[block] = fields
+            fields = self._blocks.old.get(block)
+            if fields is None:
+                fields = parse_fields(block, self._wanted)
+            self.blocks = self._blocks.keep(self.blocks, block, fields)
         return fields
+
+    def fields_http10(self, block: bytes) -> Fields:
+        """The fields of an HTTP/1.0 request, which mean less. Raises ``Refused``."""
+        return parse_fields(block, self._wanted, http10=True)
 
     def response(self, head: bytes) -> Response:
         """The answer's head. Raises ``Refused`` (502)."""
         response = self.responses.get(head)
         if response is None:
-            response = parse_response(head)
-            if len(self.responses) >= self._limit:
-                self.responses.clear()
-            self.responses[head] = response
+            response = self._responses.old.get(head)
+            if response is None:
+                response = parse_response(head)
+            self.responses = self._responses.keep(self.responses, head, response)
         return response
+
+
+class _Turn(Generic[T]):
+    """The old half of a table, and what the young one holds by now, in bytes of its keys."""
+
+    __slots__ = ("_budget", "_held", "old")
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._held = 0
+        self.old: dict[bytes, T] = {}
+
+    def keep(self, young: dict[bytes, T], key: bytes, value: T) -> dict[bytes, T]:
+        """Put a parsed head into the young half; return the half that is the young one from now on."""
+        if len(key) > _REMEMBERED_MAX:
+            return young
+        self._held += len(key) + _ENTRY
+        if self._held > self._budget:
+            self.old, young, self._held = young, {}, len(key)
+        young[key] = value
+        return young

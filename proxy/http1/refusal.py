@@ -1,7 +1,9 @@
-"""Answers that phasegate gives by itself: what was refused and why, in the JSON form of every error."""
+"""Answers that phasegate gives by itself: what was refused and why, in the form that the config says."""
 
 from __future__ import annotations
 
+import html
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -22,14 +24,33 @@ class Refused(Exception):  # noqa: N818 - the name of what happened to the messa
         self.message = message
 
 
-def encode(
-    status: int, code: str, message: str, *, extra: bytes = b"", close: bool = True, head: bool = False
-) -> bytes:
-    """The whole answer. ``extra`` holds further fields, each with its CRLF; ``head``: the request was a HEAD."""
-    body = orjson.dumps({"error": {"code": code, "message": message}})
-    lead = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (
-        status,
-        HTTPStatus(status).phrase.encode(),
-        len(body),
-    )
-    return lead + (b"connection: close\r\n" if close else b"") + extra + b"\r\n" + (b"" if head else body)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an error is told. ``template`` may hold {status}, {reason}, {code} and {message}; empty: JSON."""
+
+    content_type: str = "application/json"
+    template: str = ""
+
+    def body(self, status: int, code: str, message: str) -> bytes:
+        """The answer's body."""
+        if not self.template:
+            return orjson.dumps({"error": {"code": code, "message": message}})
+        values = {"status": str(status), "reason": HTTPStatus(status).phrase, "code": code, "message": message}
+        if "html" in self.content_type or "xml" in self.content_type:
+            values = {name: html.escape(value) for name, value in values.items()}
+        text = self.template
+        for name, value in values.items():
+            text = text.replace("{" + name + "}", value)
+        return text.encode()
+
+    def encode(self, status: int, code: str, message: str, extra: bytes, *, bodiless: bool = False) -> bytes:
+        """The whole answer. ``extra`` holds further fields, each with its CRLF; ``bodiless``: it answers a HEAD."""
+        body = self.body(status, code, message)
+        head = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n" % (
+            status,
+            HTTPStatus(status).phrase.encode(),
+            self.content_type.encode(),
+            len(body),
+            extra,
+        )
+        return head if bodiless else head + body

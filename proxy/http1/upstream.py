@@ -1,21 +1,17 @@
-"""Connections to an origin: a pool of idle ones, and one request's answer on its way back.
-
-The pool is a stack: the connection used last is used next, so the others grow old and are dropped. What is open is an
-integer and what is idle a deque; nothing is scanned on a request's path.
-"""
+"""One connection to an origin, and one request's answer on its way back. ``pool`` keeps those that are idle."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from proxy.http1.body import ByLength, Chunked, Decoder, UntilClose
-from proxy.http1.head import HEAD_END, Heads, Response
+from proxy.http1.head import HEAD_END, Response
 from proxy.http1.refusal import BAD_GATEWAY, Refused
+
+if TYPE_CHECKING:
+    from proxy.http1.pool import Pool
 
 _HEAD_MAX: Final = 64 * 1024
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
@@ -57,8 +53,11 @@ class Sink(Protocol):
     def tunnel(self, response: Response, data: bytes) -> None:
         """The upstream changed protocols (101); ``data`` is what it already sent in the new one."""
 
-    def upstream_closed(self) -> None:
-        """The tunnel's far end went away."""
+    def upstream_eof(self) -> bool:
+        """The tunnel's far end will send no more. True: it may go on being sent to."""
+
+    def upstream_closed(self, broken: bool) -> None:
+        """The tunnel's far end went away; ``broken``: not as it should."""
 
     def pause_upload(self) -> None:
         """The upstream takes no more of the request's body for now."""
@@ -72,6 +71,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_answered",
+        "_connected",
         "_decoder",
         "_held",
         "_interims",
@@ -80,6 +80,7 @@ class Upstream(asyncio.Protocol):
         "_response",
         "_sink",
         "_tunnel",
+        "choked",
         "closed",
         "idle_since",
         "sending",
@@ -90,6 +91,7 @@ class Upstream(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, pool: Pool) -> None:
+        self._connected = False
         self._pool = pool
         self._sink: Sink | None = None
         self._decoder: Decoder | None = None
@@ -100,11 +102,12 @@ class Upstream(asyncio.Protocol):
         self._tunnel = False
         self._paused = False
         self.closed = False
+        self.choked = False  # it takes no more for now
         self.idle_since = 0.0
         self.uses = 0
         self.sending = False  # the request's body is still on its way: an answer now is an early one
 
-    def begin(self, sink: Sink, wire: bytes, *, sending: bool) -> None:
+    def begin(self, sink: Sink, wire: bytes, sending: bool) -> None:
         """Send a request's head and what there is of its body, for ``sink``; ``sending``: more of it will come."""
         self._sink = sink
         self.sending = sending
@@ -119,11 +122,12 @@ class Upstream(asyncio.Protocol):
         self.abort()
 
     def abort(self) -> None:
-        """Close now. Idempotent."""
+        """Close now, open or not yet. Idempotent."""
         if not self.closed:
             self.closed = True
             self._pool.lost(self)
-            self.transport.abort()
+            if self._connected:
+                self.transport.abort()
 
     def pause_reading(self) -> None:
         """The client takes no more for now."""
@@ -141,6 +145,9 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._connected = True
+        if self.closed:
+            self.transport.abort()  # nobody waits for it any more
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
@@ -156,7 +163,16 @@ class Upstream(asyncio.Protocol):
                 data, self._held = self._held + data, b""
             self._head(sink, data)
 
+    def send_eof(self) -> bool:
+        """The tunnel's near end will send no more. False: this end can only be closed whole."""
+        if not self.transport.can_write_eof():
+            return False
+        self.transport.write_eof()
+        return True
+
     def eof_received(self) -> bool:
+        if self._tunnel and self._sink is not None:
+            return self._sink.upstream_eof()
         return False  # the transport closes, and connection_lost tells the rest
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -167,7 +183,7 @@ class Upstream(asyncio.Protocol):
         if sink is None:
             return
         if self._tunnel:
-            sink.upstream_closed()
+            sink.upstream_closed(exc is not None)
         elif isinstance(self._decoder, UntilClose) and exc is None:
             self._decoder = None
             sink.end(b"")
@@ -182,10 +198,12 @@ class Upstream(asyncio.Protocol):
             )
 
     def pause_writing(self) -> None:
+        self.choked = True
         if self._sink is not None:
             self._sink.pause_upload()
 
     def resume_writing(self) -> None:
+        self.choked = False
         if self._sink is not None:
             self._sink.resume_upload()
 
@@ -265,107 +283,3 @@ class Upstream(asyncio.Protocol):
         self._sink = None
         self.abort()
         sink.failed(Failure(502, BAD_GATEWAY, message))
-
-
-class Pool:
-    """The connections to one origin, of one worker."""
-
-    __slots__ = (
-        "_address",
-        "_connect_timeout_s",
-        "_idle",
-        "_max_connections",
-        "_max_idle",
-        "_now",
-        "heads",
-        "host",
-        "idle_timeout_s",
-        "opened",
-        "origin",
-        "timeout_s",
-    )
-
-    def __init__(
-        self,
-        origin: str,
-        heads: Heads,
-        now: Callable[[], float],
-        *,
-        connect_timeout_s: float,
-        timeout_s: float,
-        max_idle: int,
-        max_connections: int,
-    ) -> None:
-        parts = urlsplit(origin)
-        self.origin = origin
-        self.host = parts.netloc.encode()
-        self._address = (parts.hostname or "", parts.port or 80)
-        self.heads = heads
-        self.timeout_s = timeout_s
-        self.idle_timeout_s = 55.0  # below the minute after which most servers hang up
-        self._connect_timeout_s = connect_timeout_s
-        self._now = now
-        self._max_idle = max_idle
-        self._max_connections = max_connections
-        self._idle: deque[Upstream] = deque()
-        self.opened = 0
-
-    def take(self) -> Upstream | None:
-        """An idle connection, the one used last; None where there is none."""
-        idle = self._idle
-        while idle:
-            upstream = idle.pop()
-            if not (upstream.closed or upstream.transport.is_closing()):
-                return upstream
-        return None
-
-    def put(self, upstream: Upstream, response: Response) -> None:
-        """An answer is complete: keep its connection where both sides can go on."""
-        if response.close or upstream.sending or upstream.closed or len(self._idle) >= self._max_idle:
-            upstream.abort()
-            return
-        upstream.resume_reading()
-        upstream.idle_since = self._now()
-        self._idle.append(upstream)
-
-    def lost(self, upstream: Upstream) -> None:
-        """A connection of this pool ended."""
-        self.opened -= 1
-
-    def sweep(self, now: float) -> None:
-        """Close what has been idle too long. The stack's bottom is the oldest: the look ends at the first young."""
-        idle = self._idle
-        while idle and (idle[0].closed or idle[0].idle_since + self.idle_timeout_s < now):
-            idle.popleft().abort()
-
-    async def connect(self) -> Upstream:
-        """Open a connection. Raises ``ConnectionError`` with words for a person."""
-        if self.opened >= self._max_connections:
-            raise OverloadedError(f"{self.opened} connections to {self.origin} are open")
-        self.opened += 1  # counted before it is open, or a burst would overrun the limit
-        loop = asyncio.get_running_loop()
-        host, port = self._address
-        upstream: Upstream
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                _, upstream = await loop.create_connection(lambda: Upstream(self), host, port)
-        except TimeoutError:
-            self.opened -= 1
-            raise ConnectionError(f"{self.origin} did not accept a connection in time") from None
-        except OSError as error:
-            self.opened -= 1
-            raise ConnectionError(f"{self.origin} cannot be reached: {error.strerror or error}") from None
-        except BaseException:
-            self.opened -= 1
-            raise
-        return upstream
-
-    def close(self) -> None:
-        """Close the idle connections; those in use end with their requests."""
-        self._max_idle = 0
-        while self._idle:
-            self._idle.pop().abort()
-
-
-class OverloadedError(ConnectionError):
-    """Everything that may be open is: the client should come back later."""

@@ -1,0 +1,143 @@
+"""The connections to one origin: a stack of idle ones, and a count of those that are open.
+
+The connection used last is used next, so the others grow old and are dropped. What is open is an integer and what is
+idle a deque; nothing is scanned on a request's path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from proxy.http1.head import Heads, Response
+from proxy.http1.refusal import BAD_GATEWAY
+from proxy.http1.upstream import Failure, Upstream
+from proxy.settings import App, origin_of
+from proxy.tls import toward_origin
+
+
+class Pool:
+    """The connections to one origin, of one worker.
+
+    Limits: ``timeout_s`` until an answer begins, ``quiet_s`` between two pieces of one and in a tunnel, and
+    ``max_body`` of a request in bytes, 0 for any.
+    """
+
+    __slots__ = (
+        "_app",
+        "_idle",
+        "_now",
+        "_ssl",
+        "_where",
+        "heads",
+        "host",
+        "host_told",
+        "idle_timeout_s",
+        "max_body",
+        "max_idle",
+        "opened",
+        "origin",
+        "quiet_s",
+        "timeout_s",
+    )
+
+    def __init__(self, app: App, heads: Heads, now: Callable[[], float]) -> None:
+        self._app = app
+        self._where = origin_of(app.origin)
+        self._ssl = toward_origin(app.tls) if self._where.secure else None
+        self.origin = app.origin
+        self.host = self._where.authority.encode()
+        self.host_told = (app.host or "").encode()
+        self.heads = heads
+        self.timeout_s = app.timeout_s
+        self.quiet_s = app.quiet_timeout_s
+        self.max_body = app.max_body
+        self.idle_timeout_s = 55.0  # below the minute after which most servers hang up
+        self.max_idle = app.max_idle
+        self._now = now
+        self._idle: deque[Upstream] = deque()
+        self.opened = 0
+
+    def take(self) -> Upstream | None:
+        """An idle connection, the one used last; None where there is none."""
+        idle = self._idle
+        while idle:
+            upstream = idle.pop()
+            if not (upstream.closed or upstream.transport.is_closing()):
+                return upstream
+        return None
+
+    def put(self, upstream: Upstream, response: Response) -> None:
+        """An answer is complete: keep its connection where both sides can go on."""
+        idle = self._idle
+        if response.close or upstream.sending or upstream.choked or upstream.closed or len(idle) >= self.max_idle:
+            upstream.abort()
+            return
+        upstream.resume_reading()
+        upstream.idle_since = self._now()
+        idle.append(upstream)
+
+    def lost(self, upstream: Upstream) -> None:
+        """A connection of this pool ended. Each is counted here once, whatever ended it."""
+        self.opened -= 1
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle too long. The stack's bottom is the oldest: the look ends at the first young."""
+        idle = self._idle
+        while idle and (idle[0].closed or idle[0].idle_since + self.idle_timeout_s < now):
+            idle.popleft().abort()
+
+    async def connect(self) -> Upstream:
+        """Open a connection. Raises ``ConnectionError`` with words for a person."""
+        if self.opened >= self._app.max_connections:
+            raise OverloadedError(f"{self.opened} connections to {self.origin} are open")
+        self.opened += 1  # counted before it is open, or a burst would overrun the limit
+        upstream = Upstream(self)
+        try:
+            async with asyncio.timeout(self._app.connect_timeout_s):
+                await self._open(upstream)
+        except TimeoutError:
+            upstream.abort()
+            raise ConnectionError(f"{self.origin} did not accept a connection in time") from None
+        except OSError as error:
+            upstream.abort()
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL):
+                raise OverloadedError(f"no further connection can be opened: {error.strerror}") from None
+            raise ConnectionError(f"{self.origin} cannot be reached: {error.strerror or error}") from None
+        except BaseException:
+            upstream.abort()
+            raise
+        if upstream.closed:
+            raise ConnectionError(f"{self.origin} closed the connection at once")
+        return upstream
+
+    async def _open(self, upstream: Upstream) -> None:
+        loop = asyncio.get_running_loop()
+        where = self._where
+        tls: dict[str, Any] = {}
+        if self._ssl is not None:
+            name = self._app.tls.server_name if self._app.tls is not None else None
+            tls = {"ssl": self._ssl, "server_hostname": name or where.host, "ssl_shutdown_timeout": 2.0}
+        if where.path:
+            await loop.create_unix_connection(lambda: upstream, where.path, **tls)
+        else:
+            await loop.create_connection(lambda: upstream, where.host, where.port, **tls)
+
+    def failure(self, error: ConnectionError) -> Failure:
+        """What a request is told whose connection could not be opened."""
+        if isinstance(error, OverloadedError):
+            return Failure(503, "overloaded", str(error))
+        return Failure(502, BAD_GATEWAY, str(error))
+
+    def close(self) -> None:
+        """Close the idle connections; those in use end with their requests."""
+        self.max_idle = 0
+        while self._idle:
+            self._idle.pop().abort()
+
+
+class OverloadedError(ConnectionError):
+    """Everything that may be open is: the client should come back later."""

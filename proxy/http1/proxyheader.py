@@ -1,0 +1,86 @@
+"""The PROXY protocol, versions 1 and 2: who is behind the load balancer that opened a connection. ◆
+
+Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. What is no header is refused: on a listener that
+expects one, a connection without it was not made by the load balancer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+from typing import Final
+
+_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_V1: Final = b"PROXY "
+_V1_MAX: Final = 107
+_V2_HEAD: Final = 16
+_V2_MAX: Final = 4096
+_V1_LINE: Final = re.compile(
+    rb"PROXY (?:UNKNOWN(?: [\x20-\x7e]*)?|(TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) (\d{1,5}) (\d{1,5}))\r\n"
+)
+# By address family and transport: how many bytes of addresses there are, and of these how many are the source's.
+_V2_FAMILIES: Final = {0x11: (12, 4), 0x21: (36, 16)}
+
+
+class BadHeaderError(Exception):
+    """What came is no PROXY header."""
+
+
+class Reader:
+    """Takes a header out of a stream. ``address`` is the client's when ``done``, or empty where none was told."""
+
+    __slots__ = ("_data", "address", "done")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self.done = False
+        self.address = ""
+
+    def feed(self, data: bytes) -> int:
+        """How many of these bytes are the header's; what lies behind them is not. Raises ``BadHeaderError``."""
+        before = len(self._data)
+        whole = self._data + data
+        if not (_SIGNATURE.startswith(whole[:12]) or _V1.startswith(whole[:6])):
+            raise BadHeaderError
+        end = self._version1(whole) if whole.startswith(b"P") else self._version2(whole)
+        self._data = whole[:end]
+        return end - before
+
+    def _version1(self, data: bytes) -> int:
+        end = data.find(b"\r\n") + 2
+        if end < 2:
+            if len(data) >= _V1_MAX:
+                raise BadHeaderError
+            return len(data)
+        match = _V1_LINE.fullmatch(data[:end])
+        if match is None or end > _V1_MAX:
+            raise BadHeaderError
+        self.done = True
+        if match[1] is not None:
+            try:
+                source = ipaddress.ip_address(match[2].decode())
+                ipaddress.ip_address(match[3].decode())
+            except ValueError:
+                raise BadHeaderError from None
+            if source.version != int(match[1][3:]) or int(match[4]) > 65535 or int(match[5]) > 65535:
+                raise BadHeaderError
+            self.address = str(source)
+        return end
+
+    def _version2(self, data: bytes) -> int:
+        if len(data) < _V2_HEAD:
+            return len(data)
+        command, family, length = struct.unpack_from("!BBH", data, len(_SIGNATURE))
+        if command not in (0x20, 0x21) or length > _V2_MAX:
+            raise BadHeaderError
+        end = _V2_HEAD + int(length)
+        if len(data) < end:
+            return len(data)
+        self.done = True
+        if command == 0x21 and family in _V2_FAMILIES:
+            needed, size = _V2_FAMILIES[family]
+            if length < needed:
+                raise BadHeaderError
+            self.address = str(ipaddress.ip_address(data[_V2_HEAD : _V2_HEAD + size]))
+        return end
