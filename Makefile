@@ -1,4 +1,5 @@
 # make demo   runs the main job with nothing to set up; ARGS go to `phasegate demo`
+# make bench  measures what phasegate costs beside nginx, haproxy and a plain aiohttp proxy
 # make test   runs every check: lint, types, and all tests, with real processes and the real emulator
 #
 # Each first installs what is missing, once: a virtual environment in .venv, the page's libraries in
@@ -14,9 +15,10 @@ VENDOR := control/dashboard/vendor
 # The first Python that is new enough; name another with `make PYTHON=…`.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-APT := $(if $(filter 0,$(shell id -u)),,sudo )apt-get
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo )
+APT := $(SUDO)apt-get
 
-.PHONY: help demo test lint pytest vendor browser docs clean
+.PHONY: help demo test lint pytest vendor browser docs bench scale bench-tools clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -37,6 +39,23 @@ pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
 # The configuration reference is written from the settings themselves.
 docs: $(VENV)/.runs
 	$(BIN)/python -m control.reference docs/configuration.md
+
+# Speed beside others' (docs/performance.md). Quiet machine, two processors: one for the proxy, one for the load.
+bench: $(VENV)/.tests bench-tools
+	$(BIN)/python -m loadtest.bench $(ARGS)
+
+# How cost grows with workers, connections, routes, migrations and bodies.
+scale: $(VENV)/.tests bench-tools
+	$(BIN)/python -m loadtest.bench.scale $(ARGS)
+
+# The benchmark starts nginx and haproxy by itself: the services that Debian starts with them are stopped again.
+bench-tools:
+	@missing=$$(for p in nginx haproxy wrk; do command -v $$p >/dev/null || [ -x /usr/sbin/$$p ] || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		echo "make: installing $$missing with apt for the benchmark"; \
+		$(APT) update -q && $(APT) install -qy --no-install-recommends $$missing; \
+		$(SUDO)systemctl disable -q --now $$(echo $$missing | sed s/wrk//) 2>/dev/null || true; \
+	fi
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed; install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }

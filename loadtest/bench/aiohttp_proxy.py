@@ -20,8 +20,6 @@ import uvloop
 from aiohttp import web
 from multidict import CIMultiDict
 
-from loadtest.bench.lifeline import end_with_parent
-
 _HOP_BY_HOP: Final = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "content-length")
 )
@@ -98,5 +96,4 @@ async def _serve(ports: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     uvloop.run(_serve([int(port) for port in sys.argv[1:]]))

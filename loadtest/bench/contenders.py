@@ -17,17 +17,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from loadtest import procfs
 from loadtest.api import Api
 
-STARTED_WITHIN_S: Final = 30.0
-_ENDED_WITHIN_S: Final = 15.0
+STARTED_WITHIN_S: Final = 60.0
+_ENDED_WITHIN_S: Final = 20.0
+
+
+# The kernel ends a child when the benchmark is killed, so that nothing is left running.
+_WITH_US: Final = ("setpriv", "--pdeathsig", "TERM")
 
 
 class BenchError(Exception):
@@ -45,12 +50,12 @@ class Place:
     @property
     def proxy(self) -> list[str]:
         """The prefix of everything that is measured."""
-        return ["taskset", "-c", self.proxy_cpus]
+        return [*_WITH_US, "taskset", "-c", self.proxy_cpus]
 
     @property
     def load(self) -> list[str]:
         """The prefix of everything that measures: wrk, the app."""
-        return ["taskset", "-c", self.load_cpus]
+        return [*_WITH_US, "taskset", "-c", self.load_cpus]
 
 
 def free_port() -> int:
@@ -82,14 +87,14 @@ class Child:
             )
         return cls(process, log)
 
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """Its next line of output, as JSON. Raises ``BenchError`` where it ended instead."""
         out: IO[str] | None = self.process.stdout
         assert out is not None, "started without read"
         line = out.readline()
         if not line:
             raise BenchError(f"{' '.join(self.process.args)} ended: {self.tail()}")  # type: ignore[arg-type]
-        found: dict[str, object] = json.loads(line)
+        found: dict[str, Any] = json.loads(line)
         return found
 
     def tail(self) -> str:
@@ -97,16 +102,29 @@ class Child:
         return self.log.read_text(errors="replace")[-2000:].strip()
 
     def end(self) -> None:
-        """Ask it to end, and see that it does."""
+        """Ask it to end, and see that all of it does."""
         if self.process.poll() is None:
+            family = procfs.tree(self.process.pid)
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(_ENDED_WITHIN_S)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                for pid in family:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+@contextmanager
+def ended_on_failure(child: Child) -> Iterator[None]:
+    """End the child where the block raises."""
+    try:
+        yield
+    except BaseException:
+        child.end()
+        raise
 
 
 class App:
@@ -116,9 +134,8 @@ class App:
         self._child = Child.start(
             [*place.load, sys.executable, "-m", "loadtest.bench.origin"], place.folder / "origin.log", read=True
         )
-        ports = self._child.line()["ports"]
-        assert isinstance(ports, list)
-        self.ports: list[int] = ports
+        with ended_on_failure(self._child):
+            self.ports: list[int] = self._child.line()["ports"]
         self.url = f"http://127.0.0.1:{self.ports[0]}"
 
     def end(self) -> None:
@@ -167,7 +184,12 @@ def _version(command: list[str]) -> str:
 
 
 def _wait(name: str, url: str, child: Child, ready: Callable[[], bool] | None = None) -> None:
-    """Wait until it answers a request with 200. Raises ``BenchError``."""
+    """Wait until it answers a request with 200. Raises ``BenchError``, with the child ended."""
+    with ended_on_failure(child):
+        _wait_for_answer(name, url, child, ready)
+
+
+def _wait_for_answer(name: str, url: str, child: Child, ready: Callable[[], bool] | None) -> None:
     host = url.removeprefix("http://")
     deadline = time.monotonic() + STARTED_WITHIN_S
     last = "no answer"
@@ -289,7 +311,8 @@ def aiohttp(place: Place, app: App, options: Options) -> Running:
     """A plain proxy on aiohttp and uvloop."""
     command = [*place.proxy, sys.executable, "-m", "loadtest.bench.aiohttp_proxy", *map(str, app.ports)]
     child = Child.start(command, place.folder / "aiohttp.log", read=True)
-    url = f"http://127.0.0.1:{child.line()['port']}"
+    with ended_on_failure(child):
+        url = f"http://127.0.0.1:{child.line()['port']}"
     _wait("aiohttp", url, child)
     return Running("aiohttp", url, child, f"aiohttp {version('aiohttp')}")
 
@@ -365,8 +388,9 @@ def phasegate(place: Place, app: App, options: Options) -> Running:
     child = Child.start(command, folder / "log", env=env)
     url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control}"
     _wait("phasegate", url, child, lambda: _ready(api))
-    for migration in ("data", "relay0"):
-        Api(api, token, migration).act("start", reason="a benchmark")
+    with ended_on_failure(child):
+        for migration in ("data", "relay0"):
+            Api(api, token, migration).act("start", reason="a benchmark")
     return Running(
         "phasegate",
         url,

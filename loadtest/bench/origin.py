@@ -19,8 +19,6 @@ from typing import Final, cast
 
 import uvloop
 
-from loadtest.bench.lifeline import end_with_parent
-
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _BLOCK: Final = bytes(256 * 1024)
@@ -117,5 +115,4 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     uvloop.run(_serve())

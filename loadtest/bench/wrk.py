@@ -70,7 +70,7 @@ def parse(text: str) -> Report:
     counted = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", text)
     quantiles = {
         found[1]: float(found[2]) * _UNITS[found[3]]
-        for found in re.finditer(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m)$", text, re.MULTILINE)
+        for found in re.finditer(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.MULTILINE)
     }
     if counted is None or "50" not in quantiles or "99" not in quantiles:
         raise WrkError(f"wrk's report cannot be read:\n{text}")
