@@ -88,7 +88,7 @@ const ACTIONS = [
     fields: { to: "start" },
     states: ["running", "paused", "rolled_back", "rolling_back"],
     when: (s) => held(s) && (below(s) > 0 || s.state === "rolling_back"),
-    place: () => "more",
+    place: (s) => (s.state === "rolling_back" ? "main" : "more"),
     label: () => "Roll back to 0 %",
     look: "danger",
     ask: () => null,
@@ -152,10 +152,10 @@ export function comesNext(status) {
       const what = to ? `${to.name}, ${weight(to.weight)}` : "completion";
       if (to?.approval) return `Next: ${what}, when an operator advances it.`;
       const left = phase.min_soak_s - phase.soaked_s;
-      if (left > 0) return `Next: ${what}, in ${span(left)} at the earliest, when every rule is satisfied.`;
+      if (left > 0) return `Next: ${what}, in ${span(left)} at the earliest, when every rule is proven.`;
       return verdict?.outcome === "promote"
         ? `Next: ${what}, now.`
-        : `Next: ${what}, as soon as every rule is satisfied. The least soak is over.`;
+        : `Next: ${what}, as soon as every rule is proven. The least soak is over.`;
     }
     case "paused":
       return status.weight === 0

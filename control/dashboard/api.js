@@ -21,8 +21,7 @@ export class Lost extends Error {
 
 let csrf = null; // the session's own token, sent with every change
 
-async function call(method, path, body, within = CALL_WITHIN_MS) {
-  const headers = {};
+async function call(method, path, body, within = CALL_WITHIN_MS, headers = {}) {
   if (body !== undefined) headers["content-type"] = "application/json";
   if (csrf !== null && method !== "GET") headers["x-csrf-token"] = csrf;
   let answer;
@@ -61,7 +60,8 @@ function remember(identity) {
 export const whoami = async () => remember(await call("GET", SESSION));
 
 /** Trade a token for a session. */
-export const signIn = async (token) => remember(await call("POST", SESSION, { token }));
+export const signIn = async (token) =>
+  remember(await call("POST", SESSION, undefined, CALL_WITHIN_MS, { authorization: `Bearer ${token}` }));
 
 /** End the session. */
 export const signOut = () => call("DELETE", SESSION);
@@ -69,7 +69,7 @@ export const signOut = () => call("DELETE", SESSION);
 /** The names of the migrations. */
 export async function migrations() {
   const found = await call("GET", "/api/migration");
-  return found.migrations.map((each) => each.migration ?? each.name ?? each);
+  return found.migrations.map((each) => each.name);
 }
 
 /** The newest audit entries, or those before `cursor`: {entries, next_cursor}. */

@@ -40,15 +40,15 @@ export function share(value) {
   return `${percent.toFixed(percent !== 0 && percent < 0.1 ? 3 : percent < 10 ? 2 : 1)} %`;
 }
 
-/** A length of time: 850 ms, 4.2 s, 1 min 05 s, 2 h 03 min. */
+/** A length of time: 850 ms, 4.2 s, 1 min 05 s, 10 min, 2 h 03 min. */
 export function span(seconds) {
   if (!known(seconds)) return NONE;
   if (seconds < 1 && seconds > 0) return ms(seconds * 1000);
   if (seconds < 60) return `${Number(seconds.toFixed(seconds < 10 ? 1 : 0))} s`;
   const whole = Math.round(seconds);
-  const two = (n) => String(n).padStart(2, "0");
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
-  return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+  const [large, per, small] = whole < 3600 ? ["min", 60, "s"] : ["h", 3600, "min"];
+  const rest = Math.floor((whole % per) / (per / 60));
+  return `${Math.floor(whole / per)} ${large}${rest ? ` ${String(rest).padStart(2, "0")} ${small}` : ""}`;
 }
 
 /** Unix seconds of an RFC 3339 time or of Unix seconds; null where it is neither. */

@@ -103,7 +103,7 @@ function options(now, series, colours, width) {
         ...axis,
         size: 46,
         space: 30,
-        filter: now.current.scale.log ? (u, splits) => splits.map((v) => (decade(v) ? v : null)) : undefined,
+        ...(now.current.scale.log && { splits: (u, i, least, most) => decades(least, most), filter: (u, splits) => splits }),
         values: (u, splits) => splits.map((value) => (value === null ? "" : now.current.scale.label(value))),
       },
     ],
@@ -116,7 +116,12 @@ function options(now, series, colours, width) {
   };
 }
 
-const decade = (value) => value !== null && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
+/** The powers of ten from `least` to `most`. */
+function decades(least, most) {
+  const found = [];
+  for (let power = Math.ceil(Math.log10(least) - 1e-9); power <= Math.log10(most) + 1e-9; power += 1) found.push(10 ** power);
+  return found;
+}
 
 const time = (step) => (at) =>
   new Date(at * 1000).toLocaleTimeString("en-GB", step < 60 ? {} : { hour: "2-digit", minute: "2-digit" });
@@ -133,17 +138,18 @@ function drawMarks(u, marks, colours) {
   const { ctx } = u;
   const { left, top, width, height } = u.bbox;
   const ratio = uPlot.pxRatio;
-  let labelled = -Infinity;
+  let labelled = Infinity;
   ctx.save();
   ctx.font = `${10 * ratio}px ${colours.font}`;
   ctx.textBaseline = "bottom";
   ctx.textAlign = "left";
-  for (const mark of marks) {
+  // From the newest back: where marks are too near each other for two labels, the newer one is told.
+  for (const mark of marks.toReversed()) {
     const x = Math.round(u.valToPos(mark.at, "x", true));
     if (x < left || x > left + width) continue;
     const back = mark.kind === "rollback";
     line(u, back ? colours.bad : colours.soft, back ? [] : [2, 3], x, top, x, top + height);
-    if (x - labelled < LABEL_PX * ratio || x > left + width - 30 * ratio) continue;
+    if (labelled - x < LABEL_PX * ratio || x > left + width - 30 * ratio) continue;
     ctx.fillStyle = back ? colours.bad : colours.soft;
     ctx.fillText(`${back ? "↓" : "↑"} ${weight(mark.to)}`, x - 3 * ratio, top - 2 * ratio);
     labelled = x;

@@ -86,7 +86,28 @@ function shares(table) {
   return found;
 }
 
-/** Heat cells of an arm: {from, to, low, count}; so many rows are put together that a cell is `least` seconds wide. */
+/** The latencies, in ms, between which a bucket's requests lie. */
+export function edges(bounds, bucket) {
+  const factor = bounds[1] / bounds[0];
+  return [bounds[bucket - 1] ?? bounds[0] / factor, bounds[bucket] ?? bounds.at(-1) * factor];
+}
+
+/** From the fastest to the slowest request of either arm, so that what stands side by side can be compared. */
+export function latencyRange(table, bounds) {
+  let [first, last] = [Infinity, -Infinity];
+  for (const row of table) {
+    if (row.empty) continue;
+    for (const { heat } of [row.source, row.target]) {
+      const found = heat.findIndex((count) => count > 0);
+      if (found < 0) continue;
+      first = Math.min(first, found);
+      last = Math.max(last, heat.length - 1); // rows after the last count are left out
+    }
+  }
+  return last < 0 ? [1, 1000] : [edges(bounds, first)[0], edges(bounds, last)[1]];
+}
+
+/** Heat cells of an arm: {from, to, bucket, count}; so many rows are put together that a cell is `least` seconds wide. */
 export function cells(table, arm, least, step) {
   const width = step * Math.max(1, Math.ceil(least / step));
   const found = new Map();

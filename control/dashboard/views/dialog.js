@@ -1,0 +1,77 @@
+// A question before an action: what will happen, why it is wanted, and where it is dangerous a word to type.
+
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { act } from "../api.js";
+
+export function Dialog({ ask, migration, reason: first, cancel, confirm }) {
+  const dialog = useRef(null);
+  const [reason, setReason] = useState(first);
+  const [typed, setTyped] = useState("");
+  useEffect(() => {
+    dialog.current.showModal();
+  }, []);
+
+  const missing = (ask.reason && !reason.trim()) || (ask.type && typed.trim() !== ask.type);
+  function submit(event) {
+    event.preventDefault();
+    if (!missing) confirm(reason.trim());
+  }
+
+  return html`<dialog ref=${dialog} aria-labelledby="dialog-title" onClose=${cancel}>
+    <form method="dialog" onSubmit=${submit}>
+      <h2 id="dialog-title">${ask.title}</h2>
+      ${ask.says.map((line) => html`<p>${line}</p>`)}
+      ${ask.dryRun && html`<${DryRun} migration=${migration} />`}
+      <label>
+        Reason${ask.reason ? "" : " (optional)"}
+        <input value=${reason} maxlength="500" required=${ask.reason} onInput=${(e) => setReason(e.target.value)} />
+      </label>
+      ${ask.type &&
+      html`<label>
+        <span>Type <b class="typed">${ask.type}</b> to confirm</span>
+        <input
+          value=${typed}
+          autocomplete="off"
+          autocapitalize="off"
+          spellcheck=${false}
+          onInput=${(e) => setTyped(e.target.value)}
+        />
+      </label>`}
+      <div class="buttons">
+        <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
+        <button class=${ask.type ? "danger" : "primary"} disabled=${missing}>${ask.confirm}</button>
+      </div>
+    </form>
+  </dialog>`;
+}
+
+function DryRun({ migration }) {
+  const [found, setFound] = useState(null);
+  async function check() {
+    setFound("busy");
+    try {
+      setFound((await act(migration, "start", { dry_run: true })).checks);
+    } catch (error) {
+      setFound([{ name: "check", ok: false, found: error.message, mend: error.hint }]);
+    }
+  }
+  if (!Array.isArray(found)) {
+    return html`<button type="button" disabled=${found === "busy"} onClick=${check}>
+      ${found === "busy" ? "Checking …" : "Check first"}
+    </button>`;
+  }
+  const bad = found.filter((check_) => check_.ok === false);
+  return html`<div class="checks" role="status">
+    <p class=${bad.length ? "bad" : "good"}>
+      ${bad.length ? `${bad.length} of ${found.length} checks failed.` : `All ${found.length} checks hold.`}
+    </p>
+    <ul>
+      ${found.map(
+        (each) => html`<li class=${each.ok === false ? "bad" : ""}>
+          <span aria-hidden="true">${each.ok === false ? "✕" : each.ok ? "✓" : "–"}</span>
+          <span><b>${each.name}</b> ${each.found}${each.ok === false && each.mend ? html`<br />${each.mend}` : ""}</span>
+        </li>`,
+      )}
+    </ul>
+  </div>`;
+}

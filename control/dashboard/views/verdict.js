@@ -1,0 +1,92 @@
+// What the judge says, in words, and what each rule of it rests on.
+
+import { html } from "../vendor/htm-preact.js";
+import { clock, count, rule as ruleOf, weight } from "../format.js";
+
+const OUTCOMES = {
+  promote: { mark: "✓", says: () => "Promote: this phase has earned the next." },
+  hold: { mark: "•", says: (status) => `Hold: stays at ${weight(status.weight)}.` },
+  roll_back: { mark: "✕", says: () => "Roll back: the target broke its limits." },
+  no_data: { mark: "–", says: () => "No data: nothing to judge by yet." },
+};
+const OF_A_RULE = { promote: "kept", hold: "not yet", roll_back: "broken", no_data: "no data" };
+
+/** A rule's outcome in a word or two; where evidence is weighed, how far it has come. */
+function inShort(rule) {
+  if (rule.outcome === "hold" && rule.value > rule.limit) return "above";
+  if (rule.proof === null || rule.proof === undefined) return OF_A_RULE[rule.outcome] ?? rule.outcome;
+  return rule.proof >= 1 ? "proven" : `${Math.floor(100 * rule.proof)} % proven`;
+}
+
+/** Reasons apart: those of a rule ("p95_ms: …") by its name, and those of the whole. */
+function sorted(verdict) {
+  const names = new Set(verdict.rules.map((each) => each.rule));
+  const [whole, ofRule] = [[], {}];
+  for (const reason of verdict.reasons) {
+    const [name] = reason.split(":", 1);
+    if (names.has(name)) ofRule[name] = reason.slice(name.length + 1).trim();
+    else whole.push(reason);
+  }
+  return { whole, ofRule };
+}
+
+export function Verdict({ status }) {
+  const { verdict } = status;
+  const { whole, ofRule } = sorted(verdict);
+  const outcome = OUTCOMES[verdict.outcome] ?? OUTCOMES.no_data;
+  return html`<section class="card verdict" aria-labelledby="verdict-title">
+    <header>
+      <h2 id="verdict-title">Verdict</h2>
+      ${verdict.checked_at && html`<span class="soft">judged ${clock(verdict.checked_at)}</span>`}
+    </header>
+    <p class=${`outcome ${verdict.outcome}`}><span class="mark" aria-hidden="true">${outcome.mark}</span>${outcome.says(status)}</p>
+    ${whole.map((reason) => html`<p class="why">${reason.charAt(0).toUpperCase() + reason.slice(1)}.</p>`)}
+    ${verdict.rules.length > 0 &&
+    html`<table>
+      <thead>
+        <tr>
+          <th scope="col">Rule</th>
+          <th scope="col">Target</th>
+          <th scope="col">Limit</th>
+          <th scope="col" class="meter"><span class="hidden">Share of the limit</span></th>
+          <th scope="col">Samples</th>
+          <th scope="col" class="text">Outcome</th>
+        </tr>
+      </thead>
+      <tbody>
+        ${verdict.rules.map(
+          (each) =>
+            html`<${Rule} key=${each.rule} rule=${each} why=${each.outcome === "promote" ? null : ofRule[each.rule]} />`,
+        )}
+      </tbody>
+    </table>`}
+    ${Object.keys(ofRule).length > 0 &&
+    html`<details>
+      <summary>Evidence</summary>
+      <dl>
+        ${Object.entries(ofRule).map(([name, why]) => html`<dt>${ruleOf(name).name}</dt><dd>${why}</dd>`)}
+      </dl>
+    </details>`}
+  </section>`;
+}
+
+function Rule({ rule, why }) {
+  const { name, value } = ruleOf(rule.rule);
+  const used = rule.value === null ? 0 : Math.min(1, rule.value / rule.limit);
+  return html`<tr class=${rule.outcome}>
+      <th scope="row">${name}</th>
+      <td>${value(rule.value)}</td>
+      <td class="soft">${value(rule.limit)}</td>
+      <td class="meter" aria-hidden="true">
+        <span class="track"><span class="fill" style=${{ width: `${100 * used}%` }}></span></span>
+      </td>
+      <td>${count(rule.samples)}</td>
+      <td class="text">
+        <span class="mark" aria-hidden="true">${OUTCOMES[rule.outcome]?.mark}</span> ${inShort(rule)}
+      </td>
+    </tr>
+    ${why &&
+    html`<tr class="why">
+      <td colspan="6">${why}</td>
+    </tr>`}`;
+}
