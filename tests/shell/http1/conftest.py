@@ -147,9 +147,9 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
-        self.pending += data
         if self.origin.raw:
             return
+        self.pending += data
         if self.origin.early and HEAD_END in self.pending:
             self.origin.early = False
             self.answer()
