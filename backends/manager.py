@@ -25,8 +25,8 @@ MOCK_DEADLINE_S: Final = 1.0
 _AGAIN: Final = ((b"retry-after", b"1"),)
 
 
-def _unavailable(call: Call, *faults: Fault) -> Answer:
-    """The answer where nobody could do what was asked."""
+def unavailable(call: Call, *faults: Fault) -> Answer:
+    """The answer where nobody could do what was asked; ``faults`` say why, the last one for the client to read."""
     if call.operation.kind == "write" and any(fault.may_have_applied for fault in faults):
         message = "the backend failed while writing: the write may or may not be stored; repeat it to be sure"
         return error_answer(503, "write_uncertain", message, _AGAIN)
@@ -58,7 +58,7 @@ class Source:
             return Outcome(await self._from_target(call), TARGET)
         except Fault as fault:
             if not self._hybrid:
-                return Outcome(_unavailable(call, fault), TARGET, fault)
+                return Outcome(unavailable(call, fault), TARGET, fault)
             self._fallbacks += 1
             return await self._from_source(call, fault)
 
@@ -84,7 +84,7 @@ class Source:
             return Outcome(await self.arms[SOURCE].answer(call), SOURCE, fault)
         except Fault as own:
             faults = (own,) if fault is None else (fault, own)
-            return Outcome(_unavailable(call, *faults), SOURCE, faults[0])
+            return Outcome(unavailable(call, *faults), SOURCE, faults[0])
 
     def gauges(self) -> list[int]:
         """As ``DataSource.gauges``: the target's, and the mirrors' of both directions."""
@@ -112,7 +112,8 @@ class Source:
         await asyncio.gather(*(arm.close() for arm in self.arms))
 
 
-def _store_arm(backend: settings.Backend, shared: Path | None, *, live: bool) -> StoreArm:
+def store_arm(backend: settings.Backend, shared: Path | None, *, live: bool) -> StoreArm:
+    """The arm of a document store. ``shared``: where a mock's processes share their documents; ``live``: with views."""
     store = build_store(backend, shared, live=live)
     if isinstance(backend, settings.Mock):
         rehearsal = None
@@ -125,7 +126,7 @@ def _store_arm(backend: settings.Backend, shared: Path | None, *, live: bool) ->
 
 def build_arm(backend: settings.Backend) -> Arm:
     """One backend by itself, to ask after its health. No network until ``start``."""
-    return _store_arm(backend, None, live=False)
+    return store_arm(backend, None, live=False)
 
 
 def build_source(
@@ -141,7 +142,7 @@ def build_source(
     shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if twins else name))
     first, second = (None, None) if shared is None else shared
     return Source(
-        _store_arm(source, first, live=mode != "firestore"),
-        _store_arm(target, second, live=mode != "mock"),
+        store_arm(source, first, live=mode != "firestore"),
+        store_arm(target, second, live=mode != "mock"),
         hybrid=mode == "hybrid",
     )

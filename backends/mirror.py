@@ -24,7 +24,7 @@ from backends.errors import Fault
 from backends.resilience.backoff import backoff
 
 QUEUE: Final = 10_000
-SENDERS: Final = 8
+SENDERS: Final = 4
 CALL_S: Final = 5.0
 BASE_S: Final = 0.1
 CAP_S: Final = 2.0

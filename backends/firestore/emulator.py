@@ -58,7 +58,7 @@ def _jars() -> Iterator[Path]:
     yield from sorted(cache.glob("cloud-firestore-emulator-*.jar"), reverse=True)
 
 
-def find_command() -> list[str]:
+def find_command(heap: str = "2g") -> list[str]:
     """The command that runs the emulator, without its address. Raises ``EmulatorError`` where there is none."""
     jar = next((jar for jar in _jars() if jar.is_file()), None)
     if jar is None:
@@ -66,7 +66,7 @@ def find_command() -> list[str]:
     java = shutil.which("java")
     if java is None:
         raise EmulatorError(f"{jar} was found, but no java on PATH:\napt-get install openjdk-17-jre-headless")
-    return [java, "-Duser.language=en", "-Xmx2g", "-cp", str(jar), _MAIN]
+    return [java, "-Duser.language=en", f"-Xmx{heap}", "-cp", str(jar), _MAIN]
 
 
 def _free_port(host: str) -> int:
@@ -79,8 +79,9 @@ def _free_port(host: str) -> int:
 class Emulator:
     """One running emulator; a context manager that ends it."""
 
-    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
-        """``port`` 0: one that nothing listens on now."""
+    def __init__(self, port: int = 0, host: str = "127.0.0.1", heap: str = "2g") -> None:
+        """``port`` 0: one that nothing listens on now. ``heap`` bounds its memory, as Java spells it."""
+        self._heap = heap
         port = port or _free_port(host)
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
@@ -95,7 +96,7 @@ class Emulator:
 
     def start(self, within_s: float = 60.0) -> Self:
         """Start it and wait until it answers. Raises ``EmulatorError``."""
-        command = [*find_command(), f"--host={self._host}", f"--port={self._port}"]
+        command = [*find_command(self._heap), f"--host={self._host}", f"--port={self._port}"]
         # A process group of its own: a Ctrl-C at the terminal is for us to pass on.
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
