@@ -22,7 +22,6 @@ from control.auth import (
     Gatekeeper,
     Identity,
     NoCredentials,
-    Session,
     SlowDown,
     csrf_holds,
     identity_document,
@@ -34,6 +33,7 @@ from control.coordinator import Coordinator, Refused, audit_document
 from control.events import TooMany
 from control.history import STEPS
 from control.openapi import ENDPOINTS, Endpoint
+from control.sessions import Session
 from control.settings import LOOPBACK, Settings, address
 from control.store import Line, StoreError, StoreThread
 from proxy.board import Board
@@ -218,7 +218,10 @@ class Api:
         return await self._carry_out(coordinator, command)
 
     async def _reset(self, request: web.Request, who: Identity) -> web.Response:
-        return await self._carry_out(self._coordinator(request), Command("reset", who.name))
+        reason = request.query.get("reason", "")
+        if len(reason) > commands.REASON_MAX:
+            raise Problem(400, "malformed", f"reason: expected at most {commands.REASON_MAX} characters")
+        return await self._carry_out(self._coordinator(request), Command("reset", who.name, reason))
 
     async def _carry_out(self, coordinator: Coordinator, command: Command) -> web.Response:
         # A client that hangs up takes nothing back: the command goes on to its end.

@@ -12,16 +12,16 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final
 
 from msgspec import Struct
 
+from control.sessions import Role, Session, Sessions
 from control.settings import Control
 
-Role = Literal["viewer", "operator"]
 RANK: Final[Mapping[str, int]] = {"viewer": 0, "operator": 1}
 
-SESSIONS_MAX: Final = 1000
 COOKIE: Final = "phasegate_session"
 CSRF_HEADER: Final = "X-CSRF-Token"
 
@@ -41,15 +41,6 @@ class Identity(Struct, frozen=True):
     def may(self, role: Role) -> bool:
         """Whether this one may do what ``role`` may."""
         return RANK[self.role] >= RANK[role]
-
-
-class Session(Struct, frozen=True):
-    """A dashboard's session, kept here and nowhere else. Times in CLOCK_MONOTONIC seconds."""
-
-    name: str
-    role: Role
-    csrf: str
-    expires: float
 
 
 class NoCredentials(Exception):  # noqa: N818 - what is so
@@ -94,15 +85,23 @@ VerifyIdToken = Callable[[str], Awaitable[str]]  # an ID token → its verified 
 class Gatekeeper:
     """Turns what a request brings into an ``Identity``."""
 
-    def __init__(self, control: Control, clock: Callable[[], float], verify: VerifyIdToken | None) -> None:
-        """``clock`` gives CLOCK_MONOTONIC seconds; ``verify`` is None where no ID token is believed."""
+    def __init__(
+        self,
+        control: Control,
+        clock: Callable[[], float],
+        verify: VerifyIdToken | None,
+        kept: tuple[Path, str] | None = None,
+    ) -> None:
+        """``clock`` gives CLOCK_MONOTONIC seconds; ``verify`` is None where no ID token is believed; ``kept`` says in
+        which file sessions are kept, and the boot that they belong to.
+        """
         self._tokens = [(bytes.fromhex(t.sha256), t.name, t.role) for t in control.tokens]
         self._emails: dict[str, Role] = {email.lower(): "viewer" for email in control.viewers}
         self._emails |= {email.lower(): "operator" for email in control.admins}
         self._session_s = float(control.session_s)
         self._clock = clock
         self._verify = verify
-        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._sessions = Sessions() if kept is None else Sessions(kept[0], f"{kept[1]} {_access(control)}")
         self._failures = Failures()
         self.open = not self._tokens and not self._emails
 
@@ -143,7 +142,7 @@ class Gatekeeper:
         key = _digest(cookie)
         session = self._sessions.get(key)
         if session is None or session.expires <= self._clock():
-            self._sessions.pop(key, None)
+            self._sessions.drop(key)
             raise NoCredentials("the session has ended")
         return Identity(session.name, session.role, session)
 
@@ -151,15 +150,13 @@ class Gatekeeper:
         """A new session for someone identified by a credential: the cookie's value, and the session."""
         cookie = secrets.token_urlsafe(32)
         session = Session(identity.name, identity.role, secrets.token_urlsafe(32), self._clock() + self._session_s)
-        self._sessions[_digest(cookie)] = session
-        if len(self._sessions) > SESSIONS_MAX:
-            self._sessions.popitem(last=False)
+        self._sessions.add(_digest(cookie), session, self._clock())
         return cookie, session
 
     def end(self, cookie: str | None) -> None:
         """Forget a session."""
         if cookie is not None:
-            self._sessions.pop(_digest(cookie), None)
+            self._sessions.drop(_digest(cookie))
 
 
 def csrf_holds(identity: Identity, header: str | None) -> bool:
@@ -186,6 +183,11 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
+
+
+def _access(control: Control) -> str:
+    """Equal for two configurations exactly when they give the same access to the same people."""
+    return hashlib.sha256(repr((control.tokens, control.admins, control.viewers)).encode()).hexdigest()
 
 
 def _digest(credential: str) -> bytes:

@@ -50,7 +50,7 @@ ENDPOINTS: Final = (
         "Emergency reset: weight 0, state idle",
         "operator",
         ((200, "Status"), *_ACT),
-        ("name",),
+        ("name", "reason"),
     ),
     Endpoint(
         "get",
@@ -144,6 +144,12 @@ _PARAMETERS: Final[dict[str, Json]] = {
         "in": "query",
         "description": "`next_cursor` of the page before",
         "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    },
+    "reason": {
+        "name": "reason",
+        "in": "query",
+        "description": "Why, for the audit trail",
+        "schema": {"type": "string", "maxLength": 500},
     },
     "step": {
         "name": "step",

@@ -29,6 +29,7 @@ from control.settings import ConfigError, Migration, Settings, decode, encode, l
 _log = structlog.get_logger("phasegate.control")
 
 STORE: Final = "control.db"
+SESSIONS: Final = "sessions.json"
 STORE_ATTEMPTS: Final = 5  # a second apart, before control goes on without what was saved
 USAGE: Final = 2
 
@@ -114,6 +115,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     from control.coordinator import Coordinator
     from control.store import StoreThread
     from control.webhooks import Webhooks
+    from proxy.board import boot_id
 
     clock = SystemClock()
     run_dir = Path(settings.proxy.run_dir)
@@ -139,7 +141,8 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     }
     for coordinator in coordinators.values():
         await coordinator.recover(notes)
-    gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings))
+    kept = (run_dir / SESSIONS, f"{boot_id():x}")
+    gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings), kept)
     api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()

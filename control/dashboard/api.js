@@ -82,7 +82,7 @@ export const history = (migration, step) => call("GET", `${base(migration)}/hist
 /** Carry out an action; answers with the status after it. */
 export const act = (migration, action, fields) =>
   action === "reset"
-    ? call("DELETE", base(migration), fields, ACT_WITHIN_MS)
+    ? call("DELETE", `${base(migration)}?${new URLSearchParams(fields)}`, undefined, ACT_WITHIN_MS)
     : call("POST", base(migration), { action, ...fields }, ACT_WITHIN_MS);
 
 /** The address of the stream of events. */
