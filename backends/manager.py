@@ -113,7 +113,7 @@ class Source:
 
 
 def store_arm(backend: settings.Backend, shared: Path | None, *, live: bool) -> StoreArm:
-    """The arm of a document store. ``shared``: where a mock's processes share their documents; ``live``: with views."""
+    """The arm of a document store. ``shared``: where a mock keeps its documents for all; ``live``: with views."""
     store = build_store(backend, shared, live=live)
     if isinstance(backend, settings.Mock):
         rehearsal = None

@@ -75,8 +75,12 @@ class Answering:
     def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
         """A data request is here whole: answer it now, or begin to."""
         began = monotonic_ns()
+        arm, cookie = self.share.choose(client, began)
+        self.ask(client, endpoint, body, arm, began, cookie)
+
+    def ask(self, client: Downstream, endpoint: Endpoint, body: bytes, arm: int, began: int, cookie: bytes) -> None:
+        """Answer from an arm of the data source."""
         share = self.share
-        arm, cookie = share.choose(client, began)
         operation = endpoint.operation
         if operation.kind == "read":
             answer = self.source.peek(arm, operation, client.line.target)
@@ -88,6 +92,10 @@ class Answering:
                 client.write(b"%b%b%b" % (head, self.gateway.date, cookie), answer.body)
                 return
         Exchange(self, client, endpoint, arm, began, cookie).start(body)
+
+    def turn_away(self, exchange: Exchange, fault: Fault) -> bool:
+        """Have a read that the target failed answered by somebody else than the data source. True: it will be."""
+        return False
 
     def tick(self, now_ns: int) -> None:
         """The weight and a rollback's deadlines."""
@@ -128,16 +136,21 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None
         self._taken: asyncio.Event | None = None  # set when a client that took no more takes again
 
-    def start(self, body: bytes) -> None:
-        """Ask the arm. Where it answers without waiting, the answer is written before this returns."""
+    def start(self, body: bytes, instead: Fault | None = None) -> None:
+        """Ask the arm; with ``instead``, its failure, ask the source in its place.
+
+        Where the answer need not be waited for, it is written before this returns.
+        """
         client, endpoint = self.client, self.endpoint
         assert client is not None
         client.waiting = self
         fresh = "" if endpoint.operation.kind == "read" else secrets.token_hex(10)
         target = client.line.target
         self.call = Call(endpoint.operation, target, endpoint.params, endpoint.query, body, time(), fresh)
+        if instead is not None:
+            self.on = SOURCE
         self._service.share.enter(self)
-        self._run(self._ask(self.arm, None))
+        self._run(self._ask(self.on, instead))
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Drive the coroutine by hand until it first waits, and only then pay for a task."""
@@ -159,7 +172,8 @@ class Exchange:
                 error_answer(500, "internal", "phasegate failed to answer; its log says why"), arm, broken
             )
         outcome.fault = fault or outcome.fault
-        await self._deliver(outcome)
+        if outcome.fault is None or not self._service.turn_away(self, outcome.fault):
+            await self._deliver(outcome)
 
     async def _deliver(self, outcome: Outcome) -> None:
         """Record the outcome and write it, whole or as a stream."""
@@ -213,6 +227,14 @@ class Exchange:
                 client.transport.write(last_chunk(b""))
             client.complete()
 
+    def release(self) -> tuple[Downstream | None, bytes]:
+        """Give the request up to somebody else: its client, and the Set-Cookie line of its answer."""
+        client, self.client = self.client, None
+        self._service.share.leave(self)
+        if client is not None:
+            client.waiting = None
+        return client, self._cookie
+
     # Waiting
 
     def gone(self) -> None:
@@ -243,10 +265,13 @@ class Exchange:
             if self.client is not None:
                 self._end_stream(self.client)
             return
+        fault = Fault(FaultKind.DEADLINE, "cut over by a rollback")
+        if self._service.turn_away(self, fault):
+            return
         self._service.share.leave(self)
         self.on = SOURCE
         self._service.share.enter(self)
-        self._run(self._ask(SOURCE, Fault(FaultKind.DEADLINE, "cut over by a rollback")))
+        self._run(self._ask(SOURCE, fault))
 
     def cancel(self) -> None:
         """Leave the target now. A write that ends so may have been applied, and the client is told that."""

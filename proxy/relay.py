@@ -7,7 +7,7 @@ an answer has gone to the client. Anything with a body, or that is no safe metho
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from backends.arm import SOURCE
 from backends.errors import FaultKind
@@ -23,6 +23,8 @@ from proxy.sticky import Stickiness
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
+_CLIENT_GONE: Final = 499  # never sent: what a request is counted as whose client did not wait
+_FELL_BACK: Final = 502  # never sent either: the target's part in a request that the source answered
 _KINDS: Final = {502: FaultKind.UNAVAILABLE, 503: FaultKind.EXHAUSTED, 504: FaultKind.DEADLINE}
 
 
@@ -59,6 +61,11 @@ class Relaying:
         """Never called: a relayed body is not gathered."""
         raise AssertionError("a relayed body is not gathered")
 
+    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+        """Send a read that the target failed to the source."""
+        relay.turn_to_source(fault)
+        client.forward(self.pools[SOURCE], b"")
+
     def tick(self, now_ns: int) -> None:
         """The weight and a rollback's deadlines."""
         self.share.tick(now_ns)
@@ -67,85 +74,133 @@ class Relaying:
         """An HTTP origin has no figures of its own."""
 
 
+class Origins(Protocol):
+    """The migration that a relay serves."""
+
+    share: Share
+
+    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+        """Have a read that the target failed answered by the source."""
+
+
 class Relay:
-    """A forwarded data request: a ``Flight`` of its share and the ``Forwarded`` of its client."""
+    """A forwarded data request: a ``Flight`` of its share and the ``Forwarded`` of its client.
+
+    ``fault``: the target, a store, has failed it already, and it goes to the source.
+    """
 
     __slots__ = (
-        "_began",
         "_client",
-        "_cookie",
         "_endpoint",
+        "_fault",
         "_recorded",
         "_service",
         "arm",
+        "began",
+        "cookie",
         "extra",
         "generation",
         "on",
     )
 
     def __init__(
-        self, service: Relaying, client: Downstream, endpoint: Endpoint, arm: int, began: int, cookie: bytes
+        self,
+        service: Origins,
+        client: Downstream,
+        endpoint: Endpoint,
+        arm: int,
+        began: int,
+        cookie: bytes,
+        fault: FaultKind | None = None,
     ) -> None:
         self._service = service
         self._client = client
         self._endpoint = endpoint
-        self._began = began
-        self._cookie = cookie
+        self._fault = fault
         self._recorded = False
-        self.arm = self.on = arm
+        self.arm = arm
+        self.on = arm if fault is None else SOURCE
+        self.began = began
+        self.cookie = cookie
         self.generation = service.share.generation
         self.extra = b"x-data-source: http\r\n" + cookie
+        if fault is not None:
+            self.extra += _fallback_field(fault)
         service.share.enter(self)
 
     def judged(self, response: Response) -> bool:
         fault = fault_of(response.status)
         if fault is not None and self._fall_back(fault):
             return False
-        self._record(response.status, fault, False)
+        self._record(response.status, fault)
         return True
 
     def failed(self, failure: Failure) -> bool:
         fault = fault_of(failure.status)
         if fault is not None and self._fall_back(fault):
             return True
-        self._record(failure.status, fault, False)
+        self._record(failure.status, fault)
         return False
 
     def done(self) -> None:
         self._service.share.leave(self)
 
     def gone(self) -> None:
-        self._record(499, None, False)
+        self._record(_CLIENT_GONE, None)
         self._service.share.leave(self)
 
     def cut_over(self) -> None:
-        """Hand it to the source where that is safe."""
-        if not self._recorded:
+        """Hand a read to the source whose answer has not begun."""
+        if not self._recorded and self._is_safe():
             self._client.recall()
-            if not self._fall_back(FaultKind.DEADLINE):
-                self._client.failed(Failure(504, "gateway_timeout", "the target did not answer before its rollback"))
+            self._fall_back(FaultKind.DEADLINE)
 
     def cancel(self) -> None:
-        """Leave the target now: an answer half sent is broken off."""
+        """Leave the target now: an answer half sent is broken off, a write is told that nothing is known of it."""
         if self._recorded:
             self._client.transport.abort()
-        else:
+        elif self._is_safe():
             self.cut_over()
+        else:
+            self._client.recall()
+            message = "a rollback cancelled this request before the target answered: look before you repeat it"
+            self._client.failed(Failure(504, "write_uncertain", message))
+
+    def turn_to_source(self, fault: FaultKind) -> None:
+        """From now on it waits for the source, an origin too."""
+        share = self._service.share
+        share.leave(self)
+        self._fault = fault
+        self._record(_FELL_BACK, fault)
+        self.on = SOURCE
+        share.enter(self)
+        self.extra += _fallback_field(fault)
+
+    def release(self) -> None:
+        """Give the request up to somebody who records it."""
+        self._recorded = True
+        self._service.share.leave(self)
+        self._client.exchange = None
+
+    def _is_safe(self) -> bool:
+        """Whether the source may answer in the target's place."""
+        client = self._client
+        return self.on != SOURCE and not client.fields.has_body and client.line.method in (b"GET", b"HEAD")
 
     def _fall_back(self, fault: FaultKind) -> bool:
-        """Send a safe read to the source; False where it cannot be, or has been."""
-        client, service = self._client, self._service
-        if self.on == SOURCE or client.fields.has_body or client.line.method not in (b"GET", b"HEAD"):
+        """Have the source answer; False where it may not, or already does."""
+        if not self._is_safe():
             return False
-        service.share.leave(self)
-        self._record(502, fault, True)
-        self.on = SOURCE
-        service.share.enter(self)
-        self.extra += b"x-data-fallback: %b\r\n" % fault.label.encode()
-        client.forward(service.pools[SOURCE], b"")
+        self._service.from_source(self._client, self._endpoint, self, fault)
         return True
 
-    def _record(self, status: int, fault: FaultKind | None, fell_back: bool) -> None:
+    def _record(self, status: int, fault: FaultKind | None) -> None:
         if not self._recorded:
             self._recorded = True
-            self._service.share.record(self._endpoint.number, self.arm, self._began, status, fault, fell_back)
+            fell_back = self._fault is not None
+            counted = self._fault if fell_back else fault
+            self._service.share.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
+
+
+def _fallback_field(fault: FaultKind) -> bytes:
+    return b"x-data-fallback: %b\r\n" % fault.label.encode()

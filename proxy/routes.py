@@ -46,8 +46,8 @@ class Options:
 
 
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
-    """Whether an arm of the migration is an HTTP origin: its requests are then forwarded, not answered."""
-    return any(isinstance(backends[name], Http) for name in (route.source, route.target))
+    """Whether both arms are HTTP origins: what a path means is then their affair."""
+    return all(isinstance(backends[name], Http) for name in (route.source, route.target))
 
 
 def _matches(pattern: str) -> Callable[[str], object]:
@@ -57,8 +57,8 @@ def _matches(pattern: str) -> Callable[[str], object]:
 def operations_of(route: Route, backends: dict[str, Backend]) -> tuple[Operation, ...]:
     """The operations of a migration, in the order of the board's cells.
 
-    Between document stores: those of the table that its routes reach. Between HTTP origins: one for each route and
-    kind, since what a path means is known to the origins alone.
+    Where an arm is a document store: those of the table that its routes reach. Between HTTP origins: one for each
+    route and kind, since what a path means is known to the origins alone.
     """
     if is_http(route, backends):
         kinds: tuple[tuple[Kind, str], ...] = (("read", "GET"), ("write", "*"))

@@ -14,17 +14,20 @@ import msgspec
 import structlog
 import uvloop
 
+from backends.alone import build_alone
+from backends.arm import SOURCE, TARGET, DataSource
 from backends.manager import build_source
-from backends.settings import Http, decode_hook
+from backends.settings import Backend, Http, decode_hook
 from proxy import board, logs
 from proxy.child import die_with_parent, read_orders
 from proxy.doors import Door
 from proxy.exchange import Answering
 from proxy.gateway import Gateway
 from proxy.http1.pool import Pool
+from proxy.mixing import Mixing
 from proxy.relay import Relaying
-from proxy.routes import is_http, layout
-from proxy.settings import App, Plan, Route
+from proxy.routes import layout
+from proxy.settings import App, Plan
 from proxy.sticky import Stickiness
 
 _TICK_S = 0.02
@@ -60,24 +63,31 @@ class Worker:
         self._doors = [Door(self.gateway, listener, socket.socket(fileno=fd)) for listener, fd in listeners]
         stickiness = Stickiness(plan.proxy.sticky, [route.name for route in plan.migrations])
         run_dir = Path(plan.proxy.run_dir)
-        self._sources = []
+        self._sources: list[DataSource] = []
         for m, route in enumerate(plan.migrations):
             place = (self.gateway, self._cells, self._layout, orders.slot, m, stickiness)
-            if is_http(route, plan.backends):
-                self.gateway.shares.append(Relaying(*place, self._pools(route)))
-            else:
-                pair = (plan.backends[route.source], plan.backends[route.target])
-                source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
-                self._sources.append(source)
-                self.gateway.shares.append(Answering(*place, source))
+            pair = (plan.backends[route.source], plan.backends[route.target])
+            pools = tuple(self._pool(backend) for backend in pair)
+            match pools:
+                case (Pool() as old, Pool() as new):
+                    self.gateway.shares.append(Relaying(*place, (old, new)))
+                case (None, None):
+                    source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
+                    self._sources.append(source)
+                    self.gateway.shares.append(Answering(*place, source))
+                case _:
+                    origin = SOURCE if pools[SOURCE] is not None else TARGET
+                    alone = build_alone(pair[1 - origin], 1 - origin, run_dir=run_dir, name=route.name)
+                    self._sources.append(alone)
+                    pool = pools[origin]
+                    assert pool is not None
+                    self.gateway.shares.append(Mixing(*place, alone, origin, pool))
 
-    def _pools(self, route: Route) -> tuple[Pool, Pool]:
-        pools = []
-        for name in (route.source, route.target):
-            backend = self._orders.plan.backends[name]
-            assert isinstance(backend, Http), "settings refuse a migration between an HTTP origin and a store"
-            pools.append(self.gateway.pool(App(backend.origin, timeout_s=backend.deadline_s)))
-        return pools[0], pools[1]
+    def _pool(self, backend: Backend) -> Pool | None:
+        """The connections to a backend that is an HTTP origin."""
+        if not isinstance(backend, Http):
+            return None
+        return self.gateway.pool(App(backend.origin, timeout_s=backend.deadline_s))
 
     async def run(self) -> None:
         """Serve until told to leave, then finish what is under way."""

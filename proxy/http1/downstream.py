@@ -275,6 +275,12 @@ class Downstream(Passage):
         if self._state == BODY and not self._invited:
             self.deadline = self.gateway.now + pool.timeout_s
 
+    def forward_gathered(self, pool: Pool, body: bytes) -> None:
+        """Send the current request to an origin, with its whole body as it was gathered."""
+        if self.fields.chunked:
+            body = (chunk(body) if body else b"") + last_chunk(b"")
+        self._send(pool, body)
+
     def gather(self, rest: bytes) -> None:
         """Gather the body; the share's ``ready`` is called when it is whole."""
         if self.fields.length > self.gateway.max_body:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
 
@@ -21,49 +21,7 @@ from proxy.relay import Relaying
 from proxy.routes import layout
 from proxy.settings import App, Plan, Proxy, Route
 from proxy.sticky import Stickiness
-
-Behave = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def answering(status: int, body: bytes) -> Behave:
-    async def behave(head: bytes, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
-
-    return behave
-
-
-async def silent(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-async def hang_up(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
-
-
-async def half_an_answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
-    await writer.drain()
-    writer.close()
-
-
-@dataclass
-class Origin:
-    """A raw HTTP server that remembers what it was asked."""
-
-    behave: Behave
-    heads: list[bytes] = field(default_factory=list)
-    port: int = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while not writer.is_closing():
-                head = await reader.readuntil(b"\r\n\r\n")
-                self.heads.append(head)
-                await self.behave(head, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+from tests.support.origin import Behave, Origin, answering, half_an_answer, hang_up, silent
 
 
 @dataclass
