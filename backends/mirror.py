@@ -66,6 +66,10 @@ class Mirror:
             except Rejected as refusal:
                 self._drop(str(refusal))
                 return
+            except Exception:
+                _log.exception("a change could not be applied")
+                self._drop("an error of ours")
+                return
         if len(self._queue) >= QUEUE:
             self._queue.popleft()
             self._drop(f"more than {QUEUE} changes are waiting")

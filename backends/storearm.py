@@ -91,8 +91,8 @@ class StoreArm:
         except Refused as refusal:
             answer = refusal.answer
         except Rejected as rejection:
-            if rejection.reason is not Reason.INVALID:
-                raise
+            if rejection.reason is not Reason.INVALID:  # no condition was set: the database itself is not there
+                raise Fault(FaultKind.INTERNAL, f"{self.kind}: {rejection}") from None
             answer = error_answer(400, "invalid_document", str(rejection))
         except Fault:
             raise

@@ -1,0 +1,328 @@
+"""An arm over a store, and two behind one door: what is remembered, and what happens when the target fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends import fixtures, settings
+from backends.arm import GAUGES, SOURCE, TARGET
+from backends.changes import Put
+from backends.documents import NAME, Context, Document, Mutation, Query, Reason, Rejected, put
+from backends.errors import Fault, FaultKind
+from backends.manager import Source, build_arm, build_source
+from backends.memory import MemoryStore
+from backends.operations import OPERATIONS, Answer, Call
+from backends.seed import seed
+from backends.settings import Duration
+from backends.storearm import MEMO_LIMIT, StoreArm
+
+BY_NAME = {operation.name: operation for operation in OPERATIONS}
+
+
+def call(name: str, body: Any = None, target: bytes | None = None, query: Any = None, **params: str) -> Call:
+    content = b"" if body is None else json.dumps(body).encode()
+    return Call(
+        BY_NAME[name], target or name.encode(), params, query or {}, content, time.time(), secrets.token_hex(16)
+    )
+
+
+class Troubled(MemoryStore):
+    """A store that fails as told; ``after`` it has applied what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: Exception | None = None
+        self.after = False
+        self.hang = False
+        self.queries: list[Query] = []
+
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+        self.queries.append(query)
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.fault is not None:
+            raise self.fault
+        return await super().query(query, ctx, max_age)
+
+    async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
+        if self.hang:
+            await asyncio.sleep(0.05)
+        when = await super().commit(mutations, ctx) if self.fault is None or self.after else 0
+        if self.fault is not None:
+            raise self.fault
+        return when
+
+
+def down(*, may_have_applied: bool = True) -> Fault:
+    return Fault(FaultKind.UNAVAILABLE, "down", may_retry=True, may_have_applied=may_have_applied)
+
+
+async def pair(*, hybrid: bool = True) -> tuple[Source, Troubled, Troubled]:
+    source, target = Troubled(), Troubled()
+    built = Source(StoreArm(source, 1.0), StoreArm(target, 1.0), hybrid=hybrid)
+    await built.start()
+    return built, source, target
+
+
+def immediate(coroutine: Any) -> Any:
+    with pytest.raises(StopIteration) as ended:
+        coroutine.send(None)
+    return ended.value.value
+
+
+PUBLISH = {"metrics": {"n": 1}}
+
+
+# ------------------------------------------------------------------------------------------------------ memory
+
+
+async def test_an_answer_is_given_again_until_what_it_was_read_from_changes() -> None:
+    arm = StoreArm(MemoryStore(), 1.0)
+    request = call("dashboard.current")
+    assert arm.peek(request.operation, request.target) is None
+    immediate(arm.answer(call("dashboard.publish", PUBLISH)))
+    answer: Answer = immediate(arm.answer(request))
+    assert arm.peek(request.operation, request.target) is answer
+    immediate(arm.answer(call("scans.create")))  # another collection
+    assert arm.peek(request.operation, request.target) is answer
+    immediate(arm.answer(call("dashboard.publish", PUBLISH)))
+    assert arm.peek(request.operation, request.target) is None
+
+
+async def test_a_write_to_the_same_address_is_not_answered_by_what_a_read_was() -> None:
+    arm = StoreArm(MemoryStore(), 1.0)
+    immediate(arm.answer(call("scans.create", target=b"/api/scans")))
+    immediate(arm.answer(call("scans.list", target=b"/api/scans")))
+    assert arm.peek(BY_NAME["scans.list"], b"/api/scans") is not None
+    assert arm.peek(BY_NAME["scans.create"], b"/api/scans") is None
+
+
+async def test_an_answer_that_depends_on_the_time_is_not_given_again_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arm = StoreArm(MemoryStore(), 1.0)
+    immediate(arm.answer(call("analytics.ingest", {"user": "u", "type": "t"})))
+    request = call("analytics.trending")
+    immediate(arm.answer(request))
+    assert arm.peek(request.operation, request.target) is not None
+    later = time.monotonic() + 301  # a bucket of time
+    monkeypatch.setattr("backends.storearm.time.monotonic", lambda: later)
+    assert arm.peek(request.operation, request.target) is None
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    arm = StoreArm(MemoryStore(), 1.0)
+    immediate(arm.answer(call("dashboard.publish", PUBLISH)))
+    for nth in range(MEMO_LIMIT + 10):
+        immediate(arm.answer(call("dashboard.current", target=b"%d" % nth)))
+    assert len(arm._memos) == MEMO_LIMIT
+    assert arm.peek(BY_NAME["dashboard.current"], b"0") is None
+    immediate(arm.answer(call("dashboard.current", target=b"x" * 10_000)))
+    assert arm.peek(BY_NAME["dashboard.current"], b"x" * 10_000) is None
+
+
+async def test_a_rehearsal_is_late_and_fails_as_asked() -> None:
+    arm = build_arm(settings.Mock(latency_s=Duration(0.01), fault_rate=0.5, seed=3))
+    await arm.start()
+    faults = 0
+    for _ in range(20):
+        try:
+            assert (await arm.answer(call("dashboard.current"))).status == 200
+        except Fault as fault:
+            faults += fault.kind is FaultKind.UNAVAILABLE
+        assert arm.peek(BY_NAME["dashboard.current"], b"dashboard.current") is None
+    assert 3 < faults < 17
+    await arm.close()
+
+
+async def test_a_handlers_own_error_is_a_fault_and_not_an_exception() -> None:
+    built, _, target = await pair()
+    target.fault = ZeroDivisionError()
+    outcome = await built.answer(TARGET, call("dashboard.current"))
+    assert outcome.arm == SOURCE
+    assert outcome.fault is not None
+    assert outcome.fault.kind is FaultKind.INTERNAL
+    await built.close()
+
+
+# ------------------------------------------------------------------------------------------------------ fallback
+
+
+async def test_a_failing_targets_read_is_answered_by_the_source() -> None:
+    built, _, target = await pair()
+    await built.answer(SOURCE, call("dashboard.publish", PUBLISH))
+    target.fault = down()
+    outcome = await built.answer(TARGET, call("dashboard.current"))
+    assert (outcome.arm, outcome.answer.status, outcome.fault) == (SOURCE, 200, target.fault)
+    assert dict(zip(GAUGES, built.gauges(), strict=True))["fallbacks"] == 1
+    await built.close()
+
+
+async def test_what_the_client_did_wrong_is_no_fault() -> None:
+    built, _, _ = await pair()
+    for name, body, status in (
+        ("dashboard.publish", {"metrics": 1}, 400),
+        ("dashboard.current", None, 404),
+        ("dashboard.publish", {"metrics": {"": 1}}, 400),
+    ):
+        outcome = await built.answer(TARGET, call(name, body))
+        assert (outcome.arm, outcome.answer.status, outcome.fault) == (TARGET, status, None)
+    await built.close()
+
+
+async def test_where_both_fail_the_client_is_told() -> None:
+    built, source, target = await pair()
+    source.fault, target.fault = down(may_have_applied=False), down()
+    outcome = await built.answer(TARGET, call("dashboard.current"))
+    assert (outcome.answer.status, outcome.fault) == (503, target.fault)
+    assert json.loads(outcome.answer.body)["error"]["code"] == "backend_unavailable"
+    outcome = await built.answer(TARGET, call("dashboard.publish", PUBLISH))
+    assert json.loads(outcome.answer.body)["error"]["code"] == "write_uncertain"
+    target.fault = down(may_have_applied=False)
+    outcome = await built.answer(TARGET, call("dashboard.publish", PUBLISH))
+    assert json.loads(outcome.answer.body)["error"]["code"] == "backend_unavailable"
+    await built.close()
+
+
+async def test_outside_hybrid_mode_nobody_stands_in_and_nothing_is_mirrored() -> None:
+    built, source, target = await pair(hybrid=False)
+    await built.answer(TARGET, call("dashboard.publish", PUBLISH))
+    assert (await built.answer(SOURCE, call("dashboard.current"))).answer.status == 404
+    target.fault = down()
+    outcome = await built.answer(TARGET, call("dashboard.current"))
+    assert (outcome.arm, outcome.answer.status, outcome.fault) == (TARGET, 503, target.fault)
+    assert [*source.documents()] == []
+    await built.close()
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_write_that_may_have_been_applied_ends_on_both_sides_once(applied: bool) -> None:
+    built, _, target = await pair()
+    target.fault, target.after = down(), applied
+    outcome = await built.answer(TARGET, call("analytics.ingest", [{"user": "u", "type": "t"}] * 2))
+    assert (outcome.arm, outcome.answer.status) == (SOURCE, 202)
+    target.fault = None
+    deadline = time.monotonic() + 10
+    while dict(zip(GAUGES, built.gauges(), strict=True))["mirror_pending"]:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    for arm in (SOURCE, TARGET):
+        answer = (await built.answer(arm, call("analytics.system"))).answer
+        assert json.loads(answer.body)["events"] == 2
+    await built.close()
+
+
+async def test_a_write_abandoned_by_its_request_still_ends_on_both_sides() -> None:
+    built, source, target = await pair()
+    target.hang = True
+    writing = asyncio.create_task(built.answer(TARGET, call("dashboard.publish", PUBLISH)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    await built.close()
+    assert len([*source.documents()]) == len([*target.documents()]) == 1
+
+
+async def test_an_abandoned_read_leaves_the_target_at_once() -> None:
+    built, _, target = await pair()
+    target.hang = True
+    reading = asyncio.create_task(built.answer(TARGET, call("dashboard.current")))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert built._writes == set()
+    await built.close()
+
+
+# ------------------------------------------------------------------------------------------------------ data
+
+
+def test_made_up_data_is_the_same_every_time_and_seeds_differ() -> None:
+    fixtures.made_up.cache_clear()
+    first = fixtures.made_up(1)
+    fixtures.made_up.cache_clear()
+    assert fixtures.made_up(1) == first
+    assert fixtures.made_up(2) != first
+    assert {mutation.path.split("/")[0] for mutation in first} >= {"dashboard_snapshots", "scans", "analytics_events"}
+
+
+async def test_fixtures_are_documents_by_collection(tmp_path: Path) -> None:
+    (tmp_path / "dashboard_snapshots.json").write_text(
+        '{"a": {"published_at": "2026-01-01T00:00:00Z", "metrics": {"n": 1}}}'
+    )
+    arm = build_arm(settings.Mock(fixtures=str(tmp_path)))
+    await arm.start()
+    answer = json.loads((await arm.answer(call("dashboard.current"))).body)
+    assert answer == {"id": "a", "metrics": {"n": 1}, "published_at": "2026-01-01T00:00:00Z"}
+    await arm.close()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a/b": {}}', '{"a": {"": 1}}', None])
+def test_a_fixture_that_cannot_be_used_says_which_and_why(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "things.json").write_text(content)
+    with pytest.raises(fixtures.FixtureError, match="things.json" if content is not None else "found none"):
+        build_source(settings.Mock(fixtures=str(tmp_path)), settings.Mock(), run_dir=None, name="m", mode="mock")
+
+
+async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_path: Path) -> None:
+    data = settings.Mock(fixtures=str(tmp_path / "f"))
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "things.json").write_text(json.dumps({str(nth): {"n": nth} for nth in range(1200)}))
+    empty = settings.Mock(fixtures=str(tmp_path / "e"))
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "others.json").write_text("{}")
+    assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 1200
+    built = build_source(empty, settings.Mock(), run_dir=tmp_path / "run", name="m", mode="mock")
+    await built.start()
+    store = built.arms[SOURCE].store
+    await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + 5))
+    assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 0
+    found = await store.get("things/5", Context(time.monotonic() + 5))
+    assert found is not None
+    assert found.fields == {"n": -1}
+    await built.close()
+
+
+async def test_every_composite_index_that_is_asked_for_is_in_the_index_file(repository: Path) -> None:
+    store = Troubled()
+    arm = StoreArm(store, 1.0)
+    scan = json.loads((await arm.answer(call("scans.create"))).body)["id"]
+    for name in ("current", "history"):
+        await arm.answer(call(f"dashboard.{name}", query={"from": "1", "to": "2"}))
+    await arm.answer(call("scans.list", query={"status": "running"}))
+    for name in ("results", "duplicates"):
+        await arm.answer(call(f"scans.{name}", id=scan))
+    await arm.answer(call("analytics.user", uid="u"))
+    for window in ("1h", "1d", "9d"):
+        await arm.answer(call("analytics.trending", query={"window": window}))
+    await arm.answer(call("analytics.system"))
+    needed = {
+        (query.collection, *(condition.field for condition in query.where if condition.op == "=="), query.order)
+        for query in store.queries
+        if query.order != NAME and any(condition.op == "==" for condition in query.where)
+    }
+    declared = json.loads((repository / "docs/firestore.indexes.json").read_text())["indexes"]
+    held = {(index["collectionGroup"], *(field["fieldPath"] for field in index["fields"])) for index in declared}
+    assert needed == held
+    assert len(needed) == 2
+
+
+async def test_a_refusal_that_is_not_the_clients_doing_is_no_answer() -> None:
+    built, _, target = await pair()
+    target.fault = Rejected(Reason.MISSING, "gone")
+    outcome = await built.answer(TARGET, call("dashboard.publish", PUBLISH))
+    assert outcome.fault is not None
+    assert outcome.arm == SOURCE
+    await built.close()
