@@ -94,11 +94,11 @@ def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tu
     if wanted is not None and found == (saved.generation + 1, wanted.weight_bp, wanted.pinned):
         return raised(saved, wanted, now), "the increase had been published"
     weight_bp = min(saved.weight_bp, found.weight_bp)
-    if weight_bp == saved.weight_bp and found.generation <= saved.generation:
-        return settled, "the board is behind the checkpoint, which has less weight"
+    if saved.weight_bp == 0 or (weight_bp == saved.weight_bp and found.generation <= saved.generation):
+        return settled, "the checkpoint has no more weight than the board, which differs"
     held = replace(
         settled,
-        state=State.ROLLED_BACK if saved.state is not State.IDLE else State.IDLE,
+        state=State.ROLLED_BACK,
         phase=phase_at_or_below(plan.phases, weight_bp),
         weight_bp=weight_bp,
         pinned=False,

@@ -524,7 +524,8 @@ def _descent_seen(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
 
 GUARDS: Final[Mapping[str, Callable[[Plan, Rollout, Event], bool]]] = {
     "": lambda p, s, e: True,
-    "has a checkpoint": lambda p, s, e: not e.resume or s.resume_phase is not None,
+    "anew, or a phase to go on from": lambda p, s, e: not e.resume or s.resume_phase is not None,
+    "a phase to go on from": lambda p, s, e: s.resume_phase is not None,
     "weight is 0": lambda p, s, e: s.weight_bp == 0,
     "weight above 0": lambda p, s, e: s.weight_bp > 0,
     "a further phase": lambda p, s, e: s.phase is not None and s.phase + 1 < len(p.phases),
@@ -548,7 +549,7 @@ _S: Final = State
 def _ended_rows(state: State) -> tuple[Row, ...]:
     """What holds wherever nothing is on the target."""
     return (
-        Row(state, On.START, _S.RUNNING, _start, "has a checkpoint"),
+        Row(state, On.START, _S.RUNNING, _start, "anew, or a phase to go on from"),
         Row(state, On.ROLLBACK, state, _at_zero(state), "weight is 0"),
         Row(state, On.ABORT, _S.ABORTED, _at_zero(_S.ABORTED), "weight is 0"),
         Row(state, On.RESET, _S.IDLE, _at_zero(_S.IDLE), "weight is 0"),
@@ -618,7 +619,7 @@ TRANSITIONS: Final[tuple[Row, ...]] = (
     *_held_rows(_S.ROLLED_BACK),
     *_judged_rows(_S.ROLLED_BACK),
     Row(_S.ROLLED_BACK, On.SEEN, _S.ROLLED_BACK, _seen, "not verified yet"),
-    Row(_S.ROLLED_BACK, On.RESUME, _S.RUNNING, _resume_start, "has a checkpoint"),
+    Row(_S.ROLLED_BACK, On.RESUME, _S.RUNNING, _resume_start, "a phase to go on from"),
     *_pending_rows(_S.ROLLED_BACK),
     # Completed.
     Row(_S.COMPLETED, On.SEEN, _S.COMPLETED, _seen, "not verified yet"),
