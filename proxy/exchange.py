@@ -213,7 +213,7 @@ class Exchange:
                     client.transport.write(chunk(data) if chunked else data)
             self._end_stream(client)
         except Fault:
-            client.transport.abort()  # the backend broke off: not to be taken for the stream's end
+            client.reset()  # the backend broke off: not to be taken for the stream's end
         finally:
             self._service.share.leave(self)
             close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(stream, "aclose", None)

@@ -158,7 +158,7 @@ class Relay:
     def cancel(self) -> None:
         """Leave the target now: an answer half sent is broken off, a write is told that nothing is known of it."""
         if self._recorded:
-            self._client.transport.abort()
+            self._client.reset()
         elif self._is_safe():
             self.cut_over()
         else:

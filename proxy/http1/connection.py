@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ HEAD, BODY, BUSY, TUNNEL, LINGER, CLOSED = range(6)
 
 NEVER: Final = float("inf")
 LINGER_S: Final = 2.0  # how long a client may take to see the end
+_RESET: Final = struct.pack("ii", 1, 0)  # linger for no time: what is unsent is thrown away, and the peer told
 _TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
 
 
@@ -121,6 +123,13 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         self._unsent = self.transport.get_write_buffer_size()
         self.deadline = self.gateway.now + (self.gateway.body_timeout_s if self._unsent else self.gateway.linger_s)
+
+    def reset(self) -> None:
+        """Break off what was begun: a FIN would be the proper end of an answer that goes on until close."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self.transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
 
     def _end_lingering(self) -> None:
         """The deadline passed: go on as long as the client takes its answer, and a moment beyond."""

@@ -370,14 +370,14 @@ class Downstream(Passage):
             self._end_lingering()
         elif self._writing_paused:
             if not self._still_sending():
-                self.transport.abort()
+                self.reset()
         elif state == HEAD:
             if self._held:
                 self.refuse(408, "request_timeout", "the request's head did not come in time")
             else:
                 self._give_up(more=False)
         elif self._begun or state == CLOSED:
-            self.transport.abort()
+            self.reset()
         elif state == BODY and self._invited and not self._paused:
             self.refuse(408, "request_timeout", "the request's body did not come in time")
         else:

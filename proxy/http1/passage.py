@@ -256,7 +256,7 @@ class Passage(Connection):
         if self._state not in (BODY, BUSY):
             return
         if self._begun:
-            self.transport.abort()
+            self.reset()
             return
         if failure.repeatable and self.line.idempotent and not self.fields.has_body and not self._retried:
             self._retried = True
@@ -308,7 +308,7 @@ class Passage(Connection):
     def upstream_closed(self, broken: bool) -> None:
         self._up = None
         if broken:
-            self.transport.abort()
+            self.reset()
         else:
             self._linger(more=False)
 
@@ -344,7 +344,7 @@ class Passage(Connection):
         self.gateway.count_refused()
         self.recall()
         if self._begun:
-            self.transport.abort()
+            self.reset()
             return
         extra += self.gateway.date + b"connection: close\r\n"
         form = self.gateway.form

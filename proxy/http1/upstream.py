@@ -211,7 +211,7 @@ class Upstream(asyncio.Protocol):
 
     def _head(self, sink: Sink, data: bytes) -> None:
         end = data.find(HEAD_END)
-        if end < 0:
+        if end < 0 or end > _HEAD_MAX:
             if len(data) > _HEAD_MAX:
                 self._fail(sink, "the upstream's head is too large")
             else:

@@ -252,9 +252,9 @@ class Client(asyncio.Protocol):
         def all_here() -> bool:
             answers, _ = parse_answers(self.received, list(methods), self.ended)
             final = [a for a in answers if a.status >= 200 or a.status == 101]
-            return self.ended or (
-                len(final) == len(methods) and final[-1].complete and not self._until_close(final[-1])
-            )
+            if self.ended or len(final) < len(methods):
+                return self.ended
+            return final[-1].complete and (methods[-1] == "HEAD" or not self._until_close(final[-1]))
 
         await self.until(all_here)
         answers, left = parse_answers(self.received, list(methods), self.ended)
