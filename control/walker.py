@@ -102,6 +102,8 @@ def _struct(info: inspect.StructType, value: object, path: str) -> Found:
 
 def _union(info: inspect.UnionType, value: object, path: str) -> Found:
     others = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
+    if value is None and len(others) < len(info.types):
+        return
     tagged = [kind for kind in others if isinstance(kind, inspect.StructType) and kind.tag_field]
     if not tagged:
         yield from _walk(others[0], value, path)

@@ -1,0 +1,98 @@
+"""Bodies into commands, and what keeps a phase from beginning."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from control.commands import Command, Malformed, parse
+from control.gates import Freeze, Window, approval, closed
+from control.phases import Phase
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"action": "start"}, Command("start", "ci")),
+        ({"action": "start", "resume": True}, Command("start", "ci", resume=True)),
+        ({"action": "rollback", "to": "start", "reason": "x"}, Command("rollback", "ci", reason="x", to="start")),
+        ({"action": "pause", "expected_revision": 3}, Command("pause", "ci", expected_revision=3)),
+        ({"action": "pause", "expected_revision": None}, Command("pause", "ci")),
+        ({"action": "advance", "force": True, "reason": "y"}, Command("advance", "ci", reason="y", force=True)),
+    ],
+)
+def test_bodies_become_commands(body: object, expected: Command) -> None:
+    assert parse(body, "ci") == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ([], "expected an object"),
+        (None, "expected an object"),
+        ({}, "action: missing"),
+        ({"action": "reset"}, "action: expected"),
+        ({"action": "explode"}, "action: expected"),
+        ({"action": ["start"]}, "action: expected"),
+        ({"action": "pause", "to": "start"}, 'to: goes with "rollback", not with pause'),
+        ({"action": "start", "bogus": 1}, "bogus: unknown key"),
+        ({"action": "advance", "force": True}, "reason: a forced action needs one"),
+        ({"action": "pause", "reason": "x" * 501}, "reason: expected at most 500"),
+        ({"action": "pause", "expected_revision": "3"}, "expected_revision: expected a whole number"),
+        ({"action": "pause", "expected_revision": True}, "expected_revision: expected a whole number"),
+    ],
+)
+def test_mistaken_bodies_are_told_in_words(body: object, said: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        parse(body, "ci")
+    assert said in str(caught.value)
+
+
+def test_every_mistake_of_a_body_is_told_at_once() -> None:
+    with pytest.raises(Malformed) as caught:
+        parse({"action": "rollback", "to": "nowhere", "force": True, "x": 1}, "ci")
+    assert len(caught.value.problems) == 4
+
+
+def unix(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+OFFICE = Window("09:00", "17:00", ("mon", "tue", "wed", "thu", "fri"))
+NIGHT = Window("22:00", "04:00", ("fri",))
+
+
+@pytest.mark.parametrize(
+    ("window", "at", "is_open"),
+    [
+        (OFFICE, "2026-11-20T09:00", True),  # a Friday
+        (OFFICE, "2026-11-20T16:59", True),
+        (OFFICE, "2026-11-20T17:00", False),
+        (OFFICE, "2026-11-21T10:00", False),
+        (NIGHT, "2026-11-20T23:00", True),
+        (NIGHT, "2026-11-21T03:59", True),
+        (NIGHT, "2026-11-21T04:00", False),
+        (NIGHT, "2026-11-21T23:00", False),
+        (NIGHT, "2026-11-20T03:00", False),
+    ],
+)
+def test_windows(window: Window, at: str, is_open: bool) -> None:
+    assert (not closed((window,), (), unix(at))) is is_open
+
+
+def test_a_freeze_closes_and_says_why() -> None:
+    freeze = Freeze(datetime(2026, 12, 20, tzinfo=UTC), datetime(2027, 1, 4, tzinfo=UTC), "holidays")
+    assert closed((), (freeze,), unix("2026-12-19T23:59")) == []
+    assert "holidays" in closed((), (freeze,), unix("2026-12-20T00:00"))[0]
+    assert closed((), (freeze,), unix("2027-01-04T00:00")) == []
+
+
+def test_no_windows_and_no_freezes_are_always_open() -> None:
+    assert closed((), (), unix("2026-11-22T03:00")) == []
+
+
+def test_only_a_phase_that_asks_for_it_waits_for_approval() -> None:
+    assert approval(None) == []
+    assert approval(Phase("half", 50.0)) == []
+    assert "half" in approval(Phase("half", 50.0, approval=True))[0]

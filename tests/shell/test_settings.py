@@ -1,0 +1,174 @@
+"""The configuration file: the documented one is read, and every mistake in a bad one is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control.phases import DEFAULT_PHASES
+from control.settings import ConfigError, Settings, decode, encode, load
+
+DOCUMENTED = """
+[app]
+origin = "http://127.0.0.1:3000"
+
+[proxy]
+listen = ["127.0.0.1:8080"]
+workers = 2
+sticky = ["header:x-user-id", "cookie", "ip"]
+run_dir = ".phasegate"
+
+[backends.mock]
+kind = "mock"
+fixtures = "fixtures/"
+
+[backends.firestore]
+kind = "firestore"
+project = "demo-phasegate"
+deadline = "1s"
+
+[backends.legacy]
+kind = "http"
+origin = "http://127.0.0.1:4000"
+
+[migrations.phase6]
+source = "mock"
+target = "firestore"
+routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
+mode = "hybrid"
+validate_every = "30s"
+lease = "10s"
+on_breach = "previous"
+judge = "sequential"
+phases = [
+  { name = "initial", weight = 5, min_soak = "5m", rollback_within = "10s" },
+]
+[migrations.phase6.thresholds]
+error_rate = 0.05
+p95_ms = 1000
+p99_ms = 2000
+memory_mb = 512
+cpu = 0.80
+
+[control]
+listen = "127.0.0.1:9090"
+admins = ["admin@example.com"]
+tokens = [{ name = "ci", sha256 = "HASH", role = "operator" }]
+""".replace("HASH", "ab" * 32)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[str], Settings]:
+    def reader(text: str) -> Settings:
+        path = tmp_path / "phasegate.toml"
+        path.write_text(text)
+        return load(path)
+
+    return reader
+
+
+def test_the_documented_file_is_read(read: Callable[[str], Settings], tmp_path: Path) -> None:
+    settings = read(DOCUMENTED)
+    migration = settings.migrations["phase6"]
+    assert migration.phases[0].min_soak_s == 300
+    assert settings.proxy.run_dir == str(tmp_path / ".phasegate")
+    assert decode(encode(settings)) == settings
+    plan = settings.plan()
+    assert (plan.proxy.workers, plan.migrations[0].routes) == (2, migration.routes)
+    assert settings.firebase_project() == "demo-phasegate"
+
+
+def test_phases_have_the_documented_defaults(settings_of: Callable[..., Settings]) -> None:
+    assert [(p.weight_bp, p.min_soak_s, p.rollback_within_s) for p in DEFAULT_PHASES] == [
+        (500, 300, 10),
+        (2500, 600, 15),
+        (5000, 900, 20),
+        (7500, 600, 25),
+        (10000, 300, 38),
+    ]
+
+
+# A change of the documented file, and what is said of it.
+MISTAKES = [
+    ('origin = "http://127.0.0.1:3000"', 'orign = "x"', "app.orign: unknown key; did you mean 'origin'?"),
+    ('origin = "http://127.0.0.1:3000"', "", "app.origin: missing; expected a text"),
+    ('origin = "http://127.0.0.1:3000"', 'origin = "ftp://x"', "app.origin: expected"),
+    ('listen = ["127.0.0.1:8080"]', 'listen = ["127.0.0.1:9090"]', "control.listen: 127.0.0.1:9090 is taken by"),
+    ('listen = ["127.0.0.1:8080"]', "listen = []", "proxy.listen: expected at least one"),
+    ('listen = ["127.0.0.1:8080"]', 'listen = "127.0.0.1:8080"', "proxy.listen: expected a list"),
+    ("workers = 2", "workers = 2.5", "proxy.workers: expected a whole number, found 2.5"),
+    ("workers = 2", "workers = 9999", "proxy.workers: expected 1 to 256"),
+    ('"cookie"', '"cooky"', 'proxy.sticky[1]: expected "header:NAME"'),
+    ('deadline = "1s"', 'deadline = "1 fortnight"', "backends.firestore.deadline: expected a duration"),
+    ('kind = "http"', 'kind = "htp"', "backends.legacy.kind: found"),
+    ('kind = "http"', "", "backends.legacy.kind: missing"),
+    ('target = "firestore"', 'target = "firestor"', "migrations.phase6.target: no backend is called"),
+    ('target = "firestore"', 'target = "mock"', "migrations.phase6.target: expected another backend"),
+    ('"/api/dashboard/*", ', '"/api/dashbord/*", ', "migrations.phase6.routes[0]"),
+    ('mode = "hybrid"', 'mode = "hybird"', 'migrations.phase6.mode: expected "firestore", "hybrid" or "mock"'),
+    ("weight = 5", "weight = 500", "migrations.phase6.phases[0].weight: expected a number above 0 and at most 100"),
+    ("weight = 5", 'weight = "5"', "migrations.phase6.phases[0].weight: expected a number"),
+    ('min_soak = "5m"', "min_soak = -1", "migrations.phase6.phases[0].min_soak: expected a duration"),
+    ('lease = "10s"', 'lease = "2m"', "migrations.phase6.lease: expected 300ms to 38s"),
+    ("error_rate = 0.05", "error_rate = 5", "migrations.phase6.thresholds.error_rate: expected a number above 0"),
+    ("ab" * 32, "ab", "control.tokens[0].sha256: expected"),
+    ('role = "operator"', 'role = "root"', 'control.tokens[0].role: expected "operator" or "viewer"'),
+    ('"admin@example.com"', '"admin"', "control.admins[0]: expected an e-mail address"),
+]
+
+
+@pytest.mark.parametrize(("part", "instead", "said"), MISTAKES)
+def test_a_mistake_is_told_with_its_place(
+    read: Callable[[str], Settings], part: str, instead: str, said: str
+) -> None:
+    assert part in DOCUMENTED
+    with pytest.raises(ConfigError) as caught:
+        read(DOCUMENTED.replace(part, instead, 1))
+    assert any(problem.startswith(said) for problem in caught.value.problems), caught.value.problems
+
+
+def test_many_mistakes_are_told_at_once(read: Callable[[str], Settings]) -> None:
+    text = DOCUMENTED
+    for part, instead, _ in (MISTAKES[7], MISTAKES[9], MISTAKES[12], MISTAKES[16], MISTAKES[21]):
+        text = text.replace(part, instead, 1)
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    assert len(caught.value.problems) >= 5
+
+
+@pytest.mark.parametrize(("text", "said"), [("[app", "no valid TOML"), ("", "app: missing")])
+def test_a_file_that_is_none(read: Callable[[str], Settings], text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="phasegate init"):
+        load(tmp_path / "nowhere.toml")
+
+
+def test_no_bind_beyond_loopback_without_credentials(settings_of: Callable[..., Settings]) -> None:
+    with pytest.raises(ConfigError, match="not the loopback address"):
+        settings_of({"control": {"listen": "0.0.0.0:9090"}})
+    token = {"name": "ci", "sha256": "ab" * 32}
+    settings_of({"control": {"listen": "0.0.0.0:9090", "tokens": [token]}})
+
+
+def test_phases_must_rise_and_have_names_of_their_own(settings_of: Callable[..., Settings]) -> None:
+    def phases(*found: tuple[str, float]) -> dict[str, Any]:
+        return {"migrations": {"phase6": {"phases": [{"name": n, "weight": w} for n, w in found]}}}
+
+    with pytest.raises(ConfigError) as caught:
+        settings_of(phases(("a", 50), ("b", 50), ("a", 20)))
+    assert len(caught.value.problems) == 3
+    settings_of(phases(("a", 0.5), ("b", 100)))
+
+
+def test_two_migrations_may_not_share_an_operation(settings_of: Callable[..., Settings]) -> None:
+    other = {"source": "mock", "target": "firestore", "routes": ["/api/scans/*"]}
+    with pytest.raises(ConfigError, match="belongs to migration"):
+        settings_of({"migrations": {"other": other}})
