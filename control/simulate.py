@@ -63,13 +63,15 @@ class Runs:
         return found
 
 
-def detection_s(rate: float, runs: int, seed: int, *, within_s: float, before: float = 0.01) -> Floats:
+def detection_s(
+    rate: float, runs: int, seed: int, *, within_s: float, before: float = 0.01, warm_up_s: float = 60.0
+) -> Floats:
     """How long after it begins to fail ``rate`` of its requests a target is caught, in seconds; inf: not in time."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
     detector = Runs(ERRORS, runs)
-    for _ in range(int(60 / PASS_S)):
+    for _ in range(int(warm_up_s / PASS_S)):
         n = rng.poisson(RATE * PASS_S, runs)
         detector.after(rng.binomial(n, before), n)
     offset = rng.random(runs) * PASS_S  # of the failure's beginning, in a pass

@@ -1,0 +1,356 @@
+"""The control API: who may, what is refused and how, streams, and that it is what its document says."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from control import events
+from control.openapi import ENDPOINTS, SCHEMAS, document
+
+Make = Callable[..., Any]
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+OPERATOR, VIEWER = bearer("op-secret"), bearer("view-secret")
+TOKENS = {
+    "control": {
+        "tokens": [
+            {"name": "ci", "sha256": hashlib.sha256(b"op-secret").hexdigest(), "role": "operator"},
+            {"name": "wall", "sha256": hashlib.sha256(b"view-secret").hexdigest(), "role": "viewer"},
+        ]
+    }
+}
+
+CHANGES = [
+    ("POST", "", {"action": "start"}),
+    ("DELETE", "", None),
+    *[("POST", "", {"action": action}) for action in ("advance", "pause", "resume", "rollback", "abort")],
+]
+
+
+def code(found: Any) -> str:
+    return str(found["error"]["code"])
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
+async def test_every_call_but_the_open_ones_needs_credentials(control_plane: Make, endpoint: Any) -> None:
+    plane = await control_plane(TOKENS)
+    path = endpoint.path.replace("{name}", "phase6")
+    before = (await plane.call("GET", headers=OPERATOR))[1]["revision"]
+    for headers in (None, bearer("wrong"), {"Authorization": "Basic b3A6c2VjcmV0"}, {"Authorization": "Bearer"}):
+        status, found = await plane.call(endpoint.method.upper(), path, headers=headers)
+        if endpoint.role is None:
+            assert status == 200
+        else:
+            assert (status, code(found)) == (401, "unauthorized")
+    assert (await plane.call("GET", headers=OPERATOR))[1]["revision"] == before
+
+
+async def test_a_viewer_looks_and_changes_nothing(control_plane: Make) -> None:
+    plane = await control_plane(TOKENS)
+    assert (await plane.call("GET", headers=VIEWER))[0] == 200
+    for method, path, body in CHANGES:
+        status, found = await plane.call(method, path, body, VIEWER)
+        assert (status, code(found)) == (403, "forbidden")
+    assert (await plane.call("GET", headers=VIEWER))[1]["state"] == "idle"
+
+
+async def test_an_operator_acts_under_its_own_name(control_plane: Make) -> None:
+    plane = await control_plane(TOKENS)
+    status, _ = await plane.call("POST", "", {"action": "start", "reason": "go"}, OPERATOR)
+    assert status == 200
+    entries = (await plane.call("GET", "audit", headers=VIEWER))[1]["entries"]
+    assert ("ci", "start") in [(entry["actor"], entry["kind"]) for entry in entries]
+
+
+async def test_wrong_credentials_are_slowed_down_and_right_ones_wait_with_them(control_plane: Make) -> None:
+    plane = await control_plane(TOKENS)
+    answers = [(await plane.call("GET", headers=bearer(f"guess {i}")))[0] for i in range(12)]
+    assert answers == [401] * 10 + [429] * 2
+    assert (await plane.call("GET", headers=OPERATOR))[0] == 429
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("POST", "", {"action": "explode"}, 400, "malformed"),
+        ("POST", "", [], 400, "malformed"),
+        ("POST", "", {"action": "advance"}, 409, "not_allowed"),
+        ("POST", "", {"action": "pause", "expected_revision": 99}, 409, "stale_revision"),
+        ("POST", "", {"action": "start", "reason": "x" * 70_000}, 413, "too_large"),
+        ("GET", "/api/migration/other", None, 404, "no_such_migration"),
+        ("POST", "/api/migration/other", {"action": "start"}, 404, "no_such_migration"),
+        ("GET", "/nowhere", None, 404, "not_found"),
+        ("PUT", "", None, 405, "method_not_allowed"),
+        ("GET", "audit?limit=0", None, 400, "malformed"),
+        ("GET", "audit?limit=ten", None, 400, "malformed"),
+        ("GET", "audit?cursor=-1", None, 400, "malformed"),
+        ("GET", "/admin/static/../api.py", None, 404, "not_found"),
+        ("GET", "/admin/static/%2e%2e/api.py", None, 404, "not_found"),
+    ],
+)
+async def test_errors_have_one_form(
+    control_plane: Make, method: str, path: str, body: object, status: int, said: str
+) -> None:
+    plane = await control_plane()
+    found = await plane.call(method, path, body)
+    assert (found[0], code(found[1])) == (status, said)
+    assert set(found[1]["error"]) == {"code", "message", "hint"}
+
+
+async def test_a_body_that_is_no_json_is_told_so(control_plane: Make) -> None:
+    plane = await control_plane()
+    for body in (b"", b"{", b"\xff\xfe", b"[" * 60_000):
+        async with plane.http.post("/api/migration/phase6", data=body) as response:
+            assert response.status == 400
+            assert code(await response.json()) == "malformed"
+
+
+async def test_a_revision_is_good_for_one_change(control_plane: Make) -> None:
+    plane = await control_plane()
+    revision = (await plane.status())["revision"]
+    assert (await plane.call("POST", "", {"action": "start", "expected_revision": revision}))[0] == 200
+    status, found = await plane.call("POST", "", {"action": "pause", "expected_revision": revision})
+    assert (status, code(found)) == (409, "stale_revision")
+
+
+async def test_reset_takes_everything_back_to_idle(control_plane: Make) -> None:
+    plane = await control_plane()
+    await plane.act("start")
+    status, found = await plane.call("DELETE")
+    assert (status, found["state"], found["weight"], found["phase"]) == (200, "idle", 0.0, None)
+    assert found["last_rollback"]["trigger"] == "reset"
+
+
+async def test_a_page_of_another_origin_changes_nothing(control_plane: Make) -> None:
+    plane = await control_plane()
+    body = {"action": "start"}
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Host": "evil.example"},
+    ):
+        status, found = await plane.call("POST", "", body, headers)
+        assert (status, code(found)) == (403, "cross_origin")
+    assert (await plane.call("POST", "", body, {"Origin": plane.url, "Sec-Fetch-Site": "same-origin"}))[0] == 200
+
+
+async def test_a_session_changes_things_with_its_own_token_only(control_plane: Make) -> None:
+    plane = await control_plane(TOKENS)
+    async with plane.http.post("/api/session", headers=OPERATOR) as response:
+        session = await response.json()
+        cookie = response.cookies["phasegate_session"]
+    assert (session["name"], session["role"]) == ("ci", "operator")
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Strict"
+    held = {"Cookie": f"phasegate_session={cookie.value}"}
+    assert (await plane.call("GET", headers=held))[0] == 200
+    status, found = await plane.call("POST", "", {"action": "start"}, held)
+    assert (status, code(found)) == (403, "csrf")
+    wrong = held | {"X-CSRF-Token": "x"}
+    assert (await plane.call("POST", "", {"action": "start"}, wrong))[0] == 403
+    right = held | {"X-CSRF-Token": session["csrf"]}
+    assert (await plane.call("POST", "", {"action": "start"}, right))[0] == 200
+    assert (await plane.call("DELETE", "/api/session", headers=right))[0] == 200
+    assert (await plane.call("GET", headers=held))[0] == 401
+
+
+async def test_pages_of_the_audit_trail_join_up_and_its_chain_is_whole(control_plane: Make) -> None:
+    plane = await control_plane()
+    await plane.act("start")
+    for _ in range(4):
+        await plane.act("pause")
+        await plane.act("resume")
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = (await plane.call("GET", f"audit?limit=3{cursor and f'&cursor={cursor}'}"))[1]
+        seen += [entry["seq"] for entry in page["entries"]]
+        cursor = page["next_cursor"]
+    assert seen == list(range(seen[0], 0, -1))
+    assert len(seen) >= 9
+    assert (await plane.call("GET", "audit/verify"))[1] == {"whole": True, "problems": []}
+
+
+async def read_events(response: Any, count: int) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            kind, data = "", ""
+            while line := (await response.content.readline()).decode().rstrip("\n"):
+                name, _, value = line.partition(": ")
+                kind, data = (value, data) if name == "event" else (kind, value) if name == "data" else (kind, data)
+            found.append((kind, json.loads(data)))
+    return found
+
+
+async def test_events_carry_every_audit_entry_and_a_status_each_second(control_plane: Make) -> None:
+    plane = await control_plane({"migrations": {"phase6": {"validate_every": "60s", "min_samples": 10**6}}})
+    async with plane.http.get("/api/migration/phase6/events") as response:
+        assert response.content_type == "text/event-stream"
+        assert (await read_events(response, 1))[0][0] == "status"
+        await plane.act("start")
+        found = await read_events(response, 6)
+    assert "start" in [data["kind"] for kind, data in found if kind == "audit"]
+    assert [data["state"] for kind, data in found if kind == "status"][-1] == "running"
+
+
+async def test_a_reader_that_comes_back_gets_the_entries_it_missed(control_plane: Make) -> None:
+    plane = await control_plane()
+    await plane.act("start")
+    last = (await plane.call("GET", "audit?limit=1"))[1]["entries"][0]["seq"]
+    await plane.act("pause")
+    headers = {"Last-Event-ID": str(last)}
+    async with plane.http.get("/api/migration/phase6/events", headers=headers) as response:
+        kind, data = (await read_events(response, 1))[0]
+    assert (kind, data["kind"], data["seq"]) == ("audit", "pause", last + 1)
+
+
+async def test_a_reader_that_does_not_read_holds_nothing_up() -> None:
+    hub = events.Hub()
+    subscription = hub.subscribe()
+    for i in range(1000):
+        hub.publish("audit", {"seq": i})
+        hub.publish("status", {"i": i})
+    assert subscription.lagged
+    found = await subscription.get()
+    assert len(found) == events.QUEUE_MAX + 1
+    assert found[-1] == ("status", {"i": 999})
+
+
+def test_only_so_many_readers_are_let_in() -> None:
+    hub = events.Hub()
+    taken = [hub.subscribe() for _ in range(events.SUBSCRIBERS_MAX)]
+    with pytest.raises(events.TooMany):
+        hub.subscribe()
+    hub.leave(taken[0])
+    hub.subscribe()
+
+
+async def test_metrics_have_the_weight_the_requests_and_the_sources_gauges(control_plane: Make) -> None:
+    plane = await control_plane()
+    plane.workers.rate = 500
+    await plane.act("start")
+    await plane.until(lambda s: s["arms"]["target"]["requests"] > 3)
+    text = (await plane.call("GET", "/metrics"))[1]
+    for line in (
+        'phasegate_weight_ratio{migration="phase6"}',
+        'phasegate_state{migration="phase6",state="running"} 1.0',
+        'phasegate_request_duration_seconds_bucket{arm="target",le="+Inf",migration="phase6",operation="',
+        'phasegate_source_breaker_state{migration="phase6"}',
+        'phasegate_source_attempts_total{migration="phase6"}',
+        'phasegate_source_view_age_ms{migration="phase6"}',
+        'phasegate_board_age_seconds{who="control"}',
+        'phasegate_worker_memory_bytes{slot="0"}',
+    ):
+        assert line in text
+
+
+async def test_readiness_and_health_need_nobody(control_plane: Make) -> None:
+    plane = await control_plane(TOKENS)
+    assert (await plane.call("GET", "/healthz"))[0] == 200
+    await asyncio.sleep(0.1)
+    assert (await plane.call("GET", "/readyz"))[1] == {"ok": True, "migrations": {"phase6": "idle"}}
+
+
+# The document against the code.
+
+
+def mismatch(schema: Any, value: Any, path: str = "$") -> str | None:
+    """Where a value is not what a schema of ours says; the keywords that ``SCHEMAS`` uses and no others."""
+    if "$ref" in schema:
+        return mismatch(SCHEMAS[schema["$ref"].rpartition("/")[2]], value, path)
+    if "anyOf" in schema:
+        tried = [mismatch(option, value, path) for option in schema["anyOf"]]
+        return None if None in tried else tried[0]
+    if "enum" in schema:
+        return None if value in schema["enum"] else f"{path}: {value!r}"
+    kinds: dict[str, Any] = {
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "array": list,
+        "object": dict,
+        "null": type(None),
+    }
+    if "type" in schema and (
+        not isinstance(value, kinds[schema["type"]])
+        or (isinstance(value, bool) and schema["type"] in ("integer", "number"))
+    ):
+        return f"{path}: {value!r} is no {schema['type']}"
+    if isinstance(value, list):
+        return next((m for i, v in enumerate(value) if (m := mismatch(schema["items"], v, f"{path}[{i}]"))), None)
+    if isinstance(value, dict) and "properties" in schema:
+        properties = schema["properties"]
+        missing = [name for name in schema["required"] if name not in value]
+        strange = [name for name in value if name not in properties]
+        if missing or strange:
+            return f"{path}: missing {missing}, strange {strange}"
+        return next((m for n, v in value.items() if (m := mismatch(properties[n], v, f"{path}.{n}"))), None)
+    return None
+
+
+def test_the_schema_check_can_fail() -> None:
+    assert mismatch(SCHEMAS["Check"], {"name": "a", "ok": None, "found": "", "mend": ""}) is None
+    assert mismatch(SCHEMAS["Check"], {"name": 1, "ok": None, "found": "", "mend": ""}) is not None
+    assert mismatch(SCHEMAS["Check"], {"name": "a", "ok": None, "found": ""}) is not None
+
+
+def answer_schema(endpoint: Any, status: int) -> Any:
+    known = dict(endpoint.answers)
+    assert status in known, f"{endpoint.method} {endpoint.path} answered {status}, which is not in the document"
+    return SCHEMAS[known[status]]
+
+
+def some_json(chance: random.Random, depth: int = 0) -> Any:
+    """Any JSON value, with a liking for what an action's body has."""
+    words = ["start", "advance", "pause", "resume", "rollback", "abort", "reset", "previous", "", "ü", "x" * 600]
+    plain = [None, True, False, 0, -1, 1.5, 2**70, chance.choice(words)]
+    if depth > 2 or chance.random() < 0.4:
+        return chance.choice(plain)
+    if chance.random() < 0.2:
+        return [some_json(chance, depth + 1) for _ in range(chance.randrange(3))]
+    keys = ["action", "reason", "expected_revision", "dry_run", "resume", "to", "force", "odd"]
+    found = {key: some_json(chance, depth + 1) for key in chance.sample(keys, chance.randrange(5))}
+    if depth == 0 and chance.random() < 0.8:
+        found["action"] = chance.choice(words)
+        found = {k: v for k, v in found.items() if k in ("action", "to") or chance.random() < 0.4}
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_no_call_gets_an_answer_that_the_document_does_not_have(control_plane: Make, seed: int) -> None:
+    plane = await control_plane()
+    plane.workers.rate = 300
+    chance = random.Random(seed)
+    answered: set[tuple[str, int]] = set()
+    for _ in range(150):
+        endpoint = chance.choice([e for e in ENDPOINTS if e.name not in ("events", "act")] + [ENDPOINTS[2]] * 8)
+        name = chance.choice(["phase6"] * 9 + ["other", "%00", "..%2f"])
+        query = chance.choice(["", "", "?limit=1", "?limit=x", "?cursor=5", "?cursor=-", "?limit=9999999999"])
+        body = json.dumps(some_json(chance)) if endpoint.body else None
+        path = endpoint.path.replace("{name}", name) + query
+        async with plane.http.request(endpoint.method, path, data=body) as response:
+            answered.add((endpoint.name, response.status))
+            schema = answer_schema(endpoint, response.status)
+            if response.content_type == "application/json":
+                assert mismatch(schema, await response.json()) is None
+    assert {status for _, status in answered} >= {200, 400}
+
+
+def test_the_document_and_the_router_are_one_table(repository: Any) -> None:
+    paths = document("1")["paths"]
+    assert {(m, p) for p, methods in paths.items() for m in methods} == {(e.method, e.path) for e in ENDPOINTS}
+    used = set(json.dumps(document("1")).split("#/components/schemas/")[1:])
+    assert {u.split('"')[0] for u in used} <= set(SCHEMAS)
