@@ -39,6 +39,9 @@ class Children:
         try:
             for name in reversed(self._started):
                 self.end(name)
+            for child in self._started.values():
+                if child.stdout is not None:
+                    child.stdout.close()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -123,9 +123,14 @@ def main() -> None:
 def serve(config: str) -> None:
     """Serve traffic by the configuration, until SIGTERM or Ctrl-C."""
     from control.serve import serve as run
+    from proxy.supervisor import CannotStartError
 
     _settings(config)
-    sys.exit(run(config))
+    try:
+        code = run(config)
+    except CannotStartError as error:
+        raise Stop(USAGE, str(error)) from error
+    sys.exit(code)
 
 
 @main.command()
@@ -139,7 +144,7 @@ def serve(config: str) -> None:
 @click.option(
     "--control", metavar="HOST:PORT", help="Where control listens.  [default: 127.0.0.1:9090 or a free port]"
 )
-@click.option("--rate", type=click.FloatRange(1, 2000), default=200, show_default=True, help="Requests a second.")
+@click.option("--rate", type=click.FloatRange(1, 2000), default=150, show_default=True, help="Requests a second.")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker processes.")
 @click.option("--report", type=click.Path(dir_okay=False, writable=True), help="Write the report here, as JSON.")
 def demo(**options: Any) -> None:

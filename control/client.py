@@ -201,8 +201,8 @@ class Client:
         found = value.get("error")
         error: Json = found if isinstance(found, dict) else {}
         hint = str(error.get("hint") or "")
-        if status == 401 and not hint:
-            hint = "Put a token into PHASEGATE_TOKEN; `phasegate token` makes one."
+        if status == 401:
+            hint = "Put a token that control.tokens knows into PHASEGATE_TOKEN; `phasegate token` makes one."
         return Refused(
             status, str(error.get("code", status)), str(error.get("message", f"error {status}")), hint, error
         )

@@ -232,13 +232,18 @@ class Stage:
 class Traffic:
     """The stream of requests, a child of its own; ``counts`` is what it said last."""
 
-    def __init__(self, stage: Stage, rate: float) -> None:
-        orders = {"url": f"http://{stage.listen}", "rate": rate, "scans": _ids("scans")}
+    def __init__(self, children: Children, listen: str, rate: float) -> None:
+        orders = {"url": f"http://{listen}", "rate": rate, "scans": _ids("scans")}
         self.counts: dict[str, Any] = {}
-        self._stage = stage
-        self._child = stage.children.python("load", "control.demo_load", told=json.dumps(orders).encode(), read=True)
+        self._children = children
+        self._child = children.python("load", "control.demo_load", told=json.dumps(orders).encode(), read=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
 
     def _read(self) -> None:
         assert self._child.stdout is not None
@@ -247,10 +252,10 @@ class Traffic:
 
     def end(self) -> dict[str, Any]:
         """Let what is in flight end, and give the final counts."""
-        self._stage.children.end("load")
+        self._children.end("load")
         self._reader.join(5)
         if not self.counts.get("final"):
-            raise DemoError(f"the stream of requests broke off:\n{self._stage.children.log('load')}")
+            raise DemoError(f"the stream of requests broke off:\n{self._children.log('load')}")
         return self.counts
 
     def note(self) -> str:
@@ -274,7 +279,7 @@ def _walk(stage: Stage, once: bool, rate: float, report: str | None) -> int:
     _say(f"Proxy      http://{stage.listen}")
     _say(f"Dashboard  http://{stage.control}/admin/migration")
     _say(f"Token      {stage.token}")
-    traffic = Traffic(stage, rate)
+    traffic = Traffic(stage.children, stage.listen, rate)
     stage.client.act("start", reason="the demo")
     state = follow(stage.client, may_act=True, may_detach=False, note=traffic.note)
     wire = traffic.end() if once else traffic.counts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Final
 
-from control.words import Json
+from control.words import Json, words
 
 STANDARD_ERRORS: Final = 3.0
 
@@ -34,7 +34,7 @@ def findings(report: Json, kinds: tuple[str, str], counters: Json, wire: Json) -
         Finding(
             "no client request failed",
             wire["failed"] == 0 and wire["sent"] == wire["answered"] > 0,
-            f"{wire['sent']} sent, {wire['answered']} answered, {wire['failed']} failed"
+            ", ".join(f"{wire[key]} {words(key)}" for key in ("sent", "answered", "failed", "held_back"))
             + "".join(f"; {example}" for example in wire["examples"]),
         ),
         Finding("reads and writes were both sent", wire["reads"] > 0 and wire["writes"] > 0, _mix(wire)),

@@ -34,6 +34,7 @@ def wire(**changed: Any) -> dict[str, Any]:
         "sent": 6000,
         "answered": 6000,
         "failed": 0,
+        "held_back": 0,
         "app": 1000,
         "reads": 4700,
         "writes": 300,

@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from backends.firestore.channel import EMULATOR
 from backends.firestore.emulator import Emulator
+from control.children import Children
+from control.client import Client
+from control.demo import Traffic
+
+REPOSITORY = Path(__file__).parents[2]
+TOKEN = "a-token-of-the-tests"
+VIEWER = "a-token-that-may-only-look"
+CONFIG = """
+[app]
+origin = "{origin}"
+[proxy]
+listen = ["127.0.0.1:0"]
+workers = 2
+run_dir = "run"
+[backends.mock]
+kind = "mock"
+[backends.firestore]
+kind = "firestore"
+project = "{project}"
+deadline = "10s"
+[migrations.phase6]
+source = "mock"
+target = "firestore"
+routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
+{more}
+phases = [
+{phases}
+]
+# However busy the machine: these tests are not about its speed.
+[migrations.phase6.thresholds]
+p95_ms = 8000
+p99_ms = 9000
+cpu = 100
+[control]
+listen = "127.0.0.1:0"
+tokens = [
+  {{ name = "tests", sha256 = "{sha256}", role = "operator" }},
+  {{ name = "guest", sha256 = "{viewer}", role = "viewer" }},
+]
+"""
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +84,108 @@ def own_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     with Emulator() as emulator:
         monkeypatch.setenv(EMULATOR, emulator.address)
         yield emulator
+
+
+class Running:
+    """A phasegate in front of the demo's app, as real processes: its addresses, its command line, its children."""
+
+    def __init__(self, folder: Path, config: Path, children: Children) -> None:
+        self.folder = folder
+        self.config = config
+        self.children = children
+        self.token = TOKEN
+        self.viewer = VIEWER
+        ready = json.loads((folder / "run" / "ready.json").read_text())
+        self.pid: int = ready["pid"]
+        self.listen: str = ready["proxy"][0]
+        self.control: str = ready["control"]
+        self.client = Client(f"http://{self.control}", TOKEN)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command line needs to know."""
+        return {**os.environ, "PHASEGATE_URL": f"http://{self.control}", "PHASEGATE_TOKEN": TOKEN}
+
+    def command(self, *args: str) -> list[str]:
+        """``phasegate`` with these arguments, as a command."""
+        return [sys.executable, "-m", "control.cli", *args]
+
+    def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run ``phasegate`` with these arguments."""
+        return subprocess.run(
+            self.command(*args), env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        )
+
+    def traffic(self, rate: float = 100) -> Traffic:
+        """A stream of requests, which has begun; ``end`` it."""
+        stream = Traffic(self.children, self.listen, rate)
+        deadline = time.monotonic() + 60
+        while not stream.counts.get("answered"):
+            assert time.monotonic() < deadline, "no answer"
+            time.sleep(0.02)
+        return stream
+
+    def processes(self, module: str) -> list[psutil.Process]:
+        """The supervisor's living children that run ``module``."""
+        found = psutil.Process(self.pid).children()
+        return [child for child in found if module in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Children]:
+    """Processes that the test starts; ended with it."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with Children(logs) as started:
+        yield started
+
+
+@pytest.fixture
+def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
+    """Start the demo's app and write a configuration in front of it: phases, and what of the migration is said."""
+
+    def write(project: str, phases: Sequence[tuple[str, float, str]], *, origin: str = "", **migration: Any) -> Path:
+        if not origin:
+            app = children.python("app", "control.demo_app", read=True)
+            assert app.stdout is not None
+            origin = f"http://127.0.0.1:{json.loads(app.stdout.readline())['port']}"
+        rows = "\n".join(
+            f'  {{ name = "{name}", weight = {weight}, min_soak = "{soak}" }},' for name, weight, soak in phases
+        )
+        told = {"validate_every": "500ms", "lease": "30s", "min_samples": 5} | migration
+        more = "\n".join(f"{key} = {json.dumps(value)}" for key, value in told.items())
+        path = tmp_path / "phasegate.toml"
+        path.write_text(
+            CONFIG.format(
+                origin=origin,
+                project=project,
+                phases=rows,
+                more=more,
+                sha256=hashlib.sha256(TOKEN.encode()).hexdigest(),
+                viewer=hashlib.sha256(VIEWER.encode()).hexdigest(),
+            )
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def serving(
+    configured: Callable[..., Path], children: Children, until: Callable[..., None]
+) -> Callable[..., Running]:
+    """Serve a configuration (see ``configured``) and wait until app and control plane answer through it."""
+
+    def serve(project: str, phases: Sequence[tuple[str, float, str]], **migration: Any) -> Running:
+        config = configured(project, phases, **migration)
+        children.python("phasegate", "control.cli", "serve", "--config", str(config))
+        run = config.parent / "run"
+        until((run / "ready.json").exists, 120, "phasegate's start")
+        running = Running(config.parent, config, children)
+        until(running.client.ready, 120, "the control plane")
+        until(lambda: len(running.client.status()["workers"]) == 2, 120, "both workers")
+        seeded = running.phasegate("seed", "--config", str(config), "--yes")
+        assert seeded.returncode == 0, seeded.stderr
+        return running
+
+    return serve
