@@ -175,6 +175,7 @@ class Coordinator:
         self._probing: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._held_by: tuple[str, ...] = ()
+        self._raised_at = 0  # the revision of the last increase that was published
         self._lost = 0  # entries that found the outbox full
         self._outbox: deque[tuple[float, Entry]] = deque()
         self._dirty = asyncio.Event()
@@ -487,14 +488,14 @@ class Coordinator:
         def answered() -> bool:
             return self.state.pending is None or self.state.pending.revision != revision
 
-        generation = self.state.generation
         if not await self._until(answered, VERIFY_WITHIN_S):
             hint = "It goes on as soon as the store answers; abort calls it off."
             raise Refused("store_slow", "the store has not taken the checkpoint yet", hint)
-        if self.state.generation == generation:
-            raise Refused(
-                "store_failed", f"the checkpoint could not be written: {self.store_error}", "Mend the disk."
-            )
+        if self._raised_at != revision and self.store_error is None:
+            raise Refused("superseded", "a decrease came before it", "Look at the status and decide anew.")
+        if self._raised_at != revision:
+            message = f"the checkpoint could not be written: {self.store_error}"
+            raise Refused("store_failed", message, "Mend the disk.")
         await self._until(lambda: self.state.verified, VERIFY_WITHIN_S)
 
     async def _until(self, holds: Callable[[], bool], within_s: float) -> bool:
@@ -541,14 +542,16 @@ class Coordinator:
 
     def _carry_out(self, effects: Sequence[Effect], now: Now) -> Refuse | None:
         refused: Refuse | None = None
-        lowering = bool(effects) and isinstance(effects[0], Publish)
+        # What answers the store publishes too, and has nothing new to say.
+        said = any(isinstance(effect, Persist) and effect.entries for effect in effects)
+        lowering = said and isinstance(effects[0], Publish)
         ended = Chapter(self._base, self._adapters, self._validations, self.verdict)
-        if lowering and len(effects) > 1:
+        if lowering:
             faults.point("descent.decided")
         for effect in effects:
             match effect:
                 case Publish():
-                    self._publish(effect, now, "descent" if lowering and len(effects) > 1 else "raise")
+                    self._publish(effect, now, "descent" if lowering else "raise")
                 case Persist():
                     if not lowering and self.state.pending is not None:
                         faults.point("raise.decided")
@@ -644,6 +647,7 @@ class Coordinator:
             self.hub.publish("audit", audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= state.revision:
             faults.point("raise.persisted")
+            self._raised_at = self.state.pending.revision
             self._apply(Event(On.PERSISTED, revision=state.revision))
         elif any(entry.kind == "rollback_complete" for _, entry in entries):
             faults.point("descent.recorded")

@@ -319,7 +319,8 @@ def _complete(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
 def _persisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
     assert s.pending is not None
     up = raised(s, s.pending, now)
-    return up, (Publish(up.weight_bp, up.pinned), _told(plan, up))
+    # Written once more as done: after a reboot the board cannot say so.
+    return up, (Publish(up.weight_bp, up.pinned), Persist(), _told(plan, up))
 
 
 def _unpersisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:

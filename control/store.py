@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -99,6 +101,9 @@ class Store:
             self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
+        with suppress(OSError):
+            # SQLite would make it readable to all; its log and index take the file's own mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             found = db.execute("PRAGMA quick_check(1)").fetchone()[0]

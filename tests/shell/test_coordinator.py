@@ -1,0 +1,399 @@
+"""The coordinator in trouble: leases, stores that fail or hang, restarts, gates, health."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control.checks import Check
+from control.commands import Command
+from control.coordinator import Coordinator, Refused
+from control.rollout import Entry, Now, State
+from control.store import Checkpoint, Line, StoreError, StoreThread
+from proxy import board as boards
+from proxy.board import Board
+
+Make = Callable[..., Any]
+LONG = {"migrations": {"phase6": {"validate_every": "60s", "max_soak": "600s", "min_samples": 10**6}}}
+
+
+class HandClock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.mono = 1000.0
+        self.unix = 1_700_000_000.0
+
+    def now(self) -> Now:
+        return Now(self.mono, self.unix)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0.001)
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        await asyncio.sleep(0.001)
+
+
+class Memory:
+    """A store that is as good or as bad as the test says."""
+
+    def __init__(self) -> None:
+        self.saved: Checkpoint | None = None
+        self.entries: list[str] = []
+        self.failing: str | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+        await self.open.wait()
+        if self.failing is not None:
+            raise StoreError(self.failing)
+        self.saved = Checkpoint(document, 1.0)
+        self.entries += [entry.kind for _, entry in entries]
+        return [Line(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
+
+    async def checkpoint(self, migration: str) -> Checkpoint | None:
+        return self.saved
+
+
+class Scene:
+    """A coordinator whose passes, clock, store and workers are in the test's hands."""
+
+    def __init__(self, board: Board, settings: Any) -> None:
+        self.board, self.settings = board, settings
+        self.clock, self.store = HandClock(), Memory()
+        self.health: list[Check] = []
+        self.told: list[str] = []
+        self.coordinator = self.make()
+
+    def make(self) -> Coordinator:
+        async def health() -> list[Check]:
+            return self.health
+
+        async def probe() -> bool:
+            return True
+
+        return Coordinator(
+            "phase6",
+            0,
+            self.settings.migrations["phase6"],
+            self.board,
+            self.store,
+            self.clock,
+            health,
+            probe,
+            notify=lambda name, kind, detail: self.told.append(kind),
+        )
+
+    def workers_see(self) -> None:
+        """One worker shows the generation, and has nothing open."""
+        cells, layout = self.board.cells, self.board.layout
+        cells[layout.worker(0) + boards.W_PID] = 1
+        cells[layout.worker(0) + boards.W_HEARTBEAT] = int(self.clock.mono * 1e9)
+        cells[layout.share(0, 0) + boards.S_GENERATION] = self.board.word(0).generation
+
+    async def settle(self) -> None:
+        """Let everything that can happen without time happen."""
+        for _ in range(30):
+            self.workers_see()
+            self.coordinator.tick()
+            await asyncio.sleep(0)
+
+    async def act(self, action: str, **fields: Any) -> None:
+        task = asyncio.create_task(self.coordinator.act(Command(action, "test", **fields)))
+        while not task.done():
+            await self.settle()
+        task.result()
+
+    @property
+    def weight(self) -> int:
+        return self.board.word(0).weight_bp
+
+    @property
+    def leased_s(self) -> float:
+        return self.board.lease_until(0) / 1e9 - self.clock.mono
+
+
+@pytest.fixture
+async def scene(make_board: Callable[..., Board], settings_of: Make) -> Any:
+    made = Scene(make_board(), settings_of(LONG))
+    await made.coordinator.recover()
+    saver = asyncio.create_task(made.coordinator._save_all())
+    yield made
+    saver.cancel()
+
+
+async def test_the_lease_is_renewed_by_passes_and_by_nothing_else(scene: Scene) -> None:
+    await scene.act("start")
+    assert 2.9 < scene.leased_s <= 3.0
+    scene.clock.mono += 0.5
+    scene.coordinator.tick()
+    assert scene.leased_s == pytest.approx(2.5)
+    scene.clock.mono += 0.6
+    scene.coordinator.tick()
+    assert scene.leased_s == pytest.approx(3.0)
+    await asyncio.sleep(0.05)
+    assert scene.leased_s == pytest.approx(3.0)
+
+
+async def test_a_lease_that_ran_out_is_never_silently_renewed(scene: Scene) -> None:
+    await scene.act("start")
+    scene.clock.mono += 3.0
+    scene.coordinator.tick()
+    assert scene.weight == 0
+    await scene.settle()
+    assert scene.coordinator.state.state is State.ROLLED_BACK
+    assert scene.coordinator.state.last_rollback is not None
+    assert scene.coordinator.state.last_rollback.trigger == "lease_lost"
+
+
+async def test_a_command_after_a_lost_lease_does_not_raise_either(scene: Scene) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    scene.clock.mono += 30.0
+    await scene.act("rollback", to="previous")
+    assert scene.weight == 0
+
+
+async def test_what_is_pinned_needs_no_lease(scene: Scene) -> None:
+    await scene.act("start")
+    for _ in range(5):
+        await scene.act("advance")
+    assert scene.coordinator.state.state is State.COMPLETED
+    scene.clock.mono += 1000.0
+    await scene.settle()
+    assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
+    assert scene.board.word(0).flags & boards.PINNED
+
+
+async def test_an_increase_waits_for_the_store_and_a_decrease_does_not(scene: Scene) -> None:
+    await scene.act("start")
+    scene.store.open.clear()
+    task = asyncio.create_task(scene.coordinator.act(Command("advance", "test")))
+    await scene.settle()
+    assert scene.weight == 500
+    aborting = asyncio.create_task(scene.coordinator.act(Command("abort", "test")))
+    await scene.settle()
+    assert scene.weight == 0
+    assert scene.coordinator.state.state is State.ABORTED
+    scene.store.open.set()
+    while not (task.done() and aborting.done()):
+        await scene.settle()
+    with pytest.raises(Refused):
+        task.result()
+    # What the store was at is old news.
+    assert (scene.weight, scene.coordinator.state.state) == (0, State.ABORTED)
+    assert scene.store.entries[-1] == "rollback_complete"
+
+
+async def test_a_store_that_fails_calls_an_increase_off_and_no_decrease(scene: Scene) -> None:
+    await scene.act("start")
+    scene.store.failing = "database or disk is full"
+    with pytest.raises(Refused, match="full") as caught:
+        await scene.act("advance")
+    assert caught.value.code == "store_failed"
+    assert scene.weight == 500
+    status = scene.coordinator.status()
+    assert (status["checkpoint"]["ok"], status["state"]) == (False, "running")
+    assert "full" in status["checkpoint"]["error"]
+    await scene.act("abort")
+    assert scene.weight == 0
+    assert scene.coordinator.status()["checkpoint"]["unsaved_entries"] > 0
+    scene.store.failing = None
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+    assert scene.coordinator.status()["checkpoint"] == scene.coordinator.status()["checkpoint"] | {
+        "ok": True,
+        "unsaved_entries": 0,
+    }
+    assert scene.store.entries[-1] == "rollback_complete"
+
+
+async def test_an_unhealthy_backend_refuses_an_advance_unless_it_is_forced_with_a_reason(scene: Scene) -> None:
+    await scene.act("start")
+    scene.health = [Check("backend firestore", False, "does not answer", "start it")]
+    with pytest.raises(Refused, match="does not answer") as caught:
+        await scene.act("advance")
+    assert caught.value.code == "check_failed"
+    await scene.act("advance", force=True, reason="known and harmless")
+    assert scene.weight == 2500
+
+
+async def test_an_abort_during_the_health_check_of_a_start_wins(scene: Scene) -> None:
+    gate = asyncio.Event()
+
+    async def slow() -> list[Check]:
+        await gate.wait()
+        return []
+
+    scene.coordinator._health = slow
+    task = asyncio.create_task(scene.coordinator.act(Command("start", "test")))
+    await scene.settle()
+    await scene.act("abort")
+    gate.set()
+    while not task.done():
+        await scene.settle()
+    with pytest.raises(Refused):
+        task.result()
+    assert (scene.weight, scene.coordinator.state.state) == (0, State.ABORTED)
+
+
+async def test_a_new_process_goes_on_within_the_lease(scene: Scene) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    scene.clock.mono += 2.0
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    await scene.settle()
+    s = scene.coordinator.state
+    assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
+    assert scene.leased_s == pytest.approx(3.0)
+
+
+async def test_a_new_process_after_the_lease_holds_at_0_and_resumes_where_it_was(scene: Scene) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    scene.clock.mono += 3.5
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
+    saver = asyncio.create_task(scene.coordinator._save_all())
+    await scene.act("resume")
+    assert (scene.coordinator.state.phase, scene.weight) == (1, 2500)
+    saver.cancel()
+
+
+async def test_a_reboot_holds_at_0_until_an_operator_resumes(scene: Scene, make_board: Callable[..., Board]) -> None:
+    await scene.act("start")
+    scene.board = make_board(name="after")
+    scene.clock.mono = 5.0
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert (scene.coordinator.state.state, scene.weight) == (State.PAUSED, 0)
+    saver = asyncio.create_task(scene.coordinator._save_all())
+    await scene.act("resume")
+    assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 500)
+    saver.cancel()
+
+
+async def test_a_completed_migration_is_where_it_was_after_a_reboot(
+    scene: Scene, make_board: Callable[..., Board]
+) -> None:
+    await scene.act("start")
+    for _ in range(5):
+        await scene.act("advance")
+    scene.board = make_board(name="after")
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
+
+
+async def test_without_a_checkpoint_what_is_in_flight_goes_to_0(scene: Scene) -> None:
+    await scene.act("start")
+    scene.store.saved = None
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover(["the store was broken"])
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
+    assert [entry.kind for _, entry in scene.coordinator.unsaved()] == ["note", "recovered"]
+
+
+async def test_a_checkpoint_that_cannot_be_read_is_as_none(scene: Scene) -> None:
+    await scene.act("start")
+    scene.store.saved = Checkpoint('{"rollout": {"state": "flying"}}', 1.0)
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000)])
+async def test_a_mode_with_one_arm_is_pinned_there(
+    make_board: Callable[..., Board], settings_of: Make, mode: str, weight: int
+) -> None:
+    scene = Scene(make_board(), settings_of({"migrations": {"phase6": {"mode": mode}}}))
+    await scene.coordinator.recover()
+    word = scene.board.word(0)
+    assert (word.weight_bp, bool(word.flags & boards.PINNED)) == (weight, True)
+    with pytest.raises(Refused):
+        await scene.act("start")
+
+
+async def test_who_asked_to_be_told_is_told(scene: Scene) -> None:
+    await scene.act("start")
+    await scene.act("rollback")
+    assert scene.told == ["phase_change", "rollback", "rollback_complete"]
+
+
+async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane: Make) -> None:
+    phases = [
+        {"name": "first", "weight": 50, "min_soak": "100ms"},
+        {"name": "second", "weight": 100, "min_soak": "100ms", "approval": True},
+    ]
+    plane = await control_plane({"migrations": {"phase6": {"phases": phases, "max_soak": "100ms"}}})
+    plane.workers.rate = 2000
+    await plane.act("start")
+    status = await plane.until(lambda s: "waits for approval" in " ".join(s["verdict"]["reasons"]))
+    assert (status["verdict"]["outcome"], status["weight"]) == ("hold", 50.0)
+    await plane.act("advance", reason="looks good")
+    await plane.until(lambda s: s["state"] == "completed")
+
+
+async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    now = datetime.now(UTC)
+    freeze = {"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}
+    plane = await control_plane({"migrations": {"phase6": {"freezes": [freeze]}}})
+    plane.workers.rate = 2000
+    status, found = await plane.call("POST", "", {"action": "start"})
+    assert (status, found["error"]["code"]) == (409, "check_failed")
+    await plane.act("start", force=True, reason="agreed")
+    status = await plane.until(lambda s: "sale" in " ".join(s["verdict"]["reasons"]))
+    assert status["weight"] == 5.0
+
+
+async def test_several_migrations_go_their_own_ways(control_plane: Make) -> None:
+    other = {
+        "source": "mock",
+        "target": "firestore",
+        "routes": ["/api/scans/*"],
+        "phases": [{"name": "all", "weight": 100, "rollback_within": "1s"}],
+    }
+    first = {"routes": ["/api/dashboard/*"], "validate_every": "60s", "min_samples": 10**6}
+    plane = await control_plane({"migrations": {"phase6": first, "scans": other}})
+    await plane.act("start")
+    status, found = await plane.call("POST", "/api/migration/scans", {"action": "start"})
+    assert (status, found["weight"]) == (200, 100.0)
+    await plane.act("abort")
+    assert (await plane.call("GET", "/api/migration/scans"))[1]["weight"] == 100.0
+    listed = (await plane.call("GET", "/api/migration"))[1]["migrations"]
+    assert [(m["name"], m["state"]) for m in listed] == [("phase6", "aborted"), ("scans", "running")]
+    assert (await plane.call("GET", "/api/migration/scans/audit/verify"))[1]["whole"]
+
+
+async def test_a_target_that_fails_is_asked_beside_the_requests(control_plane: Make) -> None:
+    plane = await control_plane(LONG)
+    plane.workers.rate = 100  # five target requests a second
+    plane.health = [Check("backend firestore", True, "answers")]
+    await plane.act("start")
+    plane.workers.target_faults = 1.0
+    plane.health = [Check("backend firestore", False, "does not answer")]
+    began = time.monotonic()
+    status = await plane.until(lambda s: s["state"] == "rolled_back")
+    assert status["last_rollback"]["trigger"] == "breach"
+    assert time.monotonic() - began < 10
+
+
+async def test_the_status_survives_a_store_that_cannot_be_opened(
+    make_board: Callable[..., Board], settings_of: Make, tmp_path: Path
+) -> None:
+    scene = Scene(make_board(), settings_of(LONG))
+    scene.store = StoreThread(tmp_path / "nowhere" / "control.db")  # type: ignore[assignment]
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert "unable to open" in scene.coordinator.status()["checkpoint"]["error"]
+    await scene.store.close()  # type: ignore[attr-defined]

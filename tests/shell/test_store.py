@@ -1,0 +1,128 @@
+"""The store on a disk: what was said to be written is there, and what was changed behind its back is found."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control.rollout import Entry
+from control.store import Store, StoreError, StoreThread
+
+
+def entry(kind: str) -> Entry:
+    return Entry(kind, "ci", {"reason": "because", "weight": 0.1 + 0.2})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(tmp_path / "control.db")
+    for i in range(5):
+        made.save("a", f'{{"i": {i}}}', [(i + 0.125, entry("start")), (i + 0.5, entry("pause"))], float(i))
+    yield made
+    made.close()
+
+
+def test_what_was_saved_is_there_after_a_new_start(store: Store, tmp_path: Path) -> None:
+    again = Store(tmp_path / "control.db")
+    checkpoint = again.checkpoint("a")
+    assert checkpoint is not None
+    assert (checkpoint.document, checkpoint.saved_at) == ('{"i": 4}', 4.0)
+    assert again.checkpoint("b") is None
+    assert [line.seq for line in again.audit("a", 3)] == [10, 9, 8]
+    assert [line.seq for line in again.audit("a", 3, before=3)] == [2, 1]
+    assert [line.seq for line in again.run("a")] == [9, 10]
+    assert again.verify("a") == []
+    again.close()
+
+
+def test_each_migration_has_a_chain_of_its_own(store: Store) -> None:
+    store.save("b", "{}", [(1.0, entry("start"))], 1.0)
+    assert store.audit("b", 10)[0].seq == 1
+    assert store.verify("a") == store.verify("b") == []
+    assert store.migrations() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE audit SET actor = 'x' WHERE seq = 3", "entry 3 is not what was written"),
+        ("UPDATE audit SET detail = '{}' WHERE seq = 3", "entry 3 is not what was written"),
+        ("UPDATE audit SET at = 9.0 WHERE seq = 3", "entry 3 is not what was written"),
+        ("UPDATE audit SET detail = 'no json' WHERE seq = 3", "cannot be read after entry 2"),
+        ("DELETE FROM audit WHERE seq = 3", "entries 3 to 3 are missing"),
+        ("DELETE FROM audit WHERE seq = 10", "the trail ends with 9"),
+        ("DELETE FROM audit", "the trail ends with 0"),
+    ],
+)
+def test_a_change_behind_its_back_is_found(store: Store, tmp_path: Path, change: str, said: str) -> None:
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute(change)
+    other.close()
+    assert any(said in problem for problem in store.verify("a"))
+
+
+def test_all_of_a_save_or_nothing(store: Store) -> None:
+    unwritable = Entry("start", "ci", {"what": {1, 2}})
+    with pytest.raises(TypeError):
+        store.save("a", "{}", [(1.0, entry("abort")), (1.0, unwritable)], 1.0)
+    assert store.audit("a", 1)[0].seq == 10
+    store.save("a", "{}", [(1.0, entry("abort"))], 1.0)
+    assert store.verify("a") == []
+
+
+def test_a_broken_file_is_set_aside_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    path.write_bytes(b"no database at all " * 1000)
+    made = Store(path)
+    assert made.set_aside is not None
+    assert made.set_aside.read_bytes().startswith(b"no database")
+    assert made.checkpoint("a") is None
+    made.save("a", "{}", [], 1.0)
+    made.close()
+
+
+def test_a_file_broken_in_the_middle_is_set_aside(store: Store, tmp_path: Path) -> None:
+    for _ in range(200):
+        store.save("a", "{}", [(1.0, entry("x" * 200))], 1.0)
+    store.close()
+    path = tmp_path / "control.db"
+    content = bytearray(path.read_bytes())
+    content[4096 * 3 : 4096 * 6] = b"\xff" * (4096 * 3)
+    path.write_bytes(content)
+    again = Store(path)
+    assert again.set_aside is not None
+    again.close()
+    store._db = sqlite3.connect(":memory:")  # for the fixture to close
+
+
+def test_nobody_else_may_read_it(store: Store, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "control.db").stat().st_mode) == 0o600
+
+
+def test_a_full_disk_is_an_error_in_words_and_passes(store: Store) -> None:
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="full"):
+        store.save("a", "x" * 100_000, [(1.0, entry("abort"))], 1.0)
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    store.save("a", "{}", [(1.0, entry("abort"))], 1.0)
+    assert store.verify("a") == []
+
+
+def test_a_folder_that_is_not_there_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="unable to open"):
+        Store(tmp_path / "nowhere" / "control.db")
+
+
+async def test_the_thread_opens_the_file_when_it_can(tmp_path: Path) -> None:
+    thread = StoreThread(tmp_path / "later" / "control.db")
+    with pytest.raises(StoreError):
+        await thread.open()
+    (tmp_path / "later").mkdir()
+    lines = await thread.save("a", "{}", [(1.0, entry("start"))])
+    assert [line.kind for line in lines] == ["start"]
+    await thread.close()
