@@ -1,0 +1,103 @@
+"""``python -m loadtest.rehearse [NAME …]``: carry out rehearsals, print the table, exit 0 only if all held."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loadtest.rehearse import report
+from loadtest.rehearse.faults import BY_NAME, REHEARSALS, Rehearsal
+from loadtest.rehearse.judge import Verdict
+from loadtest.rehearse.rehearsing import rehearse
+from loadtest.rehearse.stage import StageError, World, folder
+
+OK, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the rehearsals that are asked for; the exit code."""
+    asked = _parser().parse_args(arguments)
+    if asked.list:
+        print("\n".join(f"{row.name:22} {row.title}" for row in REHEARSALS))
+        return OK
+    unknown = [name for name in asked.names if name not in BY_NAME]
+    if unknown:
+        print(f"no such rehearsal: {', '.join(unknown)}; --list shows them all", file=sys.stderr)
+        return USAGE
+    chosen = [BY_NAME[name] for name in asked.names] or list(REHEARSALS)
+    if asked.rate:
+        chosen = [replace(row, setting=replace(row.setting, rate=asked.rate)) for row in chosen]
+    try:
+        verdicts = asyncio.run(_run(chosen, asked.scale))
+    except StageError as error:
+        print(f"rehearsals: {error}", file=sys.stderr)
+        return USAGE
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("rehearsals: ended; every process has been ended", file=sys.stderr)
+        return INTERRUPTED
+    print(report.text(verdicts))
+    if asked.json:
+        asked.json.write_text(report.document(verdicts, machine()))
+    if asked.markdown:
+        command = shlex.join(["python", "-m", "loadtest.rehearse", *arguments])
+        asked.markdown.write_text(report.page(verdicts, machine(), command))
+    return OK if all(verdict.held for verdict in verdicts) else FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.rehearse", description=__doc__)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="which rehearsals (default: all)")
+    parser.add_argument("--list", action="store_true", help="show what there is")
+    parser.add_argument("--rate", type=float, metavar="R", help="requests a second (default: each row's own)")
+    parser.add_argument("--scale", type=float, default=1.0, help="stretch every span of time by this factor")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is kept")
+    return parser
+
+
+async def _run(chosen: Sequence[Rehearsal], scale: float) -> list[Verdict]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    verdicts = []
+    with folder() as place:
+        async with World(place) as world:
+            for rehearsal in chosen:
+                verdict = await rehearse(world, rehearsal, scale)
+                verdicts.append(verdict)
+                print(report.line(verdict), flush=True)
+                for finding in verdict.findings:
+                    if not finding.held:
+                        print(f"    {finding.name}: {finding.evidence}", flush=True)
+        if not all(verdict.held for verdict in verdicts):
+            kept = place.rename(place.with_name(f"{place.name}-kept"))
+            print(f"The processes' logs are in {kept}")
+    return verdicts
+
+
+def machine() -> dict[str, object]:
+    """What it ran on."""
+    model = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "processors": f"{len(os.sched_getaffinity(0))} of {model}",
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

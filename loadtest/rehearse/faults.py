@@ -1,0 +1,388 @@
+"""The rehearsals as a table: what is broken, how, for how long, and what may come of it. Pure.
+
+A row is read: *with this setting, a migration that runs at half of its traffic; then ``begin``; after ``lasts_s``, or
+as soon as ``until`` is so, ``end``; and nothing else may be seen than ``allowed`` and ``ends``*. The allowed number
+of failed requests is stated here, before the run. It is 0 wherever the source or another worker can answer.
+
+``proof`` names the facts, gathered by the acts, without which the fault did not happen: a rehearsal in which nothing
+broke has shown nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from loadtest.rehearse.visitors import SINGLE
+
+WRITES: Final = frozenset(
+    {"dashboard.publish", "scans.create", "scans.update", "scans.add_results", "analytics.ingest"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something done: a verb of ``acts``, and what it is done with."""
+
+    verb: str
+    args: tuple[Any, ...] = ()
+
+
+def act(verb: str, *args: Any) -> Act:
+    """An act."""
+    return Act(verb, args)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Failures that a rehearsal may show, between the fault's begin and ``grace_s`` after its end."""
+
+    most: int
+    kinds: frozenset[str]
+    why: str
+    of: Literal["any", "app", "writes"] = "any"
+    grace_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where the migration must stand when all is over, and whether traffic was taken back in between."""
+
+    states: frozenset[str]
+    least: float  # weight, percent
+    most: float
+    rollback: Literal["must", "may", "never"]
+    triggers: frozenset[str] = frozenset({"breach"})
+    reason: str = ""  # a word that the rollback's reason must hold
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is different about the stage."""
+
+    hop: Literal["direct", "relay", "cable"] = "direct"
+    plan: Literal["held", "climbing", "walk"] = "held"
+    lease_s: float = 10.0
+    deadline_s: float = 3.0  # of the target's calls: long enough for a busy machine's honest ones
+    rate: float = 60.0
+    only: frozenset[str] = frozenset()
+    thresholds: tuple[tuple[str, float], ...] = ()
+    disk_mb: int = 0  # a run directory on a disk of this size
+    descriptors: int = 0  # at most, for each of phasegate's processes
+    clock: bool = False  # the wall clock can be set
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """One row."""
+
+    name: str
+    title: str
+    begin: tuple[Act, ...]
+    end: tuple[Act, ...]
+    ends: Ends
+    lasts_s: float = 5.0
+    until: str = ""  # a condition of ``acts`` that ends it sooner
+    setting: Setting = Setting()
+    allowed: tuple[Allowed, ...] = ()
+    proof: tuple[str, ...] = ()
+    counters: bool = True  # they go on through it, and nobody else is counted
+    watches: frozenset[str] = field(default_factory=frozenset)  # the planted bugs that it must catch
+
+
+HELD: Final = Ends(frozenset({"running"}), 50, 50, "never")
+BACK: Final = Ends(frozenset({"rolled_back"}), 0, 25, "must")
+BACK_TO_0: Final = Ends(frozenset({"rolled_back"}), 0, 0, "must")
+
+_DEAD: Final = Allowed(8, frozenset({"broken"}), "what the killed process had in flight")
+
+
+def _failing(
+    percent: int, ends: Ends, lasts_s: float, until: str = "", plan: Literal["held", "climbing"] = "held"
+) -> Rehearsal:
+    """The target refuses this share of the calls with a status that is not worth a repetition."""
+    return Rehearsal(
+        f"target-failing-{percent}",
+        f"the target fails {percent} % of its calls",
+        (act("trouble", {"status": "PERMISSION_DENIED", "share": percent / 100}),),
+        (act("no_trouble"),),
+        ends,
+        lasts_s,
+        until,
+        Setting(hop="relay", plan=plan, only=SINGLE),
+        proof=("calls_met",),
+        watches=frozenset({"fallback-off"} if percent == 100 else ()),
+    )
+
+
+REHEARSALS: Final[tuple[Rehearsal, ...]] = (
+    Rehearsal(
+        "nothing",
+        "nothing is broken: the whole way to 100 %",
+        (),
+        (),
+        Ends(frozenset({"completed"}), 100, 100, "never"),
+        40,
+        "completed",
+        Setting(plan="walk"),
+        watches=frozenset({"counter-off-by-one", "stickiness-broken", "mirror-forgets"}),
+    ),
+    Rehearsal(
+        "target-killed",
+        "the target is killed",
+        (act("kill", "target"),),
+        (act("start", "target"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        proof=("target_killed",),
+        watches=frozenset({"fallback-off", "rollback-forgets-worker"}),
+    ),
+    Rehearsal(
+        "target-hung",
+        "the target hangs",
+        (act("stop", "target"),),
+        (act("cont", "target"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        proof=("target_stopped",),
+    ),
+    Rehearsal(
+        "target-slow",
+        "the target is slow by 1.5 s",
+        (act("trouble", {"delay_s": 1.5}),),
+        (act("no_trouble"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        Setting(hop="relay", deadline_s=1.0),
+        proof=("calls_met",),
+    ),
+    _failing(2, Ends(frozenset({"running", "completed"}), 100, 100, "never"), 45, "at_100", "climbing"),
+    _failing(6, Ends(frozenset({"running", "rolled_back"}), 0, 50, "may"), 12, "", "climbing"),
+    _failing(20, BACK, 25, "back"),
+    _failing(50, BACK_TO_0, 25, "at_0"),
+    _failing(100, BACK_TO_0, 20, "at_0"),
+    Rehearsal(
+        "target-corrupt",
+        "the target answers with corrupt bytes",
+        (act("trouble", {"corrupt": True}),),
+        (act("no_trouble"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        Setting(hop="relay"),
+        proof=("calls_met",),
+    ),
+    Rehearsal(
+        "target-exhausted",
+        "the target answers RESOURCE_EXHAUSTED",
+        (act("trouble", {"status": "RESOURCE_EXHAUSTED"}),),
+        (act("no_trouble"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        Setting(hop="relay"),
+        proof=("calls_met",),
+    ),
+    Rehearsal(
+        "target-aborted",
+        "the target answers ABORTED",
+        (act("trouble", {"status": "ABORTED"}),),
+        (act("no_trouble"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        Setting(hop="relay"),
+        proof=("calls_met",),
+    ),
+    Rehearsal(
+        "network-cut",
+        "the network between proxy and target is cut, both ways",
+        (act("cut"),),
+        (act("mend"),),
+        BACK_TO_0,
+        20,
+        "at_0",
+        Setting(hop="cable"),
+        proof=("pieces_held",),
+    ),
+    Rehearsal(
+        "app-killed",
+        "the app is killed and started again",
+        (act("kill", "app"),),
+        (act("start", "app"),),
+        HELD,
+        3,
+        allowed=(
+            Allowed(
+                200, frozenset({"status", "broken"}), "the app's own requests, which nobody else can answer", "app"
+            ),
+        ),
+        proof=("app_killed",),
+    ),
+    Rehearsal(
+        "workers-killed",
+        "each worker is killed, one after the other",
+        (act("kill_workers"),),
+        (),
+        HELD,
+        3,
+        allowed=(Allowed(2 * _DEAD.most, _DEAD.kinds, "what the two killed workers had in flight"),),
+        proof=("workers_killed", "workers_replaced"),
+    ),
+    Rehearsal(
+        "control-killed",
+        "the control process is killed",
+        (act("kill_control"),),
+        (),
+        HELD,
+        4,
+        "control_ready",
+        proof=("control_killed", "control_replaced"),
+    ),
+    Rehearsal(
+        "control-stopped",
+        "the control process hangs for longer than its lease",
+        (act("stop_control"),),
+        (act("cont_control"),),
+        Ends(frozenset({"rolled_back"}), 0, 0, "must", frozenset({"lease_lost"})),
+        6,
+        "",
+        Setting(lease_s=3.0),
+        proof=("control_stopped", "left_at"),
+        watches=frozenset({"lease-ignored"}),
+    ),
+    Rehearsal(
+        "supervisor-killed",
+        "the supervisor is killed and phasegate started again",
+        (act("kill", "supervisor"), act("start", "phasegate")),
+        (),
+        Ends(frozenset({"running", "rolled_back", "paused"}), 0, 50, "may", frozenset({"lease_lost", "breach"})),
+        3,
+        allowed=(
+            Allowed(900, frozenset({"refused", "broken"}), "requests while nobody listens, six seconds at most"),
+        ),
+        proof=("supervisor_killed",),
+        counters=False,
+    ),
+    Rehearsal(
+        "disk-full",
+        "the disk of the run directory is full, and an operator rolls back",
+        (act("fill_disk"), act("wait", 2.0), act("command", "rollback", "start")),
+        (act("free_disk"),),
+        Ends(frozenset({"rolled_back"}), 0, 0, "must", frozenset({"command", "breach"})),
+        2,
+        "",
+        Setting(disk_mb=24),
+        allowed=(
+            Allowed(400, frozenset({"status"}), "writes on the source, which has nowhere to put them", "writes"),
+        ),
+        proof=("disk_filled", "store_failed", "store_well_again"),
+    ),
+    Rehearsal(
+        "clock-set",
+        "the wall clock is set an hour forth and two hours back",
+        (act("set_clock", 3600), act("wait", 3.0), act("set_clock", -7200)),
+        (act("set_clock", 0),),
+        HELD,
+        3,
+        "",
+        Setting(clock=True),
+        proof=("clock_forth", "clock_back"),
+    ),
+    Rehearsal(
+        "descriptors-exhausted",
+        "every file descriptor of the workers is in use",
+        (act("crowd", "idle", 400),),
+        (act("disperse"),),
+        HELD,
+        5,
+        "",
+        Setting(descriptors=128),
+        proof=("crowd_turned_away",),
+    ),
+    Rehearsal(
+        "slow-clients",
+        "2,000 clients send a byte now and then",
+        (act("crowd", "slow", 2000),),
+        (act("disperse"),),
+        HELD,
+        6,
+        proof=("crowd_came",),
+    ),
+    Rehearsal(
+        "flood",
+        "one address floods with requests",
+        (act("flood", 32),),
+        (act("end_flood"),),
+        HELD,
+        5,
+        proof=("flood_answered",),
+    ),
+    Rehearsal(
+        "reload-bad",
+        "a config with mistakes is reloaded",
+        (act("reload", "bad"),),
+        (),
+        HELD,
+        4,
+        proof=("reload_refused",),
+    ),
+    Rehearsal(
+        "reload-good",
+        "a new config is reloaded",
+        (act("reload", "good"),),
+        (),
+        HELD,
+        8,
+        "workers_new",
+        proof=("workers_replaced", "threshold_new"),
+    ),
+    Rehearsal(
+        "rolling-restart",
+        "every worker is replaced at full load",
+        (act("reload", "same"),),
+        (),
+        HELD,
+        10,
+        "workers_new",
+        Setting(rate=200),
+        proof=("workers_replaced",),
+    ),
+    Rehearsal(
+        "store-corrupted",
+        "the store is overwritten and control killed",
+        (act("corrupt_store"), act("kill_control")),
+        (),
+        Ends(frozenset({"rolled_back"}), 0, 0, "may"),
+        5,
+        "at_0",
+        proof=("store_corrupted", "control_replaced", "store_set_aside"),
+    ),
+    Rehearsal(
+        "memory-high",
+        "a worker takes more memory than allowed",
+        (act("swell"),),
+        (),
+        Ends(frozenset({"rolled_back"}), 0, 25, "must", reason="memory_mb"),
+        30,
+        "back",
+        Setting(thresholds=(("memory_mb", 220),)),
+        proof=("memory_was_below",),
+    ),
+    Rehearsal(
+        "cpu-high",
+        "phasegate takes more of the processors than allowed",
+        (act("flood", 32),),
+        (act("end_flood"),),
+        Ends(frozenset({"rolled_back"}), 0, 25, "must", reason="cpu"),
+        20,
+        "back",
+        Setting(thresholds=(("cpu", 0.25),)),
+        proof=("cpu_was_below", "flood_answered"),
+    ),
+)
+
+BY_NAME: Final = {rehearsal.name: rehearsal for rehearsal in REHEARSALS}

@@ -1,0 +1,266 @@
+"""What was seen in a rehearsal, held against what its row allows. Pure.
+
+Every finding has its evidence. What is asked of every rehearsal, whatever was broken: no failure beyond those
+allowed, no confirmed write lost, every visitor on one side as long as the weight stands, nobody sent to the target
+after it was left, phasegate's counters equal to the client's, the audit trail whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from loadtest.rehearse.faults import WRITES, Allowed, Rehearsal
+from loadtest.rehearse.records import SOURCE, TARGET, Record, between, p99_ms
+
+Json = dict[str, Any]
+
+WITHIN_S: Final = 38.0  # from the fault to the last request that it could harm
+SLACK_S: Final = 0.15  # between a store's timestamp and a request that was due before it
+EXAMPLES: Final = 3
+SHARE: Final = (0.3, 0.7)  # of the visitors on the target at half the weight
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One promise: whether it held, and the figures that say so."""
+
+    name: str
+    held: bool
+    evidence: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """Everything that a rehearsal saw. Times in CLOCK_MONOTONIC seconds."""
+
+    records: list[Record] = field(default_factory=list)
+    steady: float = 0.0  # from here on the weight was held
+    begun: float = 0.0
+    ended: float = 0.0
+    unix_to_mono: float = 0.0  # what turns a time of the audit trail into one of ours
+    facts: Json = field(default_factory=dict)
+    status: Json = field(default_factory=dict)
+    audit: list[Json] = field(default_factory=list)  # since the fault began, oldest first; ``unix`` is its time
+    chain: list[str] = field(default_factory=list)  # what is wrong with the audit trail
+    counters: dict[str, int] = field(default_factory=dict)  # source, target, fallbacks
+    promises: int = 0
+    lost: list[str] = field(default_factory=list)
+    error: str = ""  # why it could not be carried out to its end
+
+
+@dataclass(slots=True)
+class Verdict:
+    """A rehearsal's outcome: its row of figures and its findings."""
+
+    name: str
+    title: str
+    held: bool
+    figures: Json
+    findings: list[Finding]
+    facts: Json
+
+
+def judge(rehearsal: Rehearsal, seen: Seen) -> Verdict:
+    """Hold what was seen against the row."""
+    findings = list(_findings(rehearsal, seen))
+    held = all(finding.held for finding in findings)
+    return Verdict(rehearsal.name, rehearsal.title, held, figures(rehearsal, seen), findings, seen.facts)
+
+
+def _findings(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
+    if seen.error:
+        yield Finding("it was carried out to its end", False, seen.error)
+        return
+    yield _happened(rehearsal, seen)
+    yield _failures(rehearsal, seen)
+    yield _nothing_lost(seen)
+    yield from _ending(rehearsal, seen)
+    yield _sticky(rehearsal, seen)
+    yield from _left_alone(rehearsal, seen)
+    if rehearsal.counters:
+        yield _counters(seen)
+    yield Finding("the audit trail is whole", not seen.chain, "; ".join(seen.chain) or "every entry follows the last")
+
+
+def _happened(rehearsal: Rehearsal, seen: Seen) -> Finding:
+    missing = [name for name in rehearsal.proof if not seen.facts.get(name)]
+    before = {record.asked for record in between(seen.records, seen.steady, max(seen.begun, seen.steady + 0.001))}
+    if rehearsal.begin and not {SOURCE, TARGET} <= before:
+        missing.append("answers from both sides before it")
+    told = ", ".join(f"{name}: {seen.facts.get(name)}" for name in rehearsal.proof) or "nothing was to be broken"
+    return Finding("what was to be broken was broken", not missing, f"missing: {missing}" if missing else told)
+
+
+# Failures.
+
+
+def _excused(allowed: Allowed, seen: Seen, record: Record) -> bool:
+    of = {"any": True, "app": record.operation.startswith("app."), "writes": record.operation in WRITES}
+    in_time = record.ended >= seen.begun and record.due <= seen.ended + allowed.grace_s
+    return in_time and of[allowed.of] and record.failure in allowed.kinds
+
+
+def _failures(rehearsal: Rehearsal, seen: Seen) -> Finding:
+    failed = [record for record in seen.records if record.failure]
+    left = failed
+    told = []
+    too_many = False
+    for allowed in rehearsal.allowed:
+        excused = [record for record in left if _excused(allowed, seen, record)]
+        left = [record for record in left if not _excused(allowed, seen, record)]
+        too_many |= len(excused) > allowed.most
+        told.append(f"{len(excused)} of at most {allowed.most}: {allowed.why}")
+    kinds = Counter(f"{record.operation} {record.failure}" for record in left)
+    examples = [
+        f"{record.detail or record.failure} (at {record.due - seen.begun:+.2f} s)" for record in left[:EXAMPLES]
+    ]
+    told += [f"{sum(kinds.values())} beyond what is allowed"] if left or not told else []
+    evidence = "; ".join(told + ([str(dict(kinds))] if left else []) + examples)
+    return Finding("no request failed but those allowed", not left and not too_many and bool(seen.records), evidence)
+
+
+def _nothing_lost(seen: Seen) -> Finding:
+    told = f"{seen.promises} writes looked for on every side that is read, {len(seen.lost)} not found as confirmed"
+    held = not seen.lost and seen.promises > 0
+    return Finding("no confirmed write is lost", held, "; ".join([told, *seen.lost[:EXAMPLES]]))
+
+
+# The migration.
+
+
+def _rollbacks(seen: Seen) -> list[Json]:
+    return [line for line in seen.audit if line["kind"] == "rollback"]
+
+
+def _completions(seen: Seen) -> list[Json]:
+    return [line for line in seen.audit if line["kind"] == "rollback_complete"]
+
+
+def _ending(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
+    ends = rehearsal.ends
+    state, weight = seen.status.get("state"), seen.status.get("weight", -1)
+    expected = f"{' or '.join(sorted(ends.states))} at {ends.least:g} to {ends.most:g} %"
+    held = state in ends.states and ends.least <= weight <= ends.most
+    yield Finding("it ends where it should", held, f"{state} at {weight:g} %, expected {expected}")
+    begun, done = _rollbacks(seen), _completions(seen)
+    if ends.rollback == "never":
+        why = "; ".join(f"{line['detail']['trigger']}: {line['detail']['reason']}" for line in begun)
+        yield Finding("no traffic was taken back", not begun, why or "no rollback")
+        return
+    if ends.rollback == "may" and not begun:
+        return
+    triggers = {line["detail"]["trigger"] for line in begun}
+    reasons = "; ".join(line["detail"]["reason"] for line in begun)
+    right = bool(begun) and triggers <= ends.triggers and ends.reason in reasons
+    yield Finding("traffic was taken back, and for the right reason", right, f"{sorted(triggers)}: {reasons[:300]}")
+    in_time = bool(done) and all(line["detail"]["within_deadline"] for line in done)
+    details = [line["detail"] for line in done]
+    steps = "; ".join(f"{d['from_weight']:g} to {d['to_weight']:g} % in {d['total_ms']:.0f} ms" for d in details)
+    yield Finding("every rollback was complete within its deadline", in_time, steps or "none was completed")
+    safe = safe_s(seen)
+    held = safe is not None and safe <= WITHIN_S
+    yield Finding(f"from the fault to the last harm within {WITHIN_S:g} s", held, f"{safe} s")
+
+
+def safe_s(seen: Seen) -> float | None:
+    """From the fault's begin to the end of the last rollback; None where none was completed."""
+    done = _completions(seen)
+    return round(done[-1]["unix"] + seen.unix_to_mono - seen.begun, 2) if done else None
+
+
+def _sticky(rehearsal: Rehearsal, seen: Seen) -> Finding:
+    """One side a visitor while the weight stands; while it rises, nobody goes back."""
+    end = seen.begun if _rollbacks(seen) or not rehearsal.counters else float("inf")
+    asked = [record for record in between(seen.records, seen.steady, end) if record.asked in (SOURCE, TARGET)]
+    arrived: dict[str, float] = {}
+    for record in asked:
+        if record.asked == TARGET:
+            arrived[record.visitor] = min(record.ended, arrived.get(record.visitor, float("inf")))
+    back = {r.visitor for r in asked if r.asked == SOURCE and r.due > arrived.get(r.visitor, float("inf"))}
+    visitors = {record.visitor for record in asked}
+    told = f"{len(visitors)} visitors, {len(arrived)} of them on the target, {len(back)} went back and forth"
+    held = not back and bool(visitors)
+    if rehearsal.setting.plan == "held":
+        standing = between(asked, seen.steady, seen.begun)
+        sides: defaultdict[str, set[str]] = defaultdict(set)
+        for record in standing:
+            sides[record.visitor].add(record.asked)
+        both = sum(len(side) > 1 for side in sides.values())
+        share = sum(side == {TARGET} for side in sides.values()) / max(1, len(sides))
+        held = held and not both and SHARE[0] <= share <= SHARE[1]
+        told += f"; at 50 % {share:.0%} of {len(sides)}, {both} on both sides"
+    return Finding("every visitor stays on one side", held, told)
+
+
+def _left_alone(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
+    """After the target was left nobody is asked there, not even to fall back."""
+    done = _completions(seen)
+    if done and seen.status.get("weight") == 0:
+        left = done[-1]["unix"] + seen.unix_to_mono + SLACK_S
+        yield _nobody_asked(
+            "nobody is sent to the target once the rollback is complete", seen.records, left, float("inf")
+        )
+    if "left_at" in seen.facts:
+        lapsed = seen.begun + rehearsal.setting.lease_s + SLACK_S
+        yield _nobody_asked(
+            "without control the workers leave the target when the lease ends",
+            seen.records,
+            lapsed,
+            seen.facts["left_at"],
+        )
+
+
+def _nobody_asked(name: str, records: Sequence[Record], begin: float, end: float) -> Finding:
+    later = [record for record in between(records, begin, end) if record.source in (SOURCE, TARGET)]
+    asked = [record for record in later if record.asked == TARGET]
+    late = f", the last {asked[-1].due - begin:.2f} s after" if asked else ""
+    return Finding(name, bool(later) and not asked, f"{len(asked)} of {len(later)} later requests{late}")
+
+
+def _counters(seen: Seen) -> Finding:
+    """Answered means counted; what broke on the way may be counted or not."""
+    data = [record for record in seen.records if not record.operation.startswith("app.")]
+    broken = sum(1 for record in data if record.failure in ("broken", "timeout")) + sum(r.repeated for r in data)
+    wire = {
+        "source": sum(record.asked == SOURCE for record in data),
+        "target": sum(record.asked == TARGET for record in data),
+        "fallbacks": sum(bool(record.fallback) for record in data),
+    }
+    off = {name: seen.counters.get(name, -1) - count for name, count in wire.items()}
+    held = all(0 <= difference <= broken for difference in off.values())
+    told = ", ".join(f"{name} {seen.counters.get(name)} counted, {count} on the wire" for name, count in wire.items())
+    return Finding("phasegate's counters agree with the client's", held, f"{told}; {broken} broke on the way")
+
+
+# The row.
+
+
+def figures(rehearsal: Rehearsal, seen: Seen) -> Json:
+    """The figures of the table."""
+    rollbacks, done = _rollbacks(seen), _completions(seen)
+    first = rollbacks[0]["unix"] + seen.unix_to_mono - seen.begun if rollbacks else None
+    worst = max((line["detail"] for line in done), key=lambda detail: detail["total_ms"], default=None)
+    during_end = max(seen.ended, seen.begun)
+    return {
+        "requests": len(seen.records),
+        "failed": sum(bool(record.failure) for record in seen.records),
+        "allowed": sum(allowed.most for allowed in rehearsal.allowed),
+        "stale": sum(record.failure == "stale" for record in seen.records),
+        "repeated": sum(record.repeated for record in seen.records),
+        "fallbacks": dict(Counter(record.fallback for record in seen.records if record.fallback)),
+        "fallbacks_before": sum(bool(record.fallback) for record in seen.records if record.ended < seen.begun),
+        "p99_before_ms": p99_ms(between(seen.records, seen.steady, seen.begun)),
+        "p99_during_ms": p99_ms(between(seen.records, seen.begun, during_end)),
+        "p99_after_ms": p99_ms(between(seen.records, during_end, float("inf"))),
+        "detected_s": None if first is None else round(first, 2),
+        "decided_ms": worst["decided_ms"] if worst else None,
+        "seen_ms": worst["seen_ms"] if worst else None,
+        "drained_ms": worst["drained_ms"] if worst else None,
+        "safe_s": safe_s(seen),
+        "ends": f"{seen.status.get('state')} {seen.status.get('weight', 0):g} %",
+        "writes": seen.promises,
+        "lost": len(seen.lost),
+    }

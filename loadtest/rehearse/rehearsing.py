@@ -1,0 +1,172 @@
+"""One rehearsal from its first process to what was seen: stage, load, fault, and the looking afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import Final
+
+from loadtest.api import ApiError
+from loadtest.rehearse.acts import Scene
+from loadtest.rehearse.faults import Rehearsal
+from loadtest.rehearse.judge import Seen, Verdict, judge
+from loadtest.rehearse.ledger import Promise
+from loadtest.rehearse.load import Load
+from loadtest.rehearse.records import SOURCE, TARGET
+from loadtest.rehearse.stage import Stage, StageError, World
+from loadtest.rehearse.visitors import VISITORS
+from loadtest.rehearse.wire import Failed
+
+WARM_S: Final = 2.0
+WARM_WITHIN_S: Final = 30.0
+CALM: Final = 2  # looks in a row that find nothing waiting
+BEFORE_S: Final = 3.0
+AFTER_S: Final = 3.0
+SETTLE_S: Final = 10.0  # for what one side is still to be told of the other
+WHOLE_S: Final = 180.0  # a rehearsal that takes longer has failed
+READERS: Final = 8
+
+
+async def rehearse(world: World, rehearsal: Rehearsal, scale: float = 1.0) -> Verdict:
+    """Carry it out and judge it. ``scale`` stretches the quiet spans and the fault's own."""
+    seen = Seen()
+    try:
+        async with asyncio.timeout(WHOLE_S * max(1.0, scale)):
+            async with Stage(world, rehearsal.setting, rehearsal.name) as stage:
+                await _play(stage, rehearsal, seen, scale)
+            await _restore(world)
+    except (StageError, ApiError) as error:
+        seen.error = str(error)
+    except TimeoutError:
+        seen.error = f"not over after {WHOLE_S * max(1.0, scale):g} s"
+    return judge(rehearsal, seen)
+
+
+async def _restore(world: World) -> None:
+    """Leave the world as it was found, whatever was done to it."""
+    if not world.target.running:
+        await world.start_target()
+    if not world.app.running:
+        await world.start_app()
+
+
+async def _play(stage: Stage, rehearsal: Rehearsal, seen: Seen, scale: float) -> None:
+    load = Load(stage.listen, rehearsal.setting.rate, rehearsal.setting.only, seen.records.append)
+    scene = Scene(stage, load)
+    try:
+        load.start()
+        await _begin_migration(stage, rehearsal)
+        seen.steady = time.monotonic()
+        if rehearsal.begin:
+            await asyncio.sleep(BEFORE_S * scale)
+        scene.before = await asyncio.to_thread(stage.workers)
+        known = len(await asyncio.to_thread(stage.audit))
+        seen.begun, seen.unix_to_mono = time.monotonic(), time.monotonic() - time.time()
+        for act in rehearsal.begin:
+            await scene.do(act)
+        await _last(scene, rehearsal, seen.begun, scale)
+        for act in rehearsal.end:
+            await scene.do(act)
+        seen.ended = time.monotonic()
+        await asyncio.sleep(AFTER_S * scale)
+        await load.stop()
+        await _look(stage, load, seen, known)
+    finally:
+        seen.facts = scene.facts
+        await load.stop()
+        load.close()
+        await scene.clear()
+
+
+async def _begin_migration(stage: Stage, rehearsal: Rehearsal) -> None:
+    """Start it when the target, fresh from its start perhaps, keeps up with what it is told."""
+    await asyncio.sleep(WARM_S)
+    if not await _settled(stage, WARM_WITHIN_S):
+        raise StageError("the target does not keep up with the load's writes: the machine is too busy for this")
+    await asyncio.to_thread(stage.api.act, "start", reason=rehearsal.name)
+    if rehearsal.setting.plan == "held":
+        await asyncio.to_thread(stage.api.act, "advance", reason=rehearsal.name)
+
+
+async def _last(scene: Scene, rehearsal: Rehearsal, begun: float, scale: float) -> None:
+    """Let the fault last: its time, or until its condition is so."""
+    while time.monotonic() - begun < rehearsal.lasts_s * scale:
+        if rehearsal.until and await scene.holds(rehearsal.until):
+            return
+        await asyncio.sleep(0.1)
+
+
+async def _look(stage: Stage, load: Load, seen: Seen, known: int) -> None:
+    """What is left behind."""
+    seen.status = await asyncio.to_thread(stage.api.status)
+    if seen.status["weight"] > 0:
+        await _settled(stage, SETTLE_S)
+    figures = await asyncio.to_thread(stage.api.call, "GET", f"{stage.api.path}/metrics")
+    seen.counters = {
+        arm: sum(found["arms"][arm]["requests"] for found in figures["operations"]) for arm in ("source", "target")
+    } | {"fallbacks": sum(found["fallbacks"] for found in figures["operations"])}
+    audit = await asyncio.to_thread(stage.audit)
+    fresh = audit if len(audit) < known else audit[known:]  # a store that was set aside took its trail with it
+    seen.audit = [line | {"unix": datetime.fromisoformat(line["at"]).timestamp()} for line in fresh]
+    verified = await asyncio.to_thread(stage.api.call, "GET", f"{stage.api.path}/audit/verify")
+    seen.chain = verified["problems"]
+    await _find_everything(load, seen)
+
+
+async def _settled(stage: Stage, within_s: float) -> bool:
+    """Give each side the time to be told of the other's writes; whether it was."""
+    deadline = time.monotonic() + within_s
+    calm = 0
+    while time.monotonic() < deadline and calm < CALM:
+        figures = await asyncio.to_thread(stage.api.call, "GET", f"{stage.api.path}/metrics")
+        calm = 0 if any(figures["gauges"]["mirror_pending"]) else calm + 1
+        await asyncio.sleep(0.4)
+    return calm >= CALM
+
+
+async def _find_everything(load: Load, seen: Seen) -> None:
+    """Look for every confirmed write on each side that is read now: any visitor may come to any of them."""
+    probes: dict[str, str] = {}
+    for number in range(VISITORS):
+        visitor = f"visitor-{number}"
+        _, _, source = await load.read(visitor, "/api/dashboard/metrics")
+        probes.setdefault(source, visitor)
+    newest = {}
+    for source, visitor in probes.items():
+        _, found, _ = await load.read(visitor, "/api/dashboard/metrics")
+        newest[source] = found["id"] if found is not None else ""
+    promises = list(load.ledger.promises())
+    seen.promises = len(promises)
+    sides = [(source, probes[source]) for source in (SOURCE, TARGET) if source in probes]
+    if not sides:
+        seen.lost.append("nobody answers")
+    waiting = [(promise, source, visitor) for promise in promises for source, visitor in sides]
+    waiting.reverse()
+
+    async def reader() -> None:
+        while waiting:
+            promise, source, visitor = waiting.pop()
+            if promise.what == f"snapshot {newest[source]}":
+                continue  # the current one, which is no history
+            problem = await _missing(load, promise, visitor)
+            if problem:
+                seen.lost.append(f"{source}: {problem}")
+
+    await asyncio.gather(*(reader() for _ in range(READERS)))
+
+
+async def _missing(load: Load, promise: Promise, visitor: str) -> str:
+    """What is wrong with what is found of a promise; asked again where the answer is a failure."""
+    problem = ""
+    for _ in range(3):
+        try:
+            status, found, _ = await load.read(visitor, promise.path)
+        except Failed as failed:
+            problem = f"{promise.what}: {failed}"
+            continue
+        if status < 500:
+            return promise.problem(found if status == 200 else None)
+        problem = f"{promise.what}: {status} {found}"
+        await asyncio.sleep(0.5)
+    return problem

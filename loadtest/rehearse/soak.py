@@ -1,0 +1,230 @@
+"""Steady load for as long as is asked for, the weight going up and down: flat, and counted to the request.
+
+``python -m loadtest.rehearse.soak --minutes 60``. The load adds no documents after its first seconds, so what grows
+is a leak: memory, file descriptors, threads or sockets of any process of phasegate's. At the end phasegate's counters
+must equal the client's exactly, request by request, through every start, advance and rollback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from loadtest import procfs
+from loadtest.api import ApiError
+from loadtest.rehearse.faults import Setting
+from loadtest.rehearse.judge import Finding
+from loadtest.rehearse.load import Load
+from loadtest.rehearse.records import SOURCE, TARGET, Record
+from loadtest.rehearse.stage import Stage, StageError, World, folder
+
+OK, USAGE, FAILED = 0, 2, 3
+HOLD_S: Final = 2.0  # a weight
+SAMPLE_S: Final = 1.0
+WARM_S: Final = 10.0  # before the first sample that counts
+GROWTH_MB: Final = 8.0  # beside a tenth: what an allocator keeps
+GROWTH_COUNT: Final = 8.0  # of descriptors and sockets: a pool at its fullest
+EXAMPLES: Final = 3
+
+# Deeds that leave as many documents behind as they found: what grows is then no data.
+STEADY: Final = frozenset(
+    {
+        *("dashboard.current", "dashboard.history", "scans.list", "scans.get", "scans.update", "scans.results"),
+        *("scans.duplicates", "analytics.user", "analytics.system", "analytics.trending", "app.page", "app.form"),
+    }
+)
+
+
+class Sample(NamedTuple):
+    """One process at one moment."""
+
+    rss_mb: float
+    descriptors: int
+    sockets: int
+    threads: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the client counted."""
+
+    sent: int = 0
+    app: int = 0
+    source: int = 0
+    target: int = 0
+    fallbacks: int = 0
+    repeated: int = 0
+
+    def add(self, record: Record) -> None:
+        """One more."""
+        self.sent += 1
+        self.app += record.source == "app"
+        self.source += record.asked == SOURCE
+        self.target += record.asked == TARGET
+        self.fallbacks += bool(record.fallback)
+        self.repeated += record.repeated
+
+
+def sample(pid: int) -> Sample:
+    """One process now. Raises ``OSError`` where it has ended."""
+    places = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            places.append(str(entry.readlink()))
+        except OSError:
+            continue  # closed in between
+    sockets = sum(place.startswith("socket:") for place in places)
+    status = Path(f"/proc/{pid}/status").read_text()
+    threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
+    return Sample(round(procfs.rss([pid]) / 2**20, 1), len(places), sockets, threads)
+
+
+def flat(name: str, series: Sequence[Sample]) -> list[Finding]:
+    """Whether a process took no more in the last third of the run than in the first. Pure."""
+    third = max(1, len(series) // 3)
+    findings = []
+    for figure, allowed in (
+        ("rss_mb", GROWTH_MB),
+        ("descriptors", GROWTH_COUNT),
+        ("sockets", GROWTH_COUNT),
+        ("threads", 1.0),
+    ):
+        first = statistics.median(getattr(one, figure) for one in series[:third])
+        last = statistics.median(getattr(one, figure) for one in series[-third:])
+        limit = first * (1.1 if figure == "rss_mb" else 1.0) + allowed
+        told = f"{first:g} in the first third, {last:g} in the last, at most {limit:.1f} allowed"
+        findings.append(Finding(f"{name}: {figure} is flat", last <= limit, told))
+    return findings
+
+
+def equal(client: Counts, counted: dict[str, int]) -> Finding:
+    """Whether phasegate counted what the client did, to the request. Pure."""
+    wire = {"source": client.source, "target": client.target, "fallbacks": client.fallbacks, "app": client.app}
+    told = ", ".join(f"{name} {counted[name]} counted, {count} on the wire" for name, count in wire.items())
+    return Finding("every counter agrees to the request", wire == counted and client.sent > 0, told)
+
+
+async def soak(world: World, seconds: float, rate: float) -> tuple[list[Finding], dict[str, object]]:
+    """Run it; the findings and the figures."""
+    counts, failures, examples = Counts(), Counter[str](), list[str]()
+
+    def told(record: Record) -> None:
+        counts.add(record)
+        if record.failure:
+            failures[f"{record.operation} {record.failure}"] += 1
+            if len(examples) < EXAMPLES:
+                examples.append(record.detail or record.failure)
+
+    async with Stage(world, Setting(rate=rate), "soak") as stage:
+        load = Load(stage.listen, rate, STEADY, told)
+        before = await asyncio.to_thread(counted, stage)
+        series: dict[str, list[Sample]] = {}
+        load.start()
+        turning = asyncio.create_task(_turn(stage))
+        try:
+            await _watch(stage, series, seconds)
+            turning.cancel()
+            turns = (await asyncio.gather(turning, return_exceptions=True))[0]
+            await load.stop()
+            after = await asyncio.to_thread(counted, stage)
+            audit = await asyncio.to_thread(stage.audit)
+        finally:
+            turning.cancel()
+            await load.stop()
+            load.close()
+    rollbacks = [line["detail"] for line in audit if line["kind"] == "rollback_complete"]
+    late = [detail for detail in rollbacks if not detail["within_deadline"]]
+    findings = [
+        Finding("no request failed", not failures, "; ".join([str(dict(failures)), *examples])),
+        equal(counts, {name: after[name] - before[name] for name in after}),
+        Finding(
+            "the weight went up and down",
+            len(rollbacks) > 0 and not late,
+            f"{len(rollbacks)} times, {len(late)} late",
+        ),
+        Finding("every turn was obeyed", isinstance(turns, asyncio.CancelledError), repr(turns)),
+    ]
+    for name, samples in series.items():
+        findings += flat(name, samples)
+    figures = {
+        "seconds": seconds,
+        "rate": rate,
+        "counts": asdict(counts),
+        "rollbacks": len(rollbacks),
+        "processes": {
+            name: [samples[0], samples[len(samples) // 2], samples[-1]] for name, samples in series.items()
+        },
+    }
+    return findings, figures
+
+
+async def _turn(stage: Stage) -> None:
+    """Up by every phase, and back to nothing; again and again."""
+    while True:
+        for action, fields in (("start", {}), ("advance", {}), ("advance", {}), ("rollback", {"to": "start"})):
+            await asyncio.to_thread(stage.api.act, action, reason="the soak's", **fields)
+            await asyncio.sleep(HOLD_S)
+
+
+async def _watch(stage: Stage, series: dict[str, list[Sample]], seconds: float) -> None:
+    """Sample every process once a second."""
+    pids = {f"worker {slot}": pid for slot, pid in (await asyncio.to_thread(stage.workers)).items()}
+    pids |= {"control": stage.control_pid(), "supervisor": stage.phasegate.pid}
+    end = time.monotonic() + seconds
+    await asyncio.sleep(min(WARM_S, seconds / 3))
+    while time.monotonic() < end:
+        for name, pid in pids.items():
+            series.setdefault(name, []).append(await asyncio.to_thread(sample, pid))
+        await asyncio.sleep(SAMPLE_S)
+
+
+def counted(stage: Stage) -> dict[str, int]:
+    """phasegate's own counters. Raises ``ApiError``."""
+    figures = stage.api.call("GET", f"{stage.api.path}/metrics")
+    arms = {
+        name: sum(one["arms"][name]["requests"] for one in figures["operations"]) for name in ("source", "target")
+    }
+    request = urllib.request.Request(f"http://{stage.control}/metrics", headers=stage.credentials)
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own address
+        lines = answer.read().decode().splitlines()
+    app = sum(float(line.split()[-1]) for line in lines if line.startswith("phasegate_app_requests_total"))
+    return arms | {"fallbacks": sum(one["fallbacks"] for one in figures["operations"]), "app": int(app)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it and print what was found; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.rehearse.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=60.0, help="requests a second")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    asked = parser.parse_args(arguments)
+    try:
+        findings, figures = asyncio.run(_run(60 * asked.minutes, asked.rate))
+    except (StageError, ApiError) as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return USAGE
+    for finding in findings:
+        print(f"{'yes' if finding.held else 'NO ':4} {finding.name}: {finding.evidence}")
+    if asked.json:
+        asked.json.write_text(json.dumps(figures | {"findings": [asdict(one) for one in findings]}, indent=1) + "\n")
+    return OK if all(finding.held for finding in findings) else FAILED
+
+
+async def _run(seconds: float, rate: float) -> tuple[list[Finding], dict[str, object]]:
+    with folder() as place:
+        async with World(place) as world:
+            return await soak(world, seconds, rate)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
