@@ -22,6 +22,7 @@ from proxy.sticky import Stickiness
 
 # What an idle client that is just sending its next request has, when the worker leaves; then it is closed.
 _GRACE_S: Final = 0.5
+_TURNED_AWAY_MAX: Final = 32  # how many at a time are told that there are too many; further ones are just closed
 _AGAIN: Final = b"retry-after: 1\r\n"
 
 
@@ -95,7 +96,11 @@ class Gateway:
     def admit(self, client: Downstream) -> tuple[int, str, str, bytes] | None:
         """Count a client. Returns how it is refused, where it is one too many."""
         self.clients.add(client)
-        if len(self.clients) > self.max_connections:
+        beyond = len(self.clients) - self.max_connections
+        if beyond > _TURNED_AWAY_MAX:
+            client.transport.abort()
+            return None
+        if beyond > 0:
             return 503, "overloaded", f"{self.max_connections} connections are open", _AGAIN
         if self._per_address:
             key = _household(client.address)
@@ -134,8 +139,11 @@ class Gateway:
     def sweep(self) -> None:
         """Once a second: what has waited too long ends, lines and figures go where they are read."""
         now = self.now
-        for client in [client for client in self.clients if client.deadline < now]:
-            client.expire()
+        for client in [client for client in self.clients if client.deadline < now or client.paused]:
+            if client.deadline < now:
+                client.expire()
+            else:
+                client.end_if_reset()
         for pool in self.pools:
             pool.sweep(now)
         for share in self.shares:

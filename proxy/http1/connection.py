@@ -36,13 +36,13 @@ class Connection(asyncio.Protocol):
         "_begun",
         "_chunking",
         "_eof",
-        "_paused",
         "_state",
         "_unsent",
         "_writing_paused",
         "address",
         "deadline",
         "gateway",
+        "paused",
         "scheme",
         "transport",
     )
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._state = HEAD
         self._begun = False  # a byte of the current answer has been written
         self._chunking = False  # and its body goes in chunks
-        self._paused = False
+        self.paused = False  # the client is not read
         self._writing_paused = False
         self._eof = False  # the client has sent its FIN
         self._unsent = 0  # in the write buffer when it was last looked at
@@ -77,13 +77,13 @@ class Connection(asyncio.Protocol):
     # Reading
 
     def _pause_reading(self) -> None:
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._paused and not self.transport.is_closing():
-            self._paused = False
+        if self.paused and not self.transport.is_closing():
+            self.paused = False
             self.transport.resume_reading()
 
     # Writing
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         the client ends the connection when it has read the answer, or the deadline does.
         """
         self._state = LINGER
-        if self._paused:
+        if self.paused:
             self._resume_reading()
         if self.transport.can_write_eof():
             if self._eof:
@@ -162,10 +162,17 @@ class Connection(asyncio.Protocol):
             self._look_for_reset(sock, 0.02)
 
     def _look_for_reset(self, sock: socket.socket, delay: float) -> None:
-        if self._state != BUSY or self.transport.is_closing():
-            return
-        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-            self.transport.abort()
+        if self._state in (LINGER, CLOSED) or self.transport.is_closing() or self.end_if_reset(sock):
             return
         again = min(2.0, 2 * delay)  # round trips are short or long
         asyncio.get_running_loop().call_later(delay, self._look_for_reset, sock, again)
+
+    def end_if_reset(self, sock: socket.socket | None = None) -> bool:
+        """Notice a reset though nothing is read; a client that is paused is looked at every second."""
+        sock = sock or self.transport.get_extra_info("socket")
+        if sock is None or self.transport.is_closing():
+            return True
+        gone = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        if gone:
+            self.transport.abort()
+        return gone

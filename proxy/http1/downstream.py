@@ -222,7 +222,7 @@ class Downstream(Passage):
     def _next(self) -> None:
         if self._taking or self._writing_paused:
             return
-        if self._paused:
+        if self.paused:
             self._resume_reading()
         if self._held:
             data, self._held = self._held, b""
@@ -378,7 +378,7 @@ class Downstream(Passage):
                 self._give_up(more=False)
         elif self._begun or state == CLOSED:
             self.reset()
-        elif state == BODY and self._invited and not self._paused:
+        elif state == BODY and self._invited and not self.paused:
             self.refuse(408, "request_timeout", "the request's body did not come in time")
         else:
             self.recall()

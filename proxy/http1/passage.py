@@ -181,7 +181,7 @@ class Passage(Connection):
         wait = pool.timeout_s if self._state == BUSY or not self._invited else self.gateway.body_timeout_s
         self.deadline = self.gateway.now + wait
         up.begin(self, self.line.wire + self._forward_wire + early, self._decoder is not None)
-        if self._paused and not up.choked:
+        if self.paused and not up.choked:
             self._resume_reading()
 
     def pause_upload(self) -> None:
@@ -292,7 +292,7 @@ class Passage(Connection):
         held, self._held = self._held, b""
         if held:
             up.transport.write(held)
-        if self._paused and not up.choked:
+        if self.paused and not up.choked:
             self._resume_reading()
         if self._eof:
             up.send_eof()
@@ -366,7 +366,7 @@ class Passage(Connection):
         if not self._writing_paused:
             gateway = self.gateway
             self.deadline = gateway.now + gateway.idle_timeout_s
-        if self._held or self._paused or self._eof:
+        if self._held or self.paused or self._eof:
             self._next()
 
     def _give_up(self, more: bool) -> None:

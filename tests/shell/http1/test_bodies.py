@@ -108,7 +108,7 @@ def deaf(line: Any) -> None:
 
 def choked(here: Any) -> bool:
     """The gateway has stopped reading its client, since the origin takes no more."""
-    return any(down._paused and down._up is not None and down._up.choked for down in here.gateway.clients)
+    return any(down.paused and down._up is not None and down._up.choked for down in here.gateway.clients)
 
 
 BY_LENGTH: dict[str, tuple[bytes, bytes]] = {
