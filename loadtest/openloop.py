@@ -133,7 +133,7 @@ def of_crowd(pool: Pool, crowd: Crowd) -> Source:
 
         def answered(job: Job, answer: Answer) -> None:
             # The weight may change at any time here, so which arm answers is counted and not judged.
-            problem = visitor.judge(request, answer, settled=False)
+            problem = visitor.judge(request, answer, settled=lambda: False)
             crowd.put(visitor)
             done(job, answer, problem)
 

@@ -161,10 +161,11 @@ class Visitor:
         method, path, body = self._makers[operation](scan)
         return Request(operation, method, path, None if body is None else json.dumps(body).encode(), True, scan)
 
-    def judge(self, request: Request, answer: Answer, *, settled: bool = True) -> str | None:
+    def judge(self, request: Request, answer: Answer, *, settled: Callable[[], bool]) -> str | None:
         """What is wrong with an answer, in words; None where nothing is. Keeps what it says for later.
 
-        ``settled``: the weight has not changed for a while, so the arm that answers may not have either.
+        ``settled`` is asked where another arm answers than before: whether the weight has been the same for a while,
+        so that this may not be.
         """
         if not request.data:
             if answer.status != 200:
@@ -235,14 +236,14 @@ class Visitor:
 
     # Answers
 
-    def _source(self, answer: Answer, settled: bool) -> str | None:
+    def _source(self, answer: Answer, settled: Callable[[], bool]) -> str | None:
         source = answer.fields.get("x-data-source")
         if not source:
             return "an answer without x-data-source"
         if "x-data-fallback" in answer.fields:
             return None  # the source for once: that says nothing of the visitor's arm
         before, self.arm = self.arm, source
-        if settled and before and before != source:
+        if before and before != source and settled():
             return f"answered by {source} and before by {before}, though the weight has not changed"
         return None
 

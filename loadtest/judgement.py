@@ -1,0 +1,137 @@
+"""What a load test comes to, from phasegate's own figures. Pure.
+
+The percentiles of a closed loop in Python measure the loop as much as the server, so what counts for latency and
+errors is phasegate's histograms, which saw every request, held against the migration's own thresholds. The client
+adds what only it can know: whether each answer was right, and whether it was itself quick enough to be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+CPU_MOST: Final = 0.70  # of a core: above it the generator's own delays are in every figure
+SAMPLES_LEAST: Final = 100  # target requests without which nothing is said of it
+
+# As everywhere in phasegate: a load test is a gate.
+PASSED, USAGE, GATE, ROLLED_BACK, UNREACHABLE = 0, 2, 3, 4, 5
+
+Json = dict[str, Any]
+
+_FIGURES: Final = ("error_rate", "p95_ms", "p99_ms")  # of an arm, and the rules of the same names
+_GONE_BACK: Final = ("rolling_back", "rolled_back", "aborted")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the client saw. ``cpu`` is its busiest ten seconds, as a share of a core; ``wrong`` are examples in words.
+
+    ``phase`` is the phase that the load was for; "" for the whole migration. ``on_target`` of ``visitors`` were last
+    answered by the target's backend.
+    """
+
+    phase: str
+    requests: int
+    failures: int
+    cpu: float
+    wrong: Sequence[str] = ()
+    split: str | None = None  # what is wrong with the visitors' split, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The exit code, and why."""
+
+    code: int
+    reasons: list[str] = field(default_factory=list)
+
+
+def judge(run: Run, before: Json, after: Json) -> Judgement:
+    """The judgement on a run between two statuses of the migration. The first thing that speaks decides the code."""
+    for code, check in _CHECKS:
+        reasons = list(check(run, before, after))
+        if reasons:
+            return Judgement(code, reasons)
+    return Judgement(PASSED, [_figure(rule, "kept") for rule in _rules(after)])
+
+
+def _went_back(run: Run, before: Json, after: Json) -> Iterator[str]:
+    last = after.get("last_rollback")
+    if last and last != before.get("last_rollback"):
+        yield f"phasegate rolled back: {last['trigger']}: {last['reason']}"
+    elif after["state"] in _GONE_BACK:
+        yield f"the migration is {after['state']}"
+
+
+def _too_slow(run: Run, before: Json, after: Json) -> Iterator[str]:
+    if run.cpu > CPU_MOST:
+        yield (
+            f"not judged: the load generator used {run.cpu:.0%} of a core, more than {CPU_MOST:.0%}, so it sent less "
+            "than it was to; use fewer users, or several processes"
+        )
+
+
+def _wrong_answers(run: Run, before: Json, after: Json) -> Iterator[str]:
+    if not run.requests:
+        yield "no request was answered"
+    if run.failures:
+        yield f"{run.failures} of {run.requests} answers were wrong"
+        yield from run.wrong
+
+
+def _another_phase(run: Run, before: Json, after: Json) -> Iterator[str]:
+    if run.phase:
+        for when, status in (("began", before), ("ended", after)):
+            found = phase_name(status)
+            if found != run.phase:
+                yield f"the run was for phase {run.phase}, and {when} in {found or status['state']}"
+    elif after["state"] != "completed":
+        yield f"the migration did not complete: it is {after['state']}"
+
+
+def _limits(run: Run, before: Json, after: Json) -> Iterator[str]:
+    samples = int(after["arms"]["target"]["requests"])
+    if samples < SAMPLES_LEAST:
+        yield f"no judgement: the target has answered {samples} requests, {SAMPLES_LEAST} are needed"
+        return
+    for rule in _rules(after):
+        if rule["value"] is None:
+            yield f"{rule['rule']}: no figure"
+        elif rule["value"] > rule["limit"] or rule["outcome"] == "roll_back":
+            yield _figure(rule, "BROKEN")
+
+
+def _split(run: Run, before: Json, after: Json) -> Iterator[str]:
+    if run.split:
+        yield run.split
+
+
+# A rollback is told whoever caused it; then whether the client can be believed, what it saw, and what phasegate did.
+_CHECKS: Final = (
+    (ROLLED_BACK, _went_back),
+    (GATE, _too_slow),
+    (GATE, _wrong_answers),
+    (GATE, _another_phase),
+    (GATE, _limits),
+    (GATE, _split),
+)
+
+
+def _rules(status: Json) -> list[Json]:
+    """The verdict's rules, those of the target's answers with its figures of this moment."""
+    target = status["arms"]["target"]
+    return [
+        {**rule, "value": target[rule["rule"]], "samples": target["requests"]} if rule["rule"] in _FIGURES else rule
+        for rule in status["verdict"]["rules"]
+    ]
+
+
+def _figure(rule: Json, word: str) -> str:
+    return f"{rule['rule']}: {rule['value']:.4g} of at most {rule['limit']:.4g}, {word} ({rule['samples']} samples)"
+
+
+def phase_name(status: Json) -> str:
+    """The live phase's name; "" where there is none."""
+    phase = status.get("phase")
+    return str(phase["name"]) if phase else ""

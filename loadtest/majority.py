@@ -1,0 +1,9 @@
+"""The load of phase *majority*: ``locust -f loadtest/majority.py``, or ``phasegate loadtest --phase majority``."""
+
+from loadtest.users import PhaseUser
+
+
+class MajorityUser(PhaseUser):
+    """A visitor while the migration is in phase *majority*."""
+
+    phase = "majority"
