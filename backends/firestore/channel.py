@@ -41,6 +41,7 @@ class Channel:
     def __init__(self, channel: Any, project: str, database: str, *, emulated: bool) -> None:
         self.database = f"projects/{project}/databases/{database}"
         self.root = f"{self.database}/documents/"
+        self.emulated = emulated
         self.metadata: tuple[tuple[str, str], ...] = (
             ("google-cloud-resource-prefix", self.database),
             ("x-goog-request-params", f"database={self.database}"),

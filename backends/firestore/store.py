@@ -244,7 +244,7 @@ class FirestoreStore:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise fault(error.code(), error.details()) from None
-        return _decoded(message, channel)
+        return _decoded(_parsed(message), channel)
 
     async def _get_many(self, paths: Sequence[str], timeout: float) -> list[Document | None]:
         channel = self._open()
@@ -290,7 +290,7 @@ class FirestoreStore:
             reply = await channel.commit(request, timeout=timeout, metadata=channel.metadata)
         except grpc.aio.AioRpcError as error:
             raise commit_error(error.code(), error.details()) from None
-        return micros(reply.commit_time)
+        return micros(_parsed(reply).commit_time)
 
 
 def _nothing() -> None:
@@ -300,9 +300,17 @@ def _nothing() -> None:
 async def _stream(channel: Channel, method: Any, request: Any, timeout: float) -> list[Any]:
     """All replies of a call."""
     try:
-        return [reply async for reply in method(request, timeout=timeout, metadata=channel.metadata)]
+        replies = [reply async for reply in method(request, timeout=timeout, metadata=channel.metadata)]
     except grpc.aio.AioRpcError as error:
         raise fault(error.code(), error.details()) from None
+    return [_parsed(reply) for reply in replies]
+
+
+def _parsed(reply: Any) -> Any:
+    """The reply; gRPC gives None for what it could not parse."""
+    if reply is None:
+        raise Fault(FaultKind.CORRUPT, "Firestore: a reply that cannot be parsed", may_have_applied=True)
+    return reply
 
 
 def _decoded(message: Any, channel: Channel) -> Document:

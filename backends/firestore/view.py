@@ -17,6 +17,7 @@ from google.cloud.firestore_v1.types import firestore
 
 from backends.collection import Collection
 from backends.documents import NAME, Count, Document, Query
+from backends.errors import Fault, FaultKind
 from backends.firestore.channel import Channel
 from backends.firestore.codec import encode_query, parent_of
 from backends.firestore.snapshots import Snapshots, Step
@@ -47,6 +48,9 @@ class View:
         self._max_age_s = max_age_s
         self._heard_at = 0.0  # a snapshot was confirmed, the event loop's time
         self._required = 0  # the commit time of this machine's newest write
+        self._emulated = False
+        self._first_read_time: int | None = None  # of the stream's first snapshot; None: no stream
+        self._doubtful = False  # see ``require``
         self._state: Snapshots | None = None
         self._connected = False  # there is a stream, and it has brought a snapshot
         self._call: Any = None
@@ -94,9 +98,19 @@ class View:
     # ------------------------------------------------------------------------------------------------- freshness
 
     def require(self, commit_time: int) -> None:
-        """Do not answer from before this write."""
+        """Do not answer from before this write.
+
+        The emulator loses a write that comes while a stream is being opened: its first snapshot is dated after the
+        write and does not have it (2 of 150 that were made to meet). There the stream is opened again.
+        """
         if commit_time > self._required:
             self._required = commit_time
+            if self._emulated and self._first_read_time is not None and (
+                not self._first_read_time or commit_time <= self._first_read_time
+            ):  # fmt: skip
+                self._doubtful = True
+                if self._first_read_time and self._call is not None:
+                    self._call.cancel()
             self._judge()
 
     def _judge(self) -> None:
@@ -105,6 +119,7 @@ class View:
         fresh = (
             state is not None
             and self._connected
+            and not self._doubtful
             and state.read_time >= self._required
             and self.age_s() <= self._max_age_s
         )
@@ -147,6 +162,7 @@ class View:
     def start(self, channel: Channel) -> None:
         """Begin to listen."""
         self._state = Snapshots(self.collection, channel.root)
+        self._emulated = channel.emulated
         self._task = asyncio.get_running_loop().create_task(self._listen(channel, self._state))
         self._tick()
 
@@ -179,6 +195,8 @@ class View:
                 if self._task is None or self._task.cancelling():
                     raise
                 problem = "silent"  # the watchdog ended the call, not somebody this task
+            except Fault as fault:
+                problem, state.token = str(fault), b""
             except Exception:
                 _log.exception("a view failed", extra={"collection": self.query.collection})
                 state.token = b""
@@ -205,7 +223,10 @@ class View:
         request.add_target.target_id = TARGET_ID
         request.add_target.query.parent = parent_of(self.query.collection, channel.root)
         request.add_target.query.structured_query.CopyFrom(encode_query(self.query, channel.root))
+        if self._doubtful:
+            state.token, self._doubtful = b"", False
         token = state.begin()
+        self._first_read_time = 0
         if token:
             request.add_target.resume_token = token
         self._spoke_at = loop.time()
@@ -218,6 +239,9 @@ class View:
                 if step is Step.AGAIN:
                     return
                 if step is Step.SNAPSHOT:
+                    if self._doubtful:
+                        return
+                    self._first_read_time = self._first_read_time or state.read_time
                     self._connected = True
                     self._heard_at = self._spoke_at
                     self.snapshots += 1
@@ -225,7 +249,7 @@ class View:
                     if state.changed:
                         self._wake()
         finally:
-            self._call = None
+            self._call = self._first_read_time = None
             call.cancel()
 
     async def close(self) -> None:
@@ -247,4 +271,6 @@ def _release(waiter: asyncio.Future[None]) -> None:
 
 async def _responses(call: Any) -> AsyncIterator[Any]:
     while (response := await call.read()) is not grpc.aio.EOF:
+        if response is None:  # gRPC's way of saying that it could not be parsed
+            raise Fault(FaultKind.CORRUPT, "a message that cannot be parsed")
         yield response

@@ -48,7 +48,7 @@ def empty(folder: Path) -> str:
 
 @asynccontextmanager
 async def source(
-    tmp_path: Path, project: str, mode: str = "hybrid", deadline: float = 5.0, view_max_age: float = 90.0
+    tmp_path: Path, project: str, mode: str = "hybrid", deadline: float = 30.0, view_max_age: float = 90.0
 ) -> AsyncIterator[Source]:
     mock = settings.Mock(fixtures=empty(tmp_path / "fixtures"))
     firestore = settings.Firestore(
@@ -62,8 +62,10 @@ async def source(
         await built.close()
 
 
-async def until(condition: Callable[[], Any], within: float = 15.0) -> None:
-    """Wait for the condition, which may be a coroutine function, a bounded time."""
+async def until(
+    condition: Callable[[], Any], within: float = 15.0, what: Callable[[], str] = lambda: "it did not come"
+) -> None:
+    """Wait for the condition, which may be a coroutine function, a bounded time; ``what`` says what was instead."""
     deadline = time.monotonic() + within
     while True:
         found = condition()
@@ -71,7 +73,7 @@ async def until(condition: Callable[[], Any], within: float = 15.0) -> None:
             found = await found
         if found:
             return
-        assert time.monotonic() < deadline, "it did not come"
+        assert time.monotonic() < deadline, what()
         await asyncio.sleep(0.02)
 
 
@@ -474,11 +476,14 @@ async def test_no_reader_is_failed_by_an_emulator_that_is(
         # What was written meanwhile reaches the target.
         await until(lambda: gauges(built)["mirror_pending"] == 0)
 
+        last = [""]
+
         async def caught_up() -> bool:
             outcome = await built.answer(TARGET, call("dashboard.current"))
+            last[0] = f"{outcome} {gauges(built)}"
             return outcome.arm == TARGET and b'"n":2' in outcome.answer.body
 
-        await until(caught_up)
+        await until(caught_up, what=lambda: last[0])
 
 
 @asynccontextmanager
