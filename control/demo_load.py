@@ -101,7 +101,7 @@ def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], Reque
         (1, publish),
         (6, get("/api/scans?limit=10")),
         (1, scan),
-        (2, events),
+        (1, events),
         (3, lambda chance: Request("GET", f"/api/analytics/users/{chance.choice(USERS)}", True)),
         (2, get("/api/analytics/system")),
         (3, get("/api/analytics/trending?window=1h&limit=10")),

@@ -28,7 +28,7 @@ from msgspec.structs import FieldInfo, fields
 from backends.settings import Duration, Firestore, Http, Mock
 from control import gates, phases, settings
 from control.rollout import TRANSITIONS
-from proxy.settings import App, Proxy
+from proxy.settings import AccessLog, App, Errors, Listener, Proxy, Tls
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGES: Final = ("control", "proxy", "backends", "loadtest")
@@ -46,27 +46,6 @@ request is lost; where it is not, everything goes on as before and the log says 
 *This page is written by `make docs` from the settings themselves.*
 """
 
-# The tables of the file, in its order: heading, the shape behind it, and what to know before the keys.
-_TABLES: Final[tuple[tuple[str, type[Struct], str], ...]] = (
-    ("[app]", App, "The app behind phasegate."),
-    ("[proxy]", Proxy, "Where phasegate takes the app's traffic, and its limits."),
-    ('[backends.NAME], kind = "mock"', Mock, ""),
-    ('[backends.NAME], kind = "firestore"', Firestore, ""),
-    ('[backends.NAME], kind = "http"', Http, ""),
-    (
-        "[migrations.NAME]",
-        settings.Migration,
-        "Two backends, their paths, and how to go from one to the other.",
-    ),
-    ("[[migrations.NAME.phases]]", phases.Phase, ""),
-    ("[migrations.NAME.thresholds]", phases.Thresholds, ""),
-    ("[[migrations.NAME.windows]]", gates.Window, ""),
-    ("[[migrations.NAME.freezes]]", gates.Freeze, ""),
-    ("[[migrations.NAME.webhooks]]", settings.Webhook, ""),
-    ("[control]", settings.Control, "Where the control plane listens, and whom it believes."),
-    ("[[control.tokens]]", settings.Token, "`phasegate token` makes one and prints this line."),
-)
-
 # What the source's own comment does not say. A key with neither is an error.
 _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (App, "origin"): "where the app listens, as `http://HOST:PORT`; every request that is no data request goes there",
@@ -81,6 +60,12 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (Proxy, "head_timeout"): "for a request's head to arrive whole",
     (Proxy, "idle_timeout"): "how long a client's connection may stay without a request",
     (Proxy, "drain_timeout"): "how long a worker that ends waits for what it has in flight",
+    (Listener, "address"): "where it listens",
+    (Tls, "key"): "the private key, in a PEM file",
+    (Tls, "minimum"): "the oldest version of TLS that is spoken",
+    (Errors, "content_type"): "what the template is",
+    (AccessLog, "path"): "the file; it is opened again when it was moved away",
+    (AccessLog, "sample"): "the share of requests without an error that are written, 0 to 1",
     (Mock, "seed"): "of the made-up data; equal seeds give equal documents",
     (Firestore, "project"): "the Google Cloud project",
     (Firestore, "database"): "the database in it",
@@ -122,7 +107,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Webhook, "url"): "where a JSON document is posted to",
     (settings.Webhook, "secret_env"): "the environment variable that holds the key it is signed with",
     (settings.Control, "listen"): "the API and the dashboard; another host than loopback needs tokens or admins",
-    (settings.Control, "tokens"): "static tokens",
+    (settings.Control, "tokens"): "static tokens; `phasegate token` makes one and prints its line",
     (settings.Migration, "max_soak"): "then `on_low_traffic` decides; none: twice the phase's `min_soak`",
     (settings.Migration, "on_low_traffic"): "where `max_soak` has passed without proof, and limits were kept so far",
     (phases.Phase, "max_soak"): "this phase's own; none: the migration's",
@@ -169,22 +154,47 @@ def _between(text: str, name: str, body: str) -> str:
 
 def _configuration() -> Iterator[str]:
     yield _INTRO
-    for heading, shape, more in _TABLES:
-        yield f"## `{heading}`\n"
-        yield f"{more or _first_line(shape)}\n"
-        yield "| key | is | default | meaning |"
-        yield "|---|---|---|---|"
+    for heading, shape in _tables("", settings.Settings):
         comments = _comments(shape)
         hints = get_type_hints(shape, include_extras=True)
+        yield f"## `{heading}`\n"
+        yield f"{_first_line(shape)}\n"
+        yield "| key | is | default | meaning |"
+        yield "|---|---|---|---|"
         for field in fields(shape):
-            key = field.encode_name
-            meaning = _MEANINGS.get((shape, key)) or comments.get(field.name)
+            meaning = _MEANINGS.get((shape, field.encode_name)) or comments.get(field.name)
+            if meaning is None and (inner := next(_shapes(hints[field.name]), None)):
+                meaning = _first_line(inner)
             if meaning is None:
-                raise ValueError(
-                    f"{shape.__name__}.{key} has neither a comment nor a meaning in control/reference.py"
-                )
-            yield f"| `{key}` | {_words(hints[field.name])} | {_default(field)} | {meaning} |"
+                where = "say it in a comment behind the field, or in control/reference.py"
+                raise ValueError(f"{shape.__name__}.{field.encode_name}: what does it mean? {where}")
+            yield f"| `{field.encode_name}` | {_words(hints[field.name])} | {_default(field)} | {meaning} |"
         yield ""
+
+
+def _tables(path: str, shape: type[Struct]) -> Iterator[tuple[str, type[Struct]]]:
+    """Every table of the file and the shape behind it, in the file's order: heading, shape."""
+    hints = get_type_hints(shape, include_extras=True)
+    for field in fields(shape):
+        inner = f"{path}.{field.encode_name}" if path else field.encode_name
+        hint = hints[field.name]
+        many = get_origin(hint) is tuple
+        if get_origin(hint) is dict:
+            inner += ".NAME"
+        shapes = list(_shapes(hint))
+        for found in shapes:
+            tag = found.__struct_config__.tag
+            heading = f"[[{inner}]]" if many else f"[{inner}]"
+            yield heading + (f', kind = "{tag}"' if tag else ""), found
+            yield from _tables(inner, found)
+
+
+def _shapes(hint: Any) -> Iterator[type[Struct]]:
+    """The tables that a type holds: itself, its members, its items."""
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        yield hint
+    for argument in get_args(hint):
+        yield from _shapes(argument)
 
 
 def _first_line(shape: type[Struct]) -> str:
@@ -192,15 +202,20 @@ def _first_line(shape: type[Struct]) -> str:
 
 
 def _comments(shape: type[Struct]) -> dict[str, str]:
-    """The comment behind each field in the source."""
-    found, name = {}, ""
-    source = inspect.getsource(shape)
-    for token in tokenize.generate_tokens(StringIO(source).readline):
-        if token.type == tokenize.NAME and token.line.startswith("    ") and not token.line[4].isspace():
-            if token.start[1] == 4:
-                name = token.string
-        elif token.type == tokenize.COMMENT and name:
-            found[name] = token.string.lstrip("# ")
+    """The comment behind each field in the source, or else the one above it."""
+    found: dict[str, str] = {}
+    above, name = "", ""
+    for token in tokenize.generate_tokens(StringIO(inspect.getsource(shape)).readline):
+        if token.type == tokenize.COMMENT:
+            words = token.string.lstrip("# ")
+            if token.line.lstrip().startswith("#"):
+                above = f"{above} {words}".strip()
+            else:
+                found[name] = words
+        elif token.type == tokenize.NAME and token.start[1] == 4:
+            name = token.string
+            if above:
+                found[name], above = above, ""
     return found
 
 

@@ -1,0 +1,66 @@
+"""The documentation holds: what is written from the source is current, and every configuration in it is one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from control.reference import documents
+from control.settings import parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def configurations() -> list[tuple[str, str]]:
+    """Every whole configuration that a page or a deployment file shows."""
+    found = [
+        (f"{page.name}:{number}", block)
+        for page in PAGES
+        for number, block in enumerate(re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL))
+    ]
+    manifest = (ROOT / "deploy/kubernetes.yaml").read_text()
+    block = manifest.split("phasegate.toml: |\n")[1].split("---\n")[0]
+    return [*found, ("kubernetes.yaml", re.sub(r"^ {4}", "", block, flags=re.MULTILINE))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_what_is_written_from_the_source_is_current(path: Path) -> None:
+    assert path.read_text() == documents()[path], "run `make docs`"
+
+
+@pytest.mark.parametrize(("name", "text"), configurations())
+def test_every_configuration_shown_is_one(name: str, text: str) -> None:
+    found = tomllib.loads(text)
+    whole = "app" in found and "migrations" in found
+    base = {
+        "app": {"origin": "http://127.0.0.1:3000"},
+        "backends": {"mock": {"kind": "mock"}, "firestore": {"kind": "firestore", "project": "p"}},
+        "migrations": {"phase6": {"source": "mock", "target": "firestore", "routes": ["/api/*"]}},
+    }
+    parse(found if whole else merged(base, found))
+
+
+def merged(base: dict[str, object], more: dict[str, object]) -> dict[str, object]:
+    """``more`` over ``base``, table by table."""
+    result = dict(base)
+    for key, value in more.items():
+        under = result.get(key)
+        result[key] = merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_a_page_that_is_out_of_date_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control.reference._INTRO", "# Something else\n")
+    path = ROOT / "docs" / "configuration.md"
+    assert path.read_text() != documents()[path]
