@@ -84,6 +84,8 @@ def _another_phase(run: Run, before: Json, after: Json) -> Iterator[str]:
     if run.phase:
         for when, status in (("began", before), ("ended", after)):
             found = phase_name(status)
+            if status["state"] == "completed":
+                found = status["phases"][-1]["name"]  # earned meanwhile, and pinned at its weight
             if found != run.phase:
                 yield f"the run was for phase {run.phase}, and {when} in {found or status['state']}"
     elif after["state"] != "completed":

@@ -25,6 +25,7 @@ POLL_S: Final = 1.0
 CPU_WINDOW: Final = 10  # looks, a second apart
 EXAMPLES_MOST: Final = 8
 ENTER_WITHIN_S: Final = 120.0
+_ONWARD: Final = {"running": "advance", "paused": "resume", "rolled_back": "resume"}
 VISITORS_LEAST: Final = 20  # fewer of them say nothing about a split
 
 Json = dict[str, Any]
@@ -169,13 +170,14 @@ def _enter(api: Api, phase: str) -> None:
     if phase not in names:
         raise ApiError(f"there is no phase {phase!r}: expected one of {', '.join(names)}", 404)
     deadline = time.monotonic() + ENTER_WITHIN_S
-    while phase_name(status) != phase:
+    while phase_name(status) != phase or status["state"] != "running":
         if time.monotonic() > deadline:
             raise ApiError(f"the migration did not come to phase {phase}: it is {status['state']}")
         live = phase_name(status)
         if live and names.index(live) > names.index(phase):
             raise ApiError(f"the migration is in phase {live}, which comes after {phase}: roll it back first", 409)
-        status = api.act("advance" if live else "start", reason=f"a load test of phase {phase}")
+        action = _ONWARD.get(status["state"], "start") if live else "start"
+        status = api.act(action, reason=f"a load test of phase {phase}")
 
 
 def _give_up(environment: Environment, code: int, message: str) -> None:
@@ -195,9 +197,9 @@ def _begin(environment: Environment, **_: object) -> None:
     except ApiError as error:
         _give_up(environment, GATE if error.status else UNREACHABLE, str(error))
         return
-    live = phase_name(watch.status)
-    if phase and live != phase:
-        where = f"in phase {live}" if live else watch.status["state"]
+    live, state = phase_name(watch.status), watch.status["state"]
+    if phase and (live != phase or state != "running"):
+        where = f"in phase {live}" if live and state == "running" else state
         _give_up(
             environment, GATE, f"this is the load of phase {phase}; {watch.status['migration']} is {where}: "
             "bring it there, or have the run do it (--enter, PHASEGATE_ENTER_PHASE=1)"

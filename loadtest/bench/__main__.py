@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     try:
         machine.need_tools()
         first, second = machine.default_cpus()
-        facts = machine.describe(argv)
+        facts = machine.describe("loadtest.bench", argv)
         print("\n".join(machine.said(facts)), flush=True)
         with tempfile.TemporaryDirectory(prefix="phasegate-bench-") as folder:
             place = Place(Path(folder), asked.proxy_cpus or first, asked.load_cpus or second)

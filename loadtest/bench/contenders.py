@@ -171,8 +171,8 @@ class Options:
     """What of a contender's configuration a work changes."""
 
     workers: int = 1
-    routes: int = 0  # further routes that no request takes
-    migrations: int = 1
+    routes: int = 1  # of a migration that no request of the app's takes
+    migrations: int = 2  # the data's, and others between two HTTP origins
     firestore: str = ""  # the emulator's address: the data migration's target
 
 
@@ -374,9 +374,8 @@ def phasegate(place: Place, app: App, options: Options) -> Running:
         sha256=hashlib.sha256(token.encode()).hexdigest(),
     )
     text += _MIGRATION.format(name="data", source="memory", target="spare", routes='"/api/dashboard/*"')
-    relays = max(1, options.migrations - 1)
-    for i in range(relays):
-        further = [f"/relay{i}/more{j}/*" for j in range(i, options.routes, relays)]
+    for i in range(options.migrations - 1):
+        further = [f"/relay{i}/more{j}/*" for j in range(1, options.routes)]
         routes = ", ".join(json.dumps(route) for route in [f"/relay{i}/*", *further])
         text += _MIGRATION.format(name=f"relay{i}", source="old", target="new", routes=routes)
     config = folder / "phasegate.toml"
@@ -389,7 +388,7 @@ def phasegate(place: Place, app: App, options: Options) -> Running:
     url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control}"
     _wait("phasegate", url, child, lambda: _ready(api))
     with ended_on_failure(child):
-        for migration in ("data", "relay0"):
+        for migration in ("data", "relay0")[: options.migrations]:
             Api(api, token, migration).act("start", reason="a benchmark")
     return Running(
         "phasegate",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +16,11 @@ _NEEDED: Final = ("setpriv", "taskset", "wrk", "nginx", "haproxy")
 _PACKAGES: Final = ("uvloop", "aiohttp", "httptools")
 
 
-def describe(arguments: list[str]) -> dict[str, object]:
+def describe(module: str, arguments: list[str]) -> dict[str, object]:
     """All of it, and the command."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m loadtest.bench", *arguments]),
+        "command": " ".join(["python -m", module, *arguments]),
         "cpu": _cpu(),
         "processors": os.cpu_count(),
         "kernel": platform.release(),
@@ -66,7 +65,3 @@ def said(machine: dict[str, object]) -> list[str]:
         f"{machine['cpu']}, {machine['processors']} processors, Linux {machine['kernel']}, {versions}",
         f"load average before: {machine['load_average']}",
     ]
-
-
-if __name__ == "__main__":
-    print("\n".join(said(describe(sys.argv[1:]))))

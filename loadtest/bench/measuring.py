@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -103,12 +103,12 @@ class Bench:
         self.seconds = seconds
         self.say = say
 
-    def script(self, name: str, varied: Mapping[str, str] | None = None, variants: int = 0) -> Path:
-        """A file with wrk's script for a browser's head, and further fields that vary."""
-        path = self.place.folder / f"{name}.lua"
+    def script(self, name: str, varied: Mapping[str, str] | None = None, variants: int = 0, path: str = "") -> Path:
+        """A file with wrk's script for a browser's head, and further fields and a path that vary."""
+        file = self.place.folder / f"{name}.lua"
         fields = {key: value for key, value in wrk.BROWSER.items() if key not in (varied or {})}
-        path.write_text(wrk.script(fields, varied or {}, variants))
-        return path
+        file.write_text(wrk.script(fields, varied or {}, variants, path))
+        return file
 
     def sample(self, turn: Turn, seconds: int) -> Sample:
         """One run of wrk. Raises ``BenchError``."""
@@ -181,9 +181,11 @@ def used(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, i
 
 
 @contextmanager
-def running(name: str, bench: Bench, options: Options = _USUAL) -> Iterator[Running]:
-    """A contender for the length of a block."""
-    contender = CONTENDERS[name](bench.place, bench.app, options)
+def running(name: str, bench: Bench, options: Options = _USUAL, suffix: str = "") -> Iterator[Running]:
+    """A contender for the length of a block; ``suffix`` keeps the files of several of a name apart."""
+    place = replace(bench.place, folder=bench.place.folder / f"{name}{suffix}")
+    place.folder.mkdir(exist_ok=True)
+    contender = CONTENDERS[name](place, bench.app, options)
     try:
         yield contender
     finally:

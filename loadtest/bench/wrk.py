@@ -43,21 +43,23 @@ class WrkError(Exception):
     """The run did not measure what it was to measure."""
 
 
-def script(fields: Mapping[str, str], varied: Mapping[str, str], variants: int) -> str:
+def script(fields: Mapping[str, str], varied: Mapping[str, str], variants: int, path: str = "") -> str:
     """A Lua script whose requests carry ``fields``, and ``varied`` with %d as a number from 0 to ``variants`` - 1.
 
-    With ``variants`` 0 the number never repeats; with no ``varied`` every request is the same bytes.
+    With ``variants`` 0 the number never repeats; with no ``varied`` every request is the same bytes. ``path``, with
+    a %d too, takes the place of the address's.
     """
     lines = [f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in fields.items()]
-    if not varied:
+    if not varied and not path:
         return "\n".join(lines) + "\n"
     each = [f"  wrk.headers[{_lua(name)}] = string.format({_lua(value)}, n)" for name, value in varied.items()]
+    made = f"wrk.format(nil, string.format({_lua(path)}, n))" if path else "wrk.format()"
     if variants:
         lines += ["local made = {}", "local last = 0", f"function init(args) for n = 0, {variants - 1} do", *each]
-        lines += ["  made[n] = wrk.format() end end"]
+        lines += [f"  made[n] = {made} end end"]
         lines += [f"function request() last = (last + 1) % {variants} return made[last] end"]
     else:
-        lines += ["local n = 0", "function request() n = n + 1", *each, "  return wrk.format() end"]
+        lines += ["local n = 0", "function request() n = n + 1", *each, f"  return {made} end"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,251 @@
+"""How cost grows: ``python -m loadtest.bench.scale``. One quantity is turned at a time, all others stay as they are.
+
+    workers      1 to 4             requests a second and CPU a request (more workers than processors share them)
+    connections  1 to 10,000        CPU a request
+    routes       1 to 200           CPU a request of a pass-through, which no route takes
+    migrations   1 to 20            the same, and the control plane's own CPU when nothing is asked
+    body         1 B to 64 MiB      CPU a request, downloaded through it
+
+The points of a quantity are measured in turn, round by round, and each beside the first: what the machine did in
+between falls on all of them. A straight line is fitted, and said to be one where it explains what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from loadtest import procfs
+from loadtest.bench import machine, plot
+from loadtest.bench.bulk import download
+from loadtest.bench.contenders import App, BenchError, Options, Place, Running
+from loadtest.bench.idle import allow_files
+from loadtest.bench.lines import Fit, fit
+from loadtest.bench.measuring import Bench, Spread, Turn, running
+from loadtest.bench.wrk import BROWSER
+
+WORKERS: Final = (1, 2, 3, 4)
+CONNECTIONS: Final = (1, 4, 16, 64, 256, 1000, 4000, 10_000)
+ROUTES: Final = (1, 10, 50, 100, 200)
+MIGRATIONS: Final = (1, 2, 5, 10, 20)
+BODIES: Final = tuple(1 << power for power in (0, 6, 10, 14, 16, 18, 20, 22, 24, 26))
+_MOVED_LEAST: Final = 64 << 20  # bytes by which a body's cost is measured
+_DOWNLOADS_LEAST: Final = 20
+_DOWNLOADS_MOST: Final = 500
+_STILL_S: Final = 3.0
+
+
+@dataclass(slots=True)
+class Curve:
+    """One figure over one quantity: by its value, what each round found."""
+
+    quantity: str
+    figure: str
+    unit: str
+    found: dict[float, list[float]] = field(default_factory=dict)
+
+    def note(self, x: float, y: float) -> None:
+        """A round's figure."""
+        self.found.setdefault(x, []).append(y)
+
+    @property
+    def points(self) -> list[plot.Point]:
+        """Median and range of each value."""
+        spreads = {x: Spread.of(ys) for x, ys in sorted(self.found.items())}
+        return [plot.Point(x, s.median, s.low, s.high) for x, s in spreads.items()]
+
+    @property
+    def line(self) -> Fit:
+        """The straight line through the medians."""
+        return fit([(point.x, point.y) for point in self.points])
+
+    def to_json(self) -> dict[str, object]:
+        """All of it."""
+        told = {"quantity": self.quantity, "figure": self.figure, "unit": self.unit, "line": asdict(self.line)}
+        return {**told, "points": [asdict(point) for point in self.points], "rounds": list(self.found.items())}
+
+
+def _pass_through(bench: Bench) -> Path:
+    return bench.script("scale", {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}, 64)
+
+
+def _turned(bench: Bench, stack: ExitStack, options: Sequence[Options]) -> list[Running]:
+    return [stack.enter_context(running("phasegate", bench, each, f"-{i}")) for i, each in enumerate(options)]
+
+
+def workers(bench: Bench) -> list[Curve]:
+    """All processors for all: the workers share them with wrk and the app, as they would on one machine."""
+    rate = Curve("workers", "requests a second", "1/s")
+    cpu = Curve("workers", "CPU a request", "µs")
+    lua = _pass_through(bench)
+    for _ in range(bench.rounds):
+        for count in WORKERS:
+            with running("phasegate", bench, Options(workers=count)) as contender:
+                sample = bench.sample(Turn(f"{count} workers", contender, "/", lua), bench.seconds)
+            rate.note(count, sample.rate)
+            cpu.note(count, sample.cpu_us)
+        bench.say(f"  workers: {_last(rate)} /s")
+    return [rate, cpu]
+
+
+def connections(bench: Bench) -> list[Curve]:
+    """Live ones, all of them asking as fast as they are answered."""
+    cpu = Curve("connections", "CPU a request", "µs")
+    allow_files(max(CONNECTIONS))
+    lua = _pass_through(bench)
+    with running("phasegate", bench) as contender:
+        for _ in range(bench.rounds):
+            for count in CONNECTIONS:
+                sample = bench.sample(Turn(f"{count} connections", contender, "/", lua, count), bench.seconds)
+                cpu.note(count, sample.cpu_us)
+            bench.say(f"  connections: {_last(cpu)} µs a request")
+    return [cpu]
+
+
+def _of_options(bench: Bench, quantity: str, made: dict[int, Options]) -> Iterator[tuple[int, Running, Curve]]:
+    """A phasegate for each value, all running at once, each measured once a round; yields it after its turn."""
+    cpu = Curve(quantity, "CPU a request", "µs")
+    # No path twice: one that is remembered is not looked up in any table of routes.
+    lua = bench.script("scale-paths", path="/page/%d")
+    with ExitStack() as stack:
+        contenders = dict(zip(made, _turned(bench, stack, list(made.values())), strict=True))
+        for _ in range(bench.rounds):
+            for value, contender in contenders.items():
+                sample = bench.sample(Turn(f"{value} {quantity}", contender, "/", lua), bench.seconds)
+                cpu.note(value, sample.cpu_us)
+                yield value, contender, cpu
+            bench.say(f"  {quantity}: {_last(cpu)} µs a request")
+
+
+def routes(bench: Bench) -> list[Curve]:
+    """Routes that no request takes, so that each of them is looked at."""
+    curves = [curve for _, _, curve in _of_options(bench, "routes", {n: Options(routes=n) for n in ROUTES})]
+    return curves[:1]
+
+
+def migrations(bench: Bench) -> list[Curve]:
+    """Each with its own state, judge and counts."""
+    still = Curve("migrations", "CPU when nothing is asked", "ms/s")
+    made = {n: Options(migrations=n) for n in MIGRATIONS}
+    cpu: Curve | None = None
+    for value, contender, cpu in _of_options(bench, "migrations", made):  # noqa: B007 - the last one is all of it
+        pids = contender.pids()
+        used = procfs.cpu_s(pids)
+        time.sleep(_STILL_S)
+        still.note(value, (procfs.cpu_s(pids) - used) / _STILL_S * 1000)
+    assert cpu is not None, "there is at least one round"
+    return [cpu, still]
+
+
+def bodies(bench: Bench) -> list[Curve]:
+    """Whole downloads, one after another."""
+    cpu = Curve("body", "CPU a request", "µs")
+    with running("phasegate", bench) as contender:
+        pids = contender.pids()
+        for _ in range(bench.rounds):
+            for size in BODIES:
+                times = max(_DOWNLOADS_LEAST, min(_DOWNLOADS_MOST, _MOVED_LEAST // size))
+                used = procfs.cpu_s(pids)
+                for _ in range(times):
+                    download(contender.url, size)
+                cpu.note(size, (procfs.cpu_s(pids) - used) / times * 1e6)
+            bench.say(f"  body: {_last(cpu)} µs a request")
+    return [cpu]
+
+
+QUANTITIES: Final[dict[str, Callable[[Bench], list[Curve]]]] = {
+    "workers": workers,
+    "connections": connections,
+    "routes": routes,
+    "migrations": migrations,
+    "body": bodies,
+}
+_LOGARITHMIC: Final = ("connections", "body")
+
+
+def _last(curve: Curve) -> str:
+    return ", ".join(f"{plot.short(x)}: {ys[-1]:,.4g}" for x, ys in sorted(curve.found.items()))
+
+
+def lines(curves: Sequence[Curve]) -> list[str]:
+    """Tables in Markdown, each with the line that was fitted."""
+    told = []
+    for curve in curves:
+        told += [f"**{curve.figure}** ({curve.unit}) by {curve.quantity}: {curve.line.words(curve.unit)}", ""]
+        told += [f"| {curve.quantity} | median | least | most |", "|---|---|---|---|"]
+        told += [f"| {plot.short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
+        told.append("")
+    return told
+
+
+def write_plots(curves: Sequence[Curve], folder: Path) -> None:
+    """One file a curve: ``scale-QUANTITY-FIGURE.svg``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for curve in curves:
+        name = f"scale-{curve.quantity}-{curve.figure.split()[0].lower()}.svg"
+        if curve.figure.endswith("asked"):
+            name = f"scale-{curve.quantity}-still.svg"
+        series = [plot.Series("phasegate", curve.points)]
+        log_x = curve.quantity in _LOGARITHMIC
+        title = f"{curve.figure} by {curve.quantity}"
+        (folder / name).write_text(plot.plot(title, curve.quantity, curve.unit, series, log_x=log_x))
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.scale", description="How cost grows.")
+    parser.add_argument("--only", metavar="QUANTITY", nargs="+", choices=list(QUANTITIES), default=list(QUANTITIES))
+    parser.add_argument("--rounds", type=int, default=3, help="of each quantity [3]")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk [3]")
+    parser.add_argument("--json", type=Path, default=Path("scale.json"), help="where the figures go [scale.json]")
+    parser.add_argument("--plots", type=Path, help="a folder for SVG plots")
+    found = parser.parse_args(argv)
+    if found.rounds <= 0 or found.seconds <= 0:
+        parser.error("expected --rounds and --seconds above 0")
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """The command; its exit code."""
+    asked = arguments(argv)
+    try:
+        machine.need_tools(("setpriv", "taskset", "wrk"))
+        first, second = machine.default_cpus()
+        facts = machine.describe("loadtest.bench.scale", argv)
+        print("\n".join(machine.said(facts)), flush=True)
+        curves = []
+        with tempfile.TemporaryDirectory(prefix="phasegate-scale-") as folder:
+            for name in asked.only:
+                both = f"{first},{second}" if name == "workers" else ""
+                place = Place(Path(folder), both or first, both or second)
+                curves += _measure(place, asked, QUANTITIES[name])
+        facts["load_average_after"] = round(os.getloadavg()[0], 2)
+    except BenchError as error:
+        print(f"scale: {error}", file=sys.stderr)
+        return 1
+    asked.json.write_text(json.dumps({"machine": facts, "curves": [c.to_json() for c in curves]}, indent=1) + "\n")
+    if asked.plots is not None:
+        write_plots(curves, asked.plots)
+    print("\n".join(["", *lines(curves), f"load average after: {facts['load_average_after']}"]))
+    return 0
+
+
+def _measure(place: Place, asked: argparse.Namespace, work: Callable[[Bench], list[Curve]]) -> list[Curve]:
+    app = App(place)
+    try:
+        return work(Bench(place, app, asked.rounds, asked.seconds, lambda line: print(line, flush=True)))
+    finally:
+        app.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
