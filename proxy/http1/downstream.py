@@ -77,9 +77,12 @@ class Downstream(Passage):
             if state == BUSY:
                 self._probe(self.line.http10)
             return True
-        if state == TUNNEL and self._up is not None and not self._up_eof:
+        if state == TUNNEL and self._up is not None:
             self._eof = True
-            return self._up.send_eof()
+            if not self._up_eof:
+                return self._up.send_eof()
+            self._up.finish()
+            self._up = None
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.http1.pool import Pool
 
 _HEAD_MAX: Final = 64 * 1024
+_FINISH_S: Final = 2.0
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 
 
@@ -73,6 +74,7 @@ class Upstream(asyncio.Protocol):
         "_answered",
         "_connected",
         "_decoder",
+        "_ended",
         "_held",
         "_interims",
         "_paused",
@@ -99,6 +101,7 @@ class Upstream(asyncio.Protocol):
         self._held = b""
         self._answered = False  # a byte of the answer has come
         self._interims = 0
+        self._ended = False  # the origin said that it was done: by a FIN, or under TLS by a closing alert
         self._tunnel = False
         self._paused = False
         self.closed = False
@@ -170,7 +173,14 @@ class Upstream(asyncio.Protocol):
         self.transport.write_eof()
         return True
 
+    def finish(self) -> None:
+        """Both sides of the tunnel have ended: send what is left, in a moment or not at all."""
+        self._sink = None
+        self.transport.close()
+        asyncio.get_running_loop().call_later(_FINISH_S, self.abort)
+
     def eof_received(self) -> bool:
+        self._ended = True
         if self._tunnel and self._sink is not None:
             return self._sink.upstream_eof()
         return False  # the transport closes, and connection_lost tells the rest
@@ -184,7 +194,7 @@ class Upstream(asyncio.Protocol):
             return
         if self._tunnel:
             sink.upstream_closed(exc is not None)
-        elif isinstance(self._decoder, UntilClose) and exc is None:
+        elif isinstance(self._decoder, UntilClose) and self._ended and exc is None:
             self._decoder = None
             sink.end(b"")
         else:

@@ -136,7 +136,7 @@ class Line(asyncio.Protocol):
         self.pending = b""
         self.requests: list[bytes] = []
         self.eof = False
-        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.Event()
         self.paused = False
 
     def connection_made(self, transport: Any) -> None:
@@ -176,7 +176,15 @@ class Line(asyncio.Protocol):
         return self.origin.half_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set_result(exc)
+        self.lost.set()
+
+    async def gone(self) -> None:
+        """Wait for the gateway to end this connection."""
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                await self.lost.wait()
+        except TimeoutError:
+            pytest.fail(f"the connection to the origin stayed, on which came {self.received!r}")
 
 
 @dataclass
@@ -290,9 +298,8 @@ class Rig:
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        server = await loop.create_server(lambda: Line(self.origin), "127.0.0.1", 0)
-        self._servers.append(server)
-        self.origin_port = server.sockets[0].getsockname()[1]
+        self.origin_port = 0
+        await self.start_origin()
         origin = origin or f"http://127.0.0.1:{self.origin_port}"
         backends = backends or {"mock": Mock(), "firestore": Firestore("demo")}
         self.plan = Plan(App(origin, **(app or {})), Proxy(**(proxy or {})), backends, migrations)
@@ -302,6 +309,16 @@ class Rig:
         listener = await loop.create_server(lambda: self.gateway.client(), "127.0.0.1", 0)
         self._servers.append(listener)
         self.port = listener.sockets[0].getsockname()[1]
+
+    async def start_origin(self) -> None:
+        """Listen, on the same port if it has stopped before."""
+        loop = asyncio.get_running_loop()
+        self._origin = await loop.create_server(lambda: Line(self.origin), "127.0.0.1", self.origin_port)
+        self.origin_port = self._origin.sockets[0].getsockname()[1]
+
+    async def stop_origin(self) -> None:
+        self._origin.close()
+        await self._origin.wait_closed()
 
     async def connect(self) -> Client:
         loop = asyncio.get_running_loop()
@@ -340,24 +357,36 @@ class Rig:
         self.gateway.now += seconds
         self.gateway.sweep()
 
-    async def finish(self) -> None:
-        """Leave, and see that nothing stays behind."""
+    async def finish(self) -> list[str]:
+        """Leave; returns what stayed behind."""
+        found: list[str] = []
+
+        async def gone(ready: Callable[[], object], what: str) -> None:
+            for _ in range(500):
+                if ready():
+                    return
+                await asyncio.sleep(0.002)
+            found.append(what)
+
         for client in self.clients:
             client.transport.abort()
-        await self.until(lambda: not self.gateway.clients, "the end of every client")
-        idle = sum(len([up for up in pool._idle if not up.closed]) for pool in self.gateway.pools)
-        opened = sum(pool.opened for pool in self.gateway.pools)
-        assert opened == idle, f"{opened} upstream connections are counted, {idle} are idle"
+        await gone(lambda: not self.gateway.clients, f"clients: {self.gateway.clients}")
+        pools = self.gateway.pools
+        idle = sum(len([up for up in pool._idle if not up.closed]) for pool in pools)
+        opened = sum(pool.opened for pool in pools)
+        if opened != idle:
+            found.append(f"{opened} upstream connections are counted, {idle} are idle")
         self.gateway.close()
-        assert all(pool.opened == 0 for pool in self.gateway.pools)
-        for server in self._servers:
+        if any(pool.opened for pool in pools):
+            found.append("upstream connections, though the gateway is closed")
+        for server in (*self._servers, self._origin):
             server.close()
         for line in self.origin.lines:
             line.transport.abort()
         for task in list(self.origin.tasks):
             task.cancel()
-        await self.until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "the end of every task")
-        assert not self.errors, self.errors
+        await gone(lambda: asyncio.all_tasks() == {asyncio.current_task()}, f"tasks: {asyncio.all_tasks()}")
+        return found + [f"an error in a callback: {context}" for context in self.errors]
 
 
 @pytest.fixture
@@ -371,8 +400,8 @@ async def rig() -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
         return rig
 
     yield make
-    for rig in rigs:
-        await rig.finish()
+    found = [await rig.finish() for rig in rigs]
+    assert not any(found), found
 
 
 @pytest.fixture

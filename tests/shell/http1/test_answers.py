@@ -253,7 +253,7 @@ async def test_an_answer_that_is_none_becomes_502(rig: Any, name: str) -> None:
     assert answers[-1].status == 502
     assert b"evil" not in client.received
     assert all(answer.status in (102, 103) for answer in answers[:-1])
-    await here.origin.lines[0].lost  # what it still says is believed by nobody
+    await here.origin.lines[0].gone()  # what it still says is believed by nobody
     client.send(GET)
     assert (await client.answers("GET", "GET"))[-1].body == b"ok"
     assert len(here.origin.lines) == 2
@@ -410,7 +410,7 @@ class TestStreams:
         await client.until(lambda: client.received.endswith(b"abc"))
         here.later(61)
         await client.until(lambda: client.gone)
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
 
     async def test_a_client_that_reads_late_holds_the_origin_back(self, rig: Any) -> None:
         here = await rig()
@@ -437,4 +437,4 @@ class TestStreams:
         await here.until(lambda: any(down._writing_paused for down in here.gateway.clients), "back-pressure")
         here.later(31)
         await here.until(lambda: not here.gateway.clients, "the end")
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()

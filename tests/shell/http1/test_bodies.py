@@ -94,7 +94,7 @@ async def test_a_broken_chunked_body_is_refused_and_never_looks_whole(rig: Any, 
         client.send(sent + behind)
         await client.closed()
         answer = (await client.answers("POST"))[0]
-        await here.origin.lines[0].lost  # the origin sees its connection end, not a request
+        await here.origin.lines[0].gone()  # the origin sees its connection end, not a request
     assert answer.status == status
     assert f'"code":"{code}"'.encode() in answer.body
     assert here.origin.requests == []
@@ -137,7 +137,7 @@ async def test_a_body_that_is_cut_short_never_reaches_the_origin_whole(rig: Any)
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
     await here.until(lambda: here.origin.received and here.origin.received[0].endswith(b"half"))
     client.transport.write_eof()
-    await here.origin.lines[0].lost
+    await here.origin.lines[0].gone()
     assert here.origin.requests == []
     await client.closed()
 
@@ -165,7 +165,7 @@ class TestContinue:
         client.send(self.EXPECT)
         (answer,) = await client.answers("POST")
         assert (answer.status, answer["connection"]) == (403, "close")
-        await here.origin.lines[0].lost  # the body will never come, so no other request can be sent on it
+        await here.origin.lines[0].gone()  # the body will never come, so no other request can be sent on it
 
     async def test_an_origin_that_invites_nobody_is_too_slow(self, rig: Any) -> None:
         here = await rig()
@@ -221,7 +221,7 @@ class TestEarlyAnswers:
         assert (got.status, got.body, got["connection"]) == (413, b"no", "close")
         client.send(b"x" * 995 + b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
         await client.closed()
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
         assert len(here.origin.lines) == 1
 
     async def test_an_answer_that_goes_on_while_the_body_does(self, rig: Any) -> None:
@@ -256,7 +256,7 @@ class TestLimits:
         client.send(b"3\r\nabc\r\n0\r\n\r\n")
         (answer,) = await client.answers("POST")
         assert answer.status == 413
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
         assert here.origin.requests == []
 
     async def test_a_body_of_just_the_limit_goes_on(self, rig: Any) -> None:
@@ -279,7 +279,7 @@ class TestLimits:
         (answer,) = await client.answers("POST")
         assert answer.status == 408
         assert 30 <= i <= 33
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
 
     async def test_a_slow_line_that_keeps_the_least_rate_goes_on(self, rig: Any) -> None:
         here = await rig(proxy={"min_rate": 100})

@@ -213,7 +213,7 @@ class TestReuse:
         client.send(GET)
         await client.answers("GET")
         here.origin.lines[0].transport.write(reply("poison"))
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
         client.send(GET)
         assert (await client.answers("GET", "GET"))[1].body == b"mine"
 
@@ -222,7 +222,7 @@ class TestReuse:
         here.origin.script = [OK]
         await here.talk(GET, "GET")
         here.later(56)
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
 
     async def test_no_more_are_kept_than_the_config_says(self, rig: Any) -> None:
         here = await rig(app={"max_idle": 1})
@@ -318,7 +318,7 @@ class TestGone:
                     received += await loop.sock_recv(sock, 1000)
             if how == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
         await here.until(lambda: not here.gateway.clients)
         assert here.gateway.app.opened == 0
 
@@ -337,7 +337,7 @@ class TestGone:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
         await here.until(lambda: any(here.origin.received))
         client.transport.abort()
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
         assert here.origin.requests == []
 
 
@@ -354,16 +354,11 @@ class TestUnreachable:
 
     async def test_one_that_is_back_is_used(self, rig: Any) -> None:
         here = await rig()
-        server = here._servers[0]
-        server.close()
-        await server.wait_closed()
+        await here.stop_origin()
         client = await here.connect()
         client.send(GET)
         assert (await client.answers("GET"))[0].status == 502
-        from_origin = await asyncio.get_running_loop().create_server(
-            lambda: here._servers and _line(here), "127.0.0.1", here.origin_port
-        )
-        here._servers.append(from_origin)
+        await here.start_origin()
         here.origin.script = [OK]
         client.send(GET)
         assert (await client.answers("GET", "GET"))[1].body == b"ok"
@@ -386,7 +381,7 @@ class TestUnreachable:
         here.later(2)
         (answer,) = await client.answers("GET")
         assert answer.status == 504
-        await here.origin.lines[0].lost
+        await here.origin.lines[0].gone()
         here.origin.script = [OK]
         client.send(GET)
         assert (await client.answers("GET", "GET"))[1].status == 200
@@ -418,16 +413,6 @@ class TestUnreachable:
         row = here.layout.worker(0)
         counts = [here.cells[row + cell] for cell in (board.W_APP_REQUESTS, board.W_APP_ERRORS, board.W_REFUSED)]
         assert counts == [2, 1, 1]
-
-
-def _line(here: Any) -> Any:
-    kind = type(here.origin.lines[0]) if here.origin.lines else None
-    if kind is None:
-        from importlib import import_module
-
-        module = next(m for m in map(import_module, [type(here).__module__]))
-        kind = module.Line
-    return kind(here.origin)
 
 
 class TestTime:
