@@ -65,7 +65,9 @@ export function Audit({ name, entries, cursor, take }) {
   return html`<section class="card audit" aria-labelledby="audit-title">
     <header>
       <h2 id="audit-title">Audit trail</h2>
-      <span class="soft">${found.length === entries.length ? `${entries.length} entries` : `${found.length} of ${entries.length} entries`}</span>
+      <span class="soft">
+        ${found.length === entries.length ? "" : `${found.length} of `}${entries.length} ${entries.length === 1 ? "entry" : "entries"}
+      </span>
       <div class="choice" role="group" aria-label="Entries shown">
         ${GROUPS.map(([each]) => html`<button aria-pressed=${each === group} onClick=${() => setGroup(each)}>${each}</button>`)}
       </div>
