@@ -137,7 +137,7 @@ def documents() -> dict[Path, str]:
     text = architecture.read_text("utf-8")
     text = _between(text, "code map", "\n".join(_code_map()))
     text = _between(text, "states", "\n".join(_states()))
-    return {ROOT / "docs" / "configuration.md": "\n".join(_configuration()), architecture: text}
+    return {ROOT / "docs" / "configuration.md": "\n".join(configuration()), architecture: text}
 
 
 def _between(text: str, name: str, body: str) -> str:
@@ -152,7 +152,7 @@ def _between(text: str, name: str, body: str) -> str:
 # The configuration.
 
 
-def _configuration() -> Iterator[str]:
+def configuration() -> Iterator[str]:
     yield _INTRO
     for heading, shape in _tables("", settings.Settings):
         comments = _comments(shape)

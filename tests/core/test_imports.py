@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,13 @@ MUST_BE_PURE = {
 }
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     return {str(path.relative_to(ROOT)): ast.parse(path.read_text(), str(path)) for path in paths}
 
 
+@cache
 def pure_modules() -> set[str]:
     """Those whose docstring says that they are pure."""
     return {path for path, tree in modules().items() if is_pure(ast.get_docstring(tree))}
