@@ -10,9 +10,9 @@ from typing import Final
 from locust import LoadTestShape
 
 from loadtest.users import PhaseUser, watch
+from loadtest.visitors import crowd_at
 
 PEAK: Final = 100
-AT_WEIGHT_0: Final = 0.4  # of the peak; from there in a straight line to all of it at 100 %
 SPAWN_RATE: Final = 10.0
 ENDED: Final = ("completed", "rolled_back", "aborted")
 
@@ -21,11 +21,6 @@ class MigrationUser(PhaseUser):
     """A visitor in whatever phase is live; its requests are named by it."""
 
     phase = ""
-
-
-def users_at(weight: float, peak: int) -> int:
-    """How many visitors there are at a weight in percent."""
-    return max(1, round(peak * (AT_WEIGHT_0 + (1 - AT_WEIGHT_0) * weight / 100)))
 
 
 class Following(LoadTestShape):
@@ -51,4 +46,4 @@ class Following(LoadTestShape):
         if self._began and state in ENDED:
             return None
         peak = getattr(options, "users", None) or PEAK
-        return users_at(float(status["weight"]), peak), getattr(options, "spawn_rate", None) or SPAWN_RATE
+        return crowd_at(float(status["weight"]), peak), getattr(options, "spawn_rate", None) or SPAWN_RATE

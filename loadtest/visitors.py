@@ -35,6 +35,7 @@ PROPORTIONS: Final[Mapping[str, int]] = {
     "analytics.trending": 4,
 }
 
+AT_WEIGHT_0: Final = 0.4  # of a whole migration's visitors come before it; the others as the weight goes up
 SCANS_KEPT: Final = 4  # a visitor's own, the newest; older ones it forgets
 _OPEN: Final = ("queued", "running")  # a scan that still takes changes
 FILES_MOST: Final = 60  # in one scan: more would make its pages longer and longer
@@ -350,6 +351,11 @@ class Crowd:
         """The weight changes."""
         for visitor in self.visitors:
             visitor.forget_arm()
+
+
+def crowd_at(weight: float, peak: int) -> int:
+    """How many visitors a whole migration's load has at a weight in percent: ``peak`` at 100."""
+    return max(1, round(peak * (AT_WEIGHT_0 + (1 - AT_WEIGHT_0) * weight / 100)))
 
 
 def split_problem(on_target: int, visitors: int, weight: float) -> str | None:
