@@ -34,7 +34,7 @@ class Runs:
     def __init__(self, p0: float, runs: int) -> None:
         import numpy as np
 
-        self._np = np
+        self._np, self._p0 = np, p0
         ratios = np.array(worse(p0))
         self._bad, self._good = ratios[:, 0], ratios[:, 1]
         self.alone: Floats = np.zeros((runs, POINTS))
@@ -53,6 +53,12 @@ class Runs:
         moved = scores + broke[:, None] * self._bad + (requests - broke)[:, None] * self._good
         found: Floats = self._np.maximum(moved, 0.0, out=moved)
         return found
+
+    def only(self, runs: Floats) -> Runs:
+        """Some of the runs, by themselves."""
+        few = Runs(self._p0, len(runs))
+        few.alone, few.probed = self.alone[runs], self.probed[runs]
+        return few
 
     def evidence(self) -> Floats:
         """As ``Watch.evidence`` of the errors."""
@@ -103,18 +109,18 @@ def false_alarms(rate: float, runs: int, seed: int, seconds: float) -> tuple[flo
     fired, literal = np.zeros(runs, bool), np.zeros(runs, bool)
     window_n, window_k = np.zeros(runs), np.zeros(runs)
     steps, per_window = int(seconds / PASS_S), int(LITERAL_WINDOW_S / PASS_S)
-    floor = SUSPECT / 2  # below it no run needs its evidence worked out
     for i in range(steps):
         n = rng.poisson(RATE * PASS_S, runs)
         k = rng.binomial(n, rate)
         detector.after(k, n)
-        if max(detector.alone.max(), detector.probed.max()) >= floor:
-            evidence = detector.evidence()
-            fired |= evidence >= FIRE
-            asked = np.where(evidence >= SUSPECT, PROBES, 0)
-            if asked.any():
-                detector.after_probes(rng.binomial(asked, rate), asked)
-                fired |= detector.evidence() >= FIRE
+        # A mean is no greater than what it is of: the others cannot be suspected.
+        near = np.flatnonzero(np.maximum(detector.alone.max(axis=1), detector.probed.max(axis=1)) >= SUSPECT)
+        if near.size:
+            few = detector.only(near)
+            asked = np.where(few.evidence() >= SUSPECT, PROBES, 0)
+            few.after_probes(rng.binomial(asked, rate), asked)
+            fired[near] |= (detector.only(near).evidence() >= FIRE) | (few.evidence() >= FIRE)
+            detector.probed[near] = few.probed
         window_n += n
         window_k += k
         if (i + 1) % per_window == 0:
