@@ -1,0 +1,110 @@
+"""The report of a run, built from what the audit trail has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import to_builtins
+
+from control.phases import Phase, Thresholds
+from control.report import build_report
+from control.rollout import Rollback
+from control.store import Line
+
+PHASES = (Phase("half", 50.0), Phase("all", 100.0))
+VERDICT = {"outcome": "promote", "reasons": [], "checked_at": None, "rules": []}
+
+
+def arm(requests: int = 1000, errors: int = 0, p95: float | None = 20.0) -> dict[str, Any]:
+    rate = errors / requests if requests else 0.0
+    return {"requests": requests, "errors": errors, "error_rate": rate, "p50_ms": p95, "p95_ms": p95, "p99_ms": p95}
+
+
+def left(name: str, weight: float, entered: float, **more: Any) -> Line:
+    detail = {
+        "name": name,
+        "weight": weight,
+        "entered_at": entered,
+        "left_at": entered + 300,
+        "soaked_s": 300.0,
+        "arms": {"source": arm(), "target": arm()},
+        "target_share": weight / 100,
+        "verdict": VERDICT,
+        "adapters": {"dashboard": 5, "scans": 4},
+        "validations": 10,
+        "validations_failed": 0,
+    }
+    return line("phase_left", detail | more, entered + 300)
+
+
+def line(kind: str, detail: dict[str, Any], at: float) -> Line:
+    return Line(1, at, kind, "ci", detail, "", "")
+
+
+def status(state: str, phase: dict[str, Any] | None = None) -> dict[str, Any]:
+    more = {"backend": "mock", "inflight": 0}
+    arms = {"source": arm(0, p95=None) | more, "target": arm(50) | more}
+    return {"state": state, "phase": phase, "arms": arms, "verdict": VERDICT}
+
+
+START = line("start", {}, 100.0)
+GOOD = [START, left("half", 50.0, 100.0), left("all", 100.0, 400.0), line("complete", {}, 700.0)]
+ROLLBACK = to_builtins(Rollback("breach", "errors", 50.0, 0.0, 1.0, 2.0, 3.0, 6.0, True))
+
+
+def built(lines: list[Line], found: dict[str, Any], adapters: dict[str, int] | None = None) -> dict[str, Any]:
+    return build_report("phase6", PHASES, Thresholds(), lines, found, adapters or {"dashboard": 1, "scans": 0})
+
+
+def failing(report: dict[str, Any]) -> list[str]:
+    return [criterion["name"] for criterion in report["criteria"] if not criterion["passed"]]
+
+
+def test_a_good_run_meets_every_criterion() -> None:
+    report = built(GOOD, status("completed"))
+    assert failing(report) == []
+    assert (report["outcome"], report["started_at"]) == ("completed", "1970-01-01T00:01:40.000Z")
+    assert report["ended_at"] == "1970-01-01T00:11:40.000Z"
+    assert [phase["name"] for phase in report["phases"]] == ["half", "all"]
+    assert len(report["criteria"]) == 8
+
+
+def test_a_rollback_is_told_and_fails_the_run() -> None:
+    lines = [START, left("half", 50.0, 100.0), line("rollback_complete", ROLLBACK | {"unheard_workers": [1]}, 401.0)]
+    report = built(lines, status("rolled_back"))
+    assert report["rollbacks"] == [ROLLBACK]
+    assert "all phases without a rollback" in failing(report)
+    assert report["ended_at"] == "1970-01-01T00:06:41.000Z"
+
+
+def test_a_phase_whose_advance_was_called_off_is_told_once_with_its_last_figures() -> None:
+    again = left("half", 50.0, 100.0, target_share=0.49)
+    assert [p["target_share"] for p in built([*GOOD[:2], again], status("running"))["phases"]] == [0.49]
+
+
+def test_the_phase_going_on_is_in_the_report() -> None:
+    phase = {"name": "half", "weight": 50.0, "entered_at": "1970-01-01T00:01:40.000Z"}
+    report = built([START], status("running", phase))
+    assert (report["phases"][0]["left_at"], report["ended_at"]) == (None, None)
+    assert set(report["phases"][0]["arms"]["target"]) == set(arm())
+
+
+def test_each_criterion_can_fail() -> None:
+    def with_last(**more: Any) -> list[Line]:
+        return [*GOOD[:2], left("all", 100.0, 400.0, **more), GOOD[3]]
+
+    bad_arms = {"source": arm(), "target": arm(1000, 200)}
+    assert failing(built(with_last(arms=bad_arms), status("completed"))) == ["error rate", "no rise in errors"]
+    slow = {"source": arm(), "target": arm(p95=1500.0)}
+    assert failing(built(with_last(arms=slow), status("completed"))) == ["latency", "latency reviewed"]
+    full = "100 % on the target for the last phase's soak"
+    assert failing(built(with_last(target_share=0.999), status("completed"))) == [full]
+    assert failing(built(with_last(soaked_s=10.0), status("completed"))) == [full]
+    assert failing(built(with_last(validations_failed=1), status("completed"))) == ["every validation passed"]
+    silent = with_last(adapters={"dashboard": 5})
+    assert failing(built(silent, status("completed"))) == ["each adapter answers from the target"]
+
+
+def test_nothing_measured_is_no_pass() -> None:
+    report = built([], status("idle"))
+    assert len(failing(report)) == len(report["criteria"])
