@@ -6,7 +6,6 @@ Each act notes as a fact what it saw happen; the judge asks for the facts by nam
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import time
@@ -21,8 +20,6 @@ from loadtest.rehearse.relay import Trouble
 from loadtest.rehearse.stage import WORKERS, Process, Stage, StageError, until
 
 REPLACED_WITHIN_S: Final = 30.0
-_SWELL_BYTES: Final = 400_000
-_SWELL_MAX: Final = 400
 _SPOIL: Final = '\n[migrations.phase6.thresholds.nonsense]\nerror_rate = "high"\n'
 _NEW_P99: Final = 4900
 
@@ -223,14 +220,9 @@ async def _corrupt_store(scene: Scene) -> None:
     scene.facts["store_corrupted"] = size
 
 
-async def _swell(scene: Scene) -> None:
-    """Publish large snapshots until a worker's memory has passed the limit, or there are too many."""
+async def _hoard(scene: Scene, count: int) -> None:
     scene.facts["memory_was_below"] = await asyncio.to_thread(_below, scene, "memory_mb")
-    body = json.dumps({"metrics": {f"m{k:06}": k for k in range(_SWELL_BYTES // 17)}}).encode()
-    for _ in range(_SWELL_MAX):
-        if await asyncio.to_thread(_back, scene):
-            return
-        await scene.load.write("swell", "PUT", "/api/dashboard/metrics", body)
+    await _crowd(scene, "hoarding", count)
 
 
 async def _crowd(scene: Scene, kind: Any, count: int) -> None:
@@ -302,7 +294,7 @@ VERBS: Final[dict[str, Callable[..., Awaitable[None]]]] = {
     "free_disk": _free_disk,
     "set_clock": _set_clock,
     "corrupt_store": _corrupt_store,
-    "swell": _swell,
+    "hoard": _hoard,
     "crowd": _crowd,
     "disperse": _disperse,
     "flood": _flood,

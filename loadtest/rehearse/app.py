@@ -26,12 +26,19 @@ async def form(request: web.Request) -> web.Response:
     return web.json_response({"bytes": len(await request.read())})
 
 
+async def hold(request: web.Request) -> web.Response:
+    """Never."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
 async def serve(port: int) -> None:
     """Serve until told to end."""
     app = web.Application()
     app.router.add_get(r"/page/{number:\d+}", page)
     app.router.add_post("/form", form)
-    runner = web.AppRunner(app, access_log=None)
+    app.router.add_get("/hold", hold)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
     sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")

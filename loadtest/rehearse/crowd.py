@@ -1,4 +1,4 @@
-"""Clients that are no good: slow ones, idle ones, and one that floods. The load that is judged is without them."""
+"""Clients that are no good: slow, idle or greedy ones, and one that floods. The judged load is without them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ EVERY_S: Final = 0.5  # a slow client's byte
 _HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400
 _BATCH: Final = 16
 _FLOOD: Final = b"GET /api/dashboard/metrics?n=%d HTTP/1.1\r\nhost: flood\r\nx-user-id: flood-%d\r\n\r\n"
-_OPENED_AT_ONCE: Final = 100
+_OPENED_AT_ONCE: Final = 500
+_HOLD: Final = b"GET /hold HTTP/1.1\r\nhost: hoard\r\n\r\n"
+_FURTHER: Final = b"GET /page/1 HTTP/1.1\r\nhost: hoard\r\nx-padding: %b\r\n\r\n" % (b"a" * 1000) * 200
 FLOOD_FROM: Final = "127.0.0.9"
 
 
@@ -28,13 +30,20 @@ class Crowd:
         self.came = 0
         self.turned_away = 0
 
-    async def come(self, kind: Literal["idle", "slow"], count: int) -> None:
-        """Open so many connections; the slow ones send a byte of a head each half second."""
+    async def come(self, kind: Literal["idle", "slow", "hoarding"], count: int) -> None:
+        """Open so many connections.
+
+        The slow ones send a byte of a head each half second; the hoarding ones ask for what never comes, and send
+        all their further requests meanwhile, which somebody has to keep.
+        """
         least = count + 200
         if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < least:
             raise StageError(f"{count} clients need {least} file descriptors: ulimit -n {least}")
         for begin in range(0, count, _OPENED_AT_ONCE):
             await asyncio.gather(*(self._open() for _ in range(begin, min(count, begin + _OPENED_AT_ONCE))))
+        if kind == "hoarding":
+            for writer in self._writers:
+                writer.write(_HOLD + _FURTHER)
         if kind == "slow":
             self._feeding = asyncio.create_task(self._feed())
 

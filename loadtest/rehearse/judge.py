@@ -173,7 +173,7 @@ def safe_s(seen: Seen) -> float | None:
 
 def _sticky(rehearsal: Rehearsal, seen: Seen) -> Finding:
     """One side a visitor while the weight stands; while it rises, nobody goes back."""
-    end = seen.begun if _rollbacks(seen) or not rehearsal.counters else float("inf")
+    end = float("inf") if rehearsal.ends.rollback == "never" else seen.begun
     asked = [record for record in between(seen.records, seen.steady, end) if record.asked in (SOURCE, TARGET)]
     arrived: dict[str, float] = {}
     for record in asked:
@@ -198,8 +198,9 @@ def _sticky(rehearsal: Rehearsal, seen: Seen) -> Finding:
 def _left_alone(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
     """After the target was left nobody is asked there, not even to fall back."""
     done = _completions(seen)
-    if done and seen.status.get("weight") == 0:
-        left = done[-1]["unix"] + seen.unix_to_mono + SLACK_S
+    left = done[-1]["unix"] + seen.unix_to_mono + SLACK_S if done else 0.0
+    # A second rollback may come with the load's end: then nobody came who could have been sent there.
+    if done and seen.status.get("weight") == 0 and between(seen.records, left, float("inf")):
         yield _nobody_asked(
             "nobody is sent to the target once the rollback is complete", seen.records, left, float("inf")
         )

@@ -59,9 +59,9 @@ class Load:
         if self._open:
             await asyncio.wait(self._open, timeout=TIMEOUT_S + 5)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        await self._client.close()
 
     async def _send(self) -> None:
         due = time.monotonic()
@@ -137,13 +137,6 @@ class Load:
         """Read something beside the load, without a record: status, document and ``x-data-source``."""
         answer = await self._client.ask("GET", path, {STICKY: visitor})
         return answer.status, _document(answer), answer.fields.get("x-data-source", "")
-
-    async def write(self, visitor: str, method: str, path: str, body: bytes) -> int:
-        """Write something beside the load, without a record or a promise: the status, 0 for none."""
-        try:
-            return (await self._client.ask(method, path, {STICKY: visitor}, body)).status
-        except Failed:
-            return 0
 
 
 def _document(answer: Answer) -> Json | None:

@@ -75,7 +75,7 @@ async def _play(stage: Stage, rehearsal: Rehearsal, seen: Seen, scale: float) ->
     finally:
         seen.facts = scene.facts
         await load.stop()
-        load.close()
+        await load.close()
         await scene.clear()
 
 

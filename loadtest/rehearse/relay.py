@@ -8,6 +8,7 @@ and tells nobody, as a network does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -160,6 +161,7 @@ class Cable:
         assert task is not None
         self._tasks.add(task)
         ways: list[asyncio.Task[None]] = []
+        writers = [writer]
         try:
             await self._whole.wait()
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
@@ -167,14 +169,17 @@ class Cable:
                 asyncio.create_task(self._way(reader, far_writer)),
                 asyncio.create_task(self._way(far_reader, writer)),
             ]
+            writers.append(far_writer)
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            far_writer.close()
         except OSError:
             pass  # the far side is gone: the near one learns it from the closing below
         finally:
             for way in ways:
                 way.cancel()
-            writer.close()
+            for each in writers:
+                each.close()
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
             self._tasks.discard(task)
 
     async def _way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -7,6 +7,8 @@ where it is idempotent, as browsers do (RFC 9112, section 9.3.1). Nothing else i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from typing import Final, NamedTuple
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -84,6 +86,11 @@ class Connection:
         """Close it, without waiting."""
         self._writer.close()
 
+    async def closed(self) -> None:
+        """Wait until it is."""
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
 
 class Client:
     """At most ``connections`` to one address; a request waits for a free one."""
@@ -94,6 +101,7 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
         self._free: list[Connection] = []
+        self._closing: deque[Connection] = deque(maxlen=2 * connections)
         self._places = asyncio.Semaphore(connections)
 
     async def ask(self, method: str, target: str, fields: dict[str, str], body: bytes = b"") -> Answer:
@@ -132,7 +140,7 @@ class Client:
             connection = self._free.pop()
             if connection.alive:
                 return connection
-            connection.close()
+            self._close(connection)
         return None
 
     async def _on(self, connection: Connection, method: str, request: bytes) -> Answer:
@@ -147,11 +155,16 @@ class Client:
             if keep:
                 self._free.append(connection)
             else:
-                connection.close()
+                self._close(connection)
         return answer
 
-    def close(self) -> None:
-        """Close every kept connection."""
-        for connection in self._free:
-            connection.close()
-        self._free.clear()
+    async def close(self) -> None:
+        """Close every kept connection, and wait until those closed last are."""
+        while self._free:
+            self._close(self._free.pop())
+        for connection in self._closing:
+            await connection.closed()
+
+    def _close(self, connection: Connection) -> None:
+        connection.close()
+        self._closing.append(connection)

@@ -1,0 +1,265 @@
+"""What rehearsals are made of: the client, the relay, the cable and the planted bugs do as they say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from loadtest.rehearse import mutants
+from loadtest.rehearse.acts import CONDITIONS, VERBS
+from loadtest.rehearse.faults import BY_NAME, REHEARSALS
+from loadtest.rehearse.relay import Cable, Relay, Trouble
+from loadtest.rehearse.soak import Counts, Sample, equal, flat
+from loadtest.rehearse.wire import Client, Failed
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def test_every_row_names_acts_that_exist_and_allows_failures_only_with_a_reason() -> None:
+    for row in REHEARSALS:
+        assert {act.verb for act in (*row.begin, *row.end)} <= VERBS.keys(), row.name
+        assert not row.until or row.until in CONDITIONS, row.name
+        assert all(allowed.why and allowed.most > 0 for allowed in row.allowed), row.name
+        assert row.proof or not row.begin, row.name
+    assert len(BY_NAME) == len(REHEARSALS)
+
+
+def test_growth_is_told_from_wear_and_a_missing_count_from_none() -> None:
+    steady = [Sample(100 + i % 3, 40, 20, 5) for i in range(30)]
+    assert all(finding.held for finding in flat("worker", steady))
+    for figure, step in (("rss_mb", 2.0), ("descriptors", 1), ("sockets", 1), ("threads", 1)):
+        leak = [one._replace(**{figure: getattr(one, figure) + step * i}) for i, one in enumerate(steady)]
+        assert not all(finding.held for finding in flat("worker", leak)), figure
+    client = Counts(sent=10, app=2, source=5, target=3, fallbacks=1)
+    assert equal(client, {"source": 5, "target": 3, "fallbacks": 1, "app": 2}).held
+    assert not equal(client, {"source": 5, "target": 2, "fallbacks": 1, "app": 2}).held
+
+
+# The client.
+
+
+class Served:
+    """A server on loopback that answers as it is told to."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._served, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _served(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self._handler(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await self._server.wait_closed()
+
+
+async def ask(address: str, method: str = "GET", timeout_s: float = 5.0) -> tuple[int, bytes]:
+    client = Client(address, 4, timeout_s)
+    try:
+        answer = await client.ask(method, "/", {}, b"{}" if method == "POST" else b"")
+        return answer.status, answer.body
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
+    ],
+)
+async def test_an_answer_is_read_whole_however_its_length_is_told(answer: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with Served(handler) as address:
+        assert await ask(address) == (200, b"hello")
+
+
+@pytest.mark.parametrize(
+    "part", [b"HTTP/1.1 200 OK\r\ncontent-", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel", b""]
+)
+async def test_an_answer_that_is_cut_short_is_no_answer(part: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(part)
+        writer.close()
+
+    async with Served(handler) as address:
+        with pytest.raises(Failed) as failed:
+            await ask(address)
+    assert failed.value.kind == "broken"
+
+
+async def test_nobody_listening_is_told_from_nobody_answering(free_port: Callable[[], int]) -> None:
+    with pytest.raises(Failed) as failed:
+        await ask(f"127.0.0.1:{free_port()}")
+    assert failed.value.kind == "refused"
+
+    hold = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hold.wait()
+        writer.close()
+
+    async with Served(handler) as address:
+        with pytest.raises(Failed) as failed:
+            await ask(address, timeout_s=0.1)
+        hold.set()
+    assert failed.value.kind == "timeout"
+
+
+async def test_a_kept_connection_found_closed_is_repeated_for_a_read_and_told_for_a_write() -> None:
+    served = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        await reader.readuntil(b"\r\n\r\n")
+        served += 1
+        writer.write(ANSWER)
+        await writer.drain()
+        await reader.readuntil(b"\r\n\r\n")  # the second request is taken, and the connection closed on it
+        writer.close()
+
+    async with Served(handler) as address:
+        client = Client(address, 1, 5.0)
+        assert not (await client.ask("GET", "/", {})).repeated
+        assert (await client.ask("GET", "/", {})).repeated
+        assert served == 2
+        with pytest.raises(Failed) as failed:
+            await client.ask("POST", "/", {})
+        assert failed.value.kind == "broken"
+        await client.close()
+
+
+# The relay and the cable.
+
+
+class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Answers every call with what it was sent."""
+
+    def service(self, handler_call_details: object) -> object:
+        async def echo(requests: AsyncIterator[bytes], context: object) -> AsyncIterator[bytes]:
+            async for message in requests:
+                yield message
+
+        return grpc.stream_stream_rpc_method_handler(echo)
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Echo(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+async def test_the_relay_meets_exactly_its_share_of_the_calls(target: str) -> None:
+    async with Relay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
+        call = channel.unary_unary("/a.Service/Get")
+        assert await call(b"hello", timeout=10) == b"hello"
+        relay.begin(Trouble(share=0.2, status="RESOURCE_EXHAUSTED"))
+        failed = []
+        for number in range(20):
+            try:
+                await call(b"hello", timeout=10)
+            except grpc.aio.AioRpcError as error:
+                failed.append((number, error.code().name))
+        assert failed == [(number, "RESOURCE_EXHAUSTED") for number in (4, 9, 14, 19)]
+        assert relay.met == 4
+        relay.begin(Trouble(corrupt=True))
+        assert {await call(b"hello", timeout=10) for _ in range(2)} == {b"he", b"\xff\xfe\x00garbage\x07"}
+        relay.end()
+        assert await call(b"hello", timeout=10) == b"hello"
+
+
+async def _to_the_end(stream: Any) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_an_open_stream_ends_when_the_trouble_begins(target: str) -> None:
+    async with Relay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
+        stream = channel.stream_stream("/google.firestore.v1.Firestore/Listen")(timeout=30)
+        await stream.write(b"hello")
+        assert await stream.read() == b"hello"
+        relay.begin(Trouble(status="UNAVAILABLE"))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await _to_the_end(stream)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_cut_cable_passes_nothing_and_tells_nobody_until_it_is_mended() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    async with Served(handler) as address, Cable(address) as cable:
+        reader, writer = await asyncio.open_connection("127.0.0.1", cable.port)
+        writer.write(b"one")
+        assert await reader.readexactly(3) == b"one"
+        cable.cut()
+        writer.write(b"two")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read(1)
+        cable.mend()
+        assert await reader.readexactly(3) == b"two"
+        assert cable.held
+        writer.close()
+        await writer.wait_closed()
+
+
+# The planted bugs.
+
+
+@pytest.mark.parametrize("bug", mutants.BUGS, ids=lambda bug: bug.name)
+def test_every_bug_still_fits_the_code_and_is_watched_for(bug: mutants.Bug, tmp_path: Path, repository: Path) -> None:
+    place = tmp_path / bug.file
+    place.parent.mkdir(parents=True)
+    before = (repository / bug.file).read_text()
+    place.write_text(before)
+    mutants.plant(bug, tmp_path)
+    after = place.read_text()
+    assert after != before
+    compile(after, bug.file, "exec")
+    assert mutants.watchers(bug.name)
+
+
+def test_a_bug_that_fits_no_more_is_said_to(tmp_path: Path) -> None:
+    bug = mutants.BUGS[0]
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / bug.file).write_text("# something else\n")
+    with pytest.raises(mutants.NotPlantedError):
+        mutants.plant(bug, tmp_path)
+
+
+def test_every_watch_is_for_a_bug_that_exists() -> None:
+    assert {name for row in REHEARSALS for name in row.watches} == {bug.name for bug in mutants.BUGS}
