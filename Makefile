@@ -1,5 +1,6 @@
 # make demo   runs the main job with nothing to set up; ARGS go to `phasegate demo`
 # make bench  measures what phasegate costs beside nginx, haproxy and a plain aiohttp proxy
+# make rehearse   breaks one thing after another under load (some minutes); writes docs/rehearsals.md. ARGS name some
 # make test   runs every check: lint, types, and all tests, with real processes and the real emulator
 #
 # Each first installs what is missing, once: a virtual environment in .venv, the page's libraries in
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo )
 APT := $(SUDO)apt-get
 
-.PHONY: help demo test lint pytest vendor browser docs bench scale bench-tools clean
+.PHONY: help demo test lint pytest vendor browser docs bench scale bench-tools clean rehearse
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -32,6 +33,12 @@ lint: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each fault on real processes; the clock's needs libfaketime, the full disk's needs root.
+rehearse: $(VENV)/.tests
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || { \
+		echo "make: libfaketime is missing; installing it with apt"; $(APT) update -q && $(APT) install -qy libfaketime; }
+	$(BIN)/python -m loadtest.rehearse $(or $(ARGS),--json rehearsals.json --markdown docs/rehearsals.md)
 
 pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
 	$(BIN)/python -m pytest $(ARGS)

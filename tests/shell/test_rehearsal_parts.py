@@ -34,7 +34,7 @@ def test_every_row_names_acts_that_exist_and_allows_failures_only_with_a_reason(
 def test_growth_is_told_from_wear_and_a_missing_count_from_none() -> None:
     steady = [Sample(100 + i % 3, 40, 20, 5) for i in range(30)]
     assert all(finding.held for finding in flat("worker", steady))
-    for figure, step in (("rss_mb", 2.0), ("descriptors", 1), ("sockets", 1), ("threads", 1)):
+    for figure, step in (("rss_mb", 2.0), ("descriptors", 2), ("sockets", 2), ("threads", 1)):
         leak = [one._replace(**{figure: getattr(one, figure) + step * i}) for i, one in enumerate(steady)]
         assert not all(finding.held for finding in flat("worker", leak)), figure
     client = Counts(sent=10, app=2, source=5, target=3, fallbacks=1)
