@@ -81,5 +81,5 @@ def test_without_an_emulator_the_demo_says_how_to_get_one(tmp_path: Path) -> Non
     said, _ = alone.communicate(timeout=120)
     assert alone.returncode == 3
     assert "FIRESTORE_EMULATOR_JAR" in said
-    assert "npm" in said
+    assert "npx" in said
     assert "Traceback" not in said
