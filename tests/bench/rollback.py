@@ -1,0 +1,249 @@
+"""How long a rollback takes, by hand: ``python -m tests.bench.rollback [--runs 20] [--connections 16]``.
+
+Real processes, the real emulator, and wrk with as many requests as the machine gives, half of them answered by the
+target's view and half by calls to it. From each of the five phases, so many times: with a healthy target and with one
+that hangs (SIGSTOP on the emulator shortly before). All on one clock, CLOCK_MONOTONIC:
+
+    last start  from the POST to the last request that began on Firestore, of all workers (0: none after it)
+    complete    from the POST to its answer
+    within      of the rollbacks, how many the control plane itself calls within the phase's deadline
+
+A request that fails for a client ends the run. Exit code 1 where a limit is not kept: 50 ms, 1 s with a healthy
+target, the phase's deadline with one that hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from backends.firestore.channel import EMULATOR
+from backends.firestore.emulator import Emulator
+from control.children import Children
+from control.client import Client
+from control.phases import DEFAULT_PHASES
+from control.settings import load
+from proxy.board import Board, Layout, boot_id
+from proxy.routes import layout
+
+LAST_START_MS: Final = 50.0
+HEALTHY_MS: Final = 1000.0
+HUNG_FOR_S: Final = 0.3  # before the POST: requests are open on it by then
+WAIT_S: Final = 120.0
+
+CONFIG: Final = """
+[app]
+origin = "{origin}"
+[proxy]
+listen = ["127.0.0.1:0"]
+workers = {workers}
+sticky = ["random"]
+run_dir = "run"
+[backends.mock]
+kind = "mock"
+[backends.firestore]
+kind = "firestore"
+project = "demo-rollback"
+deadline = "5s"
+[migrations.phase6]
+source = "mock"
+target = "firestore"
+routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
+# The judge is not what is measured: it holds every phase and rolls back none.
+min_samples = 1000000000
+lease = "30s"
+[migrations.phase6.thresholds]
+error_rate = 0.99
+p95_ms = 60000
+p99_ms = 90000
+memory_mb = 100000
+cpu = 100
+[control]
+listen = "127.0.0.1:0"
+"""
+
+MIX: Final = """
+local n = 0
+request = function()
+  n = n + 1
+  return wrk.format("GET", n % 2 == 0 and "/api/dashboard/metrics" or "/api/scans?limit=3")
+end
+"""
+
+
+@dataclass
+class Figures:
+    """What was measured from one phase with one kind of target."""
+
+    last_start_ms: list[float] = field(default_factory=list)
+    complete_ms: list[float] = field(default_factory=list)
+    within: int = 0
+
+
+class Stage:
+    """Everything that runs, and the board that it runs on."""
+
+    def __init__(self, folder: Path, children: Children, emulator: Emulator, workers: int, connections: int) -> None:
+        self.emulator = emulator
+        app = children.python("app", "control.demo_app", read=True)
+        assert app.stdout is not None
+        origin = f"http://127.0.0.1:{json.loads(app.stdout.readline())['port']}"
+        config = folder / "phasegate.toml"
+        config.write_text(CONFIG.format(origin=origin, workers=workers))
+        children.python("phasegate", "control.cli", "serve", "--config", str(config))
+        ready = folder / "run" / "ready.json"
+        until(ready.exists, "phasegate starts")
+        told = json.loads(ready.read_text())
+        self.client = Client(f"http://{told['control']}")
+        until(self.client.ready, "the control plane answers")
+        until(lambda: len(self.client.status()["workers"]) == workers, "the workers serve")
+        command = [sys.executable, "-m", "control.cli", "seed", "--config", str(config), "--yes"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        self.board = opened(folder, config)
+        script = folder / "mix.lua"
+        script.write_text(MIX)
+        address = f"http://{told['proxy'][0]}/"
+        self._wrk = [shutil.which("wrk") or "wrk", "-t1", f"-c{connections}", "-d24h", "-s", str(script), address]
+        self._children = children
+
+    def load(self) -> None:
+        """Begin to ask."""
+        self._children.start("wrk", self._wrk, read=True)
+
+    def counts(self) -> tuple[int, int]:
+        """Answers of the target, and answers that failed for a client on either arm."""
+        arms = self.client.status()["arms"]
+        return arms["target"]["requests"], arms["source"]["errors"]
+
+    def last_target_start_ns(self) -> int:
+        """When the last request began on the target, of all workers."""
+        return max(share.last_target_start for share in self.board.shares(0))
+
+    def rollback_from(self, phase: int, hung: bool, into: Figures) -> None:
+        """Go to a phase, hang the target or not, take everything back, and note how long it took."""
+        client = self.client
+        client.act("start", reason="the benchmark")
+        for _ in range(phase):
+            client.act("advance", force=True, reason="the benchmark")
+        until(lambda: self.counts()[0] > 20, "the target is asked")
+        if hung:
+            os.kill(self.emulator.pid, signal.SIGSTOP)
+            time.sleep(HUNG_FOR_S)
+        try:
+            posted = time.monotonic_ns()
+            status = client.act("rollback", to="start", reason="the benchmark")
+            answered = time.monotonic_ns()
+            time.sleep(0.1)  # whatever began after the answer would be seen now
+            last = self.last_target_start_ns()
+        finally:
+            os.kill(self.emulator.pid, signal.SIGCONT)
+        assert (status["state"], status["weight"]) == ("rolled_back", 0), status
+        assert self.counts()[1] == 0, "a request failed for a client"
+        into.last_start_ms.append(max(0.0, (last - posted) / 1e6))
+        into.complete_ms.append((answered - posted) / 1e6)
+        into.within += status["last_rollback"]["within_deadline"]
+        until(lambda: self.healthy(), "the target is well again")
+
+    def healthy(self) -> bool:
+        """Whether a pre-flight check finds the target well."""
+        checks = self.client.act("start", dry_run=True)["checks"]
+        return all(check["ok"] is not False for check in checks if check["name"].startswith("backend firestore"))
+
+
+def opened(folder: Path, config: Path) -> Board:
+    """The board that runs, read by us too: its rows are as many as fit its size."""
+    settings = load(config)
+    path = folder / "run" / "board"
+    size = path.stat().st_size
+    for rows in range(1, 129):
+        shape: Layout = layout(settings.plan(), rows)
+        if shape.cells() * 8 == size:
+            return Board.open(path, shape, boot_id())
+    raise SystemExit("the board has no size that we know")
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait for something, for two minutes at most."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not within {WAIT_S:g} s: {what}")
+        time.sleep(0.05)
+
+
+def main() -> int:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--connections", type=int, default=16)
+    given = parser.parse_args()
+    if shutil.which("wrk") is None:
+        print("wrk is not on PATH: apt-get install wrk", file=sys.stderr)
+        return 2
+    found: dict[tuple[int, bool], Figures] = {}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Emulator() as emulator,
+        Children(Path(name)) as children,
+    ):
+        os.environ[EMULATOR] = emulator.address
+        stage = Stage(Path(name), children, emulator, given.workers, given.connections)
+        stage.load()
+        for hung in (False, True):
+            for phase in range(len(DEFAULT_PHASES)):
+                figures = found[phase, hung] = Figures()
+                for _ in range(given.runs):
+                    stage.rollback_from(phase, hung, figures)
+                told = f"{DEFAULT_PHASES[phase].name}, {'hung' if hung else 'healthy'}"
+                print(f"{told}: {max(figures.complete_ms):.0f} ms at most", file=sys.stderr, flush=True)
+        stage.board.close()
+    return report(given, found)
+
+
+def report(given: argparse.Namespace, found: dict[tuple[int, bool], Figures]) -> int:
+    """The table, and whether the limits were kept."""
+    cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} of {cpu[0] if cpu else platform.machine()}")
+    print(f"Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
+    told = f"--runs {given.runs} --workers {given.workers} --connections {given.connections}"
+    print(f"python -m tests.bench.rollback {told}\n")
+    print("| from | target | last start: median | most | complete: median | most | limit | within |")
+    print("|---|---|---|---|---|---|---|---|")
+    kept = True
+    for (phase, hung), figures in found.items():
+        limit = DEFAULT_PHASES[phase].rollback_within_s * 1000 if hung else HEALTHY_MS
+        last, complete = figures.last_start_ms, figures.complete_ms
+        kept &= max(last) < LAST_START_MS and max(complete) < limit and figures.within == len(complete)
+        cells = (
+            f"{DEFAULT_PHASES[phase].weight:g} %",
+            "hangs" if hung else "healthy",
+            f"{statistics.median(last):.1f} ms",
+            f"{max(last):.1f} ms",
+            f"{statistics.median(complete):.0f} ms",
+            f"{max(complete):.0f} ms",
+            f"{limit:.0f} ms",
+            f"{figures.within} of {len(complete)}",
+        )
+        print(f"| {' | '.join(cells)} |")
+    print("\nEvery limit was kept." if kept else "\nA limit was NOT kept.")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
