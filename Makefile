@@ -45,7 +45,7 @@ pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
 
 # The configuration reference is written from the settings themselves.
 docs: $(VENV)/.runs
-	$(BIN)/python -m control.reference docs/configuration.md
+	$(BIN)/python -m control.reference
 
 # Speed beside others' (docs/performance.md). Quiet machine, two processors: one for the proxy, one for the load.
 bench: $(VENV)/.tests bench-tools

@@ -1,0 +1,116 @@
+"""The client of the control API: what it takes for an answer, and what it makes of everything else."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from control.client import ApiError, Client, Refused, Unreachable, _parse_events
+from control.live import picture
+
+Answering = Callable[..., Client]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    """A client of a server that sends these bytes to each connection in turn, after a request's head, and closes."""
+    opened: list[socket.socket] = []
+
+    def serve(*answers: bytes) -> Client:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.settimeout(10)
+        opened.append(listening)
+
+        def run() -> None:
+            for answer in answers:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        threading.Thread(target=run, daemon=True).start()
+        return Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "token")
+
+    yield serve
+    for listening in opened:
+        listening.close()
+
+
+def answer(status: str, body: object, content_type: str = "application/json") -> bytes:
+    data = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+def test_an_answer_is_its_json(answering: Answering) -> None:
+    assert answering(answer("200 OK", {"state": "idle"})).status() == {"state": "idle"}
+
+
+def test_a_refusal_has_status_code_message_and_hint(answering: Answering) -> None:
+    error = {"error": {"code": "not_allowed", "message": "pause is not possible", "hint": "start it"}}
+    with pytest.raises(Refused) as refused:
+        answering(answer("409 Conflict", error)).act("pause")
+    found = refused.value
+    assert (found.status, found.code, str(found)) == (409, "not_allowed", "pause is not possible\nstart it")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        answer("200 OK", {"fine": True}, "text/html"),
+        answer("200 OK", ["a", "list"]),
+        b"HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\nbroken off",
+        b"no HTTP at all\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_no_control_plane_says_is_no_answer(answering: Answering, data: bytes) -> None:
+    with pytest.raises(Unreachable):
+        answering(data).status()
+
+
+def test_an_action_is_sent_once_though_its_answer_is_lost(answering: Answering) -> None:
+    client = answering(b"", answer("200 OK", {"state": "aborted"}))
+    with pytest.raises(Unreachable):
+        client.act("abort")
+    assert client.status() == {"state": "aborted"}, "the second answer was still to be had"
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port", "http://host:0"])
+def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
+    with pytest.raises(ApiError, match="no address"):
+        Client(url)
+
+
+def test_an_address_may_leave_out_its_scheme() -> None:
+    assert Client("127.0.0.1:9090").url == "http://127.0.0.1:9090"
+
+
+def test_events_are_parsed_with_ids_comments_and_data_over_lines() -> None:
+    lines = io.BytesIO(
+        b': hello\n\nid: 7\nevent: audit\ndata: {"seq":\ndata: 7}\n\n\ndata: {"a": 1}\r\n\r\nevent: lost\n\n'
+        b'event: cut\ndata: {"whole": false}'
+    )
+    events = list(_parse_events(lines))
+    assert [(event.name, event.data) for event in events] == [("audit", {"seq": 7}), ("message", {"a": 1})]
+
+
+def test_the_end_of_the_events_is_said(answering: Answering) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    events = answering(head + b'event: status\ndata: {"state": "idle"}\n\n').events()
+    assert next(events).data == {"state": "idle"}
+    with pytest.raises(Unreachable, match="ended"):
+        next(events)
+
+
+def test_a_picture_can_be_drawn_of_the_barest_status() -> None:
+    from rich.console import Console
+
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(picture({"migration": "phase6", "state": "idle", "weight": 0.0, "phase": None}, [], "keys"))
+    assert "phase6" in console.export_text()
