@@ -228,7 +228,14 @@ SCHEMAS: Final[dict[str, Json]] = {
     ),
     "Summary": _object(**_FIGURES),
     "Arm": _object(backend=_TEXT, **_FIGURES, inflight=_WHOLE),
-    "Rule": _object(rule=_TEXT, value=_or_null(_NUMBER), limit=_NUMBER, samples=_WHOLE, outcome=_OUTCOME),
+    "Rule": _object(
+        rule=_TEXT,
+        value=_or_null(_NUMBER),
+        limit=_NUMBER,
+        samples=_WHOLE,
+        outcome=_OUTCOME,
+        proof=_or_null(_NUMBER),
+    ),
     "Verdict": _object(outcome=_OUTCOME, reasons=_list(_TEXT), checked_at=_or_null(_TIME), rules=_list(_ref("Rule"))),
     "Phase": _object(name=_TEXT, weight=_NUMBER, min_soak_s=_NUMBER, rollback_within_s=_NUMBER, approval=_BOOL),
     "CurrentPhase": _object(
@@ -323,6 +330,7 @@ SCHEMAS: Final[dict[str, Json]] = {
         ),
         rollbacks=_list(_ref("Rollback")),
         criteria=_list(_object(name=_TEXT, passed=_BOOL, evidence=_TEXT)),
+        audit=_object(entries=_WHOLE, hash=_or_null(_TEXT)),
     ),
     "Session": _object(name=_TEXT, role={"enum": ["viewer", "operator"]}, csrf=_or_null(_TEXT)),
     "Done": _object(ok=_BOOL),

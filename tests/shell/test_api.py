@@ -349,6 +349,21 @@ async def test_no_call_gets_an_answer_that_the_document_does_not_have(control_pl
     assert {status for _, status in answered} >= {200, 400}
 
 
+async def test_every_answer_about_a_migration_that_runs_is_as_documented(control_plane: Make) -> None:
+    plane = await control_plane()
+    plane.workers.rate, plane.workers.target_faults = 2000, 0.02
+    await plane.act("start")
+    await plane.until(lambda s: s["phase"] and s["phase"]["index"] > 0 and s["verdict"]["rules"])
+    await plane.act("rollback")
+    for endpoint in ENDPOINTS:
+        if endpoint.method == "get" and endpoint.content == "application/json":
+            status, found = await plane.call("GET", endpoint.path.replace("{name}", "phase6"))
+            assert mismatch(answer_schema(endpoint, status), found) is None, endpoint.path
+    await plane.act("start", resume=True)
+    running = await plane.until(lambda s: s["verdict"]["rules"])
+    assert mismatch(SCHEMAS["Status"], running) is None
+
+
 def test_the_document_and_the_router_are_one_table(repository: Any) -> None:
     paths = document("1")["paths"]
     assert {(m, p) for p, methods in paths.items() for m in methods} == {(e.method, e.path) for e in ENDPOINTS}
