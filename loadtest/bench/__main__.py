@@ -79,17 +79,12 @@ def main(argv: list[str]) -> int:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    asked.json.write_text(json.dumps({"machine": facts, "rows": [row.to_json() for row in rows]}, indent=1) + "\n")
-    print(
-        "\n".join(
-            [
-                "",
-                *table.lines(rows),
-                f"load average after: {facts['load_average_after']}",
-                f"{asked.json} has all of it.",
-            ]
-        )
-    )
+    found = table.lines(rows)
+    told = ["```", *machine.said(facts), "", *found, "```"]
+    document = {"name": "bench", "told": told, "machine": facts, "rows": [row.to_json() for row in rows]}
+    asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    print("\n".join(["", *found]))
+    print(f"load average after: {facts['load_average_after']}\n{asked.json} has all of it.")
     return 0
 
 

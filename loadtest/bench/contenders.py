@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -145,12 +144,11 @@ class App:
 
 @dataclass
 class Running:
-    """A contender that runs. ``pids`` is every process of it; ``version`` what it says of itself."""
+    """A contender that runs; ``pids`` is every process of it."""
 
     name: str
     url: str
     child: Child
-    version: str
     control: str = ""  # phasegate's control API
     token: str = ""
     data_path: str = ""  # answered by phasegate itself, from memory
@@ -174,13 +172,6 @@ class Options:
     routes: int = 1  # of a migration that no request of the app's takes
     migrations: int = 2  # the data's, and others between two HTTP origins
     firestore: str = ""  # the emulator's address: the data migration's target
-
-
-def _version(command: list[str]) -> str:
-    """The first line that a command says; "unknown" where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[0] if lines and not done.returncode else "unknown"
 
 
 def _wait(name: str, url: str, child: Child, ready: Callable[[], bool] | None = None) -> None:
@@ -256,7 +247,7 @@ def nginx(place: Place, app: App, options: Options) -> Running:
     child = Child.start([*place.proxy, "nginx", "-c", str(config), "-e", "stderr"], folder / "log")
     url = f"http://127.0.0.1:{port}"
     _wait("nginx", url, child)
-    return Running("nginx", url, child, _version(["nginx", "-v"]))
+    return Running("nginx", url, child)
 
 
 _HAPROXY: Final = """\
@@ -304,7 +295,7 @@ def haproxy(place: Place, app: App, options: Options) -> Running:
     child = Child.start([*place.proxy, "haproxy", "-db", "-f", str(config)], folder / "log")
     url = f"http://127.0.0.1:{port}"
     _wait("haproxy", url, child)
-    return Running("haproxy", url, child, _version(["haproxy", "-v"]))
+    return Running("haproxy", url, child)
 
 
 def aiohttp(place: Place, app: App, options: Options) -> Running:
@@ -314,7 +305,7 @@ def aiohttp(place: Place, app: App, options: Options) -> Running:
     with ended_on_failure(child):
         url = f"http://127.0.0.1:{child.line()['port']}"
     _wait("aiohttp", url, child)
-    return Running("aiohttp", url, child, f"aiohttp {version('aiohttp')}")
+    return Running("aiohttp", url, child)
 
 
 _PHASEGATE: Final = """\
@@ -394,7 +385,6 @@ def phasegate(place: Place, app: App, options: Options) -> Running:
         "phasegate",
         url,
         child,
-        _version(["git", "-C", str(Path(__file__).parent), "log", "-1", "--format=phasegate %h of %cs"]),
         control=api,
         token=token,
         data_path="/api/dashboard/metrics",

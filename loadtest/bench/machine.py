@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from loadtest.bench.contenders import BenchError
 
 _NEEDED: Final = ("setpriv", "taskset", "wrk", "nginx", "haproxy")
 _PACKAGES: Final = ("uvloop", "aiohttp", "httptools")
+_PROGRAMS: Final = {"nginx": "-v", "haproxy": "-v", "wrk": "-v"}
 
 
 def describe(module: str, arguments: list[str]) -> dict[str, object]:
@@ -26,8 +29,21 @@ def describe(module: str, arguments: list[str]) -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
+        **{name: _says([name, flag]) for name, flag in _PROGRAMS.items()},
+        "phasegate": _says(["git", "-C", str(Path(__file__).parent), "log", "-1", "--format=%h of %cs"]),
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def _says(command: list[str]) -> str:
+    """The version in what a command says of itself; "unknown" where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "missing"
+    lines = [] if done.returncode > 1 else (done.stdout + done.stderr).strip().splitlines()  # wrk -v ends with 1
+    words = re.search(r"\d+\.\d+[\w.+-]*|\w+ of [\d-]+", lines[0]) if lines else None
+    return words[0] if words else "unknown"
 
 
 def _cpu() -> str:
@@ -59,9 +75,11 @@ def default_cpus() -> tuple[str, str]:
 
 def said(machine: dict[str, object]) -> list[str]:
     """For a person."""
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("python", *_PACKAGES))
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("phasegate", "python", *_PACKAGES, *_PROGRAMS))
+    after = f", after: {machine['load_average_after']}" if "load_average_after" in machine else ""
     return [
         f"{machine['date']}  {machine['command']}",
-        f"{machine['cpu']}, {machine['processors']} processors, Linux {machine['kernel']}, {versions}",
-        f"load average before: {machine['load_average']}",
+        f"{machine['cpu']}, {machine['processors']} processors, Linux {machine['kernel']}",
+        versions,
+        f"load average before: {machine['load_average']}{after}",
     ]

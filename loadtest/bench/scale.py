@@ -176,10 +176,12 @@ def _last(curve: Curve) -> str:
     return ", ".join(f"{plot.short(x)}: {ys[-1]:,.4g}" for x, ys in sorted(curve.found.items()))
 
 
-def lines(curves: Sequence[Curve]) -> list[str]:
-    """Tables in Markdown, each with the line that was fitted."""
+def lines(curves: Sequence[Curve], plots: Path | None = None) -> list[str]:
+    """Tables in Markdown, each with the line that was fitted, and its plot where there is one."""
     told = []
     for curve in curves:
+        if plots is not None:
+            told += [f"![{curve.figure} by {curve.quantity}]({plots.name}/{_plot_name(curve)})", ""]
         told += [f"**{curve.figure}** ({curve.unit}) by {curve.quantity}: {curve.line.words(curve.unit)}", ""]
         told += [f"| {curve.quantity} | median | least | most |", "|---|---|---|---|"]
         told += [f"| {plot.short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
@@ -187,17 +189,19 @@ def lines(curves: Sequence[Curve]) -> list[str]:
     return told
 
 
+def _plot_name(curve: Curve) -> str:
+    words = curve.figure.lower().replace("cpu a request", "cpu").replace("cpu when nothing is asked", "still")
+    return f"{curve.quantity}-{words.replace(' ', '-')}.svg"
+
+
 def write_plots(curves: Sequence[Curve], folder: Path) -> None:
-    """One file a curve: ``scale-QUANTITY-FIGURE.svg``."""
+    """One file a curve."""
     folder.mkdir(parents=True, exist_ok=True)
     for curve in curves:
-        name = f"scale-{curve.quantity}-{curve.figure.split()[0].lower()}.svg"
-        if curve.figure.endswith("asked"):
-            name = f"scale-{curve.quantity}-still.svg"
         series = [plot.Series("phasegate", curve.points)]
         log_x = curve.quantity in _LOGARITHMIC
         title = f"{curve.figure} by {curve.quantity}"
-        (folder / name).write_text(plot.plot(title, curve.quantity, curve.unit, series, log_x=log_x))
+        (folder / _plot_name(curve)).write_text(plot.plot(title, curve.quantity, curve.unit, series, log_x=log_x))
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -232,9 +236,11 @@ def main(argv: list[str]) -> int:
     except BenchError as error:
         print(f"scale: {error}", file=sys.stderr)
         return 1
-    asked.json.write_text(json.dumps({"machine": facts, "curves": [c.to_json() for c in curves]}, indent=1) + "\n")
     if asked.plots is not None:
         write_plots(curves, asked.plots)
+    told = ["```", *machine.said(facts), "```", "", *lines(curves, asked.plots)]
+    document = {"name": "scale", "told": told, "machine": facts, "curves": [curve.to_json() for curve in curves]}
+    asked.json.write_text(json.dumps(document, indent=1) + "\n")
     print("\n".join(["", *lines(curves), f"load average after: {facts['load_average_after']}"]))
     return 0
 

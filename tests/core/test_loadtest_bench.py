@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from loadtest import procfs
-from loadtest.bench import plot, table, wrk
+from loadtest.bench import page, plot, table, wrk
 from loadtest.bench.lines import fit
 from loadtest.bench.measuring import Row, Sample, Spread, processors, used
 
@@ -143,3 +143,15 @@ def test_a_promise_that_was_not_kept_is_told() -> None:
 
 def test_a_spread_is_the_median_and_the_range() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+
+
+# The page
+
+
+def test_figures_go_to_their_place_and_nowhere_else() -> None:
+    text = "a\n<!-- figures: bench -->\nold\n<!-- end -->\nb\n<!-- figures: scale -->\n<!-- end -->\n"
+    made = page.with_figures(text, "bench", "new \\1")
+    assert made == text.replace("\nold\n", "\n\nnew \\1\n\n")
+    assert page.with_figures(made, "bench", "new \\1") == made
+    with pytest.raises(ValueError, match="found 0"):
+        page.with_figures(text, "other", "x")

@@ -1,0 +1,40 @@
+"""Put measured figures into their places on a page: ``python -m loadtest.bench.page docs/performance.md FILE.json…``.
+
+A place is what stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``; NAME is the module that measured
+(``bench`` or ``scale``), as its JSON says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def with_figures(page: str, name: str, figures: str) -> str:
+    """The page with other figures in the place ``name``. Raises ``ValueError`` where there is not one such place."""
+    place = re.compile(rf"(<!-- figures: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    found, count = place.subn(lambda match: f"{match[1]}\n{figures.strip()}\n\n{match[2]}", page)
+    if count != 1:
+        raise ValueError(f"expected one place <!-- figures: {name} -->, found {count}")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; its exit code."""
+    if len(argv) < 2:
+        print("usage: python -m loadtest.bench.page PAGE.md FILE.json…", file=sys.stderr)
+        return 2
+    path = Path(argv[0])
+    page = path.read_text(encoding="utf-8")
+    for name in argv[1:]:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+        page = with_figures(page, found["name"], "\n".join(found["told"]))
+    path.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
