@@ -13,7 +13,7 @@ from proxy.access import LogFile, Logged
 from proxy.http1 import forwarding
 from proxy.http1.connection import LINGER_S
 from proxy.http1.downstream import Downstream
-from proxy.http1.head import Heads
+from proxy.http1.heads import Heads
 from proxy.http1.pool import Pool
 from proxy.http1.refusal import Form
 from proxy.routes import Endpoint, Router

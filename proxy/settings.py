@@ -188,8 +188,6 @@ def _wrong(path: str, check: Callable[[str], object], text: str) -> Iterator[tup
 def located(app: App, proxy: Proxy, place: Callable[[str], str]) -> tuple[App, Proxy]:
     """The sections with ``place`` put around each file that they name."""
     replace = msgspec.structs.replace
-    if app.origin.startswith("unix:"):
-        app = replace(app, origin="unix:" + place(app.origin.removeprefix("unix:")))
     if app.tls is not None and app.tls.ca is not None:
         app = replace(app, tls=replace(app.tls, ca=place(app.tls.ca)))
     doors = tuple(

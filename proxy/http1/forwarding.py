@@ -1,4 +1,4 @@
-"""What the next hop is told of the client (RFC 7239 and the X-Forwarded fields before it), by a policy of trust. ◆
+"""What the next hop is told of the client (RFC 7239, and the X-Forwarded fields), by a policy of trust. Pure.
 
 From a trusted network a request's own forwarding fields are kept and appended to; from anywhere else they are what a
 stranger wrote, and are replaced.

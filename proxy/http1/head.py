@@ -1,16 +1,14 @@
 """The grammar of message heads: bytes in, what they mean out, or ``Refused``. Nothing is repaired. Pure.
 
-RFC 9112 sections 2, 3, 5 and 6. A head is taken apart once: what a browser repeats to the byte on its next request
-(its whole block of fields) is found again by ``Heads`` with one look-up, so the grammar below is walked on the first
-request of a kind and not on every one.
+RFC 9112 sections 2, 3, 5 and 6. ``heads`` remembers what was parsed here, so this is walked on the first request of a
+kind and not on every one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from proxy.http1.refusal import BAD_GATEWAY, Refused
 
@@ -18,8 +16,8 @@ CRLF: Final = b"\r\n"
 HEAD_END: Final = b"\r\n\r\n"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-# Possessive: a block that fails, fails at once, whatever it holds.
-_FIELDS: Final = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
+_TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LINE_BYTES: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"++) ([\x21-\x22\x24-\x7e]++) HTTP/(\d)\.(\d)")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*+))?")
 _LENGTH: Final = re.compile(rb"\d{1,18}")
@@ -44,9 +42,10 @@ _RESPONSE_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
 # Protocols that would carry further HTTP requests past this hop, unread.
 _NO_UPGRADE: Final = re.compile(rb"(?:h2c?|http|tls)(?:/.*)?", re.IGNORECASE)
 _FIELDS_MAX: Final = 200
-_REMEMBERED_MAX: Final = 4096
-_ENTRY: Final = 256  # what remembering costs beside the bytes themselves, about
-T = TypeVar("T")
+# Options of Connection that name no field to take away, and what is said most.
+_BARE_OPTIONS: Final = frozenset((b"close",))
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
+_USUAL_OPTIONS: Final = {name: frozenset((name,)) for name in (b"keep-alive", b"close", b"upgrade")}
 
 NO_LENGTH: Final = -1
 
@@ -158,35 +157,53 @@ def _length(value: bytes) -> int:
     return int(value)
 
 
+def _bad_field() -> Refused:
+    return Refused(400, "bad_field", "a header field breaks RFC 9110's grammar")
+
+
 Special = dict[bytes, list[bytes]]
 
 
-def _sort(block: bytes, special: frozenset[bytes]) -> tuple[list[bytes], Special]:
-    """The lines that go on, and by lower-case name the values of ``special`` fields. Raises ``Refused``."""
-    if not _FIELDS.fullmatch(block):
-        raise Refused(400, "bad_field", "a header field breaks RFC 9110's grammar")
+def _sort(block: bytes, special: frozenset[bytes], wanted: frozenset[bytes]) -> tuple[list[bytes], Special]:
+    """The lines that go on, and by lower-case name the values of ``special`` and ``wanted`` fields.
+
+    The grammar is RFC 9112 section 5: with all that a line may hold taken away, only the ends of lines are left, each
+    CR with its LF; and each line begins with a token and a colon. Raises ``Refused``.
+    """
     lines = block.split(CRLF)
     lines.pop()
     if len(lines) > _FIELDS_MAX:
         raise Refused(431, "too_many_fields", f"expected at most {_FIELDS_MAX} header fields")
+    if block.translate(None, _LINE_BYTES) != CRLF * len(lines):
+        raise _bad_field()
     kept = []
     found: Special = {}
     for line in lines:
-        name, _, value = line.partition(b":")
+        name, colon, value = line.partition(b":")
+        if not (name and colon) or name.translate(None, _TOKEN_BYTES):
+            raise _bad_field()
         name = name.lower()
         if name in special:
             found.setdefault(name, []).append(value.strip(b" \t"))
-        else:
-            kept.append(line)
+            continue
+        if name in wanted:
+            found.setdefault(name, []).append(value.strip(b" \t"))
+        kept.append(line)
     return kept, found
 
 
-def _options(values: list[bytes]) -> set[bytes]:
+def _options(found: Special) -> frozenset[bytes]:
     """The lower-case options of all Connection fields."""
-    return {option.strip(b" \t").lower() for value in values for option in value.split(b",")} - {b""}
+    values = found.get(b"connection")
+    if values is None:
+        return _NO_OPTIONS
+    usual = _USUAL_OPTIONS.get(values[0].lower())
+    if usual is not None and len(values) == 1:
+        return usual
+    return frozenset(option.strip(b" \t").lower() for value in values for option in value.split(b",")) - {b""}
 
 
-def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
+def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     """The lines whose field is not one of ``names``."""
     return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
@@ -218,15 +235,17 @@ def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -
 
     ``block`` is all lines of fields, each with its CRLF; ``wanted`` the lower-case names to keep values of.
     """
-    kept, found = _sort(block, _REQUEST_SPECIAL)
+    kept, found = _sort(block, _REQUEST_SPECIAL, wanted)
     fields = Fields()
-    options = _options(found[b"connection"]) if b"connection" in found else set()
+    options = _options(found)
     if options:
-        if options & _PROTECTED:
-            raise Refused(400, "bad_connection", "Connection names a field that it may not take away")
-        kept = _without(kept, options)
         fields.close = b"close" in options
         fields.keep_alive = b"keep-alive" in options
+        named = options - _REQUEST_SPECIAL - _BARE_OPTIONS
+        if options & _PROTECTED:
+            raise Refused(400, "bad_connection", "Connection names a field that it may not take away")
+        if named:
+            kept = _without(kept, named)
     fields.host = _once(found, b"host")
     if fields.host is not None and not _HOST.fullmatch(fields.host):
         raise Refused(400, "bad_host", "Host is no host and port")
@@ -249,17 +268,12 @@ def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -
     hops = _once(found, b"max-forwards")
     if hops is not None:
         fields.max_forwards = _length(hops)
-    for name in (FORWARDING | wanted) & found.keys():
-        fields.values[name] = b", ".join(found[name])
-    for line in kept:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name in wanted:
-            value = value.strip(b" \t")
-            before = fields.values.get(name)
+    for name, values in found.items():
+        if name in wanted or name in FORWARDING:
             # A Cookie may come in pieces (HTTP/2 gateways do that); others join with a comma (RFC 9110 section 5.3).
-            joint = b"; " if name == b"cookie" else b", "
-            fields.values[name] = value if before is None else before + joint + value
+            fields.values[name] = (
+                values[0] if len(values) == 1 else (b"; " if name == b"cookie" else b", ").join(values)
+            )
     kept.append(b"")
     fields.kept = CRLF.join(kept)
     return fields
@@ -274,15 +288,16 @@ def parse_response(head: bytes) -> Response:
     http10 = match[1] == b"0"
     status = int(match[2])
     try:
-        kept, found = _sort(block, _RESPONSE_SPECIAL)
+        kept, found = _sort(block, _RESPONSE_SPECIAL, _NO_OPTIONS)
         length, chunked = _framing(found)
     except Refused as refused:
         raise Refused(502, BAD_GATEWAY, f"the upstream's answer: {refused.message}") from None
     if chunked and http10:
         raise Refused(502, BAD_GATEWAY, "the upstream's answer: HTTP/1.0 knows no Transfer-Encoding")
-    options = _options(found[b"connection"]) if b"connection" in found else set()
-    if options:
-        kept = _without(kept, options)
+    options = _options(found)
+    named = options - _RESPONSE_SPECIAL - _BARE_OPTIONS
+    if named:
+        kept = _without(kept, named)
     if status < 200 or status == 204:
         # RFC 9110 section 8.6 and RFC 9112 section 6.1 forbid both; a length here desynchronises careless clients.
         if chunked or length > 0:
@@ -308,81 +323,3 @@ def _reason(status: int) -> bytes:
         return HTTPStatus(status).phrase.encode()
     except ValueError:
         return b""
-
-
-class Heads:
-    """What has been parsed lately, by its bytes: request lines, blocks of fields, answers' heads.
-
-    Each table has a young and an old half: when the young one holds its share of bytes it becomes the old one, and
-    what is asked for again moves back. So a stream of ever-new heads costs a parse each, as it would have anyway, but
-    turns out nothing that is in use; and memory is bounded, for no head above ``_REMEMBERED_MAX`` is kept at all.
-    """
-
-    __slots__ = ("_blocks", "_budget", "_lines", "_resolve", "_responses", "_wanted", "blocks", "lines", "responses")
-
-    def __init__(self, wanted: frozenset[bytes], resolve: Callable[[Line], object], budget: int = 1 << 20) -> None:
-        self._wanted = wanted
-        self._resolve = resolve
-        self._budget = budget
-        self.lines: dict[bytes, Line] = {}
-        self.blocks: dict[bytes, Fields] = {}
-        self.responses: dict[bytes, Response] = {}
-        self._lines = _Turn[Line](budget)
-        self._blocks = _Turn[Fields](budget)
-        self._responses = _Turn[Response](budget)
-
-    def line(self, raw: bytes) -> Line:
-        """The request line, parsed and routed. Raises ``Refused``."""
-        line = self.lines.get(raw)
-        if line is None:
-            line = self._lines.old.get(raw)
-            if line is None:
-                line = parse_request_line(raw)
-                line.route = self._resolve(line)
-            self.lines = self._lines.keep(self.lines, raw, line)
-        return line
-
-    def fields(self, block: bytes) -> Fields:
-        """The request's fields. Raises ``Refused``."""
-        fields = self.blocks.get(block)
-        if fields is None:
-            fields = self._blocks.old.get(block)
-            if fields is None:
-                fields = parse_fields(block, self._wanted)
-            self.blocks = self._blocks.keep(self.blocks, block, fields)
-        return fields
-
-    def fields_http10(self, block: bytes) -> Fields:
-        """The fields of an HTTP/1.0 request, which mean less. Raises ``Refused``."""
-        return parse_fields(block, self._wanted, http10=True)
-
-    def response(self, head: bytes) -> Response:
-        """The answer's head. Raises ``Refused`` (502)."""
-        response = self.responses.get(head)
-        if response is None:
-            response = self._responses.old.get(head)
-            if response is None:
-                response = parse_response(head)
-            self.responses = self._responses.keep(self.responses, head, response)
-        return response
-
-
-class _Turn(Generic[T]):
-    """The old half of a table, and what the young one holds by now, in bytes of its keys."""
-
-    __slots__ = ("_budget", "_held", "old")
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._held = 0
-        self.old: dict[bytes, T] = {}
-
-    def keep(self, young: dict[bytes, T], key: bytes, value: T) -> dict[bytes, T]:
-        """Put a parsed head into the young half; return the half that is the young one from now on."""
-        if len(key) > _REMEMBERED_MAX:
-            return young
-        self._held += len(key) + _ENTRY
-        if self._held > self._budget:
-            self.old, young, self._held = young, {}, len(key)
-        young[key] = value
-        return young

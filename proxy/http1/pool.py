@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from proxy.http1.head import Heads, Response
+from proxy.http1.head import Response
+from proxy.http1.heads import Heads
 from proxy.http1.refusal import BAD_GATEWAY
 from proxy.http1.upstream import Failure, Upstream
 from proxy.settings import App, origin_of

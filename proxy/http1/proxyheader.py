@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2: who is behind the load balancer that opened a connection. ◆
+"""The PROXY protocol, versions 1 and 2: who is behind the load balancer that opened a connection. Pure.
 
 Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. What is no header is refused: on a listener that
 expects one, a connection without it was not made by the load balancer.
