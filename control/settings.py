@@ -24,7 +24,8 @@ from control.gates import Freeze, Window
 from control.phases import DEFAULT_PHASES, Phase, Thresholds
 from control.walker import join, one_of, problems, shown, sound_keys
 from proxy.routes import operations_of
-from proxy.settings import App, Plan, Proxy, Route
+from proxy.settings import App, Plan, Proxy, Route, mistakes, origin_of
+from proxy.settings import located as place
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
@@ -141,8 +142,8 @@ def located(settings: Settings, folder: Path) -> Settings:
         else backend
         for name, backend in settings.backends.items()
     }
-    proxy = replace(settings.proxy, run_dir=str(folder / settings.proxy.run_dir))
-    return replace(settings, backends=backends, proxy=proxy)
+    app, proxy = place(settings.app, settings.proxy, lambda path: str(folder / path))
+    return replace(settings, app=app, backends=backends, proxy=proxy)
 
 
 def encode(settings: Settings) -> bytes:
@@ -214,7 +215,10 @@ def _sections(shape: Any, value: object) -> dict[str, Any]:
 
 def _addresses(parts: _Parts) -> Iterator[str]:
     seen: dict[tuple[str, int], str] = {}
-    listens = [(f"proxy.listen[{i}]", text) for i, text in enumerate(parts.proxy.listen)] if parts.proxy else []
+    listens: list[tuple[str, str]] = []
+    if parts.proxy:
+        listens += [(f"proxy.listen[{i}]", text) for i, text in enumerate(parts.proxy.listen)]
+        listens += [(f"proxy.listeners[{i}].address", door.address) for i, door in enumerate(parts.proxy.listeners)]
     listens += [("control.listen", parts.control.listen)] if parts.control else []
     for path, text in listens:
         try:
@@ -225,22 +229,21 @@ def _addresses(parts: _Parts) -> Iterator[str]:
         if found in seen and found[1]:
             yield f"{path}: {text} is taken by {seen[found]} already"
         seen[found] = path
-    if parts.proxy and not parts.proxy.listen:
+    if parts.proxy and not parts.proxy.doors():
         yield "proxy.listen: expected at least one address, found none"
 
 
 def _origins(parts: _Parts) -> Iterator[str]:
-    found = [("app.origin", parts.app.origin)] if parts.app else []
-    found += [(f"{join('backends', n)}.origin", b.origin) for n, b in parts.backends.items() if isinstance(b, Http)]
-    for path, origin in found:
-        match = re.fullmatch(r"http://([^/\s@]+)", origin)
-        try:
-            address(match[1] if match and re.search(r":\d+$", match[1]) else f"{match[1]}:80" if match else "")
-        except ValueError:
-            yield f'{path}: expected "http://HOST:PORT" with no path, found {shown(origin)}'
+    for name, backend in parts.backends.items():
+        if isinstance(backend, Http):
+            try:
+                origin_of(backend.origin)
+            except ValueError as error:
+                yield f"{join('backends', name)}.origin: {error}"
 
 
 def _proxy(parts: _Parts) -> Iterator[str]:
+    yield from (f"{path}: {what}" for path, what in mistakes(parts.app, parts.proxy))
     if parts.proxy is None:
         return
     for i, rule in enumerate(parts.proxy.sticky):
