@@ -264,16 +264,18 @@ class Api:
         # What the store has not taken yet belongs to the run all the same.
         unsaved = [Line(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in coordinator.unsaved()]
         settings = coordinator.settings
-        return _json(
-            report.build_report(
-                coordinator.name,
-                settings.phases,
-                settings.thresholds,
-                [*lines, *unsaved],
-                coordinator.status(),
-                coordinator.adapters(),
-            )
+        made = report.build_report(
+            coordinator.name,
+            settings.phases,
+            settings.thresholds,
+            [*lines, *unsaved],
+            coordinator.status(),
+            coordinator.adapters(),
         )
+        # The chain's head vouches for every entry up to it.
+        last = lines[-1] if lines else None
+        trail = {"entries": last.seq if last else 0, "hash": last.hash if last else None}
+        return _json(made | {"audit": trail})
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)

@@ -2,60 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from html import escape
-from math import log10
 from typing import Final
 
-from control.words import NONE, Json, ms, percent, rollback_line, words
+from control import report_plots
+from control.report_plots import ARMS
+from control.words import NONE, Json, figure, ms, percent, rollback_line, span, words
 
-_ARMS: Final = ("source", "target")
-_WIDTH: Final = 720.0
+_RULES: Final = {"error_rate": "errors", "p95_ms": "p95", "p99_ms": "p99", "memory_mb": "memory", "cpu": "CPU"}
+_OUTCOMES: Final = {"promote": "good", "roll_back": "bad"}
+# The dashboard's colours: one an arm, green for what was earned, red for what was not.
 _STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --line: #d5dbe3; --page: #ffffff; --card: #f5f7fa;
-  --source: #8a5a00; --target: #0b5fb5; --good: #14713d; --bad: #b3261e }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7ebf0; --soft: #a2adba; --line: #38424f; --page: #12161b;
-  --card: #1b2129; --source: #e0ab4f; --target: #74b3f2; --good: #63c78d; --bad: #f28b82 } }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif }
-h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
-.outcome { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; color: var(--page); font-weight: 600 }
-.completed { background: var(--good) } .rolled_back, .aborted, .running { background: var(--bad) }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { color: var(--soft); font-weight: 600 } th:first-child, td:first-child, .text { text-align: left }
-td.text { white-space: normal } .good, .bad { font-weight: 600 }
-.good { color: var(--good) } .bad { color: var(--bad) }
-.soft, footer { color: var(--soft) }
-figure { margin: 0; background: var(--card); border-radius: .5rem; padding: 1rem }
-figcaption { color: var(--soft); margin-bottom: .5rem } svg { width: 100%; height: auto; display: block }
-svg text { fill: var(--ink); font: 12px system-ui, sans-serif } svg .soft { fill: var(--soft) }
-.source { fill: var(--source) } .target { fill: var(--target) } .rule { stroke: var(--line) }
-.limit { stroke: var(--ink); stroke-width: 2 } ul { padding-left: 1.2rem } code { overflow-wrap: anywhere }
-@media print { body { max-width: none } }
+:root { color-scheme: light dark; --ink: #17202b; --soft: #546070; --line: #dde2e8; --page: #f4f6f8; --card: #ffffff;
+  --source: #8a5a00; --target: #0b5fb5; --good: #14713d; --bad: #b3261e; --on: #ffffff }
+@media (prefers-color-scheme: dark) { :root { --ink: #e7ebf0; --soft: #9ba7b5; --line: #2a323c; --page: #0e1216;
+  --card: #161b21; --source: #e0ab4f; --target: #74b3f2; --good: #63c78d; --bad: #f28b82; --on: #0e1216 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.75rem 1rem 3rem; max-width: 64rem; background: var(--page); color: var(--ink);
+  font: 14px/1.45 Inter, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  font-variant-numeric: tabular-nums }
+h1 { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem .75rem; margin: 0; font-size: 1.9rem;
+  letter-spacing: -.02em } h2 { font-size: 1rem; margin: 0 0 .5rem }
+h3 { font-size: .95rem; margin: 1.2rem 0 .25rem } h2 + h3 { margin-top: 0 } h3 span { font-weight: 400 }
+p { margin: .25rem 0 }
+.outcome { padding: .1rem .7rem; border-radius: 99px; color: var(--on); font-size: .95rem; letter-spacing: 0 }
+.completed { background: var(--good) } .rolled_back, .rolling_back, .aborted { background: var(--bad) }
+.idle, .running, .paused { background: var(--soft) }
+section { margin-top: 1rem; padding: .9rem 1rem 1rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
+th, td { padding: .3rem 0 .3rem .9rem; text-align: right; white-space: nowrap; vertical-align: baseline }
+th { color: var(--soft); font-weight: 400; font-size: 12px } tbody tr { border-top: 1px solid var(--line) }
+th:first-child, td:first-child { padding-left: 0 } tr.second { border-top: 0 }
+th.text, td.text { text-align: left } td.long { text-align: left; white-space: normal; min-width: 6rem }
+.good, .bad { font-weight: 600 } .good { color: var(--good) } .bad { color: var(--bad) }
+.soft, footer { color: var(--soft) } footer { margin-top: 1rem }
+.key::before { content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 2px;
+  background: var(--target) } .key.from::before { background: var(--source) }
+figure { margin: 1.25rem 0 0; overflow-x: auto } figure + p { margin-top: 1.25rem }
+figcaption { margin-bottom: .4rem; font-weight: 600 } figcaption .key { margin: 0 2px }
+svg { width: 100%; min-width: 30rem; height: auto; display: block }
+svg text { fill: var(--ink); font: 12px Inter, system-ui, sans-serif } svg .soft { fill: var(--soft) }
+.source { fill: var(--source) } .target { fill: var(--target) } .step { fill: var(--bad) }
+.track { fill: var(--line) }
+.rule { stroke: var(--line) } .limit { stroke: var(--ink); stroke-width: 2 } code { overflow-wrap: anywhere }
+@media print { body { max-width: none; background: none } section { break-inside: avoid } }
 """
 
 
 def page(report: Json) -> str:
     """The whole page for a report as the control API gives it."""
     phases = report.get("phases") or []
-    title = f"{report['migration']}: {words(report['outcome'])}"
+    outcome = report["outcome"]
+    title = f"{report['migration']}: {words(outcome)}"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
         f"<header><h1>{_text(report['migration'])} "
-        f'<span class="outcome {_text(report["outcome"])}">{_text(words(report["outcome"]))}</span></h1>',
-        f'<p class="soft">{_text(report.get("started_at") or NONE)} to {_text(report.get("ended_at") or NONE)}</p>',
-        "</header>",
+        f'<span class="outcome {_text(outcome)}">{_text(words(outcome))}</span></h1>',
+        f'<p class="soft">{_text(_when(report))}</p></header>',
         "<main>",
-        _criteria(report.get("criteria") or []),
-        _phases(phases),
-        _shares(phases),
-        _latencies(phases),
-        _verdicts(phases),
-        _rollbacks(report.get("rollbacks") or []),
+        _section("Success criteria", _criteria(report.get("criteria") or [])),
+        _section("Phases", _phases(phases) + report_plots.shares(phases) + report_plots.latencies(phases)),
+        _section("Rollbacks", _rollbacks(report.get("rollbacks") or [])),
+        _section("Verdicts", "\n".join(_verdict(phase) for phase in phases if phase.get("verdict"))),
         "</main>",
         _footer(report),
         "</body></html>",
@@ -67,14 +81,30 @@ def _text(value: object) -> str:
     return escape(str(value))
 
 
+def _when(report: Json) -> str:
+    """When the run began and ended, in UTC and to the second, and how long it took."""
+    began, ended = report.get("started_at"), report.get("ended_at")
+    if not began:
+        return "not started"
+    if not ended:
+        return f"{_moment(began)} UTC, going on"
+    took = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+    return f"{_moment(began)} to {_moment(ended)} UTC, {span(took.total_seconds())}"
+
+
+def _moment(text: str) -> str:
+    return text[:19].replace("T", " ")
+
+
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], *, pairs: bool = False) -> str:
+    """A table of cells that are HTML already; a head has a kind, as a cell has; ``pairs`` joins every two rows."""
+    head = "".join(f'<th scope="col" class="{kind}">{name}</th>' for name, kind in heads)
+    kinds = ("<tr>", '<tr class="second">' if pairs else "<tr>")
+    body = "\n".join(f"{kinds[number % 2]}{''.join(row)}</tr>" for number, row in enumerate(rows))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
@@ -82,135 +112,80 @@ def _cell(value: object, kind: str = "") -> str:
     return f'<td class="{kind}">{_text(value)}</td>' if kind else f"<td>{_text(value)}</td>"
 
 
-def _criteria(criteria: Iterable[Json]) -> str:
+def _criteria(criteria: Sequence[Json]) -> str:
     rows = [
         (
-            _cell(words(found["name"]), "text"),
-            _cell("passed" if found["passed"] else "FAILED", "good" if found["passed"] else "bad"),
-            _cell(found["evidence"], "text"),
+            _cell(words(found["name"]), "long"),
+            _cell("✓ passed", "text good") if found["passed"] else _cell("✕ FAILED", "text bad"),
+            _cell(found["evidence"], "long"),
         )
         for found in criteria
     ]
-    return (
-        _section("Success criteria", _table(("criterion", "result", '<span class="text">evidence</span>'), rows))
-        if rows
-        else ""
-    )
+    return _table((("criterion", "text"), ("result", "text"), ("evidence", "text")), rows) if rows else ""
 
 
 def _phases(phases: Iterable[Json]) -> str:
-    rows = []
-    for phase in phases:
-        share = phase.get("target_share")
-        for name in _ARMS:
-            arm = phase["arms"][name]
-            first = name == "source"
-            rows.append(
-                (
-                    _cell(f"{phase['name']} ({percent(phase['weight'])})" if first else ""),
-                    _cell((NONE if share is None else f"{100 * share:.2f} %") if first else ""),
-                    _cell(name),
-                    _cell(f"{arm['requests']:,}"),
-                    _cell(f"{arm['errors']:,}"),
-                    _cell(f"{100 * (arm['error_rate'] or 0):.2f} %"),
-                    *(_cell(ms(arm[key])) for key in ("p50_ms", "p95_ms", "p99_ms")),
-                )
-            )
-    heads = ("phase", "on the target", "arm", "requests", "errors", "error rate", "p50", "p95", "p99")
-    return _section("Phases", _table(heads, rows)) if rows else ""
+    rows = [_arm(phase, name) for phase in phases for name in ARMS]
+    figures = ("requests", "errors", "error rate", "p50", "p95", "p99")
+    heads = (("phase", "text"), ("on the target", ""), ("arm", "text"), *((name, "") for name in figures))
+    return _table(heads, rows, pairs=True) if rows else ""
 
 
-def _shares(phases: Sequence[Json]) -> str:
-    """Bars of the target's measured share, with the configured weight as a mark."""
-    if not phases:
-        return ""
-    left, step = 170.0, 30.0
-    wide = _WIDTH - left - 70
-    marks = []
-    for row, phase in enumerate(phases):
-        y = row * step
-        share = phase.get("target_share") or 0.0
-        at = left + wide * phase["weight"] / 100
-        marks += [
-            f'<text x="0" y="{y + 19:.0f}">{_text(phase["name"])} {_text(percent(phase["weight"]))}</text>',
-            f'<rect class="target" x="{left:.0f}" y="{y + 6:.0f}" width="{wide * share:.1f}" height="18" rx="3"/>',
-            f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="{y + 2:.0f}" y2="{y + 28:.0f}"/>',
-            f'<text x="{left + wide + 8:.0f}" y="{y + 19:.0f}">{100 * share:.2f} %</text>',
-        ]
-    return _figure("Share of data requests on the target; the mark is the phase's weight", marks, len(phases) * step)
-
-
-def _latencies(phases: Sequence[Json]) -> str:
-    """p50, p95 and p99 of both arms in each phase, on a logarithmic scale."""
-    keys = ("p50_ms", "p95_ms", "p99_ms")
-    values = [phase["arms"][arm][key] for phase in phases for arm in _ARMS for key in keys if phase["arms"][arm][key]]
-    if not values:
-        return ""
-    low = 10.0 ** _floor(log10(min(values)))
-    high = max(10.0 ** (_floor(log10(max(values))) + 1), 10 * low)
-    left, step, top = 170.0, 44.0, 24.0
-    wide = _WIDTH - left - 20
-
-    def across(value: float) -> float:
-        return left + wide * (log10(value) - log10(low)) / (log10(high) - log10(low))
-
-    tall = top + len(phases) * step
-    marks, tick = [], low
-    while tick <= high * 1.0001:
-        x = across(tick)
-        marks.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.0f}" y2="{tall:.0f}"/>')
-        marks.append(f'<text class="soft" text-anchor="middle" x="{x:.1f}" y="14">{tick:g} ms</text>')
-        tick *= 10
-    shapes: dict[str, Callable[[float, float, str], str]] = {
-        "p50_ms": lambda x, y, arm: f'<circle class="{arm}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>',
-        "p95_ms": lambda x, y, arm: f'<rect class="{arm}" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>',
-        "p99_ms": lambda x, y, arm: (
-            f'<path class="{arm}" d="M{x:.1f} {y - 7:.1f} L{x + 7:.1f} {y + 5:.1f} L{x - 7:.1f} {y + 5:.1f} Z"/>'
-        ),
-    }
-    for row, phase in enumerate(phases):
-        marks.append(f'<text x="0" y="{top + row * step + 26:.0f}">{_text(phase["name"])}</text>')
-        for lane, arm in enumerate(_ARMS):
-            y = top + row * step + 14 + lane * 18
-            for key in keys:
-                value = phase["arms"][arm][key]
-                if value:
-                    title = f"<title>{_text(phase['name'])}, {arm}, {key[:3]}: {_text(ms(value))}</title>"
-                    marks.append(f"<g>{title}{shapes[key](across(value), y, arm)}</g>")
-    caption = (
-        'Latency of <b style="color: var(--source)">the source</b> (upper lane) and '
-        '<b style="color: var(--target)">the target</b> (lower lane): ● p50, ■ p95, ▲ p99'
-    )
-    return _figure(caption, marks, tall)
-
-
-def _floor(value: float) -> int:
-    whole = int(value)
-    return whole - 1 if value < whole else whole
-
-
-def _figure(caption: str, marks: Sequence[str], tall: float) -> str:
-    picture = "\n".join(marks)
+def _arm(phase: Json, name: str) -> Sequence[str]:
+    """An arm's row; the phase is named in the source's, which is the upper one."""
+    arm, share, upper = phase["arms"][name], phase.get("target_share"), name == "source"
     return (
-        f'<figure><figcaption>{caption}</figcaption><svg viewBox="0 0 {_WIDTH:.0f} {tall:.0f}" role="img">\n'
-        f"{picture}\n</svg></figure>"
+        _cell(f"{phase['name']}, {percent(phase['weight'])}" if upper else "", "text"),
+        _cell((NONE if share is None else f"{100 * share:.2f} %") if upper else ""),
+        f'<td class="text"><span class="key{" from" if upper else ""}">{name}</span></td>',
+        _cell(f"{arm['requests']:,}"),
+        _cell(f"{arm['errors']:,}"),
+        _cell(f"{100 * (arm['error_rate'] or 0):.2f} %"),
+        *(_cell(ms(arm[key])) for key in ("p50_ms", "p95_ms", "p99_ms")),
     )
 
 
-def _verdicts(phases: Iterable[Json]) -> str:
-    items = []
-    for phase in phases:
-        verdict = phase.get("verdict") or {}
-        reasons = "; ".join(map(str, verdict.get("reasons") or []))
-        items.append(
-            f"<li><b>{_text(phase['name'])}</b>: {_text(words(verdict.get('outcome', NONE)))}. {_text(reasons)}</li>"
-        )
-    return _section("Verdicts", f"<ul>{''.join(items)}</ul>") if items else ""
+def _rollbacks(rollbacks: Sequence[Json]) -> str:
+    told = [f"<p>{_text(rollback_line(rollback))}</p>{report_plots.clock(rollback)}" for rollback in rollbacks]
+    return "\n".join(told) or "<p>None.</p>"
 
 
-def _rollbacks(rollbacks: Iterable[Json]) -> str:
-    items = [f"<li>{_text(rollback_line(rollback))}</li>" for rollback in rollbacks]
-    return _section("Rollbacks", f"<ul>{''.join(items)}</ul>" if items else "<p>None.</p>")
+def _verdict(phase: Json) -> str:
+    """The verdict that a phase was left with: what was said of the whole, and each rule's figures."""
+    verdict = phase["verdict"]
+    rules = verdict.get("rules") or []
+    names = {rule["rule"] for rule in rules}
+    # A rule's own reason says in words what its row says in figures.
+    whole = [reason for reason in map(str, verdict.get("reasons") or []) if reason.partition(":")[0] not in names]
+    title = (
+        f"{_text(phase['name'])} <span>{_text(percent(phase['weight']))}: {_text(words(verdict['outcome']))}</span>"
+    )
+    figures = (("rule", "text"), ("target", ""), ("limit", ""), ("samples", ""), ("proof", ""), ("asks for", "text"))
+    told = "".join(f"<p>{_text(reason)}</p>" for reason in whole)
+    return f"<h3>{title}</h3>{told}" + (_table(figures, map(_rule, rules)) if rules else "")
+
+
+def _rule(rule: Json) -> Sequence[str]:
+    proof, outcome = rule.get("proof"), rule["outcome"]
+    return (
+        _cell(_RULES.get(rule["rule"], words(rule["rule"])), "text"),
+        _cell(_measured(rule["rule"], rule["value"])),
+        _cell(_measured(rule["rule"], rule["limit"])),
+        _cell(f"{rule['samples']:,}"),
+        _cell(NONE if proof is None else f"{100 * proof:.0f} %"),
+        _cell(words(outcome), f"text {_OUTCOMES.get(outcome, '')}"),
+    )
+
+
+def _measured(rule: str, value: object) -> str:
+    """A rule's value or limit with its unit."""
+    if not isinstance(value, int | float):
+        return NONE
+    if rule in ("error_rate", "cpu"):
+        return f"{100 * value:.2f} %"
+    if rule.endswith("_ms"):
+        return ms(value)
+    return f"{figure(value)} MB" if rule == "memory_mb" else figure(value)
 
 
 def _footer(report: Json) -> str:

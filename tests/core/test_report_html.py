@@ -86,3 +86,38 @@ def test_a_run_without_traffic_or_phases_is_a_page_too() -> None:
         phase |= {"arms": {"source": empty, "target": empty}, "target_share": None, "verdict": None}
     assert Outline(page(quiet)).open == []
     assert Outline(page(report(phases=[], criteria=[], ended_at=None))).open == []
+
+
+def test_a_rollback_is_told_with_its_clock_and_the_trail_with_its_hash() -> None:
+    rollback = {
+        "trigger": "command",
+        "reason": "it looks odd",
+        "from_weight": 50.0,
+        "to_weight": 25.0,
+        "decided_ms": 0.4,
+        "seen_ms": 5.0,
+        "drained_ms": 38.0,
+        "total_ms": 43.4,
+        "within_deadline": True,
+    }
+    html = page(report(rollbacks=[rollback], audit={"entries": 7, "hash": "c0ffee"}))
+    for expected in ("it looks odd", "decided", "seen", "drained", "43 ms", "within its", "7 entries", "c0ffee"):
+        assert expected in html
+    assert Outline(html).open == []
+    at_once = rollback | {"decided_ms": 0.0, "seen_ms": 0.0, "drained_ms": 0.0, "total_ms": 0.0}
+    assert Outline(page(report(rollbacks=[at_once]))).open == []
+
+
+def test_a_verdict_shows_what_each_rule_rests_on() -> None:
+    rules = [
+        {"rule": "error_rate", "value": 0.0123, "limit": 0.05, "samples": 4321, "outcome": "promote", "proof": 1.0},
+        {"rule": "p95_ms", "value": None, "limit": 1000.0, "samples": 0, "outcome": "no_data", "proof": None},
+        {"rule": "memory_mb", "value": 94.2, "limit": 512.0, "samples": 3, "outcome": "promote", "proof": None},
+    ]
+    judged = report()
+    reasons = ["soaking: 3 s of 4 s", "error_rate: 53 of 4321 target requests failed"]
+    judged["phases"][0]["verdict"] = {"outcome": "hold", "reasons": reasons, "rules": rules}
+    html = page(judged)
+    for expected in ("soaking: 3 s of 4 s", "1.23 %", "5.00 %", "4,321", "100 %", "no data", "94.2 MB"):
+        assert expected in html
+    assert "53 of 4321" not in html, "the row says it"

@@ -9,6 +9,7 @@ const OUTCOMES = {
   roll_back: { mark: "✕", says: () => "Roll back: the target broke its limits." },
   no_data: { mark: "–", says: () => "No data: nothing to judge by yet." },
 };
+const ROOM = matchMedia("(min-width: 1081px)").matches; // beside the arms there is room for the evidence
 const OF_A_RULE = { promote: "kept", hold: "not yet", roll_back: "broken", no_data: "no data" };
 
 /** A rule's outcome in a word or two; where evidence is weighed, how far it has come. */
@@ -61,7 +62,7 @@ export function Verdict({ status }) {
       </tbody>
     </table>`}
     ${Object.keys(ofRule).length > 0 &&
-    html`<details>
+    html`<details open=${ROOM}>
       <summary>Evidence</summary>
       <dl>
         ${Object.entries(ofRule).map(([name, why]) => html`<dt>${ruleOf(name).name}</dt><dd>${why}</dd>`)}
