@@ -29,12 +29,13 @@ from control.auth import (
 )
 from control.checks import Check
 from control.commands import Command, Malformed
-from control.coordinator import Coordinator, Refused, audit_document
+from control.coordinator import Coordinator, Refused
 from control.events import TooMany
 from control.history import STEPS
 from control.openapi import ENDPOINTS, Endpoint
 from control.sessions import Session
 from control.settings import LOOPBACK, Settings, address
+from control.status import audit_document
 from control.store import Line, StoreError, StoreThread
 from proxy.board import Board
 

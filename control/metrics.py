@@ -42,7 +42,10 @@ class Led(Protocol):
 
     name: str
     state: Rollout
-    store_error: str | None
+
+    @property
+    def store_error(self) -> str | None:
+        """Why the store was not written last time."""
 
     @property
     def index(self) -> int:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from backends.arm import GAUGES
+from backends.errors import FaultKind
 from control.judge import Arm, Counts
 from control.phases import Thresholds
 from proxy import histogram
@@ -78,6 +80,27 @@ def by_adapter(board: Board, m: int) -> dict[str, int]:
         adapter = operation.partition(".")[0] if "." in operation.partition(" ")[0] else "http"
         found[adapter] = found.get(adapter, 0) + board.series(m, TARGET, [number]).requests
     return found
+
+
+def figures(board: Board, m: int) -> dict[str, Any]:
+    """Every operation since boot, and what each worker's data source counts."""
+    operations = []
+    for number, name in enumerate(board.layout.migrations[m][1]):
+        source, target = (board.series(m, i, [number]) for i in (SOURCE, TARGET))
+        operations.append(
+            {
+                "operation": name,
+                "arms": {"source": summary(source), "target": summary(target)},
+                "faults": {kind.label: target.faults[kind] for kind in FaultKind},
+                "fallbacks": target.fallbacks,
+                "client_errors": source.client_errors + target.client_errors,
+            }
+        )
+    shares = board.shares(m)
+    return {
+        "operations": operations,
+        "gauges": {name: [share.gauges[i] for share in shares] for i, name in enumerate(GAUGES)},
+    }
 
 
 def _since(now: Series, earlier: Series) -> Series:

@@ -12,6 +12,7 @@ from control.judge import Verdict
 from control.phases import Phase
 from control.rollout import Now, Rollout
 from control.snapshot import Worker
+from control.store import Line
 
 Json = dict[str, Any]
 
@@ -87,4 +88,17 @@ def _worker(worker: Worker) -> Json:
         "generation": worker.generation,
         "inflight_target": worker.inflight_target + worker.inflight_old,
         "heartbeat_age_ms": round(worker.heartbeat_age_s * 1000, 3),
+    }
+
+
+def audit_document(line: Line) -> Json:
+    """An audit line as the API shows it."""
+    return {
+        "seq": line.seq,
+        "at": rfc3339(line.at),
+        "kind": line.kind,
+        "actor": line.actor,
+        "detail": line.detail,
+        "previous": line.previous,
+        "hash": line.hash,
     }
