@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
@@ -17,6 +18,12 @@ _PR_SET_PDEATHSIG = 1
 def read_orders() -> bytes:
     """The whole of standard input: what the supervisor tells this child."""
     return sys.stdin.buffer.read()
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as this user may have: each client takes one, and each connection to the app."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def die_with_parent() -> None:

@@ -33,6 +33,7 @@ from proxy.listening import CannotStartError, address_of, bind
 from proxy.routes import layout
 from proxy.settings import Plan
 from proxy.supervision import History, after_death, is_hung
+from proxy.tls import check_files
 
 _log = structlog.get_logger("phasegate.supervisor")
 
@@ -89,6 +90,7 @@ class Supervisor:
         self._launch = load()
         self._boot = board.boot_id()
         plan = self._launch.plan
+        check_files(plan.app, plan.proxy.doors())
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = self._take_run_dir()
         self._workers = plan.proxy.workers or os.cpu_count() or 1
@@ -280,6 +282,7 @@ class Supervisor:
         """Take a new config, or say why not and go on with the old one."""
         try:
             launch = self._load()
+            check_files(launch.plan.app, launch.plan.proxy.doors())
         except Exception as error:
             _log.error("reload_refused", reason=str(error))
             return

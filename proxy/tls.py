@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
-from proxy.settings import OriginTls, Tls
+from proxy.listening import CannotStartError
+from proxy.settings import App, Listener, OriginTls, Tls
 
 _log = structlog.get_logger("phasegate.tls")
 
@@ -23,6 +25,22 @@ def toward_origin(tls: OriginTls | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def check_files(app: App, doors: Sequence[Listener]) -> None:
+    """Raise ``CannotStartError`` where a file that TLS needs cannot be used: before a worker would die of it."""
+    try:
+        where = "app.tls.ca"
+        if app.tls is not None:
+            toward_origin(app.tls)
+        for door in doors:
+            where = f"the certificate of {door.address}"
+            if door.tls is not None:
+                Certificate(door.tls)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or str(error)
+        hint = "expected PEM files, the certificate with its chain and the key that belongs to it"
+        raise CannotStartError(f"cannot use {where}: {reason}; {hint}") from None
 
 
 class Certificate:

@@ -19,7 +19,7 @@ from backends.arm import SOURCE, TARGET, DataSource
 from backends.manager import build_source
 from backends.settings import Backend, Http, decode_hook
 from proxy import board, logs
-from proxy.child import die_with_parent, read_orders
+from proxy.child import die_with_parent, raise_descriptor_limit, read_orders
 from proxy.doors import Door
 from proxy.exchange import Answering
 from proxy.gateway import Gateway
@@ -143,6 +143,7 @@ def main() -> None:
     logs.configure(f"worker-{orders.slot}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+    raise_descriptor_limit()
     uvloop.run(_serve(orders))
 
 
