@@ -307,6 +307,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         Setting(descriptors=128),
         allowed=(
             Allowed(20, frozenset({"status"}), "requests of the app's that need a new connection to it", "app"),
+            Allowed(32, frozenset({"broken"}), "new connections that no worker has a descriptor for"),
         ),
         proof=("crowd_turned_away",),
     ),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from loadtest.rehearse.faults import REHEARSALS
-from loadtest.rehearse.stage import ROOT
+from loadtest.rehearse.processes import ROOT
 
 OK, USAGE, FAILED = 0, 2, 3
 WITHIN_S: Final = 300.0

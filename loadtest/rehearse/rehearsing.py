@@ -13,8 +13,9 @@ from loadtest.rehearse.faults import Rehearsal
 from loadtest.rehearse.judge import Seen, Verdict, judge
 from loadtest.rehearse.ledger import Promise
 from loadtest.rehearse.load import Load
+from loadtest.rehearse.processes import StageError
 from loadtest.rehearse.records import SOURCE, TARGET
-from loadtest.rehearse.stage import Stage, StageError, World
+from loadtest.rehearse.stage import Stage, World
 from loadtest.rehearse.visitors import VISITORS
 from loadtest.rehearse.wire import Failed
 
@@ -35,11 +36,11 @@ async def rehearse(world: World, rehearsal: Rehearsal, scale: float = 1.0) -> Ve
         async with asyncio.timeout(WHOLE_S * max(1.0, scale)):
             async with Stage(world, rehearsal.setting, rehearsal.name) as stage:
                 await _play(stage, rehearsal, seen, scale)
-            await _restore(world)
     except (StageError, ApiError) as error:
         seen.error = str(error)
     except TimeoutError:
         seen.error = f"not over after {WHOLE_S * max(1.0, scale):g} s"
+    await _restore(world)
     return judge(rehearsal, seen)
 
 

@@ -45,7 +45,7 @@ source or another worker can answer.
 
 {table}
 
-*failed*: requests without a right answer: no answer, an unexpected status, a wrong document, or *stale*, a good
+{failings}*failed*: requests without a right answer: no answer, an unexpected status, a wrong document, or *stale*, a good
 answer in which the visitor's own last write is missing. *p99*: from when a request was due, before, during and after
 the fault. *detected*: from the fault to the first decision to take traffic back. *decided*, *drained*: the slowest
 rollback's own steps, from its record. *safe*: from the fault to the end of the last rollback. *writes*: those that
@@ -118,8 +118,20 @@ def page(verdicts: Sequence[Verdict], machine: Json, command: str) -> str:
         command=command,
         machine=f"Made on: {told}.",
         table="\n".join(lines),
+        failings=_failings(verdicts),
         titles="\n".join(_title(verdict.name) for verdict in verdicts),
     )
+
+
+def _failings(verdicts: Sequence[Verdict]) -> str:
+    """What did not hold, a line each and an empty one after it; nothing where all did."""
+    lines = [
+        f"- **{verdict.name}** did not hold: {finding.name}: {finding.evidence}"
+        for verdict in verdicts
+        for finding in verdict.findings
+        if not finding.held
+    ]
+    return "\n".join([*lines, "", ""]) if lines else ""
 
 
 def _title(name: str) -> str:

@@ -25,8 +25,9 @@ from loadtest.api import ApiError
 from loadtest.rehearse.faults import Setting
 from loadtest.rehearse.judge import Finding
 from loadtest.rehearse.load import Load
+from loadtest.rehearse.processes import StageError
 from loadtest.rehearse.records import SOURCE, TARGET, Record
-from loadtest.rehearse.stage import Stage, StageError, World, folder
+from loadtest.rehearse.stage import Stage, World, folder
 
 OK, USAGE, FAILED = 0, 2, 3
 HOLD_S: Final = 2.0  # a weight

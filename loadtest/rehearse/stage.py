@@ -9,185 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import http.client
-import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import Final, Self
 
 from loadtest.api import Api, ApiError, Json
+from loadtest.rehearse.config import WORKERS, config
 from loadtest.rehearse.faults import Setting
+from loadtest.rehearse.processes import Process, StageError, answers, children, emulator, free_port, until
 from loadtest.rehearse.relay import Cable, Relay
 
-ROOT: Final = Path(__file__).parents[2]
 STARTED_WITHIN_S: Final = 60.0
-END_WITHIN_S: Final = 4.0
-WORKERS: Final = 2
-_JAR: Final = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
-_MAIN: Final = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 _FAKETIME: Final = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/local/lib/faketime/libfaketimeMT.so.1")
-
-_PHASES: Final = {
-    # Nothing is promoted by itself: where the weight changes, the fault changed it.
-    "held": (("early", 25, "1h", "1h"), ("half", 50, "1h", "1h"), ("complete", 100, "1h", "1h")),
-    # What has proven itself goes on.
-    "climbing": (("half", 50, "2s", "1h"), ("complete", 100, "2s", "1h")),
-    "walk": (
-        *(("initial", 5, "2s", "2s"), ("early", 25, "2s", "2s"), ("half", 50, "2s", "2s")),
-        *(("majority", 75, "2s", "2s"), ("complete", 100, "2s", "2s")),
-    ),
-}
-
-_CONFIG: Final = """\
-[app]
-origin = "http://127.0.0.1:{app}"
-
-[proxy]
-listen = ["{listen}"]
-workers = {workers}
-run_dir = "{run_dir}"
-drain_timeout = "5s"
-
-[backends.mock]
-kind = "mock"
-
-[backends.firestore]
-kind = "firestore"
-project = "{project}"
-deadline = "{deadline}s"
-
-[migrations.phase6]
-source = "mock"
-target = "firestore"
-routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
-validate_every = "1s"
-lease = "{lease}s"
-min_samples = 5
-on_low_traffic = "{low}"
-phases = [
-{phases}
-]
-
-[migrations.phase6.thresholds]
-{thresholds}
-
-[control]
-listen = "{control}"
-tokens = [{{ name = "rehearsal", sha256 = "{sha256}", role = "operator" }}]
-"""
-
-
-class StageError(Exception):
-    """The stage cannot be set: what was found, and what to do."""
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def until(condition: Callable[[], Any], within_s: float, every_s: float = 0.05) -> bool:
-    """Ask ``condition()``, in a thread, until it is true; whether it was within the time."""
-    deadline = time.monotonic() + within_s
-    while True:
-        if await asyncio.to_thread(condition):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(every_s)
-
-
-class Process:
-    """A child that leads a group of its own; ended with the group. It may be started again by the same command."""
-
-    def __init__(self, name: str, command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
-        self.name = name
-        self.command = command
-        self.env = env or {}
-        self.limit = 0  # of file descriptors; 0: ours
-        self.out: IO[bytes] | None = None
-        self._log = log
-        self._popen: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """The id of the process started last."""
-        assert self._popen is not None, f"{self.name} was not started"
-        return self._popen.pid
-
-    @property
-    def code(self) -> int | None:
-        """Its exit status; None while it runs."""
-        return self._popen.poll() if self._popen is not None else None
-
-    @property
-    def running(self) -> bool:
-        """Whether it runs."""
-        return self._popen is not None and self._popen.poll() is None
-
-    def start(self, *, read: bool = False) -> None:
-        """Start it; what it writes goes to its log, or with ``read`` its standard output to ``out``."""
-        with self._log.open("ab") as log:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", "loadtest.rehearse.leash", str(self.limit), *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if read else log,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.env},
-                start_new_session=True,
-            )
-        self.out = self._popen.stdout
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, number)
-
-    def wait(self, within_s: float) -> bool:
-        """Whether it ended within the time."""
-        assert self._popen is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(within_s)
-            return True
-        return False
-
-    def end(self) -> None:
-        """End it and everything in its group, whatever state they are in."""
-        if self._popen is None:
-            return
-        if self.running:
-            # phasegate drains on the first and ends at once on the second.
-            for _ in range(2):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, signal.SIGCONT)
-                    self.signal(signal.SIGTERM)
-                if self.wait(END_WITHIN_S):
-                    break
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._popen.wait()
-        if self.out is not None:
-            self.out.close()
-
-    def log(self, lines: int = 12) -> str:
-        """The last lines that it wrote."""
-        text = self._log.read_text("utf-8", "replace") if self._log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
-
-    def logged(self, word: str) -> bool:
-        """Whether it has written a line with this word in it."""
-        return self._log.exists() and word in self._log.read_text("utf-8", "replace")
 
 
 class World:
@@ -197,7 +35,7 @@ class World:
         port = free_port()
         self.folder = folder
         self.target_address = f"127.0.0.1:{port}"
-        command = [*_emulator(), "--host=127.0.0.1", f"--port={port}"]
+        command = [*emulator(), "--host=127.0.0.1", f"--port={port}"]
         self.target = Process("target", command, folder / "target.log")
         self.app_port = free_port()
         app = [sys.executable, "-m", "loadtest.rehearse.app", str(self.app_port)]
@@ -222,13 +60,13 @@ class World:
     async def start_target(self) -> None:
         """Start the emulator and wait until it answers."""
         self.target.start()
-        if not await until(lambda: _answers(self.target_address, "/"), STARTED_WITHIN_S):
+        if not await until(lambda: answers(self.target_address, "/"), STARTED_WITHIN_S):
             raise StageError(f"the Firestore emulator did not start:\n{self.target.log()}")
 
     async def start_app(self) -> None:
         """Start the app and wait until it answers."""
         self.app.start()
-        if not await until(lambda: _answers(f"127.0.0.1:{self.app_port}", "/page/1"), STARTED_WITHIN_S):
+        if not await until(lambda: answers(f"127.0.0.1:{self.app_port}", "/page/1"), STARTED_WITHIN_S):
             raise StageError(f"the app did not start:\n{self.app.log()}")
 
 
@@ -242,7 +80,7 @@ class Stage:
         self.run_dir = self.folder / "run"
         self.listen = f"127.0.0.1:{free_port()}"
         self.control = f"127.0.0.1:{free_port()}"
-        self.config = self.folder / "phasegate.toml"
+        self.file = self.folder / "phasegate.toml"
         self.project = f"demo-{name}-{secrets.token_hex(3)}"
         self.clock_file = self.folder / "clock"
         self.relay: Relay | None = None
@@ -255,7 +93,7 @@ class Stage:
         self._ways = contextlib.AsyncExitStack()
 
     def _cli(self, name: str, *args: str) -> Process:
-        command = [sys.executable, "-m", "control.cli", *args, "--config", str(self.config)]
+        command = [sys.executable, "-m", "control.cli", *args, "--config", str(self.file)]
         return Process(name, command, self.folder / f"{name}.log")
 
     async def __aenter__(self) -> Self:
@@ -295,40 +133,23 @@ class Stage:
 
     def write_config(self, *, thresholds: tuple[tuple[str, float], ...] = (), spoil: str = "") -> None:
         """Write the configuration; ``thresholds`` beside the setting's own, ``spoil`` is appended."""
-        setting = self.setting
-        limits = {
-            "p95_ms": 4000,
-            "p99_ms": 5000,
-            "memory_mb": 2048,
-            "cpu": 1.0,
-            **dict(setting.thresholds),
-            **dict(thresholds),
-        }
-        text = _CONFIG.format(
+        text = config(
+            self.setting,
             app=self.world.app_port,
             listen=self.listen,
-            workers=WORKERS,
-            run_dir=self.run_dir,
-            project=self.project,
-            lease=setting.lease_s,
-            deadline=setting.deadline_s,
-            low="promote" if setting.plan == "walk" else "hold",
-            phases="\n".join(
-                f'  {{ name = "{name}", weight = {weight}, min_soak = "{least}", max_soak = "{most}",'
-                ' rollback_within = "10s" },'
-                for name, weight, least, most in _PHASES[setting.plan]
-            ),
-            thresholds="\n".join(f"{name} = {value}" for name, value in limits.items()),
             control=self.control,
+            run_dir=str(self.run_dir),
+            project=self.project,
             sha256=hashlib.sha256(self._token.encode()).hexdigest(),
+            thresholds=thresholds,
         )
-        self.config.write_text(text + spoil)
+        self.file.write_text(text + spoil)
 
     async def ready(self) -> None:
         """Wait until phasegate serves and control leads. Raises ``StageError``."""
 
         def settled() -> bool:
-            return not self.phasegate.running or (self.leads() and _answers(self.listen, "/page/1"))
+            return not self.phasegate.running or (self.leads() and answers(self.listen, "/page/1"))
 
         if not await until(settled, STARTED_WITHIN_S) or not self.phasegate.running:
             raise StageError(f"phasegate did not start:\n{self.phasegate.log()}")
@@ -336,7 +157,7 @@ class Stage:
     def leads(self) -> bool:
         """Whether control says that it is ready, and every worker is there."""
         try:
-            return _answers(self.control, "/readyz") and len(self.api.status()["workers"]) == WORKERS
+            return answers(self.control, "/readyz") and len(self.api.status()["workers"]) == WORKERS
         except ApiError:
             return False
 
@@ -353,7 +174,7 @@ class Stage:
 
     def control_pid(self) -> int:
         """The control process's id; 0 where there is none."""
-        for pid in _children(self.phasegate.pid):
+        for pid in children(self.phasegate.pid):
             with contextlib.suppress(OSError):
                 if b"control.serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return pid
@@ -424,46 +245,3 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="phasegate-rehearse-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _answers(address: str, path: str) -> bool:
-    connection = http.client.HTTPConnection(address, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def _emulator() -> list[str]:
-    """The command that runs the Firestore emulator. Raises ``StageError``."""
-    gcloud = shutil.which("gcloud")
-    roots = [Path(gcloud).resolve().parents[1]] if gcloud else []
-    roots += [Path("/usr/lib/google-cloud-sdk"), Path.home() / "google-cloud-sdk"]
-    named = os.environ.get("FIRESTORE_EMULATOR_JAR")
-    jars = [Path(named)] if named else [root / _JAR for root in roots]
-    jars += sorted((Path.home() / ".cache/firebase/emulators").glob("cloud-firestore-emulator-*.jar"), reverse=True)
-    jar = next((path for path in jars if path.is_file()), None)
-    java = shutil.which("java")
-    if jar is None or java is None:
-        missing = "no Firestore emulator was found" if jar is None else "no java was found on PATH"
-        raise StageError(f"{missing}; `phasegate demo` says how to get it, FIRESTORE_EMULATOR_JAR names one")
-    # Compiled quickly rather than well: it is not what is measured, and it is started often.
-    return [
-        java,
-        "-Duser.language=en",
-        "-Xmx1g",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+UseSerialGC",
-        "-cp",
-        str(jar),
-        _MAIN,
-    ]
