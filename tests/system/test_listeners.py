@@ -67,11 +67,11 @@ def subject_of(address: str) -> str:
     return text.stdout.strip().rpartition("=")[2].strip()
 
 
-def answer_on(sock: socket.socket) -> HTTPResponse:
-    response = HTTPResponse(sock)
-    response.begin()
-    response.read()
-    return response
+def status_on(sock: socket.socket) -> int:
+    with HTTPResponse(sock) as response:
+        response.begin()
+        response.read()
+        return response.status
 
 
 @pytest.fixture
@@ -93,25 +93,25 @@ def test_every_listener_serves_and_a_new_certificate_needs_no_restart(
     served: dict[str, Any], tmp_path: Path, until: Callable[..., None]
 ) -> None:
     plain, secure, balanced = served["proxy"]
-    connection = HTTPConnection(plain, timeout=30)
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 200
-    connection.close()
+    host, port = plain.split(":")
+    with socket.create_connection((host, int(port)), 30) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert status_on(sock) == 200
 
     host, port = secure.split(":")
     context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
     with context.wrap_socket(socket.create_connection((host, int(port)), 30), server_hostname=host) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert answer_on(sock).status == 200
+        assert status_on(sock) == 200
         issue(tmp_path, "two")
         until(lambda: {subject_of(secure) for _ in range(8)} == {"two"}, 30, "the new certificate on both workers")
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert answer_on(sock).status == 200, "who was here before stays"
+        assert status_on(sock) == 200, "who was here before stays"
 
     host, port = balanced.split(":")
     with socket.create_connection((host, int(port)), 30) as sock:
         sock.sendall(b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert answer_on(sock).status == 200
+        assert status_on(sock) == 200
     log = tmp_path / "access.log"
     until(lambda: log.exists() and "192.0.2.7" in log.read_text(), 30, "the access log's line")
     assert {json.loads(line)["client"] for line in log.read_text().splitlines()} == {"127.0.0.1", "192.0.2.7"}
@@ -124,16 +124,19 @@ def test_replacing_workers_loses_no_request_of_a_kept_connection(served: dict[st
     end = time.monotonic() + 60
     told = False
     connection = HTTPConnection(plain, timeout=30)
-    while not told and time.monotonic() < end:
+
+    def ask() -> bool:
         connection.request("GET", "/")
-        response = connection.getresponse()
-        assert response.status == 200
-        response.read()
-        told = response.getheader("connection") == "close"
+        with connection.getresponse() as response:
+            assert response.status == 200
+            response.read()
+            return response.getheader("connection") == "close"
+
+    while not told and time.monotonic() < end:
+        told = ask()
         time.sleep(0.002)
     assert told, "no worker was replaced"
-    connection.request("GET", "/")  # on a new connection, to the successor
-    assert connection.getresponse().status == 200
+    ask()  # on a new connection, to a successor
     connection.close()
 
 
