@@ -45,7 +45,8 @@ source or another worker can answer.
 
 {table}
 
-{failings}*failed*: requests without a right answer: no answer, an unexpected status, a wrong document, or *stale*, a good
+{failings}\
+*failed*: requests without a right answer: no answer, an unexpected status, a wrong document, or *stale*, a good
 answer in which the visitor's own last write is missing. *p99*: from when a request was due, before, during and after
 the fault. *detected*: from the fault to the first decision to take traffic back. *decided*, *drained*: the slowest
 rollback's own steps, from its record. *safe*: from the fault to the end of the last rollback. *writes*: those that
