@@ -276,7 +276,12 @@ class StoreThread:
         if self._store is None:
             self._store = Store(self._path)
             self.set_aside = self._store.set_aside or self.set_aside
-        return what(self._store)
+        try:
+            return what(self._store)
+        except StoreError as error:
+            if type(error.__cause__) is sqlite3.DatabaseError:  # malformed: the next call looks at the file anew
+                self._close()
+            raise
 
 
 def _line(row: Sequence[Any]) -> Line:

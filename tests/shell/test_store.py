@@ -126,3 +126,24 @@ async def test_the_thread_opens_the_file_when_it_can(tmp_path: Path) -> None:
     lines = await thread.save("a", "{}", [(1.0, entry("start"))])
     assert [line.kind for line in lines] == ["start"]
     await thread.close()
+
+
+async def test_a_file_that_breaks_while_it_is_used_is_set_aside_by_the_next_call(tmp_path: Path) -> None:
+    thread = StoreThread(tmp_path / "control.db")
+    for i in range(300):
+        await thread.save("a", "{}", [(float(i), entry("x" * 200))])
+    await thread.close()
+    thread = StoreThread(tmp_path / "control.db")
+    await thread.open()
+    path = tmp_path / "control.db"
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)
+    path.write_bytes(content)
+    assert thread._store is not None
+    thread._store._db.execute("PRAGMA shrink_memory")  # what it has in memory is still good
+    with pytest.raises(StoreError, match="malformed"):
+        await thread.audit("a", 1000)
+    lines = await thread.save("a", "{}", [(1.0, entry("start"))])
+    assert lines[0].seq == 1
+    assert thread.set_aside is not None
+    await thread.close()
