@@ -415,7 +415,8 @@ class Coordinator:
             # The soak begins: what is judged from here on came under the new weight on every worker.
             if self.state.state is State.RUNNING and self.state.soaked_s == 0.0:
                 self._observer.begin(now)
-            faults.point("raise.verified")
+            if self._raised_at:  # and not what a process before this one had raised
+                faults.point("raise.verified")
         if self.state.revision != before.revision:
             self._held_by = ()
             _log.info(
