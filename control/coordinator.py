@@ -184,6 +184,9 @@ class Coordinator:
 
     async def close(self) -> None:
         """Write what is still to be written, as far as the store lets us."""
+        # A successor that is started now has a whole lease to come up in.
+        self._lapse(self._clock.now())
+        self._renew(self._clock.now())
         if self._outbox.entries:
             with suppress(StoreError):
                 await self._save_once()
