@@ -100,16 +100,16 @@ class Stage:
         self.down = Downstream(self.gateway)
         self.client.protocol = self.down
         self.down.connection_made(self.client)  # type: ignore[arg-type] # what of a transport is used
-        self.told = 0
+        self.fin = False
 
     def send(self, data: bytes) -> None:
-        """The client's bytes, as long as anybody reads."""
-        if not self.client.closing:
+        """The client's bytes, as long as anybody reads and it has not said that it would send no more."""
+        if not (self.client.closing or self.fin):
             self.down.data_received(data)
 
     def answer(self, data: bytes) -> None:
-        """The origin's bytes on its newest connection, as long as anybody reads."""
-        if self.ups and not self.ups[-1].transport.is_closing():
+        """The origin's bytes on its newest connection, as long as anybody reads and it has not ended."""
+        if self.ups and not self.ups[-1].transport.is_closing() and not self.ups[-1]._ended:
             self.ups[-1].data_received(data)
 
     @property
@@ -308,10 +308,11 @@ class Play:
         stage, down = self.stage, self.stage.down
         up = stage.ups[-1] if stage.ups and not stage.ups[-1].transport.is_closing() else None
         alive = not stage.client.closing
-        if event == "client eof" and alive and not down._eof:
+        if event == "client eof" and alive and not stage.fin:
+            stage.fin = True
             if not down.eof_received():
                 stage.client.abort()
-        elif event == "origin eof" and up is not None:
+        elif event == "origin eof" and up is not None and not up._ended:
             if not up.eof_received():
                 up.transport.abort()
         elif event == "origin lost" and up is not None:
