@@ -58,6 +58,10 @@ class Alone:
         except Fault as fault:
             return Outcome(unavailable(call, fault), arm, fault)
 
+    def behind_since(self) -> int:
+        """As ``DataSource.behind_since``: an origin is not told of a store's changes, nor a store of an origin's."""
+        return 0
+
     def gauges(self) -> list[int]:
         """As ``DataSource.gauges``: the store's."""
         counts = dict.fromkeys(GAUGES, 0) | self._own.gauges()

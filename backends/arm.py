@@ -16,7 +16,7 @@ TARGET: Final = 1
 ARMS: Final = ("source", "target")
 
 # What a data source counts beside latency, in the order of the board's cells: append only. Cumulative, but for
-# the last group, whose values are read as they are.
+# ``LEVELS``, whose values are read as they are.
 GAUGES: Final = (
     "attempts",
     "retries",
@@ -30,6 +30,7 @@ GAUGES: Final = (
     "view_age_ms",
     "mirror_pending",
 )
+LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,9 @@ class DataSource(Protocol):
 
     async def answer(self, arm: int, call: Call) -> Outcome:
         """Answer the call. A failing target's read is answered by the source; this never raises ``Fault``."""
+
+    def behind_since(self) -> int:
+        """When the oldest change was made that the target lacks (CLOCK_MONOTONIC ns); 0: it has them all."""
 
     def gauges(self) -> list[int]:
         """The values of ``GAUGES``, in that order."""

@@ -43,7 +43,7 @@ class Source:
         self.arms = (source, target)
         self._hybrid = hybrid
         self._fallbacks = 0
-        self._mirrors: list[Mirror] = []
+        self._mirrors: list[Mirror] = []  # of the source's changes to the target, and the other way
         self._writes: set[asyncio.Task[Answer]] = set()
 
     def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
@@ -85,6 +85,10 @@ class Source:
         except Fault as own:
             faults = (own,) if fault is None else (fault, own)
             return Outcome(unavailable(call, *faults), SOURCE, faults[0])
+
+    def behind_since(self) -> int:
+        """As ``DataSource.behind_since``."""
+        return self._mirrors[SOURCE].behind_since() if self._mirrors else 0
 
     def gauges(self) -> list[int]:
         """As ``DataSource.gauges``: the target's, and the mirrors' of both directions."""

@@ -16,6 +16,8 @@ import asyncio
 import logging
 import random
 from collections import deque
+from itertools import islice
+from time import monotonic_ns
 from typing import Final
 
 from backends.changes import Change
@@ -41,8 +43,8 @@ class Mirror:
         self.lost = 0
         self._store = store
         self._at_once = at_once
-        self._queue: deque[Change] = deque()
-        self._sending = 0
+        self._queue: deque[tuple[int, Change]] = deque()  # by when they were made; but those that failed come first
+        self._sending: list[int] = []  # when those were made that are on their way
         self._failures = 0  # in a row
         self._senders: list[asyncio.Task[None]] = []
         self._more = asyncio.Event()
@@ -52,7 +54,13 @@ class Mirror:
     @property
     def pending(self) -> int:
         """Changes the store has not taken yet."""
-        return len(self._queue) + self._sending
+        return len(self._queue) + len(self._sending)
+
+    def behind_since(self) -> int:
+        """When the oldest pending change was made, CLOCK_MONOTONIC ns; 0 where none is pending."""
+        # Only those that a sender put back can be out of order, and there are no more of them than senders.
+        oldest = [made for made, _ in islice(self._queue, SENDERS)]
+        return min([*oldest, *self._sending], default=0)
 
     async def tell(self, change: Change) -> None:
         """Apply the change now, or queue it. Never raises ``Fault``."""
@@ -73,7 +81,7 @@ class Mirror:
         if len(self._queue) >= QUEUE:
             self._queue.popleft()
             self._drop(f"more than {QUEUE} changes are waiting")
-        self._queue.append(change)
+        self._queue.append((monotonic_ns(), change))
         self._idle.clear()
         self._more.set()
 
@@ -94,17 +102,17 @@ class Mirror:
                 if not self._sending:
                     self._idle.set()
                 await self._more.wait()
-            change = self._queue.popleft()
-            self._sending += 1
+            made, change = self._queue.popleft()
+            self._sending.append(made)
             try:
                 await change.apply(self._store, _context())
             except Fault:
                 self._failures += 1
-                self._queue.appendleft(change)
+                self._queue.appendleft((made, change))
             except Rejected as refusal:
                 self._drop(str(refusal))
             except asyncio.CancelledError:
-                self._queue.appendleft(change)
+                self._queue.appendleft((made, change))
                 raise
             except Exception:
                 _log.exception("a change could not be applied")
@@ -113,7 +121,7 @@ class Mirror:
                 self._failures = 0
                 self.mirrored += 1
             finally:
-                self._sending -= 1
+                self._sending.remove(made)
             if self._failures:
                 await asyncio.sleep(backoff(self._failures // SENDERS, BASE_S, CAP_S, self._dice))
 

@@ -20,7 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from backends.arm import ARMS
-from control import faults, gates, judge, observer
+from control import checks, faults, gates, judge, observer
 from control.checks import Check, failed
 from control.commands import Command
 from control.events import Hub
@@ -46,7 +46,7 @@ from control.rollout import (
     step,
 )
 from control.settings import Migration
-from control.snapshot import figures, snapshot, summary, workers
+from control.snapshot import figures, lag, snapshot, summary, workers
 from control.status import audit_document, status_document
 from control.store import StoreError
 from proxy import board as boards
@@ -331,9 +331,10 @@ class Coordinator:
             self._checking = None
 
     async def _healthy(self) -> list[Check]:
+        behind = checks.lag(*lag(self._board, self.index, _ns(self._clock.now().mono)))
         try:
             async with asyncio.timeout(HEALTH_WITHIN_S):
-                return await self._health()
+                return [*await self._health(), behind]
         except TimeoutError:
             return [Check("health", False, f"no answer within {HEALTH_WITHIN_S:g} s", "Look at the backends.")]
 

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from backends.arm import ARMS, GAUGES
+from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
 from control.rollout import Rollout, State
 from proxy import histogram
@@ -18,7 +18,6 @@ from proxy.board import Board
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 # The gauges that are read as they are; the others only ever grow.
-_AS_THEY_ARE: Final = ("breaker_state", "view_age_ms", "mirror_pending")
 BOUNDS_US: Final = (
     500,
     1_000,
@@ -127,7 +126,7 @@ class _Now(Collector):
     def _sources(self) -> Iterator[Metric]:
         """What each worker's data source counts: sums of what grows, the worst of what is read as it is."""
         for number, gauge in enumerate(GAUGES):
-            as_it_is = gauge in _AS_THEY_ARE
+            as_it_is = gauge in LEVELS
             kind: type[GaugeMetricFamily | CounterMetricFamily]
             kind = GaugeMetricFamily if as_it_is else CounterMetricFamily
             family = kind(f"phasegate_source_{gauge}", f"The data source's {gauge}", labels=["migration"])

@@ -103,6 +103,24 @@ def figures(board: Board, m: int) -> dict[str, Any]:
     }
 
 
+class Lag(NamedTuple):
+    """What the target has yet to be told of the source's changes."""
+
+    behind_s: float  # the age of the oldest
+    pending: int
+    lost: int  # since boot: what it will never be told
+
+
+def lag(board: Board, m: int, now_ns: int) -> Lag:
+    """How far the target is behind, over all workers."""
+    shares = board.shares(m)
+    since = min((share.behind_since for share in shares if share.behind_since), default=now_ns)
+    pending, lost = (
+        sum(share.gauges[GAUGES.index(name)] for share in shares) for name in ("mirror_pending", "mirror_lost")
+    )
+    return Lag(max(0.0, (now_ns - since) / 1e9), pending, lost)
+
+
 def _since(now: Series, earlier: Series) -> Series:
     if now.requests < earlier.requests:
         return Series.empty()

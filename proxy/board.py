@@ -1,12 +1,15 @@
 """The board: the shared memory through which workers, control and supervisor know each other's state.
 
 One file in the run directory, mapped by every process and read as aligned 8-byte cells, each of which is written by
-one process only: there is no lock, and on the machines we run on (x86-64, aarch64) no torn read of an aligned cell.
+one process only (but for the last kind): there is no lock, and on the machines we run on (x86-64, aarch64) no torn
+read of an aligned cell.
 
     header      magic, layout, boot, the control process's pid and heartbeat
     migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
     workers     a row a slot: pid, heartbeat, process figures; by migration what it has seen and has in flight, its
                 data source's gauges, and by operation and arm the counts and the latency histogram
+    marks       by migration and bucket: when a session of it last made a change that the target had yet to take.
+                Any worker writes them: of two at once, either will do (see ``share``)
 
 Counts are never reset: a reader subtracts two snapshots, and a restarted worker goes on in its slot's row.
 Who writes: the control process its own header cells and every migration's cells; worker N the row of slot N; the
@@ -26,6 +29,7 @@ from typing import Final, NamedTuple
 from backends.arm import ARMS, GAUGES, SOURCE, TARGET
 from backends.errors import FaultKind
 from proxy import histogram
+from proxy.splitter import BUCKETS
 
 MAGIC: Final = int.from_bytes(b"phsgate1", "little")
 
@@ -45,10 +49,13 @@ WORKER_CELLS: Final = 16
 
 # A worker's cells for one migration. ``OLD`` counts target requests begun under an earlier generation than the one
 # seen: a rollback has drained when it is 0. ``LAST_TARGET_START`` is the latest start of a target request.
-S_GENERATION, S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_LAST_TARGET_START = range(5)
+# ``BEHIND_SINCE``: when the oldest change was made here that the target has yet to take; 0: it has them all.
+S_GENERATION, S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_LAST_TARGET_START, S_BEHIND_SINCE = range(6)
 S_GAUGES: Final = 8
 SHARE_CELLS: Final = S_GAUGES + 16
 assert len(GAUGES) <= 16
+_LOST: Final = S_GAUGES + GAUGES.index("mirror_lost")
+_PENDING: Final = S_GAUGES + GAUGES.index("mirror_pending")
 
 # The cells of one (migration, operation, arm). The number of requests is the histogram's sum.
 C_FAULTS: Final = 0  # by FaultKind
@@ -89,7 +96,7 @@ class Layout:
 
     def digest(self) -> int:
         """Equal for two processes exactly when they mean the same cells."""
-        text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS))
+        text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS, BUCKETS))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
     def migration(self, m: int) -> int:
@@ -109,9 +116,13 @@ class Layout:
         """The first cell of one worker's counts for one operation and arm."""
         return self.share(slot, m) + SHARE_CELLS + (operation * len(ARMS) + arm) * SERIES_CELLS
 
+    def marks(self, m: int) -> int:
+        """The first of migration ``m``'s marks, one a bucket."""
+        return self.worker(self.workers) + m * BUCKETS
+
     def cells(self) -> int:
         """How many cells the board has."""
-        return self.worker(self.workers)
+        return self.marks(len(self.migrations))
 
     def _share_cells(self, m: int) -> int:
         return SHARE_CELLS + len(self.migrations[m][1]) * len(ARMS) * SERIES_CELLS
@@ -188,6 +199,7 @@ class ShareView(NamedTuple):
     inflight_target: int  # of the generation seen
     inflight_old: int  # on the target, of earlier generations
     last_target_start: int
+    behind_since: int
     gauges: tuple[int, ...]
 
 
@@ -301,9 +313,9 @@ class Board:
     def share(self, slot: int, m: int) -> ShareView:
         """What one worker says of migration ``m``."""
         base = self.layout.share(slot, m)
-        generation, source, target, old, last_start = self.cells[base : base + S_LAST_TARGET_START + 1]
+        generation, source, target, old, last_start, behind = self.cells[base : base + S_BEHIND_SINCE + 1]
         gauges = tuple(self.cells[base + S_GAUGES : base + S_GAUGES + len(GAUGES)])
-        return ShareView(slot, generation, source, target, old, last_start, gauges)
+        return ShareView(slot, generation, source, target, old, last_start, behind, gauges)
 
     def shares(self, m: int) -> list[ShareView]:
         """What every worker with a living process says of migration ``m``."""
@@ -325,14 +337,19 @@ class Board:
         )
 
     def clear_volatile(self, slot: int) -> None:
-        """Forget what died with the worker of this slot: its pid and what it had in flight. Supervisor only."""
+        """Forget what died with the worker of this slot: its pid and what it had in flight. Supervisor only.
+
+        The changes that it had yet to hand on are lost, and counted so.
+        """
         base = self.layout.worker(slot)
         self.cells[base + W_PID] = 0
         self.cells[base + W_CONNECTIONS] = 0
         for m in range(len(self.layout.migrations)):
             share = self.layout.share(slot, m)
-            for cell in (S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD):
+            for cell in (S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_BEHIND_SINCE):
                 self.cells[share + cell] = 0
+            self.cells[share + _LOST] += self.cells[share + _PENDING]
+            self.cells[share + _PENDING] = 0
 
 
 def boot_id() -> int:

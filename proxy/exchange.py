@@ -75,10 +75,12 @@ class Answering:
     def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
         """A data request is here whole: answer it now, or begin to."""
         began = monotonic_ns()
-        arm, cookie = self.share.choose(client, began)
-        self.ask(client, endpoint, body, arm, began, cookie)
+        arm, bucket, cookie = self.share.choose(client, began)
+        self.ask(client, endpoint, body, arm, bucket, began, cookie)
 
-    def ask(self, client: Downstream, endpoint: Endpoint, body: bytes, arm: int, began: int, cookie: bytes) -> None:
+    def ask(
+        self, client: Downstream, endpoint: Endpoint, body: bytes, arm: int, bucket: int, began: int, cookie: bytes
+    ) -> None:
         """Answer from an arm of the data source."""
         share = self.share
         operation = endpoint.operation
@@ -91,15 +93,16 @@ class Answering:
                 share.record(endpoint.number, arm, began, answer.status)
                 client.write(b"%b%b%b" % (head, self.gateway.date, cookie), answer.body)
                 return
-        Exchange(self, client, endpoint, arm, began, cookie).start(body)
+        Exchange(self, client, endpoint, arm, bucket, began, cookie).start(body)
 
     def turn_away(self, exchange: Exchange, fault: Fault) -> bool:
         """Have a read that the target failed answered by somebody else than the data source. True: it will be."""
         return False
 
     def tick(self, now_ns: int) -> None:
-        """The weight and a rollback's deadlines."""
+        """The weight and a rollback's deadlines; and what the target has taken by now."""
         self.share.tick(now_ns)
+        self.share.behind(self.source.behind_since())
 
     def gauge(self) -> None:
         """The data source's figures, onto the board."""
@@ -110,6 +113,7 @@ class Exchange:
     """A data request that is waited for: a ``Flight`` of its share, and what its client is ``Waiting`` for."""
 
     __slots__ = (
+        "_bucket",
         "_cookie",
         "_service",
         "_taken",
@@ -124,7 +128,14 @@ class Exchange:
     )
 
     def __init__(
-        self, service: Answering, client: Downstream, endpoint: Endpoint, arm: int, began: int, cookie: bytes
+        self,
+        service: Answering,
+        client: Downstream,
+        endpoint: Endpoint,
+        arm: int,
+        bucket: int,
+        began: int,
+        cookie: bytes,
     ) -> None:
         self._service = service
         self.client: Downstream | None = client
@@ -132,6 +143,7 @@ class Exchange:
         self.arm = self.on = arm
         self.began = began
         self.generation = service.share.generation
+        self._bucket = bucket
         self._cookie = cookie
         self._task: asyncio.Task[None] | None = None
         self._taken: asyncio.Event | None = None  # set when a client that took no more takes again
@@ -171,6 +183,8 @@ class Exchange:
             outcome = Outcome(
                 error_answer(500, "internal", "phasegate failed to answer; its log says why"), arm, broken
             )
+        if self.endpoint.operation.kind == "write":
+            self._service.share.wrote(self._bucket, self._service.source.behind_since())
         outcome.fault = fault or outcome.fault
         if outcome.fault is None or not self._service.turn_away(self, outcome.fault):
             await self._deliver(outcome)

@@ -45,17 +45,18 @@ class Mixing(Answering):
     def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
         """A data request is here whole: answer it, or forward it."""
         began = monotonic_ns()
-        arm, cookie = self.share.choose(client, began)
+        arm, bucket, cookie = self.share.choose(client, began)
         if arm == self._origin:
             client.exchange = Relay(self, client, endpoint, arm, began, cookie)
             client.forward_gathered(self._pool, body)
         else:
-            self.ask(client, endpoint, body, arm, began, cookie)
+            self.ask(client, endpoint, body, arm, bucket, began, cookie)
 
     def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
         """The origin failed a read, as the target: the store answers it."""
         relay.release()
-        exchange = Exchange(self, client, endpoint, TARGET, relay.began, relay.cookie)
+        unmarked = 0  # only a write's bucket is marked
+        exchange = Exchange(self, client, endpoint, TARGET, unmarked, relay.began, relay.cookie)
         exchange.start(b"", Fault(fault, "the origin failed"))
 
     def turn_away(self, exchange: Exchange, fault: Fault) -> bool:

@@ -53,7 +53,7 @@ class Relaying:
     def begin(self, client: Downstream, endpoint: Endpoint, rest: bytes) -> None:
         """A data request's head is here, and ``rest`` of its body."""
         began = monotonic_ns()
-        arm, cookie = self.share.choose(client, began)
+        arm, _, cookie = self.share.choose(client, began)
         client.exchange = Relay(self, client, endpoint, arm, began, cookie)
         client.forward(self.pools[arm], rest)
 

@@ -1,11 +1,17 @@
-"""One worker's part in one migration: which arm a request gets, and what came of it, onto the board."""
+"""One worker's part in one migration: which arm a request gets, and what came of it, onto the board.
+
+A session reads its own writes. It may have written to the source a moment ago, under a lower weight or because the
+target failed, and the target has yet to take that change: until then the session stays on the source. Each worker
+says since when the target lacks a change of its own, and marks the buckets that made one. A mark that is older than
+all those times is settled; the newest time known to be settled is kept, so that a request costs one comparison.
+"""
 
 from __future__ import annotations
 
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, Protocol
 
-from backends.arm import ARMS, SOURCE, TARGET
+from backends.arm import ARMS, GAUGES, LEVELS, SOURCE, TARGET
 from backends.errors import FaultKind
 from proxy import board, histogram
 from proxy.sticky import Stickiness
@@ -14,6 +20,8 @@ if TYPE_CHECKING:
     from proxy.http1.downstream import Downstream
 
 _PINNED_BIT: Final = board.PINNED << 16
+# A mark is dated so much later. Of two workers that mark a bucket at once one is overwritten: it is as well kept.
+_MARGIN_NS: Final = 5_000_000
 
 
 class Flight(Protocol):
@@ -49,24 +57,56 @@ class Share:
             tuple(layout.series(slot, migration, operation, arm) for arm in range(len(ARMS)))
             for operation in operations
         ]
+        self._marks = layout.marks(migration)
+        self._behind = [layout.share(row, migration) + board.S_BEHIND_SINCE for row in range(layout.workers)]
+        self._settled = 0
+        self._counted = [
+            0 if name in LEVELS else cells[self._own + board.S_GAUGES + i] for i, name in enumerate(GAUGES)
+        ]  # by those who had the row before
         self._open: set[Flight] = set()  # on the target
         # A fresh process has nothing in flight, and has seen what is published now.
-        for volatile in (board.S_INFLIGHT_SOURCE, board.S_INFLIGHT_TARGET, board.S_INFLIGHT_OLD):
+        for volatile in (
+            board.S_INFLIGHT_SOURCE,
+            board.S_INFLIGHT_TARGET,
+            board.S_INFLIGHT_OLD,
+            board.S_BEHIND_SINCE,
+        ):
             cells[self._own + volatile] = 0
         self.generation = cells[self._word] >> 32
         cells[self._own + board.S_GENERATION] = self.generation
 
-    def choose(self, client: Downstream, now_ns: int) -> tuple[int, bytes]:
-        """The arm of the client's current request, and the Set-Cookie line of its answer, if any."""
+    def choose(self, client: Downstream, now_ns: int) -> tuple[int, int, bytes]:
+        """The arm of the client's current request, its bucket, and the Set-Cookie line of its answer, if any."""
         bucket, cookie = self._stickiness.bucket(self.migration, client)
         cells = self.cells
         word = cells[self._word]
         if word >> 32 != self.generation:
             self._turn(word >> 32)
-        if bucket < word & 0xFFFF and (word & _PINNED_BIT or now_ns < cells[self._lease]):
+        if (
+            bucket < word & 0xFFFF
+            and (word & _PINNED_BIT or now_ns < cells[self._lease])
+            and (cells[self._marks + bucket] < self._settled or self._has_all(bucket))
+        ):
             cells[self._own + board.S_LAST_TARGET_START] = now_ns
-            return TARGET, cookie
-        return SOURCE, cookie
+            return TARGET, bucket, cookie
+        return SOURCE, bucket, cookie
+
+    def _has_all(self, bucket: int) -> bool:
+        """Whether the target has taken every change that the bucket's sessions made."""
+        cells = self.cells
+        now = monotonic_ns()  # before the others' cells are read: what they begin to lack later is younger
+        self._settled = min([cells[at] or now for at in self._behind])
+        return cells[self._marks + bucket] < self._settled
+
+    def wrote(self, bucket: int, since: int) -> None:
+        """A write of the bucket is done; ``since`` is as for ``behind``."""
+        self.behind(since)
+        if since:
+            self.cells[self._marks + bucket] = monotonic_ns() + _MARGIN_NS
+
+    def behind(self, since: int) -> None:
+        """The data source's ``behind_since``, for every worker to see."""
+        self.cells[self._own + board.S_BEHIND_SINCE] = since
 
     def record(
         self,
@@ -134,5 +174,5 @@ class Share:
     def gauge(self, values: list[int]) -> None:
         """Put the data source's figures onto the board."""
         base = self._own + board.S_GAUGES
-        for i, value in enumerate(values):
-            self.cells[base + i] = value
+        for i, (before, value) in enumerate(zip(self._counted, values, strict=True)):
+            self.cells[base + i] = before + value

@@ -111,6 +111,8 @@ class Worker:
         await self._drain()
         for source in self._sources:
             await source.close()
+        for share in self.gateway.shares:
+            share.gauge()  # what could not be handed on to the end is lost, and counted so
         self._cells[self._row + board.W_PID] = 0
 
     async def _drain(self) -> None:

@@ -13,6 +13,7 @@ from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from proxy import board, histogram
 from proxy.board import Board, BoardError, Layout, Word
+from proxy.splitter import BUCKETS
 
 LAYOUT = Layout(3, (("phase6", ("a", "b", "c")), ("other", ("x",))))
 BOOT = 42
@@ -39,6 +40,7 @@ def test_no_two_places_share_a_cell() -> None:
             starts.append((LAYOUT.share(slot, m), board.SHARE_CELLS))
             for o in range(len(operations)):
                 starts += [(LAYOUT.series(slot, m, o, arm), board.SERIES_CELLS) for arm in (SOURCE, TARGET)]
+    starts += [(LAYOUT.marks(m), BUCKETS) for m in range(2)]
     starts.sort()
     assert all(start + size == following for (start, size), (following, _) in pairwise(starts)), "no gap, no overlap"
     assert sum(starts[-1]) == LAYOUT.cells()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from time import monotonic_ns
 
 import pytest
 
@@ -246,13 +247,18 @@ async def test_a_store_that_is_down_is_told_when_it_is_back() -> None:
     mirror = Mirror(store, at_once=False)
     mirror.start()
     store.down = True
-    for nth in range(100):
+    before = monotonic_ns()
+    await mirror.tell(Put((put("a/0", {}),)))
+    first = monotonic_ns()
+    for nth in range(1, 100):
         await mirror.tell(Put((put(f"a/{nth}", {}),)))
     while store.calls < 20:
         await asyncio.sleep(0.01)
     assert mirror.pending == 100
+    assert before < mirror.behind_since() < first, "the oldest, however often it failed"
     store.down = False
     await drained(mirror)
+    assert mirror.behind_since() == 0
     assert len(await store.query(Query("a"), Context(soon()))) == 100
     assert (mirror.mirrored, mirror.lost) == (100, 0)
     await mirror.close()

@@ -224,6 +224,22 @@ async def test_an_unhealthy_backend_refuses_an_advance_unless_it_is_forced_with_
     assert scene.weight == 2500
 
 
+async def test_a_target_that_lags_behind_the_sources_changes_takes_no_more_weight(scene: Scene) -> None:
+    await scene.act("start")
+    share = scene.board.layout.share(0, 0)
+    scene.board.cells[share + boards.S_BEHIND_SINCE] = int((scene.clock.mono - 6.0) * 1e9)
+    scene.workers_see()
+    with pytest.raises(Refused, match="lacks the source's changes of the last 6 s"):
+        await scene.act("advance")
+    await scene.act("pause")
+    with pytest.raises(Refused, match="lacks"):
+        await scene.act("resume")
+    scene.board.cells[share + boards.S_BEHIND_SINCE] = 0
+    await scene.act("resume")
+    await scene.act("advance")
+    assert scene.board.word(0).weight_bp == 2500
+
+
 async def test_an_abort_during_the_health_check_of_a_start_wins(scene: Scene) -> None:
     gate = asyncio.Event()
 

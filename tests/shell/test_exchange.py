@@ -106,6 +106,29 @@ async def test_an_answer_waited_for_is_in_flight_until_it_is_written(tmp_path: P
         assert bench.board.series(0, TARGET).requests == 1
 
 
+async def test_a_write_that_fell_back_is_followed_to_the_source_until_the_target_has_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        for gate in bench.source.gates:
+            gate.set()
+        bench.source.faults.append(Fault(FaultKind.DEADLINE, "silent"))
+        bench.source.behind = monotonic_ns()
+        for request, arm in ((WRITE, TARGET), (READ, SOURCE), (WRITE, SOURCE), (READ, SOURCE)):
+            reader, _ = await bench.open(request)
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert bench.source.asked[-1][0] == arm
+        bench.source.behind = 0
+
+        async def asked() -> int:
+            reader, _ = await bench.open(READ)
+            await reader.read()
+            return bench.source.asked[-1][0]
+
+        async with asyncio.timeout(5):
+            while await asked() == SOURCE:
+                await asyncio.sleep(0.005)
+
+
 async def test_a_fallback_says_so_and_counts_against_the_target(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         bench.weigh(10_000)

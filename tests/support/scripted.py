@@ -40,6 +40,7 @@ class Scripted:
     asked: list[tuple[int, Call]] = field(default_factory=list)
     cancelled: int = 0
     crash: bool = False
+    behind: int = 0
     arms: tuple[Arm, Arm] = (Named("mock"), Named("firestore"))
 
     def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
@@ -63,6 +64,9 @@ class Scripted:
     async def _events(self) -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
         await asyncio.Event().wait()
+
+    def behind_since(self) -> int:
+        return self.behind
 
     def gauges(self) -> list[int]:
         return [0] * len(GAUGES)

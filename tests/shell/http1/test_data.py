@@ -53,6 +53,9 @@ class Recorded:
         finally:
             self.closed_streams += 1
 
+    def behind_since(self) -> int:
+        return 0
+
     def gauges(self) -> list[int]:
         return [0] * len(GAUGES)
 
