@@ -1,6 +1,7 @@
 """The command line. Speaks to a running phasegate through the control API alone; imports what a command needs then.
 
-Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed, 4 rolled back or aborted, 5 unreachable.
+Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed, 4 rolled back or aborted, 5 unreachable,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,98 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from control.exits import GATE, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
+from control.cli_base import CONFIG, EPILOG, Commands, api, config_option, proxy
+from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, USAGE, Stop
 
 if TYPE_CHECKING:
-    from control.client import ApiError, Client, Json
-
-CONFIG: Final = "phasegate.toml"
-EPILOG: Final = (
-    "PHASEGATE_URL and PHASEGATE_TOKEN say where the control plane is and who asks. "
-    "Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed, 4 rolled back, 5 unreachable."
-)
-
-
-# What the API's refusals mean to the shell: the caller's mistake, or a gate that stayed shut.
-_REFUSALS: Final = {400: USAGE, 401: USAGE, 403: USAGE, 404: USAGE, 409: GATE, 412: GATE, 503: UNREACHABLE}
-
-
-class Commands(click.Group):
-    """A group whose every command turns what the control plane says no with into a message and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; translate at this one edge."""
-        from control.client import ApiError
-
-        try:
-            return super().invoke(ctx)
-        except (Stop, ApiError) as error:
-            stop = error if isinstance(error, Stop) else _translated(error)
-        click.echo(f"phasegate: {stop.message}", err=True)
-        return ctx.exit(stop.code)
-
-
-def _translated(error: ApiError) -> Stop:
-    from control.client import Refused, Unreachable
-
-    if isinstance(error, Refused):
-        return Stop(_REFUSALS.get(error.status, GATE), str(error))
-    if isinstance(error, Unreachable):
-        return Stop(UNREACHABLE, str(error))
-    return Stop(USAGE, str(error))
-
-
-def _config_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--config", default=CONFIG, show_default=True, envvar="PHASEGATE_CONFIG", help="The configuration file."
-    )(command)
-
-
-def _api(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the command a ``client``: the address from PHASEGATE_URL or else from the configuration file."""
-
-    def run(*args: Any, url: str | None, migration: str | None, config: str, **kwargs: Any) -> Any:
-        return command(*args, client=_client(url, migration, config), **kwargs)
-
-    wrapped: Callable[..., Any] = update_wrapper(run, command)
-    for option in (
-        click.option("--migration", help="Which migration, where the configuration has several."),
-        click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address."),
-        _config_option,
-    ):
-        wrapped = option(wrapped)
-    return wrapped
-
-
-def _client(url: str | None, migration: str | None, config: str) -> Client:
-    from control.client import DEFAULT_MIGRATION, DEFAULT_URL, Client
-
-    found: Json = {}
-    if (url is None or migration is None) and Path(config).is_file():
-        import tomllib
-
-        try:
-            found = tomllib.loads(Path(config).read_text())
-        except (OSError, ValueError) as error:
-            if url is None:
-                raise Stop(USAGE, f"{config}: {error}") from error
-    if url is None:
-        control = found.get("control")
-        listen = control.get("listen") if isinstance(control, dict) else None
-        url = f"http://{listen}" if isinstance(listen, str) else DEFAULT_URL
-    if migration is None:
-        declared = found.get("migrations")
-        names = list(declared) if isinstance(declared, dict) else []
-        migration = DEFAULT_MIGRATION if DEFAULT_MIGRATION in names or not names else names[0]
-        if len(names) > 1 and DEFAULT_MIGRATION not in names:
-            raise Stop(USAGE, f"{config} has several migrations: say which with --migration ({', '.join(names)})")
-    return Client(url, os.environ.get("PHASEGATE_TOKEN"), migration)
+    from control.client import Client, Json
 
 
 def _dump(value: object) -> None:
@@ -119,13 +38,15 @@ def main() -> None:
 
 
 @main.command()
-@_config_option
+@config_option
 def serve(config: str) -> None:
-    """Serve traffic by the configuration, until SIGTERM or Ctrl-C."""
+    """Serve the app's traffic, until SIGTERM or Ctrl-C."""
     from control.serve import serve as run
     from proxy.supervisor import CannotStartError
 
     _settings(config)
+    if sys.stderr.isatty():
+        click.echo("Serving; Ctrl-C drains and ends. Beside it: `phasegate start`, `status`, `watch`.", err=True)
     try:
         code = run(config)
     except CannotStartError as error:
@@ -148,18 +69,21 @@ def serve(config: str) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker processes.")
 @click.option("--report", type=click.Path(dir_okay=False, writable=True), help="Write the report here, as JSON.")
 def demo(**options: Any) -> None:
-    """Show a whole migration with nothing to set up: app, Firestore emulator, phasegate and traffic."""
+    """Show a whole migration with nothing to set up.
+
+    Starts a small app, the Firestore emulator, phasegate in front of both, and a stream of requests.
+    """
     from control.demo import demo as run
 
     sys.exit(run(**options))
 
 
 @main.command()
-@_config_option
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 @click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address.")
 def check(config: str, as_json: bool, url: str | None) -> None:
-    """Look whether a migration could start: every part, what was found, and how to mend it."""
+    """Look whether a migration could start, and say how to mend it."""
     from msgspec import to_builtins
 
     from control.preflight import preflight
@@ -172,6 +96,9 @@ def check(config: str, as_json: bool, url: str | None) -> None:
         _dump({"ok": good, "checks": checks})
     else:
         print_checks(checks)
+        if good:
+            serving = any(found["name"].startswith("dry run") for found in checks)
+            click.echo("Next: `phasegate start`." if serving else "Next: `phasegate serve`, then `phasegate start`.")
     sys.exit(OK if good else GATE)
 
 
@@ -181,20 +108,27 @@ def check(config: str, as_json: bool, url: str | None) -> None:
 @click.option("--app", "origin", help="The app's address, as http://127.0.0.1:3000.")
 @click.option("--project", help="The Google Cloud project that Firestore is in.")
 @click.option("--listen", metavar="HOST:PORT", help="Where phasegate takes the app's traffic.")
+@click.option("--control", metavar="HOST:PORT", help="Where the API and the dashboard listen.")
 @click.option("--admin", help="The e-mail address of an admin.")
 def init(config: str, yes: bool, **given: str | None) -> None:
-    """Ask a few questions and write a commented configuration; an existing file is never touched."""
+    """Ask a few questions and write a commented configuration.
+
+    A file that is there already is never touched.
+    """
     from control.cli_init import init as run
 
     run(Path(config), ask=not yes, given=given)
 
 
 @main.command()
-@_config_option
+@config_option
 @click.option("--migration", help="Only this migration's target.")
 @click.option("--yes", is_flag=True, help="Write into a real Firestore project without asking.")
 def seed(config: str, migration: str | None, yes: bool) -> None:
-    """Write what the mock begins with into Firestore; a store that was seeded before is left as it is."""
+    """Write what the mock begins with into Firestore, once.
+
+    A store that was seeded before is left as it is.
+    """
     from control.cli_init import seed as run
 
     run(_settings(config), migration, yes)
@@ -212,14 +146,44 @@ def token(name: str, role: str) -> None:
     digest = hashlib.sha256(made.encode()).hexdigest()
     click.echo(made)
     click.echo("Shown once. Keep it as PHASEGATE_TOKEN, and put this into tokens of [control]:", err=True)
-    click.echo(f'  {{ name = "{name}", sha256 = "{digest}", role = "{role}" }}', err=True)
+    click.echo(f'  {{ name = {json.dumps(name)}, sha256 = "{digest}", role = "{role}" }}', err=True)
+
+
+@main.command()
+@api
+@click.option(
+    "--phase",
+    required=True,
+    type=click.Choice(["initial", "early", "half", "majority", "complete", "migration"]),
+    help="Whose load; migration: all of it, as it goes.",
+)
+@click.option("--users", type=click.IntRange(1), default=100, show_default=True, help="Visitors at a time.")
+@click.option("--spawn-rate", type=click.FloatRange(0.1), default=20, show_default=True, help="That come a second.")
+@click.option("--run-time", help="Such as 90s or 10m.  [default: 2m; of a migration, until it ends]")
+@click.option("--host", help="The proxy's address.  [default: the first of proxy.listen]")
+@click.option("--enter", is_flag=True, help="Bring the migration to the phase first, as an operator.")
+@click.option("--html", type=click.Path(dir_okay=False, writable=True), help="Write locust's report here.")
+@click.option("--csv", metavar="PREFIX", help="Write locust's figures to PREFIX_stats.csv and others.")
+def loadtest(client: Client, host: str | None, **asked: Any) -> None:
+    """Send a phase's load through phasegate and judge what came of it.
+
+    Exit codes: 0 passed, 3 not passed or not judged, 4 phasegate rolled back, 5 the control plane cannot be reached.
+    """
+    line = [sys.executable, "-m", "loadtest.run", "--url", client.url, "--migration", client.migration]
+    line += ["--host", host or proxy(click.get_current_context().params["config"])]
+    for name, value in asked.items():
+        flag = f"--{name.replace('_', '-')}"
+        line += [flag] if value is True else [flag, str(value)] if value else []
+    # The packages stand side by side, installed or not.
+    search = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+    os.execve(sys.executable, line, os.environ | {"PYTHONPATH": search})  # noqa: S606 - our own module, no shell
 
 
 # Reading
 
 
 @main.command()
-@_api
+@api
 @click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
 def status(client: Client, as_json: bool) -> None:
     """Show where the migration stands."""
@@ -233,9 +197,9 @@ def status(client: Client, as_json: bool) -> None:
 
 
 @main.command()
-@_api
+@api
 def watch(client: Client) -> None:
-    """Follow a migration and change nothing; d or Ctrl-C ends it."""
+    """Follow the migration and change nothing; d or Ctrl-C ends it."""
     from control.live import follow
 
     client.status()
@@ -243,7 +207,7 @@ def watch(client: Client) -> None:
 
 
 @main.command()
-@_api
+@api
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @click.option("--cursor", help="Go on where a page ended.")
 @click.option("--json", "as_json", is_flag=True, help="The page as JSON.")
@@ -259,16 +223,19 @@ def audit(client: Client, limit: int, cursor: str | None, as_json: bool) -> None
 
 
 @main.command()
-@_api
+@api
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @click.option("--html", type=click.Path(dir_okay=False, writable=True), help="Write it here, as one HTML page.")
 def report(client: Client, as_json: bool, html: str | None) -> None:
-    """Show how the migration went, phase by phase, against its criteria."""
+    """Show how it went, phase by phase, against its criteria."""
     found = client.report()
     if html is not None:
         from control.report_html import page
 
-        Path(html).write_text(page(found), encoding="utf-8")
+        try:
+            Path(html).write_text(page(found), encoding="utf-8")
+        except OSError as error:
+            raise Stop(USAGE, f"{html} cannot be written: {error.strerror}; name another file with --html") from error
         click.echo(f"Wrote {html}", err=True)
     if as_json:
         _dump(found)
@@ -282,16 +249,19 @@ def report(client: Client, as_json: bool, html: str | None) -> None:
 
 
 @main.command()
-@_api
+@api
 @click.option("--dry-run", is_flag=True, help="Only run the checks that come before a start.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint instead of from the first phase.")
 @click.option("--detach", is_flag=True, help="Start, and do not follow.")
 @click.option("--force", is_flag=True, help="Against a failed check; needs --reason.")
 @click.option("--reason", help="Why: the audit trail keeps it.")
 def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool, reason: str | None) -> None:
-    """Start the migration and follow it: r rolls back, a aborts, p pauses or resumes, d detaches."""
+    """Start the migration and follow it, with keys to act.
+
+    At a terminal: r rolls back, a aborts, p pauses or resumes, d detaches. Elsewhere: a line for every change.
+    """
     fields = {"dry_run": dry_run, "resume": resume, "force": force}
-    answer = client.act("start", reason=reason, **{name: True for name, asked in fields.items() if asked})
+    answer = _act(client, "start", reason, {name: True for name, asked in fields.items() if asked})
     if dry_run:
         from control.tables import print_checks
 
@@ -306,18 +276,27 @@ def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool
     sys.exit(_ended(follow(client, may_act=True)))
 
 
+def _act(client: Client, action: str, reason: str | None, fields: Json) -> Json:
+    """Carry out an action. One that was sent goes on to its end without this terminal, and Ctrl-C says so."""
+    try:
+        return client.act(action, reason=reason, **fields)
+    except KeyboardInterrupt:
+        said = f"interrupted; {action} goes on to its end all the same. See what came of it: `phasegate status`"
+        raise Stop(INTERRUPTED, said) from None
+
+
 def _action(name: str, summary: str, *extra: Callable[..., Any]) -> None:
     """Add a command that carries out one action of the API and says what came of it."""
 
     def run(client: Client, reason: str | None, as_json: bool, **fields: Any) -> None:
-        answer = client.act(name, reason=reason, **{key: value for key, value in fields.items() if value})
+        answer = _act(client, name, reason, {key: value for key, value in fields.items() if value})
         if as_json:
             _dump(answer)
         else:
             _say(answer, rolled_back=name in ("rollback", "abort"))
 
     run.__doc__ = summary
-    command = _api(run)
+    command = api(run)
     for option in (
         *extra,
         click.option("--reason", help="Why: the audit trail keeps it."),
@@ -330,33 +309,35 @@ def _action(name: str, summary: str, *extra: Callable[..., Any]) -> None:
 _FORCE: Final = click.option("--force", is_flag=True, help="Against a failed check; needs --reason.")
 
 _action("advance", "Go on to the next phase now, if both backends are healthy.", _FORCE)
-_action("pause", "Hold the weight where it is; a failing target is still rolled back.")
+_action("pause", "Hold the weight; a failing target is still rolled back.")
 _action("resume", "Go on after a pause, a restart or a reboot.", _FORCE)
 _action(
     "rollback",
-    "Take traffic back from the target; answers when no request is left on it that should not be.",
+    "Take traffic back; answers when it is done.\n\n"
+    "Done is when every worker shows the lower weight and no older request is open on the target.",
     click.option("--to", type=click.Choice(["previous", "start"]), help="Back one phase, or all of them."),
 )
 _action("abort", "End the migration and take all traffic back to the source.")
 
 
 @main.command()
-@_api
+@api
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(client: Client, yes: bool) -> None:
-    """Emergency reset: all traffic to the source, and the migration back to its beginning."""
+    """Emergency reset: all traffic to the source, the run forgotten."""
     if not yes and sys.stdin.isatty():
         click.confirm(f"Reset {client.migration}: its progress is given up. Go on?", abort=True)
     _say(client.reset())
 
 
 def _say(found: Json, rolled_back: bool = False) -> None:
-    from control.words import headline, rollback_line
+    from control.words import headline, next_line, rollback_line
 
     click.echo(headline(found))
     last = found.get("last_rollback")
     if rolled_back and last:
         click.echo(rollback_line(last))
+    click.echo(f"Next: {next_line(found)}")
 
 
 def _ended(state: str | None) -> int:

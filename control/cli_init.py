@@ -64,12 +64,19 @@ memory_mb = 512
 cpu = 0.80
 
 [control]
-listen = "127.0.0.1:9090"  # the API and the dashboard
+listen = "{control}"  # the API, and the dashboard at /admin/migration
 admins = {admins}
 tokens = [
   {{ name = "operator", sha256 = "{sha256}", role = "operator" }},
 ]
 """
+
+_NEXT: Final = {
+    "check": "looks whether everything is in place",
+    "seed": "writes what the mock begins with into Firestore, so that both sides start alike",
+    "serve": "takes the app's traffic",
+    "start": "in another terminal: begins the migration and shows it",
+}
 
 
 def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
@@ -79,11 +86,13 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
     origin = _answer("The app's address", given.get("origin"), "http://127.0.0.1:3000", ask, _origin)
     listen = _answer("Where phasegate takes its traffic", given.get("listen"), "127.0.0.1:8080", ask, _address)
     project = _answer("Google Cloud project of Firestore", given.get("project"), "demo-phasegate", ask, _word)
+    control = _answer("Where its API and dashboard listen", given.get("control"), "127.0.0.1:9090", ask, _address)
     admin = _answer("E-mail of an admin (may be empty)", given.get("admin"), "", ask, _email)
     token = secrets.token_urlsafe(32)
     text = _TEMPLATE.format(
         origin=origin,
         listen=listen,
+        control=control,
         project=project,
         admins=f'["{admin}"]' if admin else "[]  # e-mail addresses that may operate, by Firebase sign-in",
         sha256=hashlib.sha256(token.encode()).hexdigest(),
@@ -99,11 +108,9 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
         path.unlink()
         raise Stop(USAGE, "\n".join(["these answers make no configuration:", *error.problems])) from None
     option = "" if path.name == "phasegate.toml" else f" --config {path}"
-    click.echo(f"Wrote {path}. Its operator token, shown once:")
-    click.echo(f"  export PHASEGATE_TOKEN={token}")
-    click.echo(
-        f"Next: `phasegate check{option}`, `phasegate serve{option}`, and beside it `phasegate start{option}`."
-    )
+    click.echo(f"Wrote {path}. Its operator token, shown once:\n\n  export PHASEGATE_TOKEN={token}\n\nNext:")
+    for command, does in _NEXT.items():
+        click.echo(f"  phasegate {command}{option:<{len(option) + 7 - len(command)}}{does}")
 
 
 def seed(settings: Settings, name: str | None, yes: bool) -> None:

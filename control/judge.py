@@ -228,6 +228,7 @@ class Terms(Struct, frozen=True):
     max_soak_s: float
     min_samples: int
     on_low_traffic: Literal["hold", "promote"]
+    held: str = ""  # why the phase is not left now, whatever the evidence, in words
 
 
 class Arm(NamedTuple):
@@ -350,6 +351,8 @@ def _weigh(terms: Terms, counts: Counts, found: Sequence[Found], soaked_s: float
         return say(Outcome.ROLL_BACK, only=Outcome.ROLL_BACK)
     if not n:
         return say(Outcome.NO_DATA, "no target requests since the phase began; waiting for traffic")
+    if terms.held:
+        return say(Outcome.HOLD, terms.held)
     if soaked_s < terms.min_soak_s:
         return say(Outcome.HOLD, f"soaking: {soaked_s:.1f} s of {terms.min_soak_s:g} s")
     if n < terms.min_samples:

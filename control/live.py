@@ -1,7 +1,6 @@
 """The terminal's view of a migration: a live picture where there is a terminal, plain lines where there is none.
 
-``picture`` draws one status; ``follow`` is the shell: one thread receives events, one carries out what a key asked
-for, and the caller's draws and reads keys.
+``follow``: one thread receives events, one carries out what a key asked for, and the caller's draws and reads keys.
 """
 
 from __future__ import annotations
@@ -15,39 +14,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from control.client import ApiError, Client, Event, Refused, Unreachable
-from control.words import (
-    NONE,
-    Json,
-    audit_line,
-    changes,
-    figure,
-    ms,
-    percent,
-    rollback_line,
-    span,
-    verdict_line,
-    words,
-)
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from control.words import Json, audit_line, changes
 
 ENDED: Final = frozenset({"completed", "rolled_back", "aborted"})
 RECONNECT_S: Final = 0.5
 DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
+SAMPLES: Final = 60
 EVENTS_MAX: Final = 1000
-_COLOURS: Final = {
-    "running": "green",
-    "paused": "yellow",
-    "rolling_back": "red",
-    "rolled_back": "red",
-    "aborted": "red",
-    "completed": "bright_green",
-}
 _KEYS: Final = {"r": "rollback", "a": "abort", "p": "pause"}
 
 
@@ -55,99 +32,10 @@ def print_status(status: Json) -> None:
     """A status for a person, once."""
     from rich.console import Console
 
-    Console(highlight=False).print(picture(status, [], ""))
+    from control.picture import picture
 
-
-# The picture
-
-
-def picture(status: Json, log: list[str], footer: str) -> RenderableType:
-    """The whole view of one status; ``log`` are the newest lines to show, oldest first."""
-    from rich.console import Group
-    from rich.panel import Panel
-    from rich.text import Text
-
-    state = str(status["state"])
-    colour = _COLOURS.get(state, "white")
-    head = Text.assemble(
-        ("phasegate ", "bold"),
-        f"{status['migration']}  ",
-        (words(state), f"bold {colour}"),
-        f"  {percent(status['weight'])} on the target",
-        (f"  revision {status.get('revision')}", "dim"),
-    )
-    parts: list[RenderableType] = [head, _rail(status), Text()]
-    phase = status.get("phase")
-    if phase:
-        parts.append(_bars(status, phase))
-    parts += [_arms(status), Text.assemble(("Verdict  ", "bold"), verdict_line(status))]
-    if status.get("last_rollback"):
-        parts.append(Text(rollback_line(status["last_rollback"]), style="red"))
-    if workers := status.get("workers"):
-        beats = [f"{w['slot']}: {w['heartbeat_age_ms']:.0f} ms" for w in workers if w.get("pid")]
-        parts.append(Text(f"Workers  {len(beats)} of {len(workers)}, last heard of " + ", ".join(beats), style="dim"))
-    parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in log]
-    if footer:
-        parts += [Text(), Text.from_markup(footer)]
-    return Panel(Group(*parts), border_style=colour)
-
-
-def _rail(status: Json) -> RenderableType:
-    from rich.text import Text
-
-    current = (status.get("phase") or {}).get("index", -1)
-    done = status["state"] == "completed"
-    rail = Text()
-    for index, phase in enumerate(status.get("phases") or []):
-        if index:
-            rail.append(" ── ", "green" if done or index <= current else "dim")
-        name = f"{phase['name']} {percent(phase['weight'])}"
-        if done or index < current:
-            rail.append(f"● {name}", "green")
-        elif index == current:
-            rail.append(f"◉ {name}", f"bold {_COLOURS.get(status['state'], 'white')}")
-        else:
-            rail.append(f"○ {name}", "dim")
-    return rail
-
-
-def _bars(status: Json, phase: Json) -> RenderableType:
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1))
-    soaked, least = float(phase.get("soaked_s") or 0), float(phase.get("min_soak_s") or 0)
-    full = max(least, 1e-9)
-    grid.add_row("Soak", ProgressBar(full, min(soaked, full), width=32), f"{span(soaked)} of at least {span(least)}")
-    for rule in (status.get("verdict") or {}).get("rules") or []:
-        proof = rule.get("proof")
-        bar: RenderableType = "" if proof is None else ProgressBar(1.0, proof, width=32)
-        proven = "" if proof is None else ", proven" if proof == 1 else f", {100 * proof:.0f} % of the proof"
-        said = f"{figure(rule['value'])} of {figure(rule['limit'])}, {rule['samples']:,} samples{proven}"
-        grid.add_row(words(rule["rule"]), bar, said)
-    return grid
-
-
-def _arms(status: Json) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    table.add_column("")
-    arms = status.get("arms") or {}
-    sides = [arms[name] for name in ("source", "target") if name in arms]
-    for name, side in zip(("source", "target"), sides, strict=False):
-        table.add_column(f"{name} ({side.get('backend')})", justify="right", min_width=18)
-    rows: tuple[tuple[str, Callable[[Json], str]], ...] = (
-        ("requests", lambda side: f"{side.get('requests', 0):,}"),
-        ("errors", lambda side: f"{side.get('errors', 0):,} ({100 * (side.get('error_rate') or 0):.2f} %)"),
-        ("p50", lambda side: ms(side.get("p50_ms"))),
-        ("p95", lambda side: ms(side.get("p95_ms"))),
-        ("p99", lambda side: ms(side.get("p99_ms"))),
-        ("in flight", lambda side: str(side.get("inflight", NONE))),
-    )
-    for label, tell in rows:
-        table.add_row(label, *map(tell, sides))
-    return table
+    console = Console(highlight=False)
+    console.print(picture(console, status))
 
 
 # Following
@@ -160,6 +48,7 @@ class _Seen:
         self.status: Json | None = None
         self.lost = ""
         self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.samples: deque[Json] = deque(maxlen=SAMPLES)
         self._under_way = False
 
     @property
@@ -186,6 +75,8 @@ class _Seen:
             said += changes(self.status, event.data)
             self.status = event.data
             self._under_way |= event.data["state"] != "idle"
+        elif event.name == "sample":
+            self.samples.append(event.data)
         elif event.name == "audit" and event.data["kind"] != "phase_left":  # that one is for the report
             self.log.append(audit_line(event.data))
         return said
@@ -256,8 +147,10 @@ def _follow_live(
     from rich.live import Live
     from rich.text import Text
 
-    seen, actor = _Seen(), _Actor(client)
-    with _keys() as pressed, Live(console=Console(highlight=False), auto_refresh=False) as live:
+    from control.picture import picture
+
+    seen, actor, console = _Seen(), _Actor(client), Console(highlight=False)
+    with _keys() as pressed, Live(console=console, auto_refresh=False) as live:
         while seen.ended is None or actor.busy:
             with contextlib.suppress(queue.Empty):
                 seen.take(events.get(timeout=DRAW_EVERY_S))
@@ -273,12 +166,14 @@ def _follow_live(
                 live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
                 continue
             lines = [*seen.log, *([seen.lost] if seen.lost else []), *([note()] if note else [])]
-            live.update(picture(seen.status, lines, _footer(may_act, may_detach, actor.said)), refresh=True)
+            footer = _footer(seen.status, may_act, may_detach, actor.said)
+            live.update(picture(console, seen.status, lines, footer, list(seen.samples)), refresh=True)
     return seen.ended
 
 
-def _footer(may_act: bool, may_detach: bool, said: str) -> str:
-    keys = "[b]r[/b] roll back  [b]a[/b] abort  [b]p[/b] pause or resume" if may_act else ""
+def _footer(status: Json, may_act: bool, may_detach: bool, said: str) -> str:
+    pause = "resume" if status["state"] == "paused" else "pause"
+    keys = f"[b]r[/b] roll back  [b]a[/b] abort  [b]p[/b] {pause}" if may_act else ""
     leave = "[b]d[/b] detach" if may_detach else "[b]Ctrl-C[/b] end"
     return "  ".join(part for part in (keys, leave, said) if part)
 

@@ -13,13 +13,19 @@ from msgspec import Struct
 from control import judge
 from control.judge import Outcome, Verdict
 from control.phases import Phase
-from control.rollout import Now, Rollout
+from control.rollout import Now, Rollout, State
 from control.settings import Migration
 from control.snapshot import Machine, Snapshot, arm, by_adapter, counts, dense, snapshot, sparse, summary
 from control.status import verdict_document
 from proxy.board import Board
 
 DETECT_EVERY_S: Final = 0.25  # the fast detector
+
+# In these states the soak clock stands and no evidence leads on: an operator does.
+_HELD: Final = {
+    State.PAUSED: "paused: held until an operator resumes; a breach is still rolled back",
+    State.ROLLED_BACK: "rolled back: held until an operator resumes; a breach is rolled back further",
+}
 
 Json = dict[str, Any]
 
@@ -106,7 +112,7 @@ class Observer:
         settings, thresholds = self._settings, self._settings.thresholds
         if not self._gauges.cpu:
             self._sample_gauges(now)
-        terms, soaked, gauges = self._terms(phase), s.soaked(now.mono), self._gauges
+        terms, soaked, gauges = self._terms(s, phase), s.soaked(now.mono), self._gauges
         target = arm(self._last.since(self._base).target, thresholds)
         if settings.judge == "threshold":
             window = arm(self._last.since(self._window).target, thresholds)
@@ -115,7 +121,7 @@ class Observer:
             self.verdict = judge.judge(thresholds, terms, target, self.watch, gauges, soaked, now.unix)
         return self.verdict
 
-    def _terms(self, phase: Phase | None) -> judge.Terms:
+    def _terms(self, s: Rollout, phase: Phase | None) -> judge.Terms:
         settings = self._settings
         if phase is None:
             return judge.Terms(0.0, 0.0, settings.min_samples, "hold")
@@ -125,6 +131,7 @@ class Observer:
             max(phase.min_soak_s, 2 * phase.min_soak_s if max_soak is None else max_soak),
             phase.min_samples or settings.min_samples,
             settings.on_low_traffic,
+            _HELD.get(s.state, ""),
         )
 
     def _sample_gauges(self, now: Now) -> None:

@@ -7,7 +7,6 @@ input: the control port's inherited socket, the board's place, and the settings.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -36,7 +35,9 @@ USAGE: Final = 2
 
 def serve(config: str | Path) -> int:
     """Serve traffic by a configuration file until told to end; returns the exit code."""
-    from proxy import supervisor
+    from proxy import logs, supervisor
+
+    logs.configure("supervisor")
 
     def read() -> supervisor.Launch:
         settings = load(config)
@@ -147,7 +148,9 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     await web.SockSite(runner, listening).start()
-    _log.info("control serves", migrations=list(coordinators), pid=os.getpid())
+    host, _, _ = settings.control.listen.rpartition(":")
+    dashboard = f"http://{host}:{listening.getsockname()[1]}/admin/migration"
+    _log.info("control serves", migrations=list(coordinators), dashboard=dashboard)
     webhooks.start()
     loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     ending = asyncio.create_task(stop.wait())

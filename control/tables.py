@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from control.demo_verdict import Finding
-from control.words import NONE, Json, ms, percent, rollback_line, words
+from control.words import NONE, Json, audit_detail, ms, percent, rollback_line, words
 
 _MARKS: Final = {
     True: Text("ok", style="green"),
@@ -20,14 +19,28 @@ _MARKS: Final = {
     None: Text("not made", style="yellow"),
 }
 
+_STYLES: Final = dict.fromkeys(
+    ("rollback", "rollback_complete", "abort", "reset", "lease_lost"), "red"
+) | dict.fromkeys(("start", "advance", "resume", "complete"), "green")
+
 
 def _console() -> Console:
     """As wide as the terminal; a file or pipe is given lines long enough not to be broken."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
-def print_checks(checks: Iterable[Json]) -> None:
-    """Pre-flight checks: what was found, and under what is wrong how to mend it."""
+def _print(console: Console, table: Table) -> None:
+    """A table; a file or pipe is not given the blanks that end its lines."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as drawn:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+
+
+def print_checks(checks: Sequence[Json]) -> None:
+    """Pre-flight checks: what was found, under what is wrong how to mend it, and at the end what it comes to."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -35,37 +48,30 @@ def print_checks(checks: Iterable[Json]) -> None:
     for check in checks:
         table.add_row(_MARKS[check["ok"]], str(check["name"]), str(check["found"]))
         if check["ok"] is False and check.get("mend"):
-            table.add_row("", "", Text(str(check["mend"]), style="yellow"))
-    _console().print(table)
+            table.add_row("", "", Text(f"→ {check['mend']}", style="yellow"))
+    console = _console()
+    _print(console, table)
+    wrong = [str(check["name"]) for check in checks if check["ok"] is False]
+    if wrong:
+        console.print(Text(f"{len(wrong)} of {len(checks)} checks failed: {', '.join(wrong)}.", style="bold red"))
+    else:
+        console.print(Text(f"All {sum(check['ok'] is True for check in checks)} checks passed.", style="bold green"))
 
 
 def print_audit(page: Json) -> None:
     """A page of the audit trail, newest first."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for column in ("time (UTC)", "who", "what", "detail"):
-        table.add_column(column, overflow="fold")
+    for column in ("time (UTC)", "who", "what"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("detail", overflow="fold")
     for entry in page.get("entries") or []:
-        table.add_row(
-            str(entry["at"])[:19].replace("T", " "), str(entry["actor"]), words(entry["kind"]), detail(entry)
-        )
-    _console().print(table)
+        at, told = str(entry["at"])[:19].replace("T", " "), audit_detail(entry)
+        table.add_row(at, str(entry["actor"]), Text(words(entry["kind"]), _STYLES.get(entry["kind"], "")), told)
+    _print(_console(), table)
+    if not page.get("entries"):
+        print("Nothing yet: the first entry comes with the first start.")
     if page.get("next_cursor"):
-        print(f"More: --cursor {page['next_cursor']}")
-
-
-def detail(entry: Json) -> str:
-    """What an audit entry says beside its kind, in one line."""
-    found = entry.get("detail") or {}
-    return ", ".join(
-        f"{words(name)} {_short(value)}" for name, value in found.items() if value not in (None, "", [], {})
-    )
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 160 else text[:159] + "…"
+        print(f"More: phasegate audit --cursor {page['next_cursor']}")
 
 
 def print_report(report: Json) -> None:
@@ -90,7 +96,7 @@ def print_report(report: Json) -> None:
             lead = first if index == 0 else ["", "", ""]
             times = [ms(arm[key]).removesuffix(" ms") for key in ("p50_ms", "p95_ms", "p99_ms")]
             table.add_row(*lead, name, f"{arm['requests']:,}", f"{arm['errors']:,}", *times)
-    console.print(table)
+    _print(console, table)
     for rollback in report.get("rollbacks") or []:
         console.print(Text(rollback_line(rollback), style="red"))
     _print_findings(
@@ -107,4 +113,4 @@ def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     for finding in findings:
         table.add_row(_MARKS[finding.held], finding.name, finding.evidence)
-    console.print(table)
+    _print(console, table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 Json = Mapping[str, Any]
@@ -30,6 +30,47 @@ def span(seconds: object) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def figure(value: object) -> str:
+    """A number with no more digits than say something."""
+    return f"{value:.4g}" if isinstance(value, int | float) else NONE
+
+
+def ms(value: object) -> str:
+    """A latency in milliseconds."""
+    return f"{value:.2f} ms" if isinstance(value, int | float) else NONE
+
+
+def share(value: object) -> str:
+    """A share of 1, in percent: three digits, and no zeros behind them."""
+    return f"{100 * value:.3g} %" if isinstance(value, int | float) else NONE
+
+
+def _round_ms(value: object) -> str:
+    if not isinstance(value, int | float):
+        return NONE
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def _megabytes(value: object) -> str:
+    return f"{value:,.0f} MB" if isinstance(value, int | float) else NONE
+
+
+# What each rule of a verdict measures, and how its value and limit are written.
+_RULES: Final[Mapping[str, tuple[str, Callable[[object], str]]]] = {
+    "error_rate": ("Errors", share),
+    "success_rate": ("Successes", share),
+    "p95_ms": ("p95", _round_ms),
+    "p99_ms": ("p99", _round_ms),
+    "memory_mb": ("Memory", _megabytes),
+    "cpu": ("CPU", share),
+}
+
+
+def rule(name: object) -> tuple[str, Callable[[object], str]]:
+    """A rule's name for a person, and how its value and limit are written; also of one that is not known here."""
+    return _RULES.get(str(name), (words(name), figure))
+
+
 def headline(status: Json) -> str:
     """Where a migration stands, in one line."""
     phase = status.get("phase")
@@ -51,7 +92,43 @@ def rollback_line(last: Json) -> str:
     total = last.get("total_ms")
     whole = f"complete after {total:.0f} ms, {within}" if isinstance(total, int | float) else "under way"
     route = f"{percent(last.get('from_weight'))} → {percent(last.get('to_weight'))}"
-    return f"Rolled back {route} ({words(last.get('trigger'))}: {last.get('reason')}); {', '.join([*steps, whole])}"
+    return f"Rolled back {route} ({_cause(last)}); {', '.join([*steps, whole])}"
+
+
+def _cause(told: Json) -> str:
+    """Why a rollback was: what set it off, and the first of the reasons if one was given."""
+    trigger = words(told.get("trigger"))
+    reason = str(told.get("reason") or "").split("; ")[0]
+    return f"{trigger}: {reason}" if reason else trigger
+
+
+def next_line(status: Json) -> str:
+    """What happens from here, and by whose doing: by itself, or by which command."""
+    state, phase, phases = status["state"], status.get("phase"), status.get("phases") or []
+    if state == "idle":
+        return f"`phasegate start` puts {percent(phases[0]['weight'])} on the target" if phases else NONE
+    if state == "running" and phase:
+        later = phases[phase["index"] + 1 :]
+        to = f"{later[0]['name']}, {percent(later[0]['weight'])}" if later else "completion"
+        if later and later[0].get("approval"):
+            return f"{to}, when an operator approves it with `phasegate advance`"
+        left = float(phase.get("min_soak_s") or 0) - float(phase.get("soaked_s") or 0)
+        if left > 0:
+            return f"{to}, in {span(max(1.0, left // 1))} at the earliest, when every rule is proven"
+        promoted = (status.get("verdict") or {}).get("outcome") == "promote"
+        return f"{to}, now" if promoted else f"{to}, as soon as every rule is proven"
+    weight = percent(status["weight"])
+    return {
+        "paused": f"held at {weight} until `phasegate resume`; a breach is still rolled back",
+        "rolling_back": "requests that the target has still open are waited for",
+        "rolled_back": (
+            f"held at {weight} until `phasegate resume`; a breach is rolled back further"
+            if status["weight"]
+            else "all is on the source; `phasegate start --resume` goes on where it was, `start` begins anew"
+        ),
+        "completed": "nothing: the target has it for good; `phasegate report` tells how it went",
+        "aborted": "all is on the source; `phasegate start` begins anew",
+    }.get(state, NONE)
 
 
 def verdict_line(status: Json) -> str:
@@ -84,17 +161,45 @@ def _phase(status: Json) -> object:
 
 
 def audit_line(entry: Json) -> str:
-    """An audit entry in one line, with the first of its reasons."""
-    why = str((entry.get("detail") or {}).get("reason") or "").split("; ")[0]
+    """An audit entry in one line: time of day (UTC), who, what, and why."""
     line = f"{str(entry['at'])[11:19]} {entry['actor']} {words(entry['kind'])}"
-    return f"{line} ({why})" if why else line
+    told = audit_detail(entry)
+    return f"{line}  {told}" if told else line
 
 
-def ms(value: object) -> str:
-    """A latency in milliseconds."""
-    return f"{value:.2f} ms" if isinstance(value, int | float) else NONE
+# Of an audit entry's detail: what is told elsewhere on the line, or is for programs.
+_UNTOLD: Final = frozenset(
+    {
+        *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason"),
+        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "adapters", "verdict"),
+        *("validations", "validations_failed"),
+        *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),
+    }
+)
 
 
-def figure(value: object) -> str:
-    """A rule's value or limit."""
-    return f"{value:.4g}" if isinstance(value, int | float) else NONE
+def audit_detail(entry: Json) -> str:
+    """What an audit entry says beside its kind, in words."""
+    detail: Json = entry.get("detail") or {}
+    parts = []
+    if entry["kind"] == "phase_left":
+        target = (detail.get("arms") or {}).get("target") or {}
+        parts = [str(detail.get("name")), f"after {span(detail.get('soaked_s'))} of soak"]
+        parts += [f"{target.get('requests', 0):,} target requests", f"{target.get('errors', 0):,} errors"]
+        parts += [f"p95 {_round_ms(target['p95_ms'])}"] if target.get("p95_ms") is not None else []
+    elif detail.get("to_weight") is not None:
+        route = f"{percent(detail.get('from_weight'))} → {percent(detail['to_weight'])}"
+        parts.append(f"{route}, {detail['phase']}" if detail.get("phase") else route)
+    elif detail.get("weight") is not None:
+        parts.append(f"at {percent(detail['weight'])}")
+    if detail.get("total_ms") is not None:
+        late = "" if detail.get("within_deadline") else ", LATER than its limit"
+        parts.append(f"complete after {detail['total_ms']:.0f} ms{late}")
+    elif detail.get("trigger") not in (None, "command"):
+        parts.append(words(detail["trigger"]))
+    if detail.get("reason"):
+        parts.append(f"“{detail['reason']}”")
+    for name, value in detail.items():
+        if name not in _UNTOLD and value not in (None, "", [], {}):
+            parts.append(f"{words(name)}: {value}")
+    return ", ".join(parts)

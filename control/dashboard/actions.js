@@ -168,7 +168,7 @@ export function comesNext(status) {
         ? "Everything is answered by the source. An operator decides how to go on."
         : `Held at ${weight(status.weight)} until an operator goes on; a breach rolls back further.`;
     case "completed":
-      return `${weight(status.weight)} is on the target for good; it needs no lease and is no longer judged.`;
+      return `${weight(status.weight)} is on the target for good, without a lease. Nothing is taken back by itself any more.`;
     case "aborted":
       return "Everything is answered by the source. An operator decides how to go on.";
     default:

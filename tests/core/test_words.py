@@ -93,4 +93,4 @@ def test_weights_have_no_needless_decimals() -> None:
 
 def test_an_audit_entry_is_one_line() -> None:
     entry = {"at": "2026-05-04T03:02:01.000Z", "actor": "ci", "kind": "rolling_back", "detail": {"reason": "slow"}}
-    assert audit_line(entry) == "03:02:01 ci rolling back (slow)"
+    assert audit_line(entry) == "03:02:01 ci rolling back  “slow”"

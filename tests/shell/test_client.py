@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from control.client import ApiError, Client, Refused, Unreachable, _parse_events
-from control.live import picture
+from control.picture import picture
 
 Answering = Callable[..., Client]
 
@@ -112,5 +112,36 @@ def test_a_picture_can_be_drawn_of_the_barest_status() -> None:
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(picture({"migration": "phase6", "state": "idle", "weight": 0.0, "phase": None}, [], "keys"))
+    console.print(
+        picture(console, {"migration": "phase6", "state": "idle", "weight": 0.0, "phase": None}, [], "keys")
+    )
     assert "phase6" in console.export_text()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (110, 40), (60, 20)])
+def test_a_picture_never_hides_its_keys(width: int, height: int) -> None:
+    from rich.console import Console
+
+    console = Console(width=width, height=height, record=True, file=io.StringIO(), force_terminal=True)
+    arm = {"backend": "mock", "requests": 1000, "errors": 1, "error_rate": 0.001, "p50_ms": 1.0, "p95_ms": 2.0}
+    rule = {"value": 0.001, "limit": 0.05, "samples": 1000, "outcome": "hold", "proof": 0.4}
+    names = ("error_rate", "p95_ms", "p99_ms", "memory_mb", "cpu")
+    status = {
+        "migration": "phase6",
+        "state": "running",
+        "weight": 25.0,
+        "phase": {"index": 1, "name": "early", "soaked_s": 4.0, "min_soak_s": 600.0},
+        "phases": [
+            {"name": name, "weight": weight} for name, weight in (("initial", 5), ("early", 25), ("half", 50))
+        ],
+        "verdict": {"outcome": "hold", "reasons": ["soaking"], "rules": [rule | {"rule": name} for name in names]},
+        "arms": {"source": arm, "target": arm | {"backend": "firestore"}},
+        "workers": [{"slot": 0, "pid": 7, "heartbeat_age_ms": 3.0}],
+    }
+    lines = [f"line {i}" for i in range(6)]
+    samples = [{"span_s": 1.0, "source": arm, "target": arm}] * 9
+    console.print(picture(console, status, lines, "d detach", samples))
+    drawn = console.export_text().splitlines()
+    assert len(drawn) < height
+    assert drawn[-1] == "d detach"
+    assert any("early 25 %" in line for line in drawn), "where it stands is never left out"

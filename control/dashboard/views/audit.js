@@ -28,7 +28,8 @@ export function detailOf({ kind, detail }) {
     parts.push(`soaked ${span(take("soaked_s"))}`);
     if (detail.target_share !== null && detail.target_share !== undefined) parts.push(`${share(take("target_share"))} on the target`);
     const target = take("arms")?.target;
-    if (target) parts.push(`${target.requests} requests, ${target.errors} errors, p95 ${ms(target.p95_ms)}`);
+    if (target) parts.push(`${target.requests} target requests, ${target.errors} errors`);
+    if (target && target.p95_ms !== null) parts.push(`p95 ${ms(target.p95_ms)}`);
     ["entered_at", "left_at", "verdict", "adapters", "validations", "validations_failed"].forEach(take);
   }
   if (kind === "rollback_complete") {

@@ -42,7 +42,7 @@ export function Board({ name, names, choose, identity, leave, signedOut }) {
           </label>`
         : html`<span class="which">${name}</span>`}
       <${Link} link=${link} seenAt=${seenAt} />
-      <span class="who">${identity.name}, ${identity.role}</span>
+      <span class="who">${identity.name === identity.role ? identity.name : `${identity.name}, ${identity.role}`}</span>
       ${leave && html`<button class="quiet" onClick=${leave}>Sign out</button>`}
     </header>
     ${link === "lost" &&

@@ -49,6 +49,7 @@ export function Charts({ status, samples, bounds, shown, show }) {
     <header>
       <h2 id="charts-title">Over time</h2>
       <span class="soft when">${when}</span>
+      <span class="keys"><span class="key source"></span>source <span class="key target"></span>target</span>
       <${Choice} label="Latency at" options=${QUANTILES.map((q) => [q, q.slice(0, 3)])} value=${quantile} choose=${setQuantile} />
       <${Choice}
         label="Time shown"
@@ -58,7 +59,7 @@ export function Charts({ status, samples, bounds, shown, show }) {
       />
     </header>
     <div class="grid">
-      <${Figure} title="Requests" values=${pair(perSecond, rates)}
+      <${Figure} title="Requests a second" values=${pair(perSecond, rates)}
         ...${{ ...common, data: data.rates, series: BOTH, scale: { range: upward, label: (value) => String(round(value)) } }} />
       <${Figure} title="Error rate" values=${pair(share, errors)} note=${limits.error_rate && `limit ${share(limits.error_rate)}`}
         ...${{

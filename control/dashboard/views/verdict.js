@@ -3,11 +3,29 @@
 import { html } from "../vendor/htm-preact.js";
 import { clock, count, rule as ruleOf, weight } from "../format.js";
 
+const over = (status) => status.state === "completed";
 const OUTCOMES = {
-  promote: { mark: "✓", says: () => "Promote: this phase has earned the next." },
-  hold: { mark: "•", says: (status) => `Hold: stays at ${weight(status.weight)}.` },
-  roll_back: { mark: "✕", says: () => "Roll back: the target broke its limits." },
-  no_data: { mark: "–", says: () => "No data: nothing to judge by yet." },
+  promote: {
+    mark: "✓",
+    says: (status) => (over(status) ? "The target keeps its limits." : "Promote: this phase has earned the next."),
+  },
+  hold: {
+    mark: "•",
+    says: (status) => (over(status) ? "The target is still being measured." : `Hold: stays at ${weight(status.weight)}.`),
+  },
+  roll_back: {
+    mark: "✕",
+    // Once a migration is complete nothing is taken back by itself.
+    says: (status) =>
+      over(status)
+        ? "The target breaks its limits: decide whether to roll back."
+        : "Roll back: the target broke its limits.",
+  },
+  no_data: {
+    mark: "–",
+    says: (status) =>
+      status.weight > 0 ? "No data: nothing to judge by yet." : "Nothing to judge: all is answered by the source.",
+  },
 };
 const ROOM = matchMedia("(min-width: 1081px)").matches; // beside the arms there is room for the evidence
 const OF_A_RULE = { promote: "kept", hold: "not yet", roll_back: "broken", no_data: "no data" };
@@ -35,13 +53,15 @@ export function Verdict({ status }) {
   const { verdict } = status;
   const { whole, ofRule } = sorted(verdict);
   const outcome = OUTCOMES[verdict.outcome] ?? OUTCOMES.no_data;
+  const shown = new Set(verdict.rules.filter((each) => each.outcome !== "promote").map((each) => each.rule));
+  const evidence = Object.entries(ofRule).filter(([name]) => !shown.has(name));
   return html`<section class="card verdict" aria-labelledby="verdict-title">
     <header>
       <h2 id="verdict-title">Verdict</h2>
       ${verdict.checked_at && html`<span class="soft">judged ${clock(verdict.checked_at)}</span>`}
     </header>
     <p class=${`outcome ${verdict.outcome}`}><span class="mark" aria-hidden="true">${outcome.mark}</span>${outcome.says(status)}</p>
-    ${whole.map((reason) => html`<p class="why">${reason.charAt(0).toUpperCase() + reason.slice(1)}.</p>`)}
+    ${status.weight > 0 && whole.map((reason) => html`<p class="why">${reason.charAt(0).toUpperCase() + reason.slice(1)}.</p>`)}
     ${verdict.rules.length > 0 &&
     html`<table>
       <thead>
@@ -61,11 +81,11 @@ export function Verdict({ status }) {
         )}
       </tbody>
     </table>`}
-    ${Object.keys(ofRule).length > 0 &&
+    ${evidence.length > 0 &&
     html`<details open=${ROOM}>
       <summary>Evidence</summary>
       <dl>
-        ${Object.entries(ofRule).map(([name, why]) => html`<dt>${ruleOf(name).name}</dt><dd>${why}</dd>`)}
+        ${evidence.map(([name, why]) => html`<dt>${ruleOf(name).name}</dt><dd>${why}</dd>`)}
       </dl>
     </details>`}
   </section>`;
