@@ -211,6 +211,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         "at_0",
         Setting(hop="cable"),
         proof=("pieces_held",),
+        watches=frozenset({"own-writes-forgotten"}),
     ),
     Rehearsal(
         "app-killed",

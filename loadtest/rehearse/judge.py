@@ -172,27 +172,38 @@ def safe_s(seen: Seen) -> float | None:
 
 
 def _sticky(rehearsal: Rehearsal, seen: Seen) -> Finding:
-    """One side a visitor while the weight stands; while it rises, nobody goes back."""
+    """One side a visitor while the weight stands; while it rises, nobody goes back: but for his own write's sake."""
     end = float("inf") if rehearsal.ends.rollback == "never" else seen.begun
+    by_visitor: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in between(seen.records, 0.0, end):
+        by_visitor[record.visitor].append(record)
     asked = [record for record in between(seen.records, seen.steady, end) if record.asked in (SOURCE, TARGET)]
     arrived: dict[str, float] = {}
     for record in asked:
         if record.asked == TARGET:
             arrived[record.visitor] = min(record.ended, arrived.get(record.visitor, float("inf")))
-    back = {r.visitor for r in asked if r.asked == SOURCE and r.due > arrived.get(r.visitor, float("inf"))}
+    on_source = [r for r in asked if r.asked == SOURCE and r.visitor in arrived]
+    unexplained = [r for r in on_source if not _after_own_write(r, by_visitor[r.visitor])]
+    back = {r.visitor for r in unexplained if r.due > arrived[r.visitor]}
     visitors = {record.visitor for record in asked}
     told = f"{len(visitors)} visitors, {len(arrived)} of them on the target, {len(back)} went back and forth"
     held = not back and bool(visitors)
     if rehearsal.setting.plan == "held":
         standing = between(asked, seen.steady, seen.begun)
-        sides: defaultdict[str, set[str]] = defaultdict(set)
-        for record in standing:
-            sides[record.visitor].add(record.asked)
-        both = sum(len(side) > 1 for side in sides.values())
-        share = sum(side == {TARGET} for side in sides.values()) / max(1, len(sides))
+        everybody = {record.visitor for record in standing}
+        on_target = {record.visitor for record in standing if record.asked == TARGET}
+        both = {record.visitor for record in between(unexplained, seen.steady, seen.begun)} & on_target
+        share = len(on_target) / max(1, len(everybody))
         held = held and not both and SHARE[0] <= share <= SHARE[1]
-        told += f"; at 50 % {share:.0%} of {len(sides)}, {both} on both sides"
+        told += f"; at 50 % {share:.0%} of {len(everybody)}, {len(both)} on both sides"
     return Finding("every visitor stays on one side", held, told)
+
+
+def _after_own_write(read: Record, of_visitor: Sequence[Record]) -> bool:
+    """Whether the visitor had written to the source, and was not seen on the target since: it may lack the write."""
+    wrote = [w for w in of_visitor if w.operation in WRITES and w.source == SOURCE and w.due < read.ended]
+    answered = [t for t in of_visitor if t.source == TARGET and t.ended < read.due]
+    return any(all(target.due <= write.ended for target in answered) for write in wrote)
 
 
 def _left_alone(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:

@@ -61,9 +61,10 @@ BUGS: Final = (
                 "        self.migration = migration\n        self._kept = slot\n",
             ),
             (
-                "        if bucket < word & 0xFFFF and",
+                "        if (\n            bucket < word & 0xFFFF\n",
                 "        if self._kept:\n            self._kept = max(self._kept, word & 0xFFFF)\n"
-                "            word = word & ~0xFFFF | self._kept\n        if bucket < word & 0xFFFF and",
+                "            word = word & ~0xFFFF | self._kept\n"
+                "        if (\n            bucket < word & 0xFFFF\n",
             ),
         ),
     ),
@@ -78,6 +79,12 @@ BUGS: Final = (
         "workers ask the target though the lease has run out",
         "proxy/share.py",
         (("(word & _PINNED_BIT or now_ns < cells[self._lease])", "(word or now_ns < cells[self._lease])"),),
+    ),
+    Bug(
+        "own-writes-forgotten",
+        "a visitor whose write fell back to the source is sent to the target before it has the write",
+        "proxy/share.py",
+        ((" or self._has_all(bucket))", " or True)"),),
     ),
     Bug(
         "mirror-forgets",

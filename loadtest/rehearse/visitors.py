@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -50,12 +51,15 @@ class Visitors:
         self._dice = dice
         self._made = 0
         self._scans: dict[str, list[Scan]] = {}
+        self._written: deque[Scan] = deque(maxlen=VISITORS)
         table = [row for row in _TABLE if not only or row[1] in only]
         self._makers = [make for _, _, make in table]
         self._weights = [weight for weight, _, _ in table]
 
     def next(self) -> Ask:
-        """The next request."""
+        """The next request. Half of the time it is a look at what was just written: if it is missing, it is now."""
+        if self._written and self._dice.random() < 0.5:
+            return self._read(self._written.pop())
         visitor = f"visitor-{self._dice.randrange(VISITORS)}"
         make = self._dice.choices(self._makers, self._weights)[0]
         return make(self, visitor)
@@ -108,20 +112,22 @@ class Visitors:
                 own = self._scans.setdefault(visitor, [])
                 own.append(scan)
                 del own[:-SCANS_EACH]
+                self._written.append(scan)
 
         body = json.dumps({"root": "/home", "name": name}).encode()
         return Ask("scans.create", visitor, "POST", "/api/scans", 201, check, body, settle)
 
     def scan(self, visitor: str) -> Ask:
         scan = self._own(visitor)
-        if scan is None:
-            return self.create(visitor)
+        return self.create(visitor) if scan is None else self._read(scan)
+
+    def _read(self, scan: Scan) -> Ask:
         since, files = scan.confirmed, scan.files
 
         def own(found: Json) -> str:
             return scan.problem(found, since, files)
 
-        return Ask("scans.get", visitor, "GET", f"/api/scans/{scan.id}", 200, _scan, own=own)
+        return Ask("scans.get", scan.visitor, "GET", f"/api/scans/{scan.id}", 200, _scan, own=own)
 
     def update(self, visitor: str) -> Ask:
         scan = self._own(visitor)
@@ -138,6 +144,7 @@ class Visitors:
             scan.busy = False
             if outcome == "done":
                 scan.confirmed = mine
+                self._written.append(scan)
             elif outcome == "refused":
                 scan.values.pop()
 
@@ -158,6 +165,7 @@ class Visitors:
         def settle(outcome: Outcome, found: Json | None) -> None:
             if outcome == "done":
                 scan.files += len(files)
+                self._written.append(scan)
             if outcome != "uncertain":
                 scan.files_uncertain -= len(files)
 

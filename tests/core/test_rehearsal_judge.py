@@ -193,3 +193,28 @@ def test_the_page_has_a_row_a_rehearsal_and_says_what_did_not_hold() -> None:
     page = report.page(verdicts, {"kernel": "k"}, "the command")
     assert page.count("| target-killed |") == 2
     assert "the command" in page
+
+
+def _diverted(seen: Seen, *, returned: bool) -> None:
+    """A visitor of the target whose write fell back reads it on the source; ``returned``: after seeing the target."""
+    own = [i for i, record in enumerate(seen.records) if record.due > 2 and record.visitor == "visitor-3"]
+    wrote, between_, read = own[:3]
+    seen.records[wrote] = seen.records[wrote]._replace(
+        operation="scans.create", source=SOURCE, fallback="deadline", status=201
+    )
+    if not returned:
+        seen.records[between_] = seen.records[between_]._replace(source=SOURCE)
+    seen.records[read] = seen.records[read]._replace(source=SOURCE)
+    moved = 1 if returned else 2
+    seen.counters["source"] += moved
+    seen.counters["target"] -= moved
+    seen.counters["fallbacks"] += 1
+
+
+def test_a_visitor_may_follow_his_own_write_to_the_source_and_no_longer() -> None:
+    seen = good()
+    _diverted(seen, returned=False)
+    assert broken_promises(seen) == []
+    seen = good()
+    _diverted(seen, returned=True)
+    assert broken_promises(seen) == ["every visitor stays on one side"]
