@@ -183,7 +183,7 @@ class Exchange:
             outcome = Outcome(
                 error_answer(500, "internal", "phasegate failed to answer; its log says why"), arm, broken
             )
-        if self.endpoint.operation.kind == "write":
+        if outcome.arm == SOURCE and self.endpoint.operation.kind == "write":
             self._service.share.wrote(self._bucket, self._service.source.behind_since())
         outcome.fault = fault or outcome.fault
         if outcome.fault is None or not self._service.turn_away(self, outcome.fault):

@@ -99,7 +99,7 @@ class Share:
         return cells[self._marks + bucket] < self._settled
 
     def wrote(self, bucket: int, since: int) -> None:
-        """A write of the bucket is done; ``since`` is as for ``behind``."""
+        """The source has answered a write of the bucket; ``since`` is as for ``behind``."""
         self.behind(since)
         if since:
             self.cells[self._marks + bucket] = monotonic_ns() + _MARGIN_NS

@@ -106,6 +106,16 @@ async def test_an_answer_waited_for_is_in_flight_until_it_is_written(tmp_path: P
         assert bench.board.series(0, TARGET).requests == 1
 
 
+async def test_a_write_that_the_target_took_is_read_there_though_others_are_on_their_way(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        bench.source.gates[TARGET].set()
+        bench.source.behind = monotonic_ns()
+        for request in (WRITE, READ):
+            reader, _ = await bench.open(request)
+            assert b"x-data-source: firestore" in await reader.read()
+
+
 async def test_a_write_that_fell_back_is_followed_to_the_source_until_the_target_has_it(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         bench.weigh(10_000)
