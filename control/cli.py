@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,11 @@ def loadtest(client: Client, host: str | None, **asked: Any) -> None:
 
     Exit codes: 0 passed, 3 not passed or not judged, 4 phasegate rolled back, 5 the control plane cannot be reached.
     """
+    for flag, path in (("--html", asked["html"]), ("--csv", asked["csv"])):
+        if path and not Path(path).parent.is_dir():
+            raise Stop(USAGE, f"{flag} {path}: there is no folder {Path(path).parent}; make it, or name another")
+    if asked["run_time"] and not re.fullmatch(r"(?=\d)(\d+h)?(\d+m)?(\d+s?)?", asked["run_time"]):
+        raise Stop(USAGE, f"--run-time: expected a length of time such as 90s or 1h30m, found {asked['run_time']!r}")
     line = [sys.executable, "-m", "loadtest.run", "--url", client.url, "--migration", client.migration]
     line += ["--host", host or proxy(click.get_current_context().params["config"])]
     for name, value in asked.items():

@@ -41,18 +41,24 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; translate at this one edge."""
-        from control.client import ApiError
-
         try:
-            return super().invoke(ctx)
-        except (Stop, ApiError) as error:
-            stop = error if isinstance(error, Stop) else translated(error)
+            return self._carry_out(ctx)
+        except Stop as error:
+            stop = error
         except KeyboardInterrupt:
             stop = Stop(INTERRUPTED, "interrupted")
         except click.Abort:
             stop = Stop(INTERRUPTED, "interrupted at a question; nothing was changed")
         click.echo(f"phasegate: {stop.message}", err=True)
         return ctx.exit(stop.code)
+
+    def _carry_out(self, ctx: click.Context) -> Any:
+        from control.client import ApiError
+
+        try:
+            return super().invoke(ctx)
+        except ApiError as error:
+            raise translated(error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands by what they are for, each in one line."""
@@ -64,6 +70,9 @@ class Commands(click.Group):
 def translated(error: ApiError) -> Stop:
     from control.client import Refused, Unreachable
 
+    if isinstance(error, Refused) and error.code == "check_failed":
+        hint = "Mend it (`phasegate check` looks at every part), or go on all the same: --force --reason WHY."
+        return Stop(GATE, f"{error.message}\n{hint}")
     if isinstance(error, Refused):
         return Stop(REFUSALS.get(error.status, GATE), str(error))
     if isinstance(error, Unreachable):

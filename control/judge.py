@@ -6,7 +6,7 @@ true error rate of 2 % passes 5 % by chance within the hour in most runs. So eac
 
 *Roll back* by a CUSUM mixture (Page 1954; Lorden 1971): for shares p_j above p₀ the log-likelihood ratio of p_j
 against p₀ is summed and never let below 0, so that what was good for hours does not hide what is bad now. It fires
-when the mean of the likelihood ratios passes 10⁶. At a small weight requests come seldom, so a *suspicion* (10²) is
+when the mean of the likelihood ratios passes 3·10⁶. At a small weight requests come seldom, so a *suspicion* (10²) is
 followed up by asking the target itself, twice in every pass. A health check may know less than real requests do, so a
 second detector counts both kinds and the first goes on without the checks: the mean of both decides.
 
@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from control.phases import Thresholds
 
 POINTS: Final = 12
-FIRE: Final = math.log(1e6)
+FIRE: Final = math.log(3e6)
 SUSPECT: Final = math.log(1e2)
 PROBES: Final = 2  # asked of a suspected target in every pass of the fast detector
 ALPHA: Final = 0.01

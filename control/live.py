@@ -47,6 +47,7 @@ class _Seen:
     def __init__(self) -> None:
         self.status: Json | None = None
         self.lost = ""
+        self.taken = 0
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.samples: deque[Json] = deque(maxlen=SAMPLES)
         self._under_way = False
@@ -59,6 +60,7 @@ class _Seen:
 
     def take(self, event: Event | ApiError) -> list[str]:
         """Take in what was received, and give what is to be said of it in plain lines."""
+        self.taken += 1
         if isinstance(event, Refused):
             raise event
         if isinstance(event, ApiError):
@@ -150,6 +152,7 @@ def _follow_live(
     from control.picture import picture
 
     seen, actor, console = _Seen(), _Actor(client), Console(highlight=False)
+    drawn: object = None
     with _keys() as pressed, Live(console=console, auto_refresh=False) as live:
         while seen.ended is None or actor.busy:
             with contextlib.suppress(queue.Empty):
@@ -165,7 +168,12 @@ def _follow_live(
             if seen.status is None:
                 live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
                 continue
-            lines = [*seen.log, *([seen.lost] if seen.lost else []), *([note()] if note else [])]
+            noted = [note()] if note else []
+            now = (seen.taken, actor.said, noted, console.size)
+            if now == drawn:  # drawing costs 10 ms, and most tenths of a second bring nothing
+                continue
+            drawn = now
+            lines = [*seen.log, *([seen.lost] if seen.lost else []), *noted]
             footer = _footer(seen.status, may_act, may_detach, actor.said)
             live.update(picture(console, seen.status, lines, footer, list(seen.samples)), refresh=True)
     return seen.ended

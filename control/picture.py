@@ -63,7 +63,9 @@ def picture(
     outcome = (status.get("verdict") or {}).get("outcome")
     parts.append(_Part(0, Text.assemble(("Verdict  ", "bold"), _styled(verdict_line(status), outcome))))
     if status.get("last_rollback"):
-        parts.append(_Part(0, Text(rollback_line(status["last_rollback"]), style="red")))
+        fresh = status["state"] in ("rolling_back", "rolled_back", "aborted")
+        style = "red" if fresh else "dim"  # of an earlier run it is only a memory
+        parts.append(_Part(0 if fresh else 5, Text(rollback_line(status["last_rollback"]), style=style)))
     parts.append(_Part(4, _workers(status)))
     parts += [_Part(6 + age, _line(line)) for age, line in zip(range(len(log) - 1, -1, -1), log, strict=True)]
     if footer:

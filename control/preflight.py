@@ -316,8 +316,14 @@ def _dry_run(scene: Scene) -> Iterator[Check]:
         except ApiError as error:
             yield Check(title, False, error.message, error.hint)
             continue
-        for found in answer.get("checks") or []:
-            yield Check(f"{title}: {found['name']}", found["ok"], found["found"], found.get("mend", ""))
+        checks = answer.get("checks") or []
+        bad = [found for found in checks if found["ok"] is False]
+        for found in bad:
+            yield Check(f"{title}: {found['name']}", False, found["found"], found.get("mend", ""))
+        if not bad:
+            yield Check(
+                title, True, f"the control plane at {scene.running.url} made {len(checks)} checks, none failed"
+            )
 
 
 _BEFORE: Final[tuple[Look, ...]] = (_config, _phases, _app)

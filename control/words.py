@@ -197,8 +197,9 @@ def audit_detail(entry: Json) -> str:
         parts.append(f"complete after {detail['total_ms']:.0f} ms{late}")
     elif detail.get("trigger") not in (None, "command"):
         parts.append(words(detail["trigger"]))
-    if detail.get("reason"):
-        parts.append(f"“{detail['reason']}”")
+    if reason := str(detail.get("reason") or ""):
+        first, more, _ = reason.partition("; ")  # a verdict gives one a rule
+        parts.append(f"“{first} …”" if more and entry["actor"] == "phasegate" else f"“{reason}”")
     for name, value in detail.items():
         if name not in _UNTOLD and value not in (None, "", [], {}):
             parts.append(f"{words(name)}: {value}")

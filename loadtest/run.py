@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if find_spec("locust") is None:
         print("loadtest: locust is missing: pip install 'phasegate[load]'", file=sys.stderr)
         return USAGE
-    return subprocess.run(command(asked), env=environment(asked, os.environ), check=False).returncode
+    locust = subprocess.Popen(command(asked), env=environment(asked, os.environ))
+    # Ctrl-C reaches locust too, which ends the run and says what came of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return locust.wait()
 
 
 if __name__ == "__main__":

@@ -133,7 +133,10 @@ class Supervisor:
             self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (self._run_dir / "lock").open("a+")
         except OSError as error:
-            raise CannotStartError(f"cannot use the run directory {self._run_dir}: {error.strerror}") from None
+            raise CannotStartError(
+                f"cannot use the run directory {self._run_dir}: {error.strerror}; "
+                "let this user write there, or choose another proxy.run_dir"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

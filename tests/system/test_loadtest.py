@@ -15,9 +15,9 @@ PHASES = [("initial", 5, "10m"), ("half", 50, "10m"), ("complete", 100, "10m")]
 
 
 def load(running: Any, *more: str) -> subprocess.CompletedProcess[str]:
-    """``python -m loadtest.run`` against it."""
+    """``phasegate loadtest`` against it."""
     host = ("--host", f"http://{running.listen}")
-    return module(running, "loadtest.run", *host, "--users", "40", "--run-time", "10s", *more)
+    return module(running, "control.cli", "loadtest", *host, "--users", "40", "--run-time", "10s", *more)
 
 
 def module(running: Any, name: str, *more: str) -> subprocess.CompletedProcess[str]:

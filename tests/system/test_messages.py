@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -162,11 +163,70 @@ def test_what_is_shown_can_be_read_by_scripts(serving: Callable[..., Any], emula
     assert any(entry["detail"].get("reason") == "lunch" for entry in trail["entries"])
     assert "lunch" in running.phasegate("audit").stdout
     assert json.loads(running.phasegate("report", "--json").stdout)["outcome"] == "aborted"
+    nowhere = running.phasegate("report", "--html", str(tmp_path / "nowhere" / "report.html"))
+    assert nowhere.returncode == 2
+    assert "cannot be written" in nowhere.stderr
+    assert "Traceback" not in nowhere.stderr
     page = tmp_path / "report.html"
     assert running.phasegate("report", "--html", str(page)).returncode == 0
     assert "<svg" in page.read_text()
     assert "aborted" in running.phasegate("report").stdout
     assert "idle" in running.phasegate("reset", "--yes").stdout
+
+
+def test_help_names_every_command_once_and_where_to_begin(tmp_path: Path) -> None:
+    from control.cli import main
+    from control.cli_base import SECTIONS
+
+    named = [name for names in SECTIONS.values() for name in names]
+    assert sorted(named) == sorted(main.commands)
+    shown = phasegate("--help", cwd=tmp_path).stdout
+    assert "phasegate init" in shown
+    assert "..." not in shown, "a command's line is cut short"
+    near = phasegate("rolback", cwd=tmp_path)
+    assert near.returncode == 2
+    assert "rollback" in near.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("--phase", "half", "--html", "nowhere/r.html"), "nowhere"),
+        (("--phase", "half", "--run-time", "soon"), "90s"),
+        (
+            (
+                "--phase",
+                "most",
+            ),
+            "majority",
+        ),
+    ],
+)
+def test_a_load_test_that_cannot_be_is_refused_before_it_begins(
+    asked: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    done = phasegate("loadtest", *asked, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "check", "watch"])
+def test_ctrl_c_is_no_traceback_wherever_it_comes(command: str, tmp_path: Path) -> None:
+    phasegate("init", "--yes", cwd=tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        config = (tmp_path / "phasegate.toml").read_text()
+        (tmp_path / "phasegate.toml").write_text(config.replace("http://127.0.0.1:3000", f"http://{address}"))
+        env = os.environ | {"PYTHONPATH": str(REPOSITORY), "PHASEGATE_URL": f"http://{address}"}
+        program = [sys.executable, str(REPOSITORY / "bin" / "phasegate"), command]
+        with subprocess.Popen(program, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as started:
+            silent.accept()[0].close() if command == "check" else silent.accept()
+            started.send_signal(signal.SIGINT)
+            _, said = started.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert started.returncode == 130
+    assert "interrupted" in said
 
 
 def test_a_package_of_another_project_in_place_of_ours_is_told_in_one_line(tmp_path: Path) -> None:
