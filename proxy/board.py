@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,10 +325,12 @@ class Board:
     def series(self, m: int, arm: int, operations: Sequence[int] | None = None) -> Series:
         """The sum over all slots and the operations named (default: all of the migration's)."""
         chosen = range(len(self.layout.migrations[m][1])) if operations is None else operations
-        starts = [self.layout.series(s, m, o, arm) for s in range(self.layout.workers) for o in chosen]
-        # Column sums: slices of the mapping are added whole, which is what makes 100 series cost milliseconds.
-        rows = [self.cells[start : start + SERIES_CELLS].tolist() for start in starts]
-        total = [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * SERIES_CELLS
+        cells = self.cells
+        starts = (self.layout.series(s, m, o, arm) for s in range(self.layout.workers) for o in chosen)
+        # As one number each, so that one addition adds all cells: no count is near to where it would carry into the
+        # next. Three times as fast as column by column.
+        added = sum([int.from_bytes(cells[start : start + SERIES_CELLS], sys.byteorder) for start in starts])
+        total = memoryview(added.to_bytes(8 * SERIES_CELLS, sys.byteorder)).cast("Q").tolist()
         return Series(
             total[C_FAULTS:C_CLIENT_ERRORS],
             total[C_CLIENT_ERRORS],
