@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from control.rollout import Event, On
+from control.states import Event, On
 from control.walker import one_of, problems, shown
 
 REASON_MAX: Final = 500

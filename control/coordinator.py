@@ -30,23 +30,10 @@ from control.observer import Chapter, Kept, Observer
 from control.outbox import Outbox, Storage
 from control.phases import Phase
 from control.recovery import Found, recover
-from control.rollout import (
-    Effect,
-    Entry,
-    Event,
-    Notify,
-    Now,
-    On,
-    Persist,
-    Plan,
-    Publish,
-    Refuse,
-    Rollout,
-    State,
-    step,
-)
+from control.rollout import step
 from control.settings import Migration
 from control.snapshot import figures, lag, snapshot, summary, workers
+from control.states import Effect, Entry, Event, Notify, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
 from control.status import audit_document, status_document
 from control.store import StoreError
 from proxy import board as boards

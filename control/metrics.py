@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
-from control.rollout import Rollout, State
+from control.states import Rollout, State
 from proxy import histogram
 from proxy.board import Board
 

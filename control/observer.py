@@ -13,9 +13,9 @@ from msgspec import Struct
 from control import judge
 from control.judge import Outcome, Verdict
 from control.phases import Phase
-from control.rollout import Now, Rollout, State
 from control.settings import Migration
 from control.snapshot import Machine, Snapshot, arm, by_adapter, counts, dense, snapshot, sparse, summary
+from control.states import Now, Rollout, State
 from control.status import verdict_document
 from proxy.board import Board
 

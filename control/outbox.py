@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from control.rollout import Entry, Now
+from control.states import Entry, Now
 from control.status import rfc3339
 from control.store import Checkpoint, Line, StoreError
 

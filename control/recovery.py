@@ -7,7 +7,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from control.phases import FULL_BP, phase_at_or_below
-from control.rollout import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step, raised
+from control.rollout import raised
+from control.states import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step
 
 
 class Found(NamedTuple):

@@ -22,8 +22,8 @@ import structlog
 from backends.arm import Arm, Health
 from backends.settings import Backend, Http
 from control.checks import Check
-from control.rollout import Now
 from control.settings import ConfigError, Migration, Settings, decode, encode, load
+from control.states import Now
 
 _log = structlog.get_logger("phasegate.control")
 

@@ -10,8 +10,8 @@ from msgspec import to_builtins
 
 from control.judge import Verdict
 from control.phases import Phase
-from control.rollout import Now, Rollout
 from control.snapshot import Worker
+from control.states import Now, Rollout
 from control.store import Line
 
 Json = dict[str, Any]

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from control.rollout import Entry
+from control.states import Entry
 
 T = TypeVar("T")
 

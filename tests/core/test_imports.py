@@ -35,7 +35,8 @@ CLOCK_READS = {"now", "utcnow", "today"}
 MUST_BE_PURE = {
     *("backends/operations.py", "backends/documents.py", "backends/errors.py", "backends/firestore/codec.py"),
     *("backends/resilience/breaker.py", "proxy/http1/head.py", "proxy/http1/body.py", "proxy/routes.py"),
-    *("proxy/splitter.py", "proxy/histogram.py", "proxy/supervision.py", "control/phases.py", "control/rollout.py"),
+    *("proxy/splitter.py", "proxy/histogram.py", "proxy/supervision.py"),
+    *("control/phases.py", "control/states.py", "control/rollout.py"),
     *("control/judge.py", "control/commands.py"),
 }
 

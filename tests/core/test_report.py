@@ -8,7 +8,7 @@ from msgspec import to_builtins
 
 from control.phases import Phase, Thresholds
 from control.report import build_report
-from control.rollout import Rollback
+from control.states import Rollback
 from control.store import Line
 
 PHASES = (Phase("half", 50.0), Phase("all", 100.0))

@@ -17,18 +17,8 @@ import pytest
 
 from control.phases import DEFAULT_PHASES
 from control.recovery import Found, recover
-from control.rollout import (
-    Event,
-    Now,
-    On,
-    Persist,
-    Plan,
-    Publish,
-    Refuse,
-    Rollout,
-    State,
-    step,
-)
+from control.rollout import step
+from control.states import Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))
 STEPS_A_WALK = 100

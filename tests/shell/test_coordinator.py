@@ -13,7 +13,7 @@ import pytest
 from control.checks import Check
 from control.commands import Command
 from control.coordinator import Coordinator, Refused
-from control.rollout import Entry, Now, State
+from control.states import Entry, Now, State
 from control.store import Checkpoint, Line, StoreError, StoreThread
 from proxy import board as boards
 from proxy.board import Board

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from control.rollout import Entry
+from control.states import Entry
 from control.store import Store, StoreError, StoreThread
 
 

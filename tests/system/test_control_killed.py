@@ -27,8 +27,8 @@ from backends.settings import encode_hook
 from control import faults
 from control.client import ApiError, Client
 from control.coordinator import Document
-from control.rollout import Entry, Rollout, State
 from control.settings import Settings, parse
+from control.states import Entry, Rollout, State
 from control.store import Store
 from proxy import board as boards
 from proxy.board import Board, boot_id
