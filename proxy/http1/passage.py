@@ -166,13 +166,11 @@ class Passage(Connection):
         self._connecting = asyncio.get_running_loop().create_task(self._connect(pool))
 
     async def _connect(self, pool: Pool) -> None:
-        try:
-            up = await pool.connect()
-        except ConnectionError as error:
-            self._connecting = None
-            self.failed(pool.failure(error))
-            return
+        up = await pool.connect()
         self._connecting = None
+        if isinstance(up, Failure):
+            self.failed(up)
+            return
         if self._state not in (BODY, BUSY):
             up.abort()
             return

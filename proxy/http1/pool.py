@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from proxy.http1.head import Response
@@ -19,16 +19,19 @@ from proxy.http1.upstream import Failure, Upstream
 from proxy.settings import App, origin_of
 from proxy.tls import toward_origin
 
+Dial = Callable[[Upstream], Awaitable[None]]
+
 
 class Pool:
     """The connections to one origin, of one worker.
 
     Limits: ``timeout_s`` until an answer begins, ``quiet_s`` between two pieces of one and in a tunnel, and
-    ``max_body`` of a request in bytes, 0 for any.
+    ``max_body`` of a request in bytes, 0 for any. ``dial`` opens a connection where it is not to be a socket's.
     """
 
     __slots__ = (
         "_app",
+        "_dial",
         "_idle",
         "_now",
         "_ssl",
@@ -45,8 +48,9 @@ class Pool:
         "timeout_s",
     )
 
-    def __init__(self, app: App, heads: Heads, now: Callable[[], float]) -> None:
+    def __init__(self, app: App, heads: Heads, now: Callable[[], float], dial: Dial | None = None) -> None:
         self._app = app
+        self._dial = dial or self._open
         self._where = origin_of(app.origin)
         self._ssl = toward_origin(app.tls) if self._where.secure else None
         self.origin = app.origin
@@ -91,29 +95,27 @@ class Pool:
         while idle and (idle[0].closed or idle[0].idle_since + self.idle_timeout_s < now):
             idle.popleft().abort()
 
-    async def connect(self) -> Upstream:
-        """Open a connection. Raises ``ConnectionError`` with words for a person."""
+    async def connect(self) -> Upstream | Failure:
+        """Open a connection, or say in words for a person why there is none."""
         if self.opened >= self._app.max_connections:
-            raise OverloadedError(f"{self.opened} connections to {self.origin} are open")
+            return _overloaded(f"{self.opened} connections to {self.origin} are open")
         self.opened += 1  # counted before it is open, or a burst would overrun the limit
         upstream = Upstream(self)
         try:
             async with asyncio.timeout(self._app.connect_timeout_s):
-                await self._open(upstream)
+                await self._dial(upstream)
         except TimeoutError:
             upstream.abort()
-            raise ConnectionError(f"{self.origin} did not accept a connection in time") from None
+            return _unreachable(f"{self.origin} did not accept a connection in time")
         except OSError as error:
             upstream.abort()
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL):
-                raise OverloadedError(f"no further connection can be opened: {error.strerror}") from None
-            raise ConnectionError(f"{self.origin} cannot be reached: {error.strerror or error}") from None
+                return _overloaded(f"no further connection can be opened: {error.strerror}")
+            return _unreachable(f"{self.origin} cannot be reached: {error.strerror or error}")
         except BaseException:
             upstream.abort()
             raise
-        if upstream.closed:
-            raise ConnectionError(f"{self.origin} closed the connection at once")
-        return upstream
+        return _unreachable(f"{self.origin} closed the connection at once") if upstream.closed else upstream
 
     async def _open(self, upstream: Upstream) -> None:
         loop = asyncio.get_running_loop()
@@ -127,12 +129,6 @@ class Pool:
         else:
             await loop.create_connection(lambda: upstream, where.host, where.port, **tls)
 
-    def failure(self, error: ConnectionError) -> Failure:
-        """What a request is told whose connection could not be opened."""
-        if isinstance(error, OverloadedError):
-            return Failure(503, "overloaded", str(error))
-        return Failure(502, BAD_GATEWAY, str(error))
-
     def close(self) -> None:
         """Close the idle connections; those in use end with their requests."""
         self.max_idle = 0
@@ -140,5 +136,10 @@ class Pool:
             self._idle.pop().abort()
 
 
-class OverloadedError(ConnectionError):
+def _unreachable(message: str) -> Failure:
+    return Failure(502, BAD_GATEWAY, message)
+
+
+def _overloaded(message: str) -> Failure:
     """Everything that may be open is: the client should come back later."""
+    return Failure(503, "overloaded", message)

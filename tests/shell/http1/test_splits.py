@@ -72,18 +72,6 @@ class Transport:
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
 
-class Unplugged(Pool):
-    """A pool whose connections lead nowhere."""
-
-    ups: list[Upstream]
-
-    async def _open(self, upstream: Upstream) -> None:
-        transport = Transport()
-        transport.protocol = upstream
-        upstream.connection_made(transport)  # type: ignore[arg-type] # what of a transport is used
-        self.ups.append(upstream)
-
-
 class Stage:
     """A gateway with one client and, when it asks for one, a connection to the origin."""
 
@@ -93,14 +81,20 @@ class Stage:
         self.gateway = Gateway(plan, memoryview(bytearray(8 * shape.cells())).cast("Q"), shape.worker(0))
         self.gateway.date = b"date: x\r\n"
         self.ups: list[Upstream] = []
-        self.gateway.app = Unplugged(plan.app, self.gateway.heads, lambda: self.gateway.now)
-        self.gateway.app.ups = self.ups
+        self.gateway.app = Pool(plan.app, self.gateway.heads, lambda: self.gateway.now, self.dial)
         self.gateway.pools = [self.gateway.app]
         self.client = Transport()
         self.down = Downstream(self.gateway)
         self.client.protocol = self.down
         self.down.connection_made(self.client)  # type: ignore[arg-type] # what of a transport is used
         self.fin = False
+
+    async def dial(self, up: Upstream) -> None:
+        """Open a connection that leads nowhere."""
+        transport = Transport()
+        transport.protocol = up
+        up.connection_made(transport)  # type: ignore[arg-type] # what of a transport is used
+        self.ups.append(up)
 
     def send(self, data: bytes) -> None:
         """The client's bytes, as long as anybody reads and it has not said that it would send no more."""
@@ -370,8 +364,14 @@ def test_whatever_happens_nothing_breaks_or_stays(run: Run, turns: list[Any]) ->
 
 
 def test_a_breach_of_the_rules_would_be_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard above can fail: a connection that is forgotten is one too many."""
-    monkeypatch.setattr(Upstream, "abandon", lambda up: setattr(up, "_sink", None))
+    """The guard above can fail: a connection that is counted and never given back is one too many."""
+    dial = Stage.dial
+
+    async def forget(stage: Stage, up: Upstream) -> None:
+        stage.gateway.app.opened += 1
+        await dial(stage, up)
+
+    monkeypatch.setattr(Stage, "dial", forget)
     turn = ([UPGRADE], ["late"], [], [])
     with pytest.raises(AssertionError):
         run(play([turn]))
