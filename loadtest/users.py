@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections import Counter, deque
 from typing import Any, ClassVar, Final
@@ -183,6 +184,8 @@ def _enter(api: Api, phase: str) -> None:
 def _give_up(environment: Environment, code: int, message: str) -> None:
     environment.process_exit_code = code
     print(f"loadtest: {message}", flush=True)
+    if environment.parsed_options is not None and environment.parsed_options.headless:
+        sys.exit(code)  # at once: locust's own way out is taken only when the run time is over
     if environment.runner is not None:
         environment.runner.quit()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +60,10 @@ tokens = [
   {{ name = "guest", sha256 = "{viewer}", role = "viewer" }},
 ]
 """
+
+# A shell starts what is to run in the background with SIGINT ignored, and children inherit that: Ctrl-C is tested here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -127,8 +133,13 @@ class Running:
 
     def processes(self, module: str) -> list[psutil.Process]:
         """The supervisor's living children that run ``module``."""
-        found = psutil.Process(self.pid).children()
-        return [child for child in found if module in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE]
+        found = []
+        for child in psutil.Process(self.pid).children():
+            # One that ends while it is looked at is not living.
+            with contextlib.suppress(psutil.NoSuchProcess):  # of which ZombieProcess is a kind
+                if module in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+        return found
 
 
 @pytest.fixture
