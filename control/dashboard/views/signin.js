@@ -21,8 +21,9 @@ export function SignIn({ expired, done }) {
   }
 
   return html`<main class="signin">
-    <h1>phasegate</h1>
-    <form onSubmit=${submit}>
+    <h1 class="brand">phasegate</h1>
+    <p class="soft">Sign in to see this proxy's migrations, and to steer them.</p>
+    <form class="card" onSubmit=${submit}>
       ${expired && html`<p role="status">The session has ended. Sign in again to go on.</p>`}
       <label for="token">Token</label>
       <input
