@@ -9,9 +9,9 @@ from typing import Final
 
 from control import report_plots
 from control.report_plots import ARMS
-from control.words import NONE, Json, figure, ms, percent, rollback_line, span, words
+from control.words import NONE, Json, ms, percent, rollback_line, span, words
+from control.words import rule as rule_of
 
-_RULES: Final = {"error_rate": "errors", "p95_ms": "p95", "p99_ms": "p99", "memory_mb": "memory", "cpu": "CPU"}
 _OUTCOMES: Final = {"promote": "good", "roll_back": "bad"}
 # The dashboard's colours: one an arm, green for what was earned, red for what was not.
 _STYLE: Final = """
@@ -167,25 +167,15 @@ def _verdict(phase: Json) -> str:
 
 def _rule(rule: Json) -> Sequence[str]:
     proof, outcome = rule.get("proof"), rule["outcome"]
+    name, tell = rule_of(rule["rule"])
     return (
-        _cell(_RULES.get(rule["rule"], words(rule["rule"])), "text"),
-        _cell(_measured(rule["rule"], rule["value"])),
-        _cell(_measured(rule["rule"], rule["limit"])),
+        _cell(name, "text"),
+        _cell(tell(rule["value"])),
+        _cell(tell(rule["limit"])),
         _cell(f"{rule['samples']:,}"),
         _cell(NONE if proof is None else f"{100 * proof:.0f} %"),
         _cell(words(outcome), f"text {_OUTCOMES.get(outcome, '')}"),
     )
-
-
-def _measured(rule: str, value: object) -> str:
-    """A rule's value or limit with its unit."""
-    if not isinstance(value, int | float):
-        return NONE
-    if rule in ("error_rate", "cpu"):
-        return f"{100 * value:.2f} %"
-    if rule.endswith("_ms"):
-        return ms(value)
-    return f"{figure(value)} MB" if rule == "memory_mb" else figure(value)
 
 
 def _footer(report: Json) -> str:

@@ -52,7 +52,7 @@ def _round_ms(value: object) -> str:
 
 
 def _megabytes(value: object) -> str:
-    return f"{value:,.0f} MB" if isinstance(value, int | float) else NONE
+    return f"{value:,.4g} MB" if isinstance(value, int | float) else NONE
 
 
 # What each rule of a verdict measures, and how its value and limit are written.

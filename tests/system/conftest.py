@@ -61,7 +61,7 @@ tokens = [
 ]
 """
 
-# A shell starts what is to run in the background with SIGINT ignored, and children inherit that: Ctrl-C is tested here.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C is tested here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
