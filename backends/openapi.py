@@ -177,6 +177,7 @@ BODIES: Final[dict[str, Any]] = {
     "scans.add_results": Results,
     "analytics.ingest": Batch,
 }
+MAY_LACK_BODY: Final = frozenset({"scans.create"})  # where every field has a default
 
 _TIME: Final = {"type": "string", "description": "RFC 3339, or seconds since 1970"}
 _CURSOR: Final = ("cursor", {"type": "string", "description": "next_cursor of the page before"})
@@ -239,7 +240,7 @@ def document(version: str) -> dict[str, Any]:
 def _described(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     status, shape, refusals = ANSWERS[operation.name]
     if shape is None:
-        content: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+        content: dict[str, Any] = {"text/event-stream": {}}
     else:
         content = {"application/json": {"schema": schemas[repr(shape)]}}
     responses: dict[str, Any] = {str(status): {"description": "Done.", "headers": _HEADERS, "content": content}}
@@ -266,7 +267,7 @@ def _described(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     }
     if operation.name in BODIES:
         described["requestBody"] = {
-            "required": True,
+            "required": operation.name not in MAY_LACK_BODY,
             "content": {"application/json": {"schema": schemas[repr(BODIES[operation.name])]}},
         }
     return described

@@ -15,6 +15,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from backends import openapi as data_openapi
 from control import commands, metrics, openapi, report
 from control.auth import (
     COOKIE,
@@ -353,6 +354,9 @@ class Api:
 
     async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
         return _json(openapi.document(_version(), open_to_all=self._gatekeeper.open))
+
+    async def _openapi_data(self, request: web.Request, who: Identity) -> web.Response:
+        return _json(data_openapi.document(_version()))
 
     # The dashboard.
 

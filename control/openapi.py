@@ -129,6 +129,7 @@ ENDPOINTS: Final = (
     Endpoint("get", "/healthz", "healthz", "Whether the control process answers", None, ((200, "Done"),)),
     Endpoint("get", "/readyz", "readyz", "Whether it leads every migration", None, ((200, "Ready"), (503, "Ready"))),
     Endpoint("get", "/openapi.json", "openapi", "This document", None, ((200, "Any"),)),
+    Endpoint("get", "/openapi-data.json", "openapi_data", "The same for data requests", None, ((200, "Any"),)),
 )
 
 _PARAMETERS: Final[dict[str, Json]] = {
@@ -361,6 +362,11 @@ def document(version: str, *, open_to_all: bool = False) -> Json:
     }
 
 
+def _content(kind: str, schema: str) -> Json:
+    # What a schema says of an event stream, its events or its text, is not agreed upon.
+    return {kind: {} if kind == "text/event-stream" else {"schema": _ref(schema)}}
+
+
 def _operation(endpoint: Endpoint) -> Json:
     found: Json = {
         "operationId": endpoint.name,
@@ -368,7 +374,7 @@ def _operation(endpoint: Endpoint) -> Json:
         "responses": {
             str(status): {
                 "description": _MEANING[status],
-                "content": {(endpoint.content if status == 200 else "application/json"): {"schema": _ref(schema)}},
+                "content": _content(endpoint.content if status == 200 else "application/json", schema),
             }
             for status, schema in endpoint.answers
         },
