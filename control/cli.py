@@ -18,6 +18,7 @@ import click
 
 from control.cli_base import CONFIG, EPILOG, Commands, api, config_option, proxy
 from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, USAGE, Stop
+from proxy.form import form
 
 if TYPE_CHECKING:
     from control.client import Client, Json
@@ -30,7 +31,7 @@ def _dump(value: object) -> None:
 @click.group(
     cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(package_name="phasegate", message="%(prog)s %(version)s")
+@click.version_option(package_name="phasegate", message=f"%(prog)s %(version)s, data plane: {form()}")
 def main() -> None:
     """Move an app's data from one backend to another, a phase at a time, and take it back at once."""
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from control import report_plots
 from control.report_plots import ARMS
-from control.words import NONE, Json, ms, percent, rollback_line, span, words
+from control.words import NONE, Json, criteria, ms, percent, rollback_line, span, words
 from control.words import rule as rule_of
 
 _OUTCOMES: Final = {"promote": "good", "roll_back": "bad"}
@@ -66,7 +66,7 @@ def page(report: Json) -> str:
         f'<span class="outcome {_text(outcome)}">{_text(words(outcome))}</span></h1>',
         f'<p class="soft">{_text(_when(report))}</p></header>',
         "<main>",
-        _section("Success criteria", _criteria(report.get("criteria") or [])),
+        _section("Success criteria", _criteria(report)),
         _section("Phases", _phases(phases) + report_plots.shares(phases) + report_plots.latencies(phases)),
         _section("Rollbacks", _rollbacks(report.get("rollbacks") or [])),
         _section("Verdicts", "\n".join(_verdict(phase) for phase in phases if phase.get("verdict"))),
@@ -112,14 +112,17 @@ def _cell(value: object, kind: str = "") -> str:
     return f'<td class="{kind}">{_text(value)}</td>' if kind else f"<td>{_text(value)}</td>"
 
 
-def _criteria(criteria: Sequence[Json]) -> str:
+_RESULTS: Final = {
+    True: _cell("✓ passed", "text good"),
+    False: _cell("✕ FAILED", "text bad"),
+    None: _cell("○ not yet", "text soft"),
+}
+
+
+def _criteria(report: Json) -> str:
     rows = [
-        (
-            _cell(words(found["name"]), "long"),
-            _cell("✓ passed", "text good") if found["passed"] else _cell("✕ FAILED", "text bad"),
-            _cell(found["evidence"], "long"),
-        )
-        for found in criteria
+        (_cell(name, "long"), _RESULTS[passed], _cell(evidence, "long"))
+        for name, passed, evidence in criteria(report)
     ]
     return _table((("criterion", "text"), ("result", "text"), ("evidence", "text")), rows) if rows else ""
 

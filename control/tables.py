@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from control.demo_verdict import Finding
-from control.words import NONE, Json, audit_detail, ms, percent, rollback_line, words
+from control.words import NONE, Json, audit_detail, criteria, ms, percent, rollback_line, words
 
 _MARKS: Final = {
     True: Text("ok", style="green"),
@@ -19,6 +19,7 @@ _MARKS: Final = {
     None: Text("not made", style="yellow"),
 }
 
+_RESULTS: Final = _MARKS | {None: Text("not yet", style="yellow")}
 _STYLES: Final = dict.fromkeys(
     ("rollback", "rollback_complete", "abort", "reset", "lease_lost"), "red"
 ) | dict.fromkeys(("start", "advance", "resume", "complete"), "green")
@@ -78,7 +79,7 @@ def print_report(report: Json) -> None:
     """A run: its phases with both arms, its rollbacks, its criteria."""
     console = _console()
     outcome = str(report["outcome"])
-    style = "bold green" if outcome == "completed" else "bold red"
+    style = {"completed": "bold green", "rolled_back": "bold red", "aborted": "bold red"}.get(outcome, "bold")
     console.print(
         Text.assemble(
             (f"{report['migration']} ", "bold"),
@@ -99,18 +100,16 @@ def print_report(report: Json) -> None:
     _print(console, table)
     for rollback in report.get("rollbacks") or []:
         console.print(Text(rollback_line(rollback), style="red"))
-    _print_findings(
-        console, [Finding(words(c["name"]), c["passed"], str(c["evidence"])) for c in report.get("criteria") or []]
-    )
+    _print_findings(console, [(_RESULTS[passed], name, evidence) for name, passed, evidence in criteria(report)])
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
     """What a demo is judged by."""
-    _print_findings(_console(), findings)
+    _print_findings(_console(), [(_MARKS[found.held], found.name, found.evidence) for found in findings])
 
 
-def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
+def _print_findings(console: Console, findings: Iterable[tuple[Text, str, str]]) -> None:
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     for finding in findings:
-        table.add_row(_MARKS[finding.held], finding.name, finding.evidence)
+        table.add_row(*finding)
     _print(console, table)

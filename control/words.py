@@ -131,6 +131,17 @@ def next_line(status: Json) -> str:
     }.get(state, NONE)
 
 
+# Of a run in these states it cannot be said that it failed: what is not there yet may come.
+_OPEN: Final = frozenset({"idle", "running", "paused", "rolling_back"})
+
+
+def criteria(report: Json) -> list[tuple[str, bool | None, str]]:
+    """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
+    going = report.get("outcome") in _OPEN
+    found = report.get("criteria") or []
+    return [(words(c["name"]), bool(c["passed"]) or (None if going else False), str(c["evidence"])) for c in found]
+
+
 def verdict_line(status: Json) -> str:
     """The newest verdict and the first of its reasons, which says it in short."""
     verdict = status.get("verdict")

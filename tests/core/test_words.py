@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from control.words import audit_line, changes, headline, percent, rollback_line, span, verdict_line
+from control.words import (
+    audit_detail,
+    audit_line,
+    changes,
+    criteria,
+    headline,
+    next_line,
+    percent,
+    rollback_line,
+    span,
+    verdict_line,
+)
 
 ROLLBACK = {
     "trigger": "breach",
@@ -94,3 +105,48 @@ def test_weights_have_no_needless_decimals() -> None:
 def test_an_audit_entry_is_one_line() -> None:
     entry = {"at": "2026-05-04T03:02:01.000Z", "actor": "ci", "kind": "rolling_back", "detail": {"reason": "slow"}}
     assert audit_line(entry) == "03:02:01 ci rolling back  “slow”"
+
+
+def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
+    found = [
+        {"name": "error_rate", "passed": True, "evidence": "0"},
+        {"name": "latency", "passed": False, "evidence": "-"},
+    ]
+    assert [passed for _, passed, _ in criteria({"outcome": "running", "criteria": found})] == [True, None]
+    assert [passed for _, passed, _ in criteria({"outcome": "rolled_back", "criteria": found})] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"state": "idle", "phase": None, "weight": 0.0}, "`phasegate start` puts 5 % on the target"),
+        ({}, "half, 50 %, in 30s at the earliest, when every rule is proven"),
+        ({"verdict": {"outcome": "promote", "reasons": []}, "soaked": 60}, "half, 50 %, now"),
+        ({"soaked": 60}, "half, 50 %, as soon as every rule is proven"),
+        ({"state": "paused"}, "held at 25 % until `phasegate resume`; a breach is still rolled back"),
+        ({"state": "rolled_back", "weight": 0.0}, "all is on the source; `phasegate start --resume`"),
+    ],
+)
+def test_what_comes_next_names_whose_turn_it_is(changed: dict[str, Any], expected: str) -> None:
+    soaked = changed.pop("soaked", 30)
+    names = (("initial", 5.0), ("early", 25.0), ("half", 50.0))
+    phases = [{"name": name, "weight": weight, "min_soak_s": 60.0} for name, weight in names]
+    phase = {"index": 1, "name": "early", "soaked_s": float(soaked), "min_soak_s": 60.0}
+    assert next_line(status(**{"phase": phase, "phases": phases} | changed)).startswith(expected)
+
+
+def test_an_audit_entry_says_the_weights_and_not_its_numbers_for_programs() -> None:
+    detail = {"from_weight": 25.0, "to_weight": 5.0, "decided_ms": 0.0, "seen_ms": 30.0, "drained_ms": 2.0}
+    detail |= {"total_ms": 32.4, "within_deadline": True, "trigger": "breach", "reason": ""}
+    assert audit_detail({"kind": "rollback_complete", "actor": "phasegate", "detail": detail}) == (
+        "25 % → 5 %, complete after 32 ms"
+    )
+    judged = {"reason": "error_rate: 3 of 100; p95_ms: 4 ms", "weight": 5.0}
+    assert (
+        audit_detail({"kind": "advance", "actor": "phasegate", "detail": judged})
+        == "at 5 %, “error_rate: 3 of 100 …”"
+    )
+
+
+def test_a_rollback_on_command_without_a_reason_has_no_empty_one() -> None:
+    assert "(command);" in rollback_line(ROLLBACK | {"trigger": "command", "reason": ""})
