@@ -35,7 +35,12 @@ def print_status(status: Json) -> None:
     from control.picture import picture
 
     console = Console(highlight=False)
-    console.print(picture(console, status))
+    if console.is_terminal:
+        console.print(picture(console, status))
+        return
+    with console.capture() as drawn:
+        console.print(picture(console, status))
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 # Following

@@ -189,9 +189,14 @@ def serving(
 
     def serve(project: str, phases: Sequence[tuple[str, float, str]], **migration: Any) -> Running:
         config = configured(project, phases, **migration)
-        children.python("phasegate", "control.cli", "serve", "--config", str(config))
-        run = config.parent / "run"
-        until((run / "ready.json").exists, 120, "phasegate's start")
+        process = children.python("phasegate", "control.cli", "serve", "--config", str(config))
+        ready = config.parent / "run" / "ready.json"
+
+        def started() -> bool:
+            assert process.poll() is None, f"phasegate ended at once: {children.log('phasegate', 20)}"
+            return ready.exists()
+
+        until(started, 120, "phasegate's start")
         running = Running(config.parent, config, children)
         until(running.client.ready, 120, "the control plane")
         until(lambda: len(running.client.status()["workers"]) == 2, 120, "both workers")
