@@ -1,9 +1,10 @@
-"""What the backends cost, by hand: ``python -m tests.bench.backends [read] [view] [live] [events] [--events N]``.
+"""What the backends cost, by hand: ``python -m tests.bench.backends [WHAT …] [--events N]``.
 
     read    CPU of reading one document through: the raw stub, our store, and the client library's AsyncClient,
             in turn in one run against the emulator
     view    a live view of 10,000 documents at 500 changes/s on a Listen server that sends only changes, in a process
             of its own: CPU a change, and staleness: from the change's being written to its being seen
+    views   the same from 1 to 100,000 documents: memory, CPU of filling, of a read and of a change
     live    CPU of a live read, answered from memory on both arms: the same answer again, and a new one from the view
     events  N events (1,000,000) spread over a day, each sent to either arm; then both arms' sums against the
             generator's own
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
 import platform
 import random
@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,17 @@ from google.cloud import firestore
 
 from backends import settings
 from backends.arm import GAUGES, SOURCE, TARGET
-from backends.documents import Context, Query, put
+from backends.documents import Context, put
 from backends.firestore.channel import EMULATOR
 from backends.firestore.emulator import Emulator
 from backends.firestore.store import FirestoreStore
 from backends.manager import Source, build_source
 from backends.operations import OPERATIONS, Call
 from backends.settings import Firestore
-from tests.support.listen_server import ListenServer
+from tests.bench import views
 
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
 PROJECT = "demo-bench"
-ROOT = f"projects/{PROJECT}/databases/(default)/documents/"
 
 
 def header() -> None:
@@ -129,105 +127,6 @@ async def read() -> None:
         ratio = statistics.median(figures) / statistics.median(took["AsyncClient"])
         print(f"  {name:12} {spread(figures)}   {ratio:.2f} of AsyncClient")
     await store.close()
-
-
-# ---------------------------------------------------------------------------------------------------------- view
-
-DOCUMENTS, RATE, SECONDS = 10_000, 500, 20
-
-
-def serve_changes(pipe: Connection) -> None:
-    """The Listen server's process: says its address, waits for a word, then changes documents at the rate."""
-
-    async def main() -> None:
-        server = ListenServer()
-        for nth in range(DOCUMENTS):
-            server.put(f"{ROOT}things/{nth:05}", {"n": nth, "at": 0.0, "text": "x" * 60}, tell=False)
-        pipe.send(await server.start())
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, pipe.recv)
-        dice = random.Random(1)
-        start = loop.time()
-        for nth in range(RATE * SECONDS):
-            wait = start + nth / RATE - loop.time()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            fields = {"n": nth, "at": time.monotonic(), "text": "x" * 60}
-            server.put(f"{ROOT}things/{dice.randrange(DOCUMENTS):05}", fields)
-        await loop.run_in_executor(None, pipe.recv)
-        await server.stop()
-
-    uvloop.run(main())
-
-
-def tick(pipe: Connection) -> None:
-    """The yardstick's process: does nothing but wake at the rate, and says how late it was, in seconds."""
-
-    async def main() -> None:
-        late = []
-        start = time.monotonic()
-        for nth in range(RATE * SECONDS):
-            await asyncio.sleep(max(0.0, start + nth / RATE - time.monotonic()))
-            late.append(time.monotonic() - start - nth / RATE)
-        pipe.send(late)
-
-    uvloop.run(main())
-
-
-async def view() -> None:
-    """Staleness and cost of a large, busy view; and how late an idle process wakes on this machine meanwhile."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve_changes, args=(there,))
-    process.start()
-    named = os.environ.get(EMULATOR)
-    os.environ[EMULATOR] = here.recv()
-    store = FirestoreStore(Firestore(project=PROJECT), (Query("things"),))
-    await store.start()
-    seen: list[float] = []
-    known = store._views["things"]
-    while not known.fresh:
-        await asyncio.sleep(0.01)
-    collection = known.collection
-    plain = collection.put
-
-    class Watching(type(collection)):  # type: ignore[misc]
-        """Notes when each change is taken over."""
-
-        __slots__ = ()
-
-        def put(self, document: Any) -> None:
-            plain(document)
-            seen.append(time.monotonic() - document.fields["at"])
-
-    known._state.collection = Watching.__new__(Watching)  # type: ignore[union-attr]
-    for slot in ("documents", "cell", "_indexes"):
-        setattr(known._state.collection, slot, getattr(collection, slot))  # type: ignore[union-attr]
-    began = time.process_time()
-    idle, its = multiprocessing.Pipe()
-    ticker = multiprocessing.get_context("spawn").Process(target=tick, args=(its,))
-    ticker.start()
-    here.send("go")
-    deadline = time.monotonic() + SECONDS + 20
-    while len(seen) < RATE * SECONDS and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
-    cpu = time.process_time() - began
-    here.send("stop")
-    seen.sort()
-    ms = [1000 * seen[int(len(seen) * share)] for share in (0.5, 0.99)]
-    print(f"view of {DOCUMENTS} documents, {RATE} changes/s for {SECONDS} s: {len(seen)} seen")
-    print(f"  staleness p50 {ms[0]:.2f} ms, p99 {ms[1]:.2f} ms, longest {1000 * seen[-1]:.2f} ms;", end=" ")
-    print(f"CPU {cpu / len(seen) * 1e6:.0f} µs a change")
-    late = sorted(await asyncio.get_running_loop().run_in_executor(None, idle.recv))
-    ms = [1000 * late[int(len(late) * share)] for share in (0.5, 0.99)]
-    print(f"  an idle process meanwhile woke late: p50 {ms[0]:.2f} ms, p99 {ms[1]:.2f} ms,", end=" ")
-    print(f"longest {1000 * late[-1]:.2f} ms\n")
-    ticker.join()
-    if len(seen) < RATE * SECONDS:
-        sys.exit("changes were missed")
-    await store.close()
-    process.join()
-    if named is not None:
-        os.environ[EMULATOR] = named
 
 
 # ---------------------------------------------------------------------------------------------------------- live
@@ -347,7 +246,7 @@ async def events(count: int) -> None:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "what", nargs="*", choices=["read", "view", "live", "events"], default=["read", "view", "live"]
+        "what", nargs="*", choices=["read", "view", "views", "live", "events"], default=["read", "view", "live"]
     )
     parser.add_argument("--events", type=int, default=1_000_000)
     arguments = parser.parse_args()
@@ -355,7 +254,8 @@ async def main() -> None:
     with Emulator(heap="8g" if "events" in arguments.what and arguments.events > 100_000 else "2g") as emulator:
         os.environ[EMULATOR] = emulator.address
         for what in arguments.what:
-            await {"read": read, "view": view, "live": live, "events": lambda: events(arguments.events)}[what]()
+            works = {"read": read, "view": views.view, "views": views.scale, "live": live}
+            await (events(arguments.events) if what == "events" else works[what]())
 
 
 if __name__ == "__main__":
