@@ -1,10 +1,12 @@
 # make demo   runs the main job with nothing to set up; ARGS go to `phasegate demo`
-# make bench  measures what phasegate costs beside nginx, haproxy and a plain aiohttp proxy
+# make bench  measures what phasegate costs beside nginx, haproxy and a plain aiohttp proxy; docs/performance.md
+# make compiled   builds the hot modules with mypyc into build/compiled, as `pip install .` does where gcc is
+# make picture    takes docs/dashboard.png from a demo that is going on (three minutes)
 # make rehearse   breaks one thing after another under load (some minutes); writes docs/rehearsals.md. ARGS name some
 # make test   runs every check: lint, types, and all tests, with real processes and the real emulator
 #
 # Each first installs what is missing, once: a virtual environment in .venv, the page's libraries in
-# control/dashboard/vendor, and with apt python3-venv and (for the browser test) chromium.
+# control/dashboard/vendor, and with apt python3-venv, gcc and python3-dev, and (for the browser test) chromium.
 
 .SHELLFLAGS := -eu -o pipefail -c
 SHELL := bash
@@ -19,7 +21,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo )
 APT := $(SUDO)apt-get
 
-.PHONY: help demo test lint pytest vendor browser docs bench scale bench-tools clean rehearse
+# The compiled form: copies of the packages that have compiled modules, for this Python. Sources stay as they are.
+COMPILED := build/compiled
+COMPILED_FROM := $(shell find proxy backends -name '*.py') hatch_build.py pyproject.toml
+BUILT := $(COMPILED)/.built-$(shell { $(BIN)/python -V || $(PYTHON) -V; } 2>/dev/null | tail -1 | tr -d ' ')
+# What is found there comes first, and nothing because it lies in the working folder; children inherit that.
+RUN_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) PHASEGATE_FORM=compiled
+
+.PHONY: help demo test lint pytest compiled test-compiled compiler vendor browser docs bench scale bench-tools picture clean rehearse
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -27,7 +36,7 @@ help:
 demo: $(VENV)/.runs $(VENDOR)/.fetched
 	@$(BIN)/phasegate demo $(ARGS)
 
-test: lint pytest
+test: lint pytest test-compiled
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .
@@ -43,16 +52,44 @@ rehearse: $(VENV)/.tests
 pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
 	$(BIN)/python -m pytest $(ARGS)
 
+# What the compiled modules do, held against the same tests; and that it is they that were tested.
+test-compiled: compiled
+	$(RUN_COMPILED) $(BIN)/python -m pytest -o "pythonpath=$(COMPILED) ." tests/shell/http1 tests/shell/test_exchange.py \
+		tests/shell/test_relay.py tests/shell/test_mixing.py tests/shell/test_arm.py tests/shell/test_board.py \
+		tests/core/test_histogram.py tests/core/test_splitter.py tests/system/test_form.py \
+		tests/system/test_serve.py::test_no_answer_that_started_after_a_rollback_came_from_the_target
+
+compiled: $(BUILT)
+
+# A wheel as a user's pip makes it, and of it the packages with compiled modules.
+$(BUILT): $(COMPILED_FROM) | $(VENV)/.tests compiler
+	rm -rf $(COMPILED)
+	PHASEGATE_COMPILE=require $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
+		-w $(COMPILED)/wheel .
+	$(BIN)/python -m zipfile -e $(COMPILED)/wheel/*.whl $(COMPILED)/wheel
+	mv $(COMPILED)/wheel/proxy $(COMPILED)/wheel/backends $(COMPILED)/wheel/*.so $(COMPILED)
+	rm -r $(COMPILED)/wheel
+	@touch $@
+
+compiler:
+	@$(BIN)/python -c 'import sys, hatch_build; sys.exit(hatch_build.compiler() is None)' || { \
+		echo "make: a C compiler or Python.h is missing; installing them with apt"; \
+		$(APT) update -q && $(APT) install -qy --no-install-recommends gcc libc6-dev python3-dev; }
+
 # The configuration reference is written from the settings themselves.
 docs: $(VENV)/.runs
 	$(BIN)/python -m control.reference
 
+# The README's picture of the dashboard, as it is now.
+picture: $(VENV)/.tests $(VENDOR)/.fetched browser
+	$(BIN)/python docs/picture.py
+
 # Speed beside others' (docs/performance.md). Quiet machine, two processors: one for the proxy, one for the load.
-bench: $(VENV)/.tests bench-tools
+bench: $(VENV)/.tests bench-tools compiled
 	$(BIN)/python -m loadtest.bench $(ARGS)
 
 # How cost grows with workers, connections, routes, migrations and bodies.
-scale: $(VENV)/.tests bench-tools
+scale: $(VENV)/.tests bench-tools compiled
 	$(BIN)/python -m loadtest.bench.scale $(ARGS)
 
 # The benchmark starts nginx and haproxy by itself: the services that Debian starts with them are stopped again.

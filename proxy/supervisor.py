@@ -29,6 +29,7 @@ import structlog
 
 from backends.settings import encode_hook
 from proxy import board
+from proxy.form import form
 from proxy.listening import CannotStartError, address_of, bind
 from proxy.routes import layout
 from proxy.settings import Plan
@@ -186,7 +187,7 @@ class Supervisor:
         """Say where everything is: to people on the log, to scripts in ``ready.json``."""
         addresses = [address_of(sockets[0]) for sockets in self._sockets]
         control = address_of(self._control_socket)
-        _log.info("listening", proxy=addresses, control=control, workers=self._workers)
+        _log.info("listening", proxy=addresses, control=control, workers=self._workers, data_plane=form())
         text = json.dumps({"pid": os.getpid(), "proxy": addresses, "control": control})
         new = self._run_dir / "ready.json.new"
         new.write_text(text)
