@@ -24,6 +24,7 @@ DETECT_EVERY_S: Final = 0.25  # the fast detector
 # In these states the soak clock stands and no evidence leads on: an operator does.
 _HELD: Final = {
     State.PAUSED: "paused: held until an operator resumes; a breach is still rolled back",
+    State.COMPLETED: "completed: still measured; taking it back is an operator's decision",
     State.ROLLED_BACK: "rolled back: held until an operator resumes; a breach is rolled back further",
 }
 

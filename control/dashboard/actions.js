@@ -152,7 +152,7 @@ export function comesNext(status) {
       const what = to ? `${to.name}, ${weight(to.weight)}` : "completion";
       if (to?.approval) return `Next: ${what}, when an operator advances it.`;
       const left = phase.min_soak_s - phase.soaked_s;
-      if (left > 0) return `Next: ${what}, in ${span(left)} at the earliest, when every rule is proven.`;
+      if (left > 0) return `Next: ${what}, in ${span(Math.ceil(left))} at the earliest, when every rule is proven.`;
       return verdict?.outcome === "promote"
         ? `Next: ${what}, now.`
         : `Next: ${what}, as soon as every rule is proven. The least soak is over.`;

@@ -62,6 +62,14 @@ def test_too_little_traffic_holds_for_ever_where_the_config_says_so() -> None:
     assert verdict(arm(200), soaked=1e9, terms=terms).outcome is Outcome.HOLD
 
 
+def test_a_held_phase_says_so_and_is_rolled_back_all_the_same() -> None:
+    held = Terms(300.0, 600.0, 100, "promote", held="paused: held until an operator resumes")
+    found = verdict(arm(2000), soaked=0.0, terms=held)
+    assert (found.outcome, found.reasons[0]) == (Outcome.HOLD, held.held)
+    assert verdict(arm(2000), soaked=900.0, terms=held).outcome is Outcome.HOLD
+    assert verdict(arm(6, errors=6), watched(Counts(6, 6)), terms=held).outcome is Outcome.ROLL_BACK
+
+
 def test_a_dead_target_fires_after_six_failures() -> None:
     assert not watched(Counts(5, 5)).breached
     assert watched(Counts(6, 6)).breached

@@ -188,6 +188,7 @@ def test_a_run_from_signing_in_to_a_rollback(serving: Start, opened: Open, emula
         expect(clock.locator(".steps")).to_contain_text(step)
     assert (last["from_weight"], last["to_weight"], last["reason"]) == (60, 20, "it looks odd")
     expect(page.locator("h1 .weight")).to_have_text("20 %")
+    expect(page.locator(".verdict")).to_contain_text("held until an operator resumes")  # and is not "soaking"
 
     # The audit trail has it, and can be searched.
     page.get_by_label("Filter the entries").fill("it looks odd")

@@ -22,8 +22,11 @@ function Stop({ phase, place, status }) {
   const soaking = place === "current" && ["running", "paused"].includes(status.state);
   const soaked = soaking ? Math.min(1, status.phase.soaked_s / Math.max(phase.min_soak_s, 1e-9)) : 0;
   const filled = place === "passed" || (place === "current" && !soaking) ? 1 : soaked;
+  const seconds = Math.floor(Math.min(status.phase?.soaked_s ?? 0, 359_999));
   const says = soaking
-    ? `${span(Math.min(status.phase.soaked_s, 359_999))} of ${span(phase.min_soak_s)}`
+    ? soaked < 1
+      ? `${span(seconds)} of ${span(phase.min_soak_s)}`
+      : `soaked ${span(seconds)}`
     : place === "passed"
       ? "passed"
       : place === "current"

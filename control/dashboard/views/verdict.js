@@ -11,7 +11,7 @@ const OUTCOMES = {
   },
   hold: {
     mark: "•",
-    says: (status) => (over(status) ? "The target is still being measured." : `Hold: stays at ${weight(status.weight)}.`),
+    says: (status) => (over(status) ? "Complete: nothing waits for a verdict." : `Hold: stays at ${weight(status.weight)}.`),
   },
   roll_back: {
     mark: "✕",
@@ -55,7 +55,8 @@ export function Verdict({ status }) {
   const outcome = OUTCOMES[verdict.outcome] ?? OUTCOMES.no_data;
   const shown = new Set(verdict.rules.filter((each) => each.outcome !== "promote").map((each) => each.rule));
   const evidence = Object.entries(ofRule).filter(([name]) => !shown.has(name));
-  return html`<section class="card verdict" aria-labelledby="verdict-title">
+  const empty = verdict.rules.length === 0;
+  return html`<section class=${`card verdict ${empty ? "empty" : ""}`} aria-labelledby="verdict-title">
     <header>
       <h2 id="verdict-title">Verdict</h2>
       ${verdict.checked_at && html`<span class="soft">judged ${clock(verdict.checked_at)}</span>`}
