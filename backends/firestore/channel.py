@@ -1,4 +1,4 @@
-"""Raw gRPC to Firestore: a channel with the client library's own authentication, and the few methods used, unwrapped.
+"""Raw gRPC to Firestore: a channel with Google's own authentication, and the few methods used, unwrapped.
 
 What the client library would add on every call (request objects, hidden retries of up to ten minutes) is left out;
 a timeout is given with every call.
@@ -10,17 +10,15 @@ import asyncio
 import os
 from typing import Any, Final
 
-import google.auth
 import grpc
-from google.auth.exceptions import GoogleAuthError
-from google.cloud.firestore_v1.services.firestore.transports.grpc_asyncio import FirestoreGrpcAsyncIOTransport
-from google.cloud.firestore_v1.types import firestore
 
 from backends.errors import Fault, FaultKind
 from backends.firestore.codec import PbDocument
+from backends.firestore.messages import firestore
 
 EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"
 _HOST: Final = "firestore.googleapis.com"
+_SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/datastore")
 _SERVICE: Final = "/google.firestore.v1.Firestore/"
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
@@ -80,18 +78,21 @@ async def open_channel(project: str, database: str) -> Channel:
     host = os.environ.get(EMULATOR)
     if host:
         return Channel(grpc.aio.insecure_channel(host, options=_OPTIONS), project, database, emulated=True)
+    # Late, for who has an emulator needs none of it.
+    import google.auth
+    from google.api_core import grpc_helpers_async
+    from google.auth.exceptions import GoogleAuthError
+
     try:
         # Looks at files and may ask the metadata server: not on the event loop.
-        credentials, _ = await asyncio.to_thread(
-            google.auth.default, scopes=FirestoreGrpcAsyncIOTransport.AUTH_SCOPES
-        )
+        credentials, _ = await asyncio.to_thread(google.auth.default, scopes=_SCOPES)
     except GoogleAuthError as error:
         raise Fault(
             FaultKind.PERMISSION,
             f"no Google credentials: {error} (run `gcloud auth application-default login`, set "
             f"GOOGLE_APPLICATION_CREDENTIALS, or set {EMULATOR} to use an emulator)",
         ) from None
-    channel = FirestoreGrpcAsyncIOTransport.create_channel(
-        _HOST, credentials=credentials, options=(*_OPTIONS, _KEEPALIVE)
+    channel = grpc_helpers_async.create_channel(
+        _HOST, credentials=credentials, default_scopes=_SCOPES, default_host=_HOST, options=(*_OPTIONS, _KEEPALIVE)
     )
     return Channel(channel, project, database, emulated=False)

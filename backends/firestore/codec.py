@@ -10,8 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from google.cloud.firestore_v1.types import common, document, query, write
-
 from backends.documents import (
     NAME,
     Document,
@@ -22,6 +20,7 @@ from backends.documents import (
     Query,
     Value,
 )
+from backends.firestore.messages import common, document, query, write
 
 # Protobuf's generated classes carry no types.
 PbValue: Final[Any] = document.Value.pb()

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from google.cloud.firestore_v1.types import firestore
-from google.cloud.firestore_v1.types import query as query_types
 
 from backends.documents import Cell, Context, Count, Document, Mutation, Query
 from backends.errors import Fault, FaultKind
 from backends.firestore.channel import Channel, open_channel
 from backends.firestore.codec import decode_document, encode_mutation, encode_path, encode_query, micros, parent_of
 from backends.firestore.fence import CELLS, Fence, slot
+from backends.firestore.messages import firestore
+from backends.firestore.messages import query as query_types
 from backends.firestore.status import commit_error, fault
 from backends.firestore.view import View
 from backends.resilience.cache import Cache, Result

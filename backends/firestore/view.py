@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import grpc
-from google.cloud.firestore_v1.types import firestore
 
 from backends.collection import Collection
 from backends.documents import NAME, Count, Document, Query
 from backends.errors import Fault, FaultKind
 from backends.firestore.channel import Channel
 from backends.firestore.codec import encode_query, parent_of
+from backends.firestore.messages import firestore
 from backends.firestore.snapshots import Snapshots, Step
 from backends.resilience.backoff import backoff
 

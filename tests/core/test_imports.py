@@ -28,7 +28,7 @@ IMPURE = {
     *("shutil", "signal", "sqlite3", "subprocess", "sys", "tempfile", "time", "secrets", "uuid"),
     *("logging", "structlog"),
 }
-VALUES = ("google.cloud.firestore_v1.types", "grpc.StatusCode")  # messages and names, that do nothing by themselves
+VALUES = ("backends.firestore.messages", "grpc.StatusCode")  # messages and names, that do nothing by themselves
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "breakpoint"}
 CLOCK_READS = {"now", "utcnow", "today"}
 # Whatever a docstring says, these decide and do not act.
@@ -81,7 +81,7 @@ def ours_that_acts(tree: ast.AST, pure: set[str]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if file_of(alias.name) not in {None, *pure})
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(VALUES):
             for alias in node.names:
                 whole = file_of(f"{node.module}.{alias.name}")
                 holder = whole or file_of(node.module or "")
