@@ -86,11 +86,11 @@ picture: $(VENV)/.tests $(VENDOR)/.fetched browser
 
 # Speed beside others' (docs/performance.md). Quiet machine, two processors: one for the proxy, one for the load.
 bench: $(VENV)/.tests bench-tools compiled
-	$(BIN)/python -m loadtest.bench $(ARGS)
+	$(BIN)/python -m loadtest.bench $(or $(ARGS),--page docs/performance.md)
 
 # How cost grows with workers, connections, routes, migrations and bodies.
 scale: $(VENV)/.tests bench-tools compiled
-	$(BIN)/python -m loadtest.bench.scale $(ARGS)
+	$(BIN)/python -m loadtest.bench.scale $(or $(ARGS),--plots docs/performance --page docs/performance.md)
 
 # The benchmark starts nginx and haproxy by itself: the services that Debian starts with them are stopped again.
 bench-tools:

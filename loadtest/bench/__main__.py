@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.bench import machine, table, works
+from loadtest.bench import machine, page, table, works
 from loadtest.bench.bulk import GIB, bulk
 from loadtest.bench.contenders import CONTENDERS, App, BenchError, Place
 from loadtest.bench.emulator import emulator
@@ -23,6 +23,7 @@ from loadtest.bench.measuring import Bench
 from loadtest.bench.steady import SECONDS, steady, weight_change
 
 Rows = list[Any]
+_IDLE: Final = ("nginx", "phasegate")  # whose idle connections are of interest
 
 # By name: what runs it. Those without the choice of contenders say so by ignoring it.
 WORKS: Final[dict[str, Callable[[Bench, argparse.Namespace], Rows]]] = {
@@ -30,7 +31,7 @@ WORKS: Final[dict[str, Callable[[Bench, argparse.Namespace], Rows]]] = {
     "data": lambda bench, asked: works.data(bench, asked.contenders),
     "split": lambda bench, asked: works.split(bench),
     "bulk": lambda bench, asked: bulk(bench, asked.contenders, asked.bytes),
-    "idle": lambda bench, asked: idle(bench, [name for name in asked.contenders if name != "haproxy"], asked.idle),
+    "idle": lambda bench, asked: idle(bench, [name for name in asked.contenders if name in _IDLE], asked.idle),
     "steady": lambda bench, asked: steady(bench, asked.steady_seconds),
     "weight-change": lambda bench, asked: _weight_change(bench),
 }
@@ -47,13 +48,14 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="WORK", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--contenders", metavar="NAME", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=5, help="of each work, in turn [5]")
-    parser.add_argument("--seconds", type=int, default=4, help="of each run of wrk [4]")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk [3]")
     parser.add_argument("--bytes", type=int, default=GIB, help="of the large transfers [1 GiB]")
     parser.add_argument("--idle", type=int, default=IDLE, help=f"idle connections [{IDLE}]")
     parser.add_argument("--steady-seconds", type=float, default=SECONDS, help=f"of the open loop [{SECONDS}]")
     parser.add_argument("--proxy-cpus", help="where the proxies run, as taskset takes it [the first]")
     parser.add_argument("--load-cpus", help="where wrk and the app run [the second]")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go [bench.json]")
+    parser.add_argument("--page", type=Path, help="a page that has a place for the figures")
     found = parser.parse_args(argv)
     for name in ("rounds", "seconds", "bytes", "idle", "steady_seconds"):
         if getattr(found, name) <= 0:
@@ -83,6 +85,8 @@ def main(argv: list[str]) -> int:
     told = ["```", *machine.said(facts), "", *found, "```"]
     document = {"name": "bench", "told": told, "machine": facts, "rows": [row.to_json() for row in rows]}
     asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    if asked.page is not None:
+        page.fill(asked.page, document)
     print("\n".join(["", *found]))
     print(f"load average after: {facts['load_average_after']}\n{asked.json} has all of it.")
     return 0

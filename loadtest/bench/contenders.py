@@ -29,6 +29,9 @@ from loadtest.api import Api
 STARTED_WITHIN_S: Final = 60.0
 _ENDED_WITHIN_S: Final = 20.0
 
+ROOT: Final = Path(__file__).parents[2]
+COMPILED: Final = ROOT / "build" / "compiled"
+_GROUP: Final = "phasegate__mypyc"  # the library that holds the compiled code (hatch_build.py)
 
 # The kernel ends a child when the benchmark is killed, so that nothing is left running.
 _WITH_US: Final = ("setpriv", "--pdeathsig", "TERM")
@@ -348,9 +351,21 @@ phases = [{{ name = "half", weight = 50, min_soak = "1h", rollback_within = "20s
 
 
 def phasegate(place: Place, app: App, options: Options) -> Running:
-    """phasegate as it is served: supervisor, workers, control plane."""
+    """phasegate as it is served: supervisor, workers, control plane; the hot modules compiled, as pip installs it."""
+    if not any(COMPILED.glob(f"{_GROUP}.*.so")):
+        raise BenchError(f"{COMPILED} has no compiled modules: run `make compiled`")
+    return _phasegate("phasegate", place, app, options, [COMPILED, ROOT])
+
+
+def phasegate_plain(place: Place, app: App, options: Options) -> Running:
+    """The same from the sources, as it runs where there was no C compiler."""
+    return _phasegate("phasegate-plain", place, app, options, [ROOT])
+
+
+def _phasegate(name: str, place: Place, app: App, options: Options, search: list[Path]) -> Running:
+    """Serve what an import finds in ``search``, and see that it is what runs."""
     port, control, token = free_port(), free_port(), secrets.token_urlsafe(16)
-    folder = place.folder / "phasegate"
+    folder = place.folder / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     target = 'kind = "firestore"\nproject = "demo-bench"' if options.firestore else 'kind = "mock"\nseed = 1'
@@ -372,17 +387,20 @@ def phasegate(place: Place, app: App, options: Options) -> Running:
     config = folder / "phasegate.toml"
     config.write_text(text)
     command = [*place.proxy, sys.executable, "-m", "control.cli", "serve", "--config", str(config)]
-    env = {"FIRESTORE_EMULATOR_HOST": options.firestore} if options.firestore else None
+    # Nothing is found because it lies in the working folder.
+    env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, search))}
     if options.firestore:
+        env["FIRESTORE_EMULATOR_HOST"] = options.firestore
         _seed(config, options.firestore)
     child = Child.start(command, folder / "log", env=env)
     url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control}"
-    _wait("phasegate", url, child, lambda: _ready(api))
+    _wait(name, url, child, lambda: _ready(api))
     with ended_on_failure(child):
+        _check_form(child, COMPILED in search, options.workers)
         for migration in ("data", "relay0")[: options.migrations]:
             Api(api, token, migration).act("start", reason="a benchmark")
     return Running(
-        "phasegate",
+        name,
         url,
         child,
         control=api,
@@ -391,6 +409,19 @@ def phasegate(place: Place, app: App, options: Options) -> Running:
         relay_path="/relay0/x",
         run_dir=folder / "run",
     )
+
+
+def _check_form(child: Child, compiled: bool, workers: int) -> None:
+    """See that every worker runs the form that is measured. Raises ``BenchError``."""
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    found: list[bool] = []
+    while found != [compiled] * workers:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{workers} workers, compiled {compiled}: found {found}. Run `make compiled`")
+        time.sleep(0.05)
+        served = [Path(f"/proc/{pid}") for pid in procfs.tree(child.process.pid)]
+        served = [proc for proc in served if b"proxy.worker" in (proc / "cmdline").read_bytes()]
+        found = [_GROUP in (proc / "maps").read_text() for proc in served]
 
 
 def _seed(config: Path, emulator: str) -> None:
@@ -424,5 +455,6 @@ CONTENDERS: Final[dict[str, Callable[[Place, App, Options], Running]]] = {
     "nginx": nginx,
     "haproxy": haproxy,
     "aiohttp": aiohttp,
+    "phasegate-plain": phasegate_plain,
     "phasegate": phasegate,
 }

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def with_figures(page: str, name: str, figures: str) -> str:
@@ -22,17 +23,19 @@ def with_figures(page: str, name: str, figures: str) -> str:
     return found
 
 
+def fill(path: Path, document: Mapping[str, Any]) -> None:
+    """Put a measurement's figures into its place. Raises ``ValueError`` where the page has not one such place."""
+    text = with_figures(path.read_text(encoding="utf-8"), document["name"], "\n".join(document["told"]))
+    path.write_text(text, encoding="utf-8")
+
+
 def main(argv: Sequence[str]) -> int:
     """The command; its exit code."""
     if len(argv) < 2:
         print("usage: python -m loadtest.bench.page PAGE.md FILE.json…", file=sys.stderr)
         return 2
-    path = Path(argv[0])
-    page = path.read_text(encoding="utf-8")
     for name in argv[1:]:
-        found = json.loads(Path(name).read_text(encoding="utf-8"))
-        page = with_figures(page, found["name"], "\n".join(found["told"]))
-    path.write_text(page, encoding="utf-8")
+        fill(Path(argv[0]), json.loads(Path(name).read_text(encoding="utf-8")))
     return 0
 
 

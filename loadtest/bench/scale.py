@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest import procfs
-from loadtest.bench import machine, plot
+from loadtest.bench import machine, page, plot
 from loadtest.bench.bulk import download
 from loadtest.bench.contenders import App, BenchError, Options, Place, Running
 from loadtest.bench.idle import allow_files
@@ -212,6 +212,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk [3]")
     parser.add_argument("--json", type=Path, default=Path("scale.json"), help="where the figures go [scale.json]")
     parser.add_argument("--plots", type=Path, help="a folder for SVG plots")
+    parser.add_argument("--page", type=Path, help="a page, beside that folder, that has a place for the figures")
     found = parser.parse_args(argv)
     if found.rounds <= 0 or found.seconds <= 0:
         parser.error("expected --rounds and --seconds above 0")
@@ -241,6 +242,8 @@ def main(argv: list[str]) -> int:
     told = ["```", *machine.said(facts), "```", "", *lines(curves, asked.plots)]
     document = {"name": "scale", "told": told, "machine": facts, "curves": [curve.to_json() for curve in curves]}
     asked.json.write_text(json.dumps(document, indent=1) + "\n")
+    if asked.page is not None:
+        page.fill(asked.page, document)
     print("\n".join(["", *lines(curves), f"load average after: {facts['load_average_after']}"]))
     return 0
 

@@ -63,12 +63,12 @@ def _told(row: Any) -> tuple[str, str]:
 @_told.register
 def _(row: Row) -> tuple[str, str]:
     title = (
-        f"{'work':28} {'':10} {'CPU µs a request':>24} {'by the reference':>20} {'requests/s':>11}"
+        f"{'work':28} {'':15} {'CPU µs a request':>24} {'by the reference':>20} {'requests/s':>11}"
         f" {'p50 ms':>7} {'p99 ms':>7} {'others':>6}"
     )
     cpu, ratio, rate = row.spread("cpu_us"), row.ratio, row.spread("rate").median
     return title, (
-        f"{row.work:28} {row.contender:10} {_spread(cpu, 1):>24} {_spread(ratio, 2):>20} {rate:>11,.0f}"
+        f"{row.work:28} {row.contender:15} {_spread(cpu, 1):>24} {_spread(ratio, 2):>20} {rate:>11,.0f}"
         f" {row.spread('p50_ms').median:>7.2f} {row.spread('p99_ms').median:>7.2f}"
         f" {row.spread('foreign').median:>6.0%}"
     )
@@ -76,26 +76,26 @@ def _(row: Row) -> tuple[str, str]:
 
 @_told.register
 def _(row: BulkRow) -> tuple[str, str]:
-    title = f"{'large bodies':28} {'':10} {'GB by CPU second':>24} {'by nginx':>20} {'memory MiB':>11}"
+    title = f"{'large bodies':28} {'':15} {'GB by CPU second':>24} {'by nginx':>20} {'memory MiB':>11}"
     speed = Spread.of([t.bytes_per_cpu_s / 1e9 for t in row.transfers])
     grown = max(t.grown for t in row.transfers) / (1 << 20)
     size = f"{row.work} of {row.size / (1 << 20):g} MiB"
-    return title, f"{size:28} {row.contender:10} {_spread(speed, 2):>24} {_spread(row.ratio, 2):>20} {grown:>+11.1f}"
+    return title, f"{size:28} {row.contender:15} {_spread(speed, 2):>24} {_spread(row.ratio, 2):>20} {grown:>+11.1f}"
 
 
 @_told.register
 def _(row: IdleRow) -> tuple[str, str]:
-    title = f"{'idle connections':28} {'':10} {'KiB each':>24} {'p99 ms before':>20} {'beside':>11} {'ratio':>7}"
+    title = f"{'idle connections':28} {'':15} {'KiB each':>24} {'p99 ms before':>20} {'beside':>11} {'ratio':>7}"
     before, beside = Spread.of(row.p99_before_ms).median, Spread.of(row.p99_beside_ms).median
     each = row.bytes_each / 1024
     return title, (
-        f"{row.connections:<28,} {row.contender:10} {each:>24.1f} {before:>20.2f} {beside:>11.2f} {row.ratio:>7.2f}"
+        f"{row.connections:<28,} {row.contender:15} {each:>24.1f} {before:>20.2f} {beside:>11.2f} {row.ratio:>7.2f}"
     )
 
 
 @_told.register
 def _(row: SteadyRow) -> tuple[str, str]:
-    title = f"{'open loop, ms':28} {'':10} {'direct p50':>12} {'p99':>9} {'through p50':>12} {'p99':>9} {'added':>9}"
+    title = f"{'open loop, ms':28} {'':15} {'direct p50':>12} {'p99':>9} {'through p50':>12} {'p99':>9} {'added':>9}"
     direct, through = row.direct_ms, row.through_ms
     work = f"{row.path} at {row.rate:g}/s for {row.seconds:g} s"
     return title, (
@@ -107,11 +107,11 @@ def _(row: SteadyRow) -> tuple[str, str]:
 @_told.register
 def _(row: ChangeRow) -> tuple[str, str]:
     title = (
-        f"{'weight change, ms':28} {'':10} {'last of the old weight':>24} {'seen by all':>20} {'API answered':>13}"
+        f"{'weight change, ms':28} {'':15} {'last of the old weight':>24} {'seen by all':>20} {'API answered':>13}"
     )
     last, seen, answered = (Spread.of(v) for v in (row.last_old_ms, row.seen_ms, row.answered_ms))
     work = f"{row.workers} workers, {row.load_rate:,.0f}/s"
-    return title, f"{work:28} {'':10} {_spread(last, 1):>24} {_spread(seen, 1):>20} {_spread(answered, 1):>13}"
+    return title, f"{work:28} {'':15} {_spread(last, 1):>24} {_spread(seen, 1):>20} {_spread(answered, 1):>13}"
 
 
 def _spread(spread: Spread, digits: int) -> str:
