@@ -285,6 +285,8 @@ def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool
 
 def _act(client: Client, action: str, reason: str | None, fields: Json) -> Json:
     """Carry out an action. One that was sent goes on to its end without this terminal, and Ctrl-C says so."""
+    if fields.get("force") and not reason:
+        raise Stop(USAGE, f"{action} --force needs a reason: add --reason WHY, the audit trail keeps it")
     try:
         return client.act(action, reason=reason, **fields)
     except KeyboardInterrupt:
@@ -296,11 +298,14 @@ def _action(name: str, summary: str, *extra: Callable[..., Any]) -> None:
     """Add a command that carries out one action of the API and says what came of it."""
 
     def run(client: Client, reason: str | None, as_json: bool, **fields: Any) -> None:
+        before = _last_rollback(client) if name in ("rollback", "abort") else None
         answer = _act(client, name, reason, {key: value for key, value in fields.items() if value})
         if as_json:
             _dump(answer)
-        else:
-            _say(answer, rolled_back=name in ("rollback", "abort"))
+            return
+        _say(answer)
+        if name in ("rollback", "abort"):
+            _tell_rollback(before, answer.get("last_rollback"))
 
     run.__doc__ = summary
     command = api(run)
@@ -337,14 +342,34 @@ def reset(client: Client, yes: bool) -> None:
     _say(client.reset())
 
 
-def _say(found: Json, rolled_back: bool = False) -> None:
-    from control.words import headline, next_line, rollback_line
+def _say(found: Json) -> None:
+    from control.words import headline, next_line
 
     click.echo(headline(found))
-    last = found.get("last_rollback")
-    if rolled_back and last:
-        click.echo(rollback_line(last))
     click.echo(f"Next: {next_line(found)}")
+
+
+_GLANCE_S: Final = 0.5  # what a rollback is delayed by at most, to tell it from the one before
+
+
+def _last_rollback(client: Client) -> Json | None:
+    """The rollback before this one, where the control plane says it at once."""
+    from control.client import ApiError
+
+    try:
+        found: Json | None = client.status(_GLANCE_S).get("last_rollback")
+    except ApiError:
+        return None
+    return found
+
+
+def _tell_rollback(before: Json | None, last: Json | None) -> None:
+    from control.words import rollback_line
+
+    if last and last != before:
+        click.echo(rollback_line(last))
+    else:
+        click.echo("Nothing had to be taken back.")
 
 
 def _ended(state: str | None) -> int:

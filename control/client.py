@@ -83,9 +83,9 @@ class Client:
         """The path of this client's migration."""
         return f"/api/migration/{quote(self.migration, safe='')}"
 
-    def status(self) -> Json:
+    def status(self, timeout_s: float = TIMEOUT_S) -> Json:
         """The migration's status now."""
-        return self.call("GET", self.base)
+        return self.call("GET", self.base, timeout_s=timeout_s)
 
     def act(self, action: str, **fields: object) -> Json:
         """Carry out an action and give the status after it; fields that are None are left out."""

@@ -137,7 +137,7 @@ _OPEN: Final = frozenset({"idle", "running", "paused", "rolling_back"})
 
 def criteria(report: Json) -> list[tuple[str, bool | None, str]]:
     """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
-    going = report.get("outcome") in _OPEN
+    going = report.get("outcome") in _OPEN and not report.get("ended_at")
     found = report.get("criteria") or []
     return [(words(c["name"]), bool(c["passed"]) or (None if going else False), str(c["evidence"])) for c in found]
 

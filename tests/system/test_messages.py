@@ -172,6 +172,10 @@ def test_what_is_shown_can_be_read_by_scripts(serving: Callable[..., Any], emula
     assert "<svg" in page.read_text()
     assert "aborted" in running.phasegate("report").stdout
     assert "idle" in running.phasegate("reset", "--yes").stdout
+    nothing = running.phasegate("rollback").stdout
+    assert "Nothing had to be taken back" in nothing
+    assert "Rolled back" not in nothing, "that was another time"
+    assert running.phasegate("start", "--force").returncode == 2
 
 
 def test_help_names_every_command_once_and_where_to_begin(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ export function Board({ name, names, choose, identity, leave, signedOut }) {
             </select>
           </label>`
         : html`<span class="which">${name}</span>`}
-      <${Link} link=${link} seenAt=${seenAt} />
+      <${Link} link=${link} />
       <span class="who">${identity.name === identity.role ? identity.name : `${identity.name}, ${identity.role}`}</span>
       ${leave && html`<button class="quiet" onClick=${leave}>Sign out</button>`}
     </header>
@@ -84,9 +84,8 @@ export function Board({ name, names, choose, identity, leave, signedOut }) {
   `;
 }
 
-function Link({ link, seenAt }) {
-  const says = { connecting: "connecting", live: "live", lost: `last heard ${clock(seenAt)}` };
-  return html`<span class=${`link ${link}`}><span class="dot" aria-hidden="true"></span>${says[link]}</span>`;
+function Link({ link }) {
+  return html`<span class=${`link ${link}`}><span class="dot" aria-hidden="true"></span>${link}</span>`;
 }
 
 function Headline({ status }) {
