@@ -14,6 +14,7 @@ from backends.errors import FaultKind
 from proxy import board
 from proxy.http1.downstream import Downstream
 from proxy.http1.head import Response
+from proxy.http1.passage import Forwarded
 from proxy.http1.pool import Pool
 from proxy.http1.upstream import Failure
 from proxy.routes import Endpoint
@@ -23,6 +24,7 @@ from proxy.sticky import Stickiness
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
+_SOURCE_FIELD: Final = b"x-data-source: http\r\n"
 _CLIENT_GONE: Final = 499  # never sent: what a request is counted as whose client did not wait
 _FELL_BACK: Final = 502  # never sent either: the target's part in a request that the source answered
 _KINDS: Final = {502: FaultKind.UNAVAILABLE, 503: FaultKind.EXHAUSTED, 504: FaultKind.DEADLINE}
@@ -83,7 +85,7 @@ class Origins(Protocol):
         """Have a read that the target failed answered by the source."""
 
 
-class Relay:
+class Relay(Forwarded):
     """A forwarded data request: a ``Flight`` of its share and the ``Forwarded`` of its client.
 
     ``fault``: the target, a store, has failed it already, and it goes to the source.
@@ -95,10 +97,10 @@ class Relay:
         "_fault",
         "_recorded",
         "_service",
+        "_share",
         "arm",
         "began",
         "cookie",
-        "extra",
         "generation",
         "on",
     )
@@ -114,6 +116,7 @@ class Relay:
         fault: FaultKind | None = None,
     ) -> None:
         self._service = service
+        share = self._share = service.share
         self._client = client
         self._endpoint = endpoint
         self._fault = fault
@@ -122,11 +125,11 @@ class Relay:
         self.on = arm if fault is None else SOURCE
         self.began = began
         self.cookie = cookie
-        self.generation = service.share.generation
-        self.extra = b"x-data-source: http\r\n" + cookie
+        self.generation = share.generation
+        self.extra = _SOURCE_FIELD + cookie if cookie else _SOURCE_FIELD
         if fault is not None:
             self.extra += _fallback_field(fault)
-        service.share.enter(self)
+        share.enter(self)
 
     def judged(self, response: Response) -> bool:
         fault = fault_of(response.status)
@@ -143,11 +146,11 @@ class Relay:
         return False
 
     def done(self) -> None:
-        self._service.share.leave(self)
+        self._share.leave(self)
 
     def gone(self) -> None:
         self._record(_CLIENT_GONE, None)
-        self._service.share.leave(self)
+        self._share.leave(self)
 
     def cut_over(self) -> None:
         """Hand a read to the source whose answer has not begun."""
@@ -168,7 +171,7 @@ class Relay:
 
     def turn_to_source(self, fault: FaultKind) -> None:
         """From now on it waits for the source, an origin too."""
-        share = self._service.share
+        share = self._share
         share.leave(self)
         self._fault = fault
         self._record(_FELL_BACK, fault)
@@ -179,7 +182,7 @@ class Relay:
     def release(self) -> None:
         """Give the request up to somebody who records it."""
         self._recorded = True
-        self._service.share.leave(self)
+        self._share.leave(self)
         self._client.exchange = None
 
     def _is_safe(self) -> bool:
@@ -199,7 +202,7 @@ class Relay:
             self._recorded = True
             fell_back = self._fault is not None
             counted = self._fault if fell_back else fault
-            self._service.share.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
+            self._share.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
 
 
 def _fallback_field(fault: FaultKind) -> bytes:

@@ -20,22 +20,28 @@ if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
 
-class Forwarded(Protocol):
-    """What an exchange wants to know of a request that it has forwarded to an arm."""
+class Forwarded:
+    """What an exchange wants to know of a request that it has forwarded to an arm: a base, for calls at C's cost."""
+
+    __slots__ = ("extra",)
 
     extra: bytes  # fields added to the answer's head
 
     def judged(self, response: Response) -> bool:
         """The answer's head is here. False: it is not to be passed on, another answer has been seen to."""
+        raise NotImplementedError
 
     def failed(self, failure: Failure) -> bool:
         """No answer. True: another answer has been seen to."""
+        raise NotImplementedError
 
     def done(self) -> None:
         """The answer is written whole."""
+        raise NotImplementedError
 
     def gone(self) -> None:
         """The client went away before the answer."""
+        raise NotImplementedError
 
 
 class Waiting(Protocol):
@@ -204,10 +210,11 @@ class Passage(Connection):
 
     def whole(self, response: Response, tail: bytes) -> None:
         self._up = None
-        if self.exchange is not None:
-            if not self.exchange.judged(response):
+        exchange = self.exchange
+        if exchange is not None:
+            if not exchange.judged(response):
                 return
-            tail = self.exchange.extra + tail
+            tail = exchange.extra + tail
         if not response.dated:
             tail = self.gateway.date + tail
         close = self._connection_field()
@@ -353,8 +360,9 @@ class Passage(Connection):
         """The answer is written whole."""
         self._begun = False
         self._chunking = False
-        if self.exchange is not None:
-            self.exchange.done()
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.done()
             self.exchange = None
         self.waiting = None
         if self._state == BODY or self._close:
