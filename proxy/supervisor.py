@@ -71,6 +71,7 @@ class _Child:
     history: History = field(default_factory=History)
     due: float = 0.0  # when to start it, while it has no process
     row: int = -1  # a worker's
+    board: board.Board | None = None  # the one it was started with: a new config may have brought another since
 
 
 def _is_alive(pid: int) -> bool:
@@ -216,8 +217,8 @@ class Supervisor:
             self._end_hung(child)
             return
         child.process = None
-        if child.row >= 0:
-            self._board.clear_volatile(child.row)
+        if child.row >= 0 and child.board is not None:
+            child.board.clear_volatile(child.row)
         if child in self._leaving:
             self._leaving.remove(child)
             return
@@ -233,10 +234,11 @@ class Supervisor:
     def _end_hung(self, child: _Child) -> None:
         """A process that shows no life holds what it holds for ever: end it, and its successor takes over."""
         assert child.process is not None
+        assert child.board is not None
         if child.row >= 0:
-            beat, limit = self._board.worker(child.row).heartbeat, _WORKER_HUNG_S
+            beat, limit = child.board.worker(child.row).heartbeat, _WORKER_HUNG_S
         else:
-            beat, limit = self._board.control()[1], _CONTROL_HUNG_S
+            beat, limit = child.board.control()[1], _CONTROL_HUNG_S
         if beat < child.started_ns:
             limit = _STARTING_S
         if is_hung(beat, child.started_ns, monotonic_ns(), limit):
@@ -257,6 +259,7 @@ class Supervisor:
     def _start_worker(self, index: int, child: _Child) -> subprocess.Popen[bytes]:
         in_use = {other.row for other in self._children() if other is not child and other.process is not None}
         child.row = next(row for row in (index, *range(self._rows)) if row not in in_use)
+        child.board = self._board
         self._board.clear_volatile(child.row)
         fds = tuple(sockets[index].fileno() for sockets in self._sockets)
         orders: dict[str, object] = {
@@ -270,6 +273,7 @@ class Supervisor:
         return self._spawn("proxy.worker", orders, fds)
 
     def _start_control(self) -> subprocess.Popen[bytes]:
+        self._control.board = self._board
         fd = self._control_socket.fileno()
         orders: dict[str, object] = {
             "fd": fd,
@@ -315,8 +319,9 @@ class Supervisor:
         """One step of replacing workers: a successor first, and only when it serves, the old one leaves."""
         if self._successor is not None:
             index, child = self._successor
-            alive = child.process is not None and self._board.worker(child.row).pid == child.process.pid
-            if not alive:
+            if child.process is None or child.board is None:
+                return
+            if child.board.worker(child.row).pid != child.process.pid:
                 return
             old, self._slots[index] = self._slots[index], child
             self._successor = None
