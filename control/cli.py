@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from control.cli_base import CONFIG, EPILOG, Commands, api, config_option, proxy
+from control.cli_base import CONFIG, EPILOG, Commands, api, config_option, proxy, version
+from control.cli_base import settings as read_settings
 from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, USAGE, Stop
-from proxy.form import form
 
 if TYPE_CHECKING:
     from control.client import Client, Json
@@ -31,7 +31,9 @@ def _dump(value: object) -> None:
 @click.group(
     cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(package_name="phasegate", message=f"%(prog)s %(version)s, data plane: {form()}")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=version, help="Show the version."
+)
 def main() -> None:
     """Move an app's data from one backend to another, a phase at a time, and take it back at once."""
 
@@ -46,7 +48,7 @@ def serve(config: str) -> None:
     from control.serve import serve as run
     from proxy.supervisor import CannotStartError
 
-    _settings(config)
+    read_settings(config)
     if sys.stderr.isatty():
         click.echo("Serving; Ctrl-C drains and ends. Beside it: `phasegate start`, `status`, `watch`.", err=True)
     try:
@@ -91,7 +93,7 @@ def check(config: str, as_json: bool, url: str | None) -> None:
     from control.preflight import preflight
     from control.tables import print_checks
 
-    settings = _settings(config)
+    settings = read_settings(config)
     checks = to_builtins(preflight(settings, url=url, token=os.environ.get("PHASEGATE_TOKEN")))
     good = all(found["ok"] is not False for found in checks)
     if as_json:
@@ -133,7 +135,7 @@ def seed(config: str, migration: str | None, yes: bool) -> None:
     """
     from control.cli_init import seed as run
 
-    run(_settings(config), migration, yes)
+    run(read_settings(config), migration, yes)
 
 
 @main.command()
@@ -375,22 +377,6 @@ def _tell_rollback(before: Json | None, last: Json | None) -> None:
 def _ended(state: str | None) -> int:
     """The exit code of having followed a migration to ``state``; None means that the person detached."""
     return ROLLED_BACK if state in ("rolled_back", "aborted", "idle") else OK
-
-
-def _settings(config: str) -> Any:
-    """Read the configuration, or stop with every mistake in it."""
-    from control.settings import ConfigError, load
-
-    try:
-        return load(Path(config))
-    except ConfigError as error:
-        problems = list(error.problems)
-        if not Path(config).exists():
-            raise Stop(
-                USAGE, f"{config} is not there: `phasegate init` writes one, --config names another"
-            ) from error
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
 
 
 def run() -> NoReturn:

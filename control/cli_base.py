@@ -125,6 +125,8 @@ def peek(config: str, *, needed: bool) -> Json:
     """The configuration as it stands, unchecked, to find a phasegate that runs by it; {} where there is none."""
     import tomllib
 
+    if needed and config != CONFIG and not Path(config).is_file():
+        raise Stop(USAGE, f"{config} is not there: name another with --config, or say where with --url")
     try:
         return tomllib.loads(Path(config).read_text(encoding="utf-8")) if Path(config).is_file() else {}
     except (OSError, ValueError) as error:
@@ -141,3 +143,35 @@ def proxy(config: str) -> str:
     anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, read here to connect
     host, _, port = first.rpartition(":")
     return f"http://{anywhere.get(host, host)}:{port}"
+
+
+def settings(config: str) -> Any:
+    """Read the configuration, or stop with every mistake in it."""
+    from control.settings import ConfigError, load
+
+    try:
+        return load(Path(config))
+    except ConfigError as error:
+        problems = list(error.problems)
+        if not Path(config).exists():
+            raise Stop(
+                USAGE, f"{config} is not there: `phasegate init` writes one, --config names another"
+            ) from error
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
+
+
+def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Say which version this is, and in which form, and end."""
+    if not asked:
+        return
+    from importlib import metadata
+
+    from proxy.form import form
+
+    try:
+        number = metadata.version("phasegate")
+    except metadata.PackageNotFoundError:
+        number = "from its source, not installed"
+    click.echo(f"phasegate {number}, data plane: {form()}")
+    ctx.exit()

@@ -75,7 +75,7 @@ def take(control: str, token: str) -> None:
         page.wait_for_timeout(PHASE_S * 600)
         box = page.locator(".charts").bounding_box()
         assert box is not None
-        height = box["y"] + box["height"] + 20
+        height = box["y"] + box["height"] + 8
         page.screenshot(path=PICTURE, full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
         browser.close()
     print(f"{PICTURE}: {PICTURE.stat().st_size // 1024} KiB")

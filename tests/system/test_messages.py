@@ -167,6 +167,8 @@ def test_what_is_shown_can_be_read_by_scripts(serving: Callable[..., Any], emula
     assert nowhere.returncode == 2
     assert "cannot be written" in nowhere.stderr
     assert "Traceback" not in nowhere.stderr
+    log = [json.loads(line) for line in (tmp_path / "logs" / "phasegate.log").read_text().splitlines()]
+    assert {"supervisor", "control"} <= {line["process"] for line in log}
     page = tmp_path / "report.html"
     assert running.phasegate("report", "--html", str(page)).returncode == 0
     assert "<svg" in page.read_text()
@@ -187,6 +189,9 @@ def test_help_names_every_command_once_and_where_to_begin(tmp_path: Path) -> Non
     shown = phasegate("--help", cwd=tmp_path).stdout
     assert "phasegate init" in shown
     assert not [line for line in shown.splitlines()[1:] if line.endswith("...")], "a command's line is cut short"
+    assert phasegate("--version", cwd=tmp_path).stdout.startswith("phasegate")
+    lost = phasegate("status", "--config", "other.toml", cwd=tmp_path)
+    assert (lost.returncode, "other.toml" in lost.stderr) == (2, True)
     near = phasegate("rolback", cwd=tmp_path)
     assert near.returncode == 2
     assert "rollback" in near.stderr
