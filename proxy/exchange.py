@@ -116,6 +116,7 @@ class Exchange:
         "_bucket",
         "_cookie",
         "_service",
+        "_streaming",
         "_taken",
         "_task",
         "arm",
@@ -146,6 +147,7 @@ class Exchange:
         self._bucket = bucket
         self._cookie = cookie
         self._task: asyncio.Task[None] | None = None
+        self._streaming = False  # a stream's head is out
         self._taken: asyncio.Event | None = None  # set when a client that took no more takes again
 
     def start(self, body: bytes, instead: Fault | None = None) -> None:
@@ -202,12 +204,14 @@ class Exchange:
         head = b"%b%b%b" % (head, service.gateway.date, self._cookie)
         if outcome.fault is not None and outcome.arm != self.arm:
             head += b"x-data-fallback: %b\r\n" % outcome.fault.kind.label.encode()
-        if answer.stream is None:
-            service.share.leave(self)
-            client.waiting = None
-            client.write(head, answer.body)
-        else:
+        if answer.stream is not None and client.line.method != b"HEAD":
             await self._stream(client, head, answer.stream)
+            return
+        service.share.leave(self)
+        client.waiting = None
+        client.write(head, answer.body)
+        if answer.stream is not None:
+            await _close(answer.stream)
 
     def _record(self, outcome: Outcome) -> None:
         kind = None if outcome.fault is None else outcome.fault.kind
@@ -215,6 +219,7 @@ class Exchange:
         self._service.share.record(self.endpoint.number, self.arm, self.began, outcome.answer.status, kind, fell_back)
 
     async def _stream(self, client: Downstream, head: bytes, stream: AsyncIterator[bytes]) -> None:
+        self._streaming = True
         client.stream_head(head)
         chunked = not client.line.http10
         try:
@@ -230,9 +235,7 @@ class Exchange:
             client.reset()  # the backend broke off: not to be taken for the stream's end
         finally:
             self._service.share.leave(self)
-            close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
+            await _close(stream)
 
     def _end_stream(self, client: Downstream) -> None:
         if not client.closed:
@@ -254,8 +257,7 @@ class Exchange:
     def gone(self) -> None:
         """The client went away: a read is given up; a write runs to its end, for it may have been applied."""
         self.client = None
-        kind = self.endpoint.operation.kind
-        if kind != "write" and self._stop() and kind == "read":
+        if self.endpoint.operation.kind != "write" and self._stop() and not self._streaming:
             # How long it had waited is the arm's doing, and its histogram would be the better for leaving it out.
             self._record(Outcome(Answer(_CLIENT_GONE), self.arm))
             self._service.share.leave(self)
@@ -272,10 +274,9 @@ class Exchange:
 
     def cut_over(self) -> None:
         """Hand a read to the source; end a stream, whose client then comes back and finds the source."""
-        kind = self.endpoint.operation.kind
-        if kind == "write" or not self._stop():
+        if self.endpoint.operation.kind == "write" or not self._stop():
             return
-        if kind == "stream":
+        if self._streaming:
             if self.client is not None:
                 self._end_stream(self.client)
             return
@@ -301,6 +302,13 @@ class Exchange:
     def _stop(self) -> bool:
         """Stop waiting; False where the end is already on its way."""
         return self._task is not None and self._task.cancel()
+
+
+async def _close(stream: AsyncIterator[bytes]) -> None:
+    """Let the stream give back what it holds."""
+    close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _resume(coroutine: Coroutine[Any, Any, None], waited: object) -> None:

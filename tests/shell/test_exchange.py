@@ -249,3 +249,36 @@ async def test_a_target_without_a_lease_is_not_asked(tmp_path: Path) -> None:
             reader, _ = await bench.open(READ)
             answers.append((await reader.read()).rpartition(b"\r\n")[2])
         assert answers == [b'"target"', b'"source"']
+
+
+async def test_a_stream_that_is_left_before_its_head_is_in_flight_no_longer(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        _, writer = await bench.open(STREAM)
+        await bench.until(lambda: bench.inflight == (0, 1, 0))
+        writer.transport.abort()
+        await bench.until(lambda: bench.inflight == (0, 0, 0))
+        assert bench.source.cancelled == 1
+
+
+async def test_a_stream_without_a_head_yet_is_taken_over_by_the_source(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.weigh(10_000)
+        reader, _ = await bench.open(STREAM)
+        await bench.until(lambda: bench.inflight == (0, 1, 0))
+        bench.weigh(0, cut_over_at=1)
+        await bench.until(lambda: bench.inflight == (1, 0, 0))
+        bench.source.gates[SOURCE].set()
+        assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+        assert b"x-data-source: mock\r\n" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_head_of_a_stream_is_its_head(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.source.gates[SOURCE].set()
+        reader, _ = await bench.open(STREAM.replace(b"GET", b"HEAD"))
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n")
+        assert answer.endswith(b"\r\n\r\n")
+        assert answer.count(b"\r\n\r\n") == 1, "and nothing behind it"
+        assert bench.inflight == (0, 0, 0)
