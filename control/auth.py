@@ -161,7 +161,9 @@ class Gatekeeper:
 
 def csrf_holds(identity: Identity, header: str | None) -> bool:
     """Whether a change asked for by a session carries the session's own token; other credentials need none."""
-    return identity.session is None or (header is not None and hmac.compare_digest(identity.session.csrf, header))
+    if identity.session is None:
+        return True
+    return header is not None and hmac.compare_digest(_digest(identity.session.csrf), _digest(header))
 
 
 def same_origin(headers: Mapping[str, str], host: str, origins: tuple[str, ...], *, loopback_only: bool) -> bool:
