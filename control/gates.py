@@ -15,7 +15,7 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True):
-    """Hours in which a phase may begin, in UTC; ``to`` before ``from`` runs over midnight."""
+    """Hours in which a phase may begin, in UTC; ``to`` at or before ``from`` is on the next day."""
 
     opens: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="from")
     closes: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="to")
@@ -52,10 +52,13 @@ def approval(phase: Phase | None) -> list[str]:
 
 
 def _within(window: Window, now: datetime) -> bool:
-    """Whether ``now`` falls in the window; one over midnight belongs to the day it opens on."""
+    """Whether ``now`` falls in the window; one over midnight belongs to the day it opens on.
+
+    ``from`` equal to ``to`` is 24 hours: a window of none would keep every phase from beginning.
+    """
     opens, closes, minute = _minutes(window.opens), _minutes(window.closes), now.hour * 60 + now.minute
     today = DAYS[now.weekday()] in window.days
-    if opens <= closes:
+    if opens < closes:
         return today and opens <= minute < closes
     yesterday = DAYS[(now - timedelta(days=1)).weekday()] in window.days
     return (today and minute >= opens) or (yesterday and minute < closes)

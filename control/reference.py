@@ -99,7 +99,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (phases.Thresholds, "memory_mb"): "of the largest of phasegate's processes",
     (phases.Thresholds, "cpu"): "what phasegate's processes use of the machine, as a share of 1",
     (gates.Window, "from"): "`HH:MM`, UTC",
-    (gates.Window, "to"): "`HH:MM`, UTC; before `from`: over midnight",
+    (gates.Window, "to"): "`HH:MM`, UTC; at or before `from`: of the next day",
     (gates.Window, "days"): "the days on which it opens",
     (gates.Freeze, "from"): "a TOML date and time with an offset",
     (gates.Freeze, "to"): "likewise",

@@ -61,6 +61,8 @@ def unix(text: str) -> float:
 
 OFFICE = Window("09:00", "17:00", ("mon", "tue", "wed", "thu", "fri"))
 NIGHT = Window("22:00", "04:00", ("fri",))
+SATURDAY = Window("00:00", "00:00", ("sat",))
+FROM_NOON = Window("12:00", "12:00", ("fri",))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,14 @@ NIGHT = Window("22:00", "04:00", ("fri",))
         (NIGHT, "2026-11-21T04:00", False),
         (NIGHT, "2026-11-21T23:00", False),
         (NIGHT, "2026-11-20T03:00", False),
+        (SATURDAY, "2026-11-20T23:59", False),
+        (SATURDAY, "2026-11-21T00:00", True),
+        (SATURDAY, "2026-11-21T23:59", True),
+        (SATURDAY, "2026-11-22T00:00", False),
+        (FROM_NOON, "2026-11-20T11:59", False),
+        (FROM_NOON, "2026-11-20T12:00", True),
+        (FROM_NOON, "2026-11-21T11:59", True),
+        (FROM_NOON, "2026-11-21T12:00", False),
     ],
 )
 def test_windows(window: Window, at: str, is_open: bool) -> None:
