@@ -90,7 +90,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "freezes"): "spans in which no phase begins",
     (settings.Migration, "webhooks"): "who is told of phase changes and rollbacks",
     (phases.Phase, "name"): "shown everywhere",
-    (phases.Phase, "weight"): "the target's share of data requests, in percent",
+    (phases.Phase, "weight"): "the target's share of data requests, in percent, in steps of 0.01",
     (phases.Phase, "min_soak"): "the least time in this phase",
     (phases.Phase, "rollback_within"): "a rollback out of this phase is complete within it",
     (phases.Thresholds, "error_rate"): "failed requests, as a share of 1",
