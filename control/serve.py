@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from backends.arm import Arm, Health
-from backends.settings import Backend, Http
+from backends.settings import Backend, Http, Mock
 from control.checks import Check
 from control.settings import ConfigError, Migration, Settings, decode, encode, load
 from control.states import Now
@@ -41,6 +41,7 @@ def serve(config: str | Path) -> int:
 
     def read() -> supervisor.Launch:
         settings = load(config)
+        _check_fixtures(config, settings)
         return supervisor.Launch(settings.plan(), settings.control.listen, "control.serve", encode(settings).decode())
 
     try:
@@ -49,6 +50,23 @@ def serve(config: str | Path) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return USAGE
+
+
+def _check_fixtures(config: str | Path, settings: Settings) -> None:
+    """Read what workers would have to do without. Raises ``ConfigError``."""
+    given = {name: b for name, b in settings.backends.items() if isinstance(b, Mock) and b.fixtures is not None}
+    if not given:
+        return
+    from backends.fixtures import FixtureError, initial
+
+    problems = []
+    for name, backend in given.items():
+        try:
+            initial(backend)
+        except FixtureError as error:
+            problems.append(f"{config}: backends.{name}.fixtures: {error}")
+    if problems:
+        raise ConfigError(problems)
 
 
 class Orders(msgspec.Struct, frozen=True):

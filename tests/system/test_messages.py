@@ -49,6 +49,19 @@ def test_every_mistake_of_a_configuration_is_told_at_once_with_its_path(tmp_path
             assert path in done.stderr
 
 
+def test_fixtures_that_cannot_be_read_are_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "phasegate.toml").write_text(
+        '[app]\norigin = "http://127.0.0.1:1"\n[proxy]\nlisten = ["127.0.0.1:0"]\n'
+        '[backends.mock]\nkind = "mock"\nfixtures = "nowhere"\n[backends.other]\nkind = "mock"\n'
+        '[migrations.phase6]\nsource = "mock"\ntarget = "other"\nroutes = ["/api/scans/*"]\n'
+    )
+    done = phasegate("serve", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "backends.mock.fixtures" in done.stderr
+    assert "nowhere: expected JSON files, one a collection, found none" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_missing_configuration_says_how_to_get_one(tmp_path: Path) -> None:
     done = phasegate("serve", cwd=tmp_path)
     assert done.returncode == 2
