@@ -143,7 +143,7 @@ def _arm(phase: Json, name: str) -> Sequence[str]:
         f'<td class="text"><span class="key{" from" if upper else ""}">{name}</span></td>',
         _cell(f"{arm['requests']:,}"),
         _cell(f"{arm['errors']:,}"),
-        _cell(f"{100 * (arm['error_rate'] or 0):.2f} %"),
+        _cell(f"{100 * (arm['error_rate'] or 0):.2f} %" if arm["requests"] else NONE),
         *(_cell(ms(arm[key])) for key in ("p50_ms", "p95_ms", "p99_ms")),
     )
 

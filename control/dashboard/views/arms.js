@@ -14,6 +14,9 @@ function rate(samples, arm) {
   return seconds ? requests / seconds : null;
 }
 
+/** The error rate; of no requests there is none. */
+const failing = (arm) => (arm.requests ? arm.error_rate : null);
+
 export function Arms({ status, samples }) {
   const { source, target } = status.arms;
   const [sourceRate, targetRate] = [rate(samples, "source"), rate(samples, "target")];
@@ -24,7 +27,7 @@ export function Arms({ status, samples }) {
     ["Requests/s", perSecond(sourceRate), perSecond(targetRate), ""],
     ["Requests", count(source.requests), count(target.requests), ""],
     ["Errors", count(source.errors), count(target.errors), ""],
-    ["Error rate", share(source.error_rate), share(target.error_rate), points(source.error_rate, target.error_rate)],
+    ["Error rate", share(failing(source)), share(failing(target)), points(failing(source), failing(target))],
     ...["p50_ms", "p95_ms", "p99_ms"].map((key) => [
       key.slice(0, 3),
       ms(source[key]),

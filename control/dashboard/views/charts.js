@@ -60,7 +60,7 @@ export function Charts({ status, samples, bounds, shown, show }) {
     </header>
     <div class="grid">
       <${Figure} title="Requests a second" values=${pair(perSecond, rates)}
-        ...${{ ...common, data: data.rates, series: BOTH, scale: { range: upward, label: (value) => String(round(value)) } }} />
+        ...${{ ...common, data: data.rates, series: BOTH, scale: { range: (least, most) => upward(least, Math.max(most ?? 0, 1)), label: (value) => String(round(value)) } }} />
       <${Figure} title="Error rate" values=${pair(share, errors)} note=${limits.error_rate && `limit ${share(limits.error_rate)}`}
         ...${{
           ...common,
