@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 from backends.settings import Duration
 
 FULL_BP: Final = 10_000
+LEAST_PERCENT: Final = 0.01  # one basis point
 
 
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):

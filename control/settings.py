@@ -21,7 +21,7 @@ from msgspec import Meta, Struct, field
 
 from backends.settings import Backend, Duration, Firestore, Http, Mock
 from control.gates import Freeze, Window
-from control.phases import DEFAULT_PHASES, Phase, Thresholds
+from control.phases import DEFAULT_PHASES, LEAST_PERCENT, Phase, Thresholds
 from control.walker import join, one_of, problems, shown, sound_keys
 from proxy.routes import operations_of
 from proxy.settings import App, Plan, Proxy, Route, mistakes, origin_of
@@ -306,14 +306,17 @@ def _phases(parts: _Parts) -> Iterator[str]:
         if not migration.phases:
             yield f"{path}: expected at least one phase, found none"
         names: set[str] = set()
-        before = 0.0
+        before: Phase | None = None
         for i, phase in enumerate(migration.phases):
             if phase.name in names:
                 yield f"{path}[{i}].name: {shown(phase.name)} is the name of an earlier phase"
             names.add(phase.name)
-            if phase.weight <= before:
-                yield f"{path}[{i}].weight: expected more than the phase before ({before:g}), found {phase.weight:g}"
-            before = phase.weight
+            if phase.weight_bp == 0:
+                yield f"{path}[{i}].weight: expected at least {LEAST_PERCENT:g}, found {phase.weight:g}"
+            elif before is not None and phase.weight_bp <= before.weight_bp:
+                least = f"{LEAST_PERCENT:g} more than the phase before ({before.weight:g})"
+                yield f"{path}[{i}].weight: expected at least {least}, found {phase.weight:g}"
+            before = phase
             if phase.rollback_within_s <= 0:
                 yield f"{path}[{i}].rollback_within: expected more than 0"
             if phase.max_soak_s is not None and phase.max_soak_s < phase.min_soak_s:

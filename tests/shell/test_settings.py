@@ -117,6 +117,7 @@ MISTAKES = [
     ("ab" * 32, "ab", "control.tokens[0].sha256: expected"),
     ('role = "operator"', 'role = "root"', 'control.tokens[0].role: expected "operator" or "viewer"'),
     ('"admin@example.com"', '"admin"', "control.admins[0]: expected an e-mail address"),
+    ("weight = 5", "weight = 0.004", "migrations.phase6.phases[0].weight: expected at least 0.01, found 0.004"),
 ]
 
 
@@ -165,7 +166,9 @@ def test_phases_must_rise_and_have_names_of_their_own(settings_of: Callable[...,
     with pytest.raises(ConfigError) as caught:
         settings_of(phases(("a", 50), ("b", 50), ("a", 20)))
     assert len(caught.value.problems) == 3
-    settings_of(phases(("a", 0.5), ("b", 100)))
+    with pytest.raises(ConfigError, match=r"at least 0\.01 more than the phase before \(5\), found 5\.001"):
+        settings_of(phases(("a", 5), ("b", 5.001)))
+    settings_of(phases(("a", 0.01), ("b", 0.02), ("c", 100)))
 
 
 def test_two_migrations_may_not_share_an_operation(settings_of: Callable[..., Settings]) -> None:
