@@ -125,14 +125,14 @@ class _Now(Collector):
 
     def _sources(self) -> Iterator[Metric]:
         """What each worker's data source counts: sums of what grows, the worst of what is read as it is."""
-        for number, gauge in enumerate(GAUGES):
+        found = {one.name: self._board.gauges(one.index) for one in self._led}
+        for gauge in GAUGES:
             as_it_is = gauge in LEVELS
             kind: type[GaugeMetricFamily | CounterMetricFamily]
             kind = GaugeMetricFamily if as_it_is else CounterMetricFamily
             family = kind(f"phasegate_source_{gauge}", f"The data source's {gauge}", labels=["migration"])
-            for one in self._led:
-                values = [share.gauges[number] for share in self._board.shares(one.index)]
-                family.add_metric([one.name], float((max if as_it_is else sum)(values or [0])))
+            for name, gauges in found.items():
+                family.add_metric([name], float((max if as_it_is else sum)(gauges[gauge] or [0])))
             yield family
 
     def _workers(self) -> Iterator[Metric]:

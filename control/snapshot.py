@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from backends.arm import GAUGES
 from backends.errors import FaultKind
 from control.judge import Arm, Counts
 from control.phases import Thresholds
@@ -96,11 +95,7 @@ def figures(board: Board, m: int) -> dict[str, Any]:
                 "client_errors": source.client_errors + target.client_errors,
             }
         )
-    shares = board.shares(m)
-    return {
-        "operations": operations,
-        "gauges": {name: [share.gauges[i] for share in shares] for i, name in enumerate(GAUGES)},
-    }
+    return {"operations": operations, "gauges": board.gauges(m)}
 
 
 class Lag(NamedTuple):
@@ -113,12 +108,9 @@ class Lag(NamedTuple):
 
 def lag(board: Board, m: int, now_ns: int) -> Lag:
     """How far the target is behind, over all workers."""
-    shares = board.shares(m)
-    since = min((share.behind_since for share in shares if share.behind_since), default=now_ns)
-    pending, lost = (
-        sum(share.gauges[GAUGES.index(name)] for share in shares) for name in ("mirror_pending", "mirror_lost")
-    )
-    return Lag(max(0.0, (now_ns - since) / 1e9), pending, lost)
+    since = min((share.behind_since for share in board.shares(m) if share.behind_since), default=now_ns)
+    gauges = board.gauges(m)
+    return Lag(max(0.0, (now_ns - since) / 1e9), sum(gauges["mirror_pending"]), sum(gauges["mirror_lost"]))
 
 
 def _since(now: Series, earlier: Series) -> Series:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from backends.arm import ARMS, GAUGES, SOURCE, TARGET
+from backends.arm import ARMS, GAUGES, LEVELS, SOURCE, TARGET
 from backends.errors import FaultKind
 from proxy import histogram
 from proxy.splitter import BUCKETS
@@ -321,6 +321,15 @@ class Board:
     def shares(self, m: int) -> list[ShareView]:
         """What every worker with a living process says of migration ``m``."""
         return [self.share(worker.slot, m) for worker in self.workers() if worker.pid]
+
+    def gauges(self, m: int) -> dict[str, list[int]]:
+        """By name of ``GAUGES``, a value a worker: of living ones, and what ended ones had counted in their rows."""
+        living = {worker.slot for worker in self.workers() if worker.pid}
+        rows = [(slot in living, self.share(slot, m).gauges) for slot in range(self.layout.workers)]
+        return {
+            name: [gauges[i] for alive, gauges in rows if alive or (gauges[i] and name not in LEVELS)]
+            for i, name in enumerate(GAUGES)
+        }
 
     def series(self, m: int, arm: int, operations: Sequence[int] | None = None) -> Series:
         """The sum over all slots and the operations named (default: all of the migration's)."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.arm import SOURCE, TARGET
+from backends.arm import GAUGES, SOURCE, TARGET
 from backends.errors import FaultKind
 from proxy import board, histogram
 from proxy.board import Board, BoardError, Layout, Word
@@ -86,6 +86,18 @@ def test_a_dead_workers_row_forgets_what_was_in_flight_and_keeps_its_counts(fres
     fresh.clear_volatile(1)
     assert fresh.shares(0) == []
     assert fresh.series(0, SOURCE).requests == 3
+
+
+def test_what_an_ended_worker_counted_counts_on_and_its_levels_do_not(fresh: Board) -> None:
+    def told(slot: int, name: str, value: int) -> None:
+        fresh.cells[LAYOUT.share(slot, 0) + board.S_GAUGES + GAUGES.index(name)] = value
+
+    for slot in (0, 1):
+        told(slot, "mirrored", 5 + slot)
+        told(slot, "view_age_ms", 100)
+    fresh.cells[LAYOUT.worker(1) + board.W_PID] = 7
+    found = fresh.gauges(0)
+    assert (found["mirrored"], found["view_age_ms"], found["mirror_lost"]) == ([5, 6], [100], [0])
 
 
 @pytest.mark.parametrize(
