@@ -1,8 +1,10 @@
 """Who is asking, and what they may do: static tokens, Firebase ID tokens, dashboard sessions.
 
 A credential is compared by its SHA-256 in constant time and is never logged. An address that keeps presenting wrong
-credentials is made to wait. Where neither tokens nor e-mail addresses are configured, which is possible on the
-loopback address alone, everybody there is the operator ``local``.
+credentials is made to wait, and nobody else there: whoever guesses may sit behind the same address as an operator who
+must abort, so a static token or a session that is good passes whatever came before it. Where neither tokens nor
+e-mail addresses are configured, which is possible on the loopback address alone, everybody there is the operator
+``local``.
 """
 
 from __future__ import annotations
@@ -106,21 +108,21 @@ class Gatekeeper:
         self.open = not self._tokens and not self._emails
 
     async def identify(self, authorization: str | None, cookie: str | None, address: str) -> Identity:
-        """Who asks. Raises ``NoCredentials`` or ``SlowDown``."""
+        """Who asks. Raises ``NoCredentials``, or in its place ``SlowDown`` where the address has had its attempts."""
         if self.open:
             return Identity("local", "operator")
         if authorization is None and cookie is None:
             raise NoCredentials("no credentials were given")
-        self._failures.check(address, self._clock())
         try:
             if authorization is not None:
-                return await self._bearer(authorization)
+                return await self._bearer(authorization, address)
             return self._session(cookie or "")
         except NoCredentials:
+            self._failures.check(address, self._clock())
             self._failures.note(address, self._clock())
             raise
 
-    async def _bearer(self, authorization: str) -> Identity:
+    async def _bearer(self, authorization: str, address: str) -> Identity:
         scheme, _, credential = authorization.partition(" ")
         credential = credential.strip()
         if scheme.lower() != "bearer" or not 0 < len(credential) <= CREDENTIAL_MAX:
@@ -131,6 +133,8 @@ class Gatekeeper:
         if known:
             return Identity(*known[0])
         if self._verify is not None and self._emails and credential.count(".") == 2:
+            # A signature costs more to verify than a request to send: not for one who has failed so often.
+            self._failures.check(address, self._clock())
             email = (await self._verify(credential)).lower()
             role = self._emails.get(email)
             if role is not None:

@@ -202,7 +202,11 @@ class ControlPlane:
 
     async def act(self, action: str, **fields: object) -> Any:
         """An action that must be carried out; the status after it."""
-        status, found = await self.call("POST", "", {"action": action, **fields})
+        return await self.act_as(None, action, **fields)
+
+    async def act_as(self, headers: dict[str, str] | None, action: str, **fields: object) -> Any:
+        """Likewise, by whoever has these headers."""
+        status, found = await self.call("POST", "", {"action": action, **fields}, headers)
         assert status == 200, found
         return found
 

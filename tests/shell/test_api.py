@@ -73,11 +73,21 @@ async def test_an_operator_acts_under_its_own_name(control_plane: Make) -> None:
     assert ("ci", "start") in [(entry["actor"], entry["kind"]) for entry in entries]
 
 
-async def test_wrong_credentials_are_slowed_down_and_right_ones_wait_with_them(control_plane: Make) -> None:
+async def test_wrong_credentials_are_slowed_down_and_keep_nobody_out(control_plane: Make) -> None:
     plane = await control_plane(TOKENS)
+    async with plane.http.post("/api/session", headers=OPERATOR) as response:
+        csrf, cookie = (await response.json())["csrf"], response.cookies["phasegate_session"].value
+    session = {"Cookie": f"phasegate_session={cookie}", "X-CSRF-Token": csrf}
+    await plane.act_as(OPERATOR, "start")
     answers = [(await plane.call("GET", headers=bearer(f"guess {i}")))[0] for i in range(12)]
     assert answers == [401] * 10 + [429] * 2
-    assert (await plane.call("GET", headers=OPERATOR))[0] == 429
+    for wrong in (bearer("guess"), {"Cookie": "phasegate_session=guess"}, {"Authorization": "Basic b3A6c2VjcmV0"}):
+        assert (await plane.call("GET", headers=wrong))[0] == 429
+    # Who guesses sits behind the same address as who must abort.
+    assert (await plane.call("GET", headers=session))[0] == 200
+    assert (await plane.act_as(session, "pause"))["state"] == "paused"
+    assert (await plane.act_as(OPERATOR, "abort"))["state"] == "aborted"
+    assert (await plane.call("GET", headers=bearer("guess")))[0] == 429
 
 
 @pytest.mark.parametrize(

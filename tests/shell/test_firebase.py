@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -14,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from control.auth import Gatekeeper, NoCredentials
+from control.auth import FAILURES_MAX, FAILURES_S, Gatekeeper, Identity, NoCredentials, SlowDown
 from control.firebase import FETCH_AGAIN_S, Verifier
-from control.settings import Control
+from control.settings import Control, Token
 
 PROJECT = "demo-phasegate"
 
@@ -90,6 +91,39 @@ def clock() -> list[float]:
 @pytest.fixture
 def email(google: Google, clock: list[float]) -> Callable[[str], Awaitable[str]]:
     return Verifier(PROJECT, google.fetch, lambda: clock[0]).email
+
+
+async def test_a_sender_that_fails_again_and_again_costs_no_further_verification(
+    email: Callable[[str], Awaitable[str]],
+) -> None:
+    verified: list[str] = []
+
+    async def counted(credential: str) -> str:
+        verified.append(credential)
+        return await email(credential)
+
+    now = [0.0]
+    tokens = (Token("ci", hashlib.sha256(b"op-secret").hexdigest(), "operator"),)
+    keeper = Gatekeeper(Control(admins=("admin@example.com",), tokens=tokens), lambda: now[0], counted)
+
+    async def who(credential: str, address: str = "10.0.0.1") -> Identity:
+        return await keeper.identify(f"Bearer {credential}", None, address)
+
+    good, forged = token(), token(private=OTHER_PRIVATE)
+    cookie, _ = keeper.begin(await who(good))
+    for _ in range(FAILURES_MAX):
+        with pytest.raises(NoCredentials):
+            await who(forged)
+    assert len(verified) == FAILURES_MAX + 1
+    for credential in (forged, good):
+        with pytest.raises(SlowDown):
+            await who(credential)
+    assert len(verified) == FAILURES_MAX + 1
+    assert (await who("op-secret")).name == "ci"
+    assert (await keeper.identify(None, cookie, "10.0.0.1")).name == "admin@example.com"
+    assert (await who(good, "10.0.0.2")).name == "admin@example.com"
+    now[0] += FAILURES_S / FAILURES_MAX
+    assert (await who(good)).name == "admin@example.com"
 
 
 async def test_a_good_token_says_whose_it_is(email: Callable[[str], Awaitable[str]]) -> None:
