@@ -145,6 +145,11 @@ class Relay(Forwarded):
         self._record(failure.status, fault)
         return False
 
+    def broke_off(self) -> None:
+        if self._fault is None:  # else it is the source's, in the target's place
+            self._fault = FaultKind.UNAVAILABLE
+            self._share.spoil(self._endpoint.number, self.arm, self._fault)
+
     def done(self) -> None:
         self._share.leave(self)
 
@@ -201,7 +206,7 @@ class Relay(Forwarded):
         if not self._recorded:
             self._recorded = True
             fell_back = self._fault is not None
-            counted = self._fault if fell_back else fault
+            counted = self._fault = self._fault if fell_back else fault
             self._share.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
 
 

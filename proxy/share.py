@@ -130,6 +130,10 @@ class Share:
         elif 400 <= status < 500:
             cells[base + board.C_CLIENT_ERRORS] += 1
 
+    def spoil(self, operation: int, arm: int, fault: FaultKind) -> None:
+        """A request that was recorded as answered has failed after all: its answer broke off."""
+        self.cells[self._series[operation][arm] + board.C_FAULTS + fault] += 1
+
     def enter(self, flight: Flight) -> None:
         """A request that must be waited for is in flight on ``flight.on``."""
         if flight.on == TARGET:

@@ -35,6 +35,10 @@ class Forwarded:
         """No answer. True: another answer has been seen to."""
         raise NotImplementedError
 
+    def broke_off(self) -> None:
+        """The answer ended before its end."""
+        raise NotImplementedError
+
     def done(self) -> None:
         """The answer is written whole."""
         raise NotImplementedError
@@ -261,6 +265,8 @@ class Passage(Connection):
         if self._state not in (BODY, BUSY):
             return
         if self._begun:
+            if self.exchange is not None:
+                self.exchange.broke_off()
             self.reset()
             return
         if failure.repeatable and self.line.idempotent and not self.fields.has_body and not self._retried:

@@ -147,6 +147,8 @@ async def test_an_answer_that_breaks_off_never_looks_complete(tmp_path: Path) ->
             answer = b""
         assert b"\r\n\r\nold" not in answer
         assert len(answer.partition(b"\r\n\r\n")[2]) < 100
+        counted = bench.board.series(0, TARGET)
+        assert (counted.requests, counted.faults[FaultKind.UNAVAILABLE], counted.errors) == (1, 1, 1)
 
 
 async def test_a_rollback_hands_a_waiting_read_to_the_source(tmp_path: Path) -> None:
