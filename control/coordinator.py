@@ -128,6 +128,7 @@ class Coordinator:
         self._probing: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._held_by: tuple[str, ...] = ()
+        self._earned: Verdict | None = None  # the newest verdict, where it asks for the next phase
         self._raised_at = 0  # the revision of the last increase that was published
         self._pulse = asyncio.Event()
         self._recovered = False
@@ -286,19 +287,23 @@ class Coordinator:
     def _consider(self, verdict: Verdict, now: Now) -> None:
         """Act on a verdict."""
         s = self.state
+        self._earned = None
         if verdict.outcome is Outcome.ROLL_BACK and s.state in _JUDGED:
             self._apply(Event(On.BREACH, reason="; ".join(verdict.reasons), detected=now.mono))
         elif verdict.outcome is Outcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
-            closed = gates.closed(self.settings.windows, self.settings.freezes, now.unix)
-            held = (*closed, *gates.approval(self._next_phase()), *self._held_by)
+            self._earned = verdict
+            closed = self._closed(now)
+            held = (*closed, *self._held_by)
             if held:
                 self._observer.verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(*held, *verdict.reasons))
-            if not closed and not gates.approval(self._next_phase()):
+            if not closed:
                 self._check_then_promote(now)
 
-    def _next_phase(self) -> Phase | None:
+    def _closed(self, now: Now) -> list[str]:
+        """Why the next phase may not begin by itself now, whatever was earned."""
         following = 0 if self.state.phase is None else self.state.phase + 1
-        return self.plan.phases[following] if following < len(self.plan.phases) else None
+        phase = self.plan.phases[following] if following < len(self.plan.phases) else None
+        return gates.closed(self.settings.windows, self.settings.freezes, now.unix) + gates.approval(phase)
 
     def _check_then_promote(self, now: Now) -> None:
         if self._checking is not None or (self._held_by and now.mono - self._checked_at < HEALTH_AGAIN_S):
@@ -310,10 +315,10 @@ class Coordinator:
         try:
             bad = failed(await self._healthy())
             self._held_by = tuple(f"{check.name}: {check.found}" for check in bad)
-            if not bad and self.state.revision == revision:
-                verdict = self._observer.verdict
-                reason = "; ".join(verdict.reasons) if verdict is not None else ""
-                self._apply(Event(On.PROMOTE, reason=reason, revision=revision))
+            # The check may take seconds: what was earned before it must still be so, and still be allowed.
+            earned = self._earned
+            if not bad and earned is not None and not self._closed(self._clock.now()):
+                self._apply(Event(On.PROMOTE, reason="; ".join(earned.reasons), revision=revision))
         finally:
             self._checking = None
 

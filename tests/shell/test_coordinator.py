@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from control.checks import Check
 from control.commands import Command
 from control.coordinator import Coordinator, Refused
+from control.judge import Outcome, Verdict
 from control.states import Entry, Now, State
 from control.store import Checkpoint, Line, StoreError, StoreThread
 from proxy import board as boards
@@ -358,9 +361,61 @@ async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane
     await plane.until(lambda s: s["state"] == "completed")
 
 
-async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
-    from datetime import UTC, datetime, timedelta
+HOLDS = Verdict(Outcome.HOLD, ("held by error_rate",), 0.0)
+EARNED = Verdict(Outcome.PROMOTE, ("all is proven",), 0.0)
 
+
+def hold(scene: Scene) -> None:
+    scene.coordinator._consider(HOLDS, scene.clock.now())
+
+
+def close_the_hours(scene: Scene) -> None:
+    scene.clock.unix += 3600.0
+
+
+def ask_for_approval(scene: Scene) -> None:
+    first, second, *rest = scene.coordinator.plan.phases
+    phases = (first, replace(second, approval=True), *rest)
+    scene.coordinator.plan = replace(scene.coordinator.plan, phases=phases)
+
+
+@pytest.mark.parametrize(
+    ("change", "weight"),
+    [(None, 2500), (hold, 500), (close_the_hours, 500), (ask_for_approval, 500)],
+    ids=["nothing", "the verdict", "the hours", "the approval"],
+)
+async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_check(
+    make_board: Callable[..., Board], settings_of: Make, change: Callable[[Scene], None] | None, weight: int
+) -> None:
+    clock = HandClock()
+    freeze = {
+        "from": datetime.fromtimestamp(clock.unix + 1800.0, UTC),
+        "to": datetime.fromtimestamp(clock.unix + 7200.0, UTC),
+    }
+    scene = Scene(
+        make_board(), settings_of({"migrations": {"phase6": LONG["migrations"]["phase6"] | {"freezes": [freeze]}}})
+    )
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator._save_all())
+    await scene.act("start")
+    answered = asyncio.Event()
+
+    async def slow() -> list[Check]:
+        await answered.wait()
+        return []
+
+    scene.coordinator._health = slow
+    scene.coordinator._consider(EARNED, scene.clock.now())
+    await scene.settle()
+    if change is not None:
+        change(scene)
+    answered.set()
+    await scene.settle()
+    assert scene.weight == weight
+    saver.cancel()
+
+
+async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
     now = datetime.now(UTC)
     freeze = {"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}
     plane = await control_plane({"migrations": {"phase6": {"freezes": [freeze]}}})
