@@ -27,6 +27,8 @@ COMMIT_LIMIT: Final = 500  # mutations in one commit
 DOCUMENT_BYTES: Final = 1_048_576
 DEPTH_LIMIT: Final = 20
 ID_BYTES: Final = 1_500
+FIELD_PATH_BYTES: Final = 1_500  # the names from the document down to a field, with a dot between each two
+VALUE_BYTES: Final = 1_048_487  # of one string
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 

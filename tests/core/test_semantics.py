@@ -162,12 +162,38 @@ def test_a_write_that_changes_nothing_keeps_the_update_time() -> None:
         put("a/1", {"x": "\ud800"}),
         put("a/1", {"x": "a" * 1_048_576}),
         merge("a/1", {}, [Transform(("t", "__x__"), "increment", 1)]),
+        put("a/1", {"x" * 1501: 1}),
+        put("a/1", {"m": {"x" * 1499: 1}}),
+        put("a/1", {"m": {"é" * 750: {}}}),
+        put("a/1", {"m": [1, {"x" * 1499: 1}]}),
+        put("a/1", {"m": {"a" * 700: {"b" * 798: 1}}}),
+        merge("a/1", {"x" * 1500: 1}),
+        Mutation("a/1", {}, (("m", "x" * 1498),)),
+        merge("a/1", {}, [Transform(("m", "x" * 1498), "increment", 1)]),
+        put("a/1", {"x": "a" * 1_048_488}),
     ],
 )
 def test_what_no_store_takes_is_refused_before_it_is_sent(mutation: Mutation) -> None:
     with pytest.raises(Rejected) as refusal:
         check((mutation,))
     assert refusal.value.reason is Reason.INVALID
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        put("a/1", {"x" * 1500: 1}),
+        put("a/1", {"m": {"x" * 1498: 1, "é" * 749: {}}}),
+        put("a/1", {"m": [1, {"x" * 1498: 1}]}),
+        put("a/1", {"m": {"a" * 700: {"b" * 797: 1}}}),
+        merge("a/1", {"x" * 1499: 1}),
+        Mutation("a/1", {}, (("m", "x" * 1497),)),
+        merge("a/1", {}, [Transform(("m", "x" * 1497), "increment", 1)]),
+        put("a/1", {"x": "a" * 1_048_487}),
+    ],
+)
+def test_what_just_fits_is_taken(mutation: Mutation) -> None:
+    check((mutation,))
 
 
 def test_nesting_is_refused_beyond_twenty_levels() -> None:

@@ -22,6 +22,8 @@ from backends.documents import (
     Query,
     Rejected,
     Transform,
+    merge,
+    put,
 )
 from backends.firestore.store import FirestoreStore
 from backends.memory import MemoryStore
@@ -238,3 +240,54 @@ async def test_random_commands_have_the_same_outcome_on_the_mock_and_on_the_emul
     for kind in ("committed", "Reason.EXISTS", "Reason.MISSING", "Reason.CHANGED"):
         assert outcomes[f"commit: {kind}"] >= STEPS / 200, outcomes
     assert outcomes["query: found"] > STEPS / 20
+
+
+def nested(*names: str) -> Any:
+    value: Any = 1
+    for name in reversed(names):
+        value = {name: value}
+    return value
+
+
+def edges(over: int) -> list[Mutation]:
+    """Writes at a limit of names and values, or ``over`` it by so many bytes."""
+
+    def x(length: int) -> str:
+        return "x" * (length + over)
+
+    return [
+        put("a/1", nested(x(1500))),
+        put("a/1", nested("m", x(1498))),
+        put("a/1", nested("m", x(1497) + "`")),
+        put("a/1", nested("m", x(0) + "é" * 749)),
+        put("a/1", nested("a" * 700, "b" * 700, x(98))),
+        put("a/1", {"abcd": [1, {x(1495): {}}]}),
+        put("a/1", {"a": [{"b": [{x(1496): 1}]}]}),
+        put("a/1", {x(1498): {"a": [{}]}}),
+        merge("a/1", {x(1499): 1}),
+        Mutation("a/1", nested("m", x(1497)), (("m", x(1497)),)),
+        put("a/1", {"m": {"a": x(1_048_487)}}),
+    ]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_the_limits_of_names_and_values_are_the_emulators_to_the_byte(emulated: str, over: int) -> None:
+    """The emulator alone judges first: what is checked before sending must not hide what it says."""
+    real = FirestoreStore(Firestore(project=emulated))
+    await real.start()
+    try:
+        for each in edges(over):
+            ctx = Context(asyncio.get_running_loop().time() + 10)
+            by_emulator, by_us = "taken", "taken"
+            try:
+                await real._commit((each,), 10.0)
+            except Rejected as refusal:
+                by_emulator = refusal.reason.name
+            try:
+                await MemoryStore().commit((each,), ctx)
+            except Rejected as refusal:
+                by_us = refusal.reason.name
+            what = f"{len(repr(each))} characters: {repr(each)[:60]}"
+            assert (what, by_us) == (what, by_emulator)
+    finally:
+        await real.close()
