@@ -260,7 +260,7 @@ class Coordinator:
         sequential, watch = self.settings.judge == "sequential", self._observer.watch
         if sequential and watch.suspects and self._probing is None and s.state in _JUDGED:
             self._probing = asyncio.create_task(self._ask_target(s.generation), name=f"probe {self.name}")
-        if (sequential and watch.breached) or self._observer.validation_due(now):
+        if self._observer.validation_due(now):
             self._validate(now)
         elif sequential:
             self._consider(self._observer.weigh(s, self._phase(), now), now)

@@ -65,6 +65,7 @@ class Observer:
         self._adapters = by_adapter(self._board, self._index)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
+        self._breach_told = False  # what the fast detector has found is in a validation
         self.watch = judge.Watch.fresh(self._settings.thresholds)
         self.verdict: Verdict | None = None
 
@@ -93,11 +94,13 @@ class Observer:
             new = seen.since(self._last)
             target, source = counts(new.target, thresholds), counts(new.source, thresholds)
             self.watch = self.watch.after(target, source, now.mono - self._last.mono)
+            self._breach_told = self._breach_told and self.watch.breached
         self._last, self._detected_at = seen, now.mono
 
     def validation_due(self, now: Now) -> bool:
-        """Whether it is time for another validation."""
-        return now.mono - self._validated_at >= self._settings.validate_every_s
+        """Whether it is time for another validation, or the fast detector has just found a breach."""
+        found = self._settings.judge == "sequential" and self.watch.breached and not self._breach_told
+        return found or now.mono - self._validated_at >= self._settings.validate_every_s
 
     def validate(self, s: Rollout, phase: Phase | None, now: Now) -> Verdict:
         """Judge for the record: with a new sample of the gauges, and a new window for the literal rule."""
@@ -105,7 +108,7 @@ class Observer:
         verdict = self.weigh(s, phase, now)
         made, bad = self._validations
         self._validations = made + 1, bad + (verdict.outcome is Outcome.ROLL_BACK)
-        self._validated_at, self._window = now.mono, self._last
+        self._validated_at, self._window, self._breach_told = now.mono, self._last, self.watch.breached
         return verdict
 
     def weigh(self, s: Rollout, phase: Phase | None, now: Now) -> Verdict:

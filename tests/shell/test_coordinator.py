@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from backends.arm import TARGET
+from backends.errors import FaultKind
 from control.checks import Check
 from control.commands import Command
 from control.coordinator import Coordinator, Refused
@@ -48,6 +50,7 @@ class Memory:
     def __init__(self) -> None:
         self.saved: Checkpoint | None = None
         self.entries: list[str] = []
+        self.saves = 0
         self.failing: str | None = None
         self.open = asyncio.Event()
         self.open.set()
@@ -57,6 +60,7 @@ class Memory:
         if self.failing is not None:
             raise StoreError(self.failing)
         self.saved = Checkpoint(document, 1.0)
+        self.saves += 1
         self.entries += [entry.kind for _, entry in entries]
         return [Line(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
 
@@ -339,6 +343,24 @@ async def test_a_mode_with_one_arm_is_pinned_there(
     assert (word.weight_bp, bool(word.flags & boards.PINNED)) == (weight, True)
     with pytest.raises(Refused):
         await scene.act("start")
+
+
+async def test_a_completed_migration_whose_target_fails_is_saved_as_seldom_as_any(scene: Scene) -> None:
+    await scene.act("start")
+    for _ in range(5):
+        await scene.act("advance")
+    series = scene.board.layout.series(0, 0, 0, TARGET)
+    saves = scene.store.saves
+    verdicts = set()
+    for _ in range(40):  # ten seconds; it is validated once a minute
+        scene.board.cells[series + boards.C_BUCKETS] += 100
+        scene.board.cells[series + boards.C_FAULTS + FaultKind.UNAVAILABLE] += 100
+        scene.clock.mono += 0.25
+        await scene.settle()
+        verdicts.add(scene.coordinator.status()["verdict"]["outcome"])
+    assert "roll_back" in verdicts
+    assert scene.coordinator.state.state is State.COMPLETED
+    assert scene.store.saves == saves + 1  # the breach, for the record
 
 
 async def test_who_asked_to_be_told_is_told(scene: Scene) -> None:
