@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -289,19 +289,20 @@ class Api:
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
         try:
-            missed = [] if last is None else await self._store.audit(coordinator.name, REPLAY_MAX)
-            response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+            known = [] if last is None else await self._store.audit(coordinator.name, REPLAY_MAX)
             await response.prepare(request)
-            for line in reversed(missed):
-                if last is not None and line.seq > last:
-                    await response.write(_event("audit", audit_document(line)))
+            for line in _missed(known, last):
+                await response.write(_event("audit", audit_document(line)))
             await response.write(_event("status", coordinator.status()))
+            # What was written while the trail was read waits in the subscription too. By hash and not by number:
+            # where a store was set aside, the numbers began anew.
+            given = {line.hash for line in known}
             while not subscription.lagged:
                 for kind, data in await subscription.get():
-                    if kind == "audit" and last is not None and data["seq"] <= last:
-                        continue
-                    await response.write(_event(kind, data))
+                    if kind != "audit" or data["hash"] not in given:
+                        await response.write(_event(kind, data))
             await response.write(_event("lagged", {}))
             return response
         except (ConnectionError, asyncio.CancelledError):
@@ -389,6 +390,17 @@ def _error(status: int, code: str, message: str, headers: Mapping[str, str] | No
 def _event(kind: str, data: Json) -> bytes:
     number = b"id: %d\n" % data["seq"] if kind == "audit" else b""
     return b"%sevent: %s\ndata: %s\n\n" % (number, kind.encode(), orjson.dumps(data))
+
+
+def _missed(known: Sequence[Line], last: int | None) -> list[Line]:
+    """Of the newest lines, newest first: those after number ``last``, oldest first.
+
+    A number that the trail has not reached is of a trail before it, which was set aside: of this one all is new.
+    """
+    if last is None or not known:
+        return []
+    after = last if last <= known[0].seq else 0
+    return [line for line in reversed(known) if line.seq > after]
 
 
 def _whole(request: web.Request, name: str, default: int | None, low: int, high: int) -> int | None:

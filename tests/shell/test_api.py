@@ -227,6 +227,66 @@ async def test_a_reader_that_comes_back_gets_the_entries_it_missed(control_plane
     assert (kind, data["kind"], data["seq"]) == ("audit", "pause", last + 1)
 
 
+async def test_a_reader_that_comes_back_gets_nothing_twice(control_plane: Make) -> None:
+    plane = await control_plane()
+    await plane.act("start")
+    asked, answer = asyncio.Event(), asyncio.Event()
+    audit = plane.store.audit
+
+    async def slow(*args: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return await audit(*args)
+
+    plane.store.audit = slow
+    get = plane.http.get("/api/migration/phase6/events", headers={"Last-Event-ID": "0"})
+    connecting = asyncio.create_task(get.__aenter__())
+    await asked.wait()
+    await plane.act("pause")  # while the trail is read: it is in the trail and among what waits for the reader
+    answer.set()
+    response = await connecting
+    await plane.act("resume")
+    seen: list[int] = []
+    while not seen or seen[-1] < await newest(plane):
+        seen += [data["seq"] for kind, data in await read_events(response, 1) if kind == "audit"]
+    assert seen == list(range(1, len(seen) + 1))
+    response.close()
+
+
+async def test_a_reader_of_a_trail_that_began_anew_gets_the_new_one(control_plane: Make) -> None:
+    plane = await control_plane()
+    await plane.act("start")
+    headers = {"Last-Event-ID": str(await newest(plane) + 100)}
+    async with plane.http.get("/api/migration/phase6/events", headers=headers) as response:
+        kind, data = (await read_events(response, 1))[0]
+        assert (kind, data["seq"]) == ("audit", 1)
+        await plane.act("pause")
+        kinds: list[str] = []
+        while "pause" not in kinds:
+            kinds += [data["kind"] for kind, data in await read_events(response, 1) if kind == "audit"]
+
+
+async def test_a_reader_whose_process_ends_while_the_trail_is_read_is_told_no_mistake(control_plane: Make) -> None:
+    plane = await control_plane()
+    asked = asyncio.Event()
+
+    async def never(*args: Any) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    plane.store.audit = never
+    get = plane.http.get("/api/migration/phase6/events", headers={"Last-Event-ID": "0"})
+    connecting = asyncio.create_task(get.__aenter__())
+    await asked.wait()
+    await plane._runner.shutdown()
+    assert (await connecting).status == 200
+    (await connecting).close()
+
+
+async def newest(plane: Any) -> int:
+    return int((await plane.call("GET", "audit?limit=1"))[1]["entries"][0]["seq"])
+
+
 async def test_a_reader_that_does_not_read_holds_nothing_up() -> None:
     hub = events.Hub()
     subscription = hub.subscribe()
