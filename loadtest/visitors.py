@@ -128,6 +128,7 @@ class Visitor:
     def __init__(self, identity: str, seed: int, app_paths: tuple[str, ...] = ("/",)) -> None:
         self.identity = identity
         self.arm = ""
+        self._followed = ""  # who answered its last write in another's place, until that one answers again
         self._chance = random.Random(seed)  # noqa: S311 - load is no secret
         self._app_paths = app_paths
         self._scans: dict[str, Scan] = {}
@@ -180,7 +181,7 @@ class Visitor:
         if problem is not None or found is None:
             self._unsure(request)
             return problem
-        return self._source(answer, settled) or _entries(request.operation, found) or self._own_words(request, found)
+        return self._source(request, answer, settled) or _entries(request.operation, found) or self._own_words(request, found)
 
     def forget_arm(self) -> None:
         """The weight changes: either arm may answer next."""
@@ -237,12 +238,17 @@ class Visitor:
 
     # Answers
 
-    def _source(self, answer: Answer, settled: Callable[[], bool]) -> str | None:
+    def _source(self, request: Request, answer: Answer, settled: Callable[[], bool]) -> str | None:
         source = answer.fields.get("x-data-source")
         if not source:
             return "an answer without x-data-source"
         if "x-data-fallback" in answer.fields:
+            if request.method != "GET":
+                self._followed = source
             return None  # the source for once: that says nothing of the visitor's arm
+        if source == self._followed:
+            return None  # where its own write is, until the target has that too
+        self._followed = ""
         before, self.arm = self.arm, source
         if before and before != source and settled():
             return f"answered by {source} and before by {before}, though the weight has not changed"

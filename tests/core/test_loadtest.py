@@ -194,6 +194,20 @@ def test_another_arm_may_answer_while_the_weight_changes_and_for_a_failing_targe
     assert visitor.judge(request, right(request, scans), settled=always) is None
 
 
+def test_a_visitor_may_follow_a_write_that_fell_back_until_the_target_answers_again() -> None:
+    visitor, request, scans = a_write_and_its_reading("scans.add_results")
+    write = visitor.next()
+    while write.operation != "dashboard.publish":
+        write = visitor.next()
+    fell_back = right(write, scans, "old")._replace(fields={"x-data-source": "old", "x-data-fallback": "deadline"})
+    assert visitor.judge(write, fell_back, settled=always) is None
+    assert visitor.judge(request, right(request, scans, "old"), settled=always) is None
+    assert visitor.judge(request, right(request, scans), settled=always) is None
+    problem = visitor.judge(request, right(request, scans, "old"), settled=always)
+    assert problem is not None
+    assert "before by" in problem
+
+
 def test_a_write_that_was_not_confirmed_is_held_against_nobody() -> None:
     visitor, scans = Visitor("v-1", 5), {}
     while True:
