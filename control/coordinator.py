@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -22,12 +21,13 @@ from msgspec.structs import replace
 from backends.arm import ARMS
 from control import checks, faults, gates, judge, observer
 from control.checks import Check, failed
+from control.clock import Clock
 from control.commands import Command
 from control.events import Hub
 from control.history import History
 from control.judge import Outcome, Verdict
 from control.observer import Chapter, Kept, Observer
-from control.outbox import Outbox, Storage
+from control.outbox import Outbox, Owner, Storage
 from control.phases import Phase
 from control.recovery import Found, recover
 from control.rollout import step
@@ -35,7 +35,7 @@ from control.settings import Migration
 from control.snapshot import figures, lag, snapshot, summary, workers
 from control.states import Effect, Entry, Event, Notify, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
 from control.status import audit_document, status_document
-from control.store import StoreError
+from control.store import Line, StoreError
 from proxy import board as boards
 from proxy.board import Board
 
@@ -46,24 +46,11 @@ VERIFY_WITHIN_S: Final = 5.0  # how long a command waits for every worker to sho
 RECORD_WITHIN_S: Final = 1.0  # how long the answer to a decrease waits for the store
 HEALTH_WITHIN_S: Final = 5.0
 HEALTH_AGAIN_S: Final = 1.0  # between health checks that hold up an earned advance
-RETRY_S: Final = 1.0  # between attempts on a store that failed
+CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
 STATUS_EVERY_S: Final = 1.0
 _JUDGED: Final = (State.RUNNING, State.PAUSED, State.ROLLED_BACK)
 
 Json = dict[str, Any]
-
-
-class Clock(Protocol):
-    """The time, and waiting."""
-
-    def now(self) -> Now:
-        """Both clocks."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait for the event, or so long."""
 
 
 HealthCheck = Callable[[], Awaitable[list[Check]]]  # of both backends
@@ -113,7 +100,8 @@ class Coordinator:
         self.state = Rollout()
         self.index = index
         self._board = board
-        self._outbox = Outbox(store, name)
+        owner = Owner(self._document, self._found, self._saved, self._failed)
+        self._outbox = Outbox(store, name, Document, clock, owner)
         self._clock = clock
         self._health = health
         self._probe = probe
@@ -138,7 +126,11 @@ class Coordinator:
 
     async def recover(self, notes: Sequence[str] = ()) -> None:
         """Go on from checkpoint and board. ``notes`` are written into the audit trail, such as a store set aside."""
-        saved = await self._outbox.read(Document)
+        try:
+            saved = await self._outbox.read()
+        except StoreError:
+            saved = None
+            self._outbox.known = True
         now = self._clock.now()
         word = self._board.word(self.index)
         found = Found(word.generation, word.weight_bp, bool(word.flags & boards.PINNED))
@@ -146,7 +138,7 @@ class Coordinator:
         rollout = saved.rollout if saved is not None else None
         self.state, effects = recover(self.plan, rollout, found, self.settings.mode, now, lapsed)
         for note in notes:
-            self._outbox.put(now.unix, Entry("note", "phasegate", {"note": note}))
+            self._outbox.put(Entry("note", "phasegate", {"note": note}))
         self._carry_out(effects, now)
         if saved is not None and saved.chapter is not None and self.state.phase == saved.rollout.phase:
             self._observer.restore(saved.chapter)
@@ -157,7 +149,7 @@ class Coordinator:
 
     async def run(self) -> None:
         """Go on until cancelled."""
-        saver = asyncio.create_task(self._save_all(), name=f"store {self.name}")
+        saver = asyncio.create_task(self._outbox.run(), name=f"store {self.name}")
         try:
             while True:
                 if saver.done():
@@ -175,9 +167,7 @@ class Coordinator:
         # A successor that is started now has a whole lease to come up in.
         self._lapse(self._clock.now())
         self._renew(self._clock.now())
-        if self._outbox.entries:
-            with suppress(StoreError):
-                await self._save_once()
+        await self._outbox.finish(CLOSE_WITHIN_S)
 
     def _patience(self) -> float:
         waiting = self.state.state is State.ROLLING_BACK or not self.state.verified
@@ -469,38 +459,32 @@ class Coordinator:
     def _post(self, effect: Persist, ended: Chapter, now: Now) -> None:
         for entry in effect.entries:
             facts = self._observer.facts(ended, now) if entry.kind == "phase_left" else {}
-            self._outbox.put(now.unix, replace(entry, detail=entry.detail | facts))
+            self._outbox.put(replace(entry, detail=entry.detail | facts))
         self._outbox.dirty.set()
 
     # The store.
 
-    async def _save_all(self) -> None:
-        while True:
-            await self._outbox.dirty.wait()
-            self._outbox.dirty.clear()
-            before = self._outbox.error
-            try:
-                await self._save_once()
-            except StoreError as error:
-                if before is None:
-                    _log.error("store failed", migration=self.name, error=str(error))
-                if self.state.pending is not None:
-                    self._apply(Event(On.UNPERSISTED, reason=str(error), revision=self.state.pending.revision))
-                self._pulse_now()
-                await self._clock.sleep(RETRY_S)
-                self._outbox.dirty.set()
-
-    async def _save_once(self) -> None:
-        now, state = self._clock.now(), self.state
+    def _document(self) -> tuple[Document, int]:
         # The soak clock's reading means nothing to another process.
-        kept = replace(state, soaked_s=state.soaked(now.mono), soaking_since=None)
-        lines = await self._outbox.save(Document(kept, self._observer.kept()), state.revision, now)
+        soaked_s = self.state.soaked(self._clock.now().mono)
+        kept = replace(self.state, soaked_s=soaked_s, soaking_since=None)
+        return Document(kept, self._observer.kept()), self.state.revision
+
+    def _found(self, saved: Document | None) -> None:
+        raise AssertionError("recovered from already")
+
+    def _failed(self, error: str) -> None:
+        if self.state.pending is not None:
+            self._apply(Event(On.UNPERSISTED, reason=error, revision=self.state.pending.revision))
+        self._pulse_now()
+
+    def _saved(self, lines: list[Line], revision: int) -> None:
         for line in lines:
             self.hub.publish("audit", audit_document(line))
-        if self.state.pending is not None and self.state.pending.revision <= state.revision:
+        if self.state.pending is not None and self.state.pending.revision <= revision:
             faults.point("raise.persisted")
             self._raised_at = self.state.pending.revision
-            self._apply(Event(On.PERSISTED, revision=state.revision))
+            self._apply(Event(On.PERSISTED, revision=revision))
         elif any(line.kind == "rollback_complete" for line in lines):
             faults.point("descent.recorded")
         self._pulse_now()
@@ -535,7 +519,7 @@ class Coordinator:
             )
         }
         resume = self.state.resume_phase
-        checkpoint = self._outbox.document(None if resume is None else self._phase_name(resume))
+        checkpoint = self._outbox.status(None if resume is None else self._phase_name(resume))
         verdict = self._observer.verdict
         return status_document(self.name, self.plan.phases, self.state, now, verdict, arms, checkpoint, rows)
 

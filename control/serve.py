@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,6 @@ from backends.arm import Arm, Health
 from backends.settings import Backend, Http, Mock
 from control.checks import Check
 from control.settings import ConfigError, Migration, Settings, decode, encode, load
-from control.states import Now
 
 _log = structlog.get_logger("phasegate.control")
 
@@ -79,24 +77,6 @@ class Orders(msgspec.Struct, frozen=True):
     orders: str
 
 
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> Now:
-        """Both of them."""
-        return Now(time.monotonic_ns() / 1e9, time.time())
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait for the event, or so long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await event.wait()
-
-
 def main() -> None:
     """The control process."""
     import uvloop
@@ -131,6 +111,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
 
     from control.api import Api
     from control.auth import Gatekeeper
+    from control.clock import SystemClock
     from control.coordinator import Coordinator
     from control.store import StoreThread
     from control.webhooks import Webhooks

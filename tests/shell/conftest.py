@@ -22,8 +22,8 @@ from backends.operations import OPERATIONS
 from control.api import Api
 from control.auth import Gatekeeper
 from control.checks import Check
+from control.clock import SystemClock
 from control.coordinator import Coordinator
-from control.serve import SystemClock
 from control.settings import Settings, parse
 from control.store import StoreThread
 from proxy import board as boards

@@ -18,7 +18,7 @@ from control.checks import Check
 from control.commands import Command
 from control.coordinator import Coordinator, Refused
 from control.judge import Outcome, Verdict
-from control.states import Entry, Now, State
+from control.states import Entry, Event, Now, On, State
 from control.store import Checkpoint, Line, StoreError, StoreThread
 from proxy import board as boards
 from proxy.board import Board
@@ -51,12 +51,19 @@ class Memory:
         self.saved: Checkpoint | None = None
         self.entries: list[str] = []
         self.saves = 0
+        self.waiting = 0
         self.failing: str | None = None
         self.open = asyncio.Event()
         self.open.set()
 
     async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+        # As the store's thread does, it goes on with what it was asked, whatever becomes of who asked.
+        return await asyncio.shield(asyncio.ensure_future(self._save(document, entries)))
+
+    async def _save(self, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+        self.waiting += 1
         await self.open.wait()
+        self.waiting -= 1
         if self.failing is not None:
             raise StoreError(self.failing)
         self.saved = Checkpoint(document, 1.0)
@@ -66,6 +73,13 @@ class Memory:
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
         return self.saved
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until it holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 class Scene:
@@ -130,7 +144,7 @@ class Scene:
 async def scene(make_board: Callable[..., Board], settings_of: Make) -> Any:
     made = Scene(make_board(), settings_of(LONG))
     await made.coordinator.recover()
-    saver = asyncio.create_task(made.coordinator._save_all())
+    saver = asyncio.create_task(made.coordinator._outbox.run())
     yield made
     saver.cancel()
 
@@ -285,7 +299,7 @@ async def test_a_new_process_after_the_lease_holds_at_0_and_resumes_where_it_was
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    saver = asyncio.create_task(scene.coordinator._save_all())
+    saver = asyncio.create_task(scene.coordinator._outbox.run())
     await scene.act("resume")
     assert (scene.coordinator.state.phase, scene.weight) == (1, 2500)
     saver.cancel()
@@ -298,7 +312,7 @@ async def test_a_reboot_holds_at_0_until_an_operator_resumes(scene: Scene, make_
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.PAUSED, 0)
-    saver = asyncio.create_task(scene.coordinator._save_all())
+    saver = asyncio.create_task(scene.coordinator._outbox.run())
     await scene.act("resume")
     assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 500)
     saver.cancel()
@@ -363,6 +377,31 @@ async def test_a_completed_migration_whose_target_fails_is_saved_as_seldom_as_an
     assert scene.store.saves == saves + 1  # the breach, for the record
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_an_end_during_a_save_writes_every_entry_once(
+    make_board: Callable[..., Board], settings_of: Make, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr("control.coordinator.CLOSE_WITHIN_S", 0.05 if hangs else 10.0)
+    scene = Scene(make_board(), settings_of(LONG))
+    await scene.coordinator.recover()
+    running = asyncio.create_task(scene.coordinator.run())
+    await until(lambda: scene.store.entries == ["recovered"])
+    scene.store.open.clear()
+    scene.coordinator._apply(Event(On.ABORT, actor="ann"))
+    await until(lambda: scene.store.waiting)
+    scene.coordinator._apply(Event(On.RESET, actor="ann"))
+    running.cancel()
+    closing = asyncio.create_task(scene.coordinator.close())
+    if hangs:  # it takes what it was at, after all, and nothing else
+        await closing
+    scene.store.open.set()
+    await closing
+    await until(lambda: not scene.store.waiting)
+    assert scene.store.entries == ["recovered", "abort", *([] if hangs else ["reset"])]
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_who_asked_to_be_told_is_told(scene: Scene) -> None:
     await scene.act("start")
     await scene.act("rollback")
@@ -418,7 +457,7 @@ async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_
         make_board(), settings_of({"migrations": {"phase6": LONG["migrations"]["phase6"] | {"freezes": [freeze]}}})
     )
     await scene.coordinator.recover()
-    saver = asyncio.create_task(scene.coordinator._save_all())
+    saver = asyncio.create_task(scene.coordinator._outbox.run())
     await scene.act("start")
     answered = asyncio.Event()
 
