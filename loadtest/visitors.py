@@ -181,7 +181,8 @@ class Visitor:
         if problem is not None or found is None:
             self._unsure(request)
             return problem
-        return self._source(request, answer, settled) or _entries(request.operation, found) or self._own_words(request, found)
+        wrong = self._source(request, answer, settled) or _entries(request.operation, found)
+        return wrong or self._own_words(request, found)
 
     def forget_arm(self) -> None:
         """The weight changes: either arm may answer next."""
