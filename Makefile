@@ -64,12 +64,13 @@ compiled: $(BUILT)
 # A wheel as a user's pip makes it, and of it the packages with compiled modules.
 $(BUILT): $(COMPILED_FROM) | $(VENV)/.tests compiler
 	rm -rf $(COMPILED)
+	@mkdir -p $(COMPILED) && touch $(COMPILED)/.began  # what is changed from now on is not in it
 	PHASEGATE_COMPILE=require $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
 		-w $(COMPILED)/wheel .
 	$(BIN)/python -m zipfile -e $(COMPILED)/wheel/*.whl $(COMPILED)/wheel
 	mv $(COMPILED)/wheel/proxy $(COMPILED)/wheel/backends $(COMPILED)/wheel/*.so $(COMPILED)
 	rm -r $(COMPILED)/wheel
-	@touch $@
+	@mv $(COMPILED)/.began $@
 
 compiler:
 	@$(BIN)/python -c 'import sys, hatch_build; sys.exit(hatch_build.compiler() is None)' || { \

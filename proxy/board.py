@@ -51,7 +51,13 @@ WORKER_CELLS: Final = 16
 # A worker's cells for one migration. ``OLD`` counts target requests begun under an earlier generation than the one
 # seen: a rollback has drained when it is 0. ``LAST_TARGET_START`` is the latest start of a target request.
 # ``BEHIND_SINCE``: when the oldest change was made here that the target has yet to take; 0: it has them all.
-S_GENERATION, S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_LAST_TARGET_START, S_BEHIND_SINCE = range(6)
+# One by one: they are used on every request, and compiled code takes a ``Final`` number as it takes a literal.
+S_GENERATION: Final = 0
+S_INFLIGHT_SOURCE: Final = 1
+S_INFLIGHT_TARGET: Final = 2
+S_INFLIGHT_OLD: Final = 3
+S_LAST_TARGET_START: Final = 4
+S_BEHIND_SINCE: Final = 5
 S_GAUGES: Final = 8
 SHARE_CELLS: Final = S_GAUGES + 16
 assert len(GAUGES) <= 16

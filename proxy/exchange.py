@@ -13,7 +13,7 @@ import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from http import HTTPStatus
 from time import monotonic_ns, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -21,14 +21,12 @@ from backends.arm import SOURCE, DataSource, Outcome
 from backends.errors import Fault, FaultKind
 from backends.operations import Answer, Call, error_answer
 from proxy import board
+from proxy.gateway import Gateway, Service
 from proxy.http1.body import chunk, last_chunk
 from proxy.http1.downstream import Downstream
 from proxy.routes import Endpoint
 from proxy.share import Share
 from proxy.sticky import Stickiness
-
-if TYPE_CHECKING:
-    from proxy.gateway import Gateway
 
 _log = structlog.get_logger("phasegate.exchange")
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -47,7 +45,7 @@ def encode_head(answer: Answer, kind: bytes) -> bytes:
     return head if answer.stream is not None else b"%bcontent-length: %d\r\n" % (head, len(answer.body))
 
 
-class Answering:
+class Answering(Service):
     """A migration between document stores, as one worker serves it."""
 
     def __init__(

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from email.utils import formatdate
 from time import monotonic, monotonic_ns, time
-from typing import Final, Protocol
+from typing import Final
 
 from proxy import board
 from proxy.access import LogFile, Logged
@@ -26,20 +26,24 @@ _TURNED_AWAY_MAX: Final = 32  # how many at a time are told that there are too m
 _AGAIN: Final = b"retry-after: 1\r\n"
 
 
-class Service(Protocol):
-    """Who answers the data requests of one migration."""
+class Service:
+    """Who answers the data requests of one migration: a base, for calls at C's cost."""
 
     def begin(self, client: Downstream, endpoint: Endpoint, rest: bytes) -> None:
         """A data request's head is here, and ``rest`` of its body."""
+        raise NotImplementedError
 
     def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
         """A data request whose body was gathered is here whole."""
+        raise NotImplementedError
 
     def tick(self, now_ns: int) -> None:
         """The weight and a rollback's deadlines: called every tick."""
+        raise NotImplementedError
 
     def gauge(self) -> None:
         """Figures onto the board: called every second."""
+        raise NotImplementedError
 
 
 class Gateway:

@@ -7,11 +7,12 @@ an answer has gone to the client. Anything with a body, or that is no safe metho
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from backends.arm import SOURCE
 from backends.errors import FaultKind
 from proxy import board
+from proxy.gateway import Gateway, Service
 from proxy.http1.downstream import Downstream
 from proxy.http1.head import Response
 from proxy.http1.passage import Forwarded
@@ -20,9 +21,6 @@ from proxy.http1.upstream import Failure
 from proxy.routes import Endpoint
 from proxy.share import Share
 from proxy.sticky import Stickiness
-
-if TYPE_CHECKING:
-    from proxy.gateway import Gateway
 
 _SOURCE_FIELD: Final = b"x-data-source: http\r\n"
 _CLIENT_GONE: Final = 499  # never sent: what a request is counted as whose client did not wait
@@ -35,7 +33,7 @@ def fault_of(status: int) -> FaultKind | None:
     return _KINDS.get(status, FaultKind.INTERNAL) if status >= 500 else None
 
 
-class Relaying:
+class Relaying(Service):
     """A migration between HTTP origins, as one worker serves it."""
 
     def __init__(
