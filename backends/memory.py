@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from backends.collection import Collection
-from backends.documents import Context, Count, Document, Mutation, Query
+from backends.documents import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query
 from backends.journal import Journal, Record
-from backends.semantics import applied, check, check_path, refuse
+from backends.semantics import applied, check, check_path, check_size, growth, refuse, size_of
 
 POLL_S: Final = 0.03  # how often a watched store looks for what other processes wrote
 
@@ -38,6 +38,7 @@ class MemoryStore:
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
+        self._sizes: dict[str, int] = {}  # of documents that were merged into: at most so many bytes
         self._time = 0
         self._watchers: dict[str, set[Callable[[], None]]] = {}
         self._poller: asyncio.TimerHandle | None = None
@@ -90,26 +91,46 @@ class MemoryStore:
         """Decide, append, apply: nobody has seen anything of it until the record is in the log."""
         when = max(self._time + 1, time.time_ns() // 1000)
         pending: dict[str, Document | None] = {}
-        for mutation in mutations:
+        sizes: dict[str, int] = {}
+        for mutation in mutations:  # of as many documents
             path = mutation.path
-            current = pending[path] if path in pending else self._find(path)
+            current = self._find(path)
             refuse(current, mutation.precondition, path)
-            pending[path] = applied(current, mutation, when)
+            document = pending[path] = applied(current, mutation, when)
+            if mutation.mask is not None and document is not None and document is not current:
+                sizes[path] = self._grown(current, mutation, document)
         if self._log is not None:
             bare = (Mutation(m.path, m.fields, m.mask, m.transforms) for m in mutations)
             self._log.append(Record(when, tuple(bare)))
-        self._keep(when, pending)
+        self._keep(when, pending, sizes)
         if self._log is not None and self._log.full():
             self._log.compact(self._snapshot())
         return when
 
+    def _grown(self, current: Document | None, mutation: Mutation, document: Document) -> int:
+        """At most so many bytes does ``document`` take; ``Rejected`` where those are too many.
+
+        It is measured the first time, and then where what was added since might be too much.
+        """
+        known = self._sizes.get(mutation.path)
+        if current is not None and known is not None:
+            known += growth(current, mutation)
+            if known <= DOCUMENT_BYTES:
+                return known
+        size = size_of(document)
+        check_size(mutation.path, size)
+        return size
+
     def _replay(self, record: Record) -> None:
         pending: dict[str, Document | None] = {document.path: document for document in record.documents}
+        sizes: dict[str, int] = {}
         for mutation in record.mutations:
             path = mutation.path
-            current = pending[path] if path in pending else self._find(path)
+            current = self._find(path)
             pending[path] = applied(current, mutation, record.time)
-        self._keep(record.time, pending)
+            if mutation.mask is not None and current is not None and path in self._sizes:
+                sizes[path] = self._sizes[path] + growth(current, mutation)
+        self._keep(record.time, pending, sizes)
 
     def _snapshot(self) -> Iterator[Record]:
         documents = self.documents()
@@ -120,12 +141,16 @@ class MemoryStore:
         collection = self._collections.get(parent(path))
         return collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None
 
-    def _keep(self, when: int, pending: dict[str, Document | None]) -> None:
+    def _keep(self, when: int, pending: dict[str, Document | None], sizes: dict[str, int]) -> None:
         self._time = when
         touched = set()
         for path, document in pending.items():
             if document is self._find(path):
                 continue  # nothing changed
+            if path in sizes:
+                self._sizes[path] = sizes[path]
+            else:
+                self._sizes.pop(path, None)
             name = parent(path)
             touched.add(name)
             if document is not None:
@@ -139,6 +164,7 @@ class MemoryStore:
     def _reset(self) -> None:
         for collection in self._collections.values():
             collection.clear()
+        self._sizes.clear()
 
     def _rest_on(self, name: str, ctx: Context) -> Collection | None:
         collection = self._collections.get(name)

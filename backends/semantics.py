@@ -211,6 +211,34 @@ def valid_id(name: str) -> bool:
         return False
 
 
+def size_of(document: Document) -> int:
+    """The document's bytes."""
+    return _size_of_document(document.path, document.fields)
+
+
+def growth(current: Document, mutation: Mutation) -> int:
+    """At most so many bytes does a merge add to the document. Takes time for what it changes, not for what is there."""
+    assert mutation.fields is not None
+    fields = current.fields
+    added = {n: v for n, v in mutation.fields.items() if n not in fields or not same(v, fields[n])}
+    size = _size_of_map(added, mutation.path, 0, 0) if added else 0
+    for transform in mutation.transforms:
+        found: Value = fields
+        missing = len(transform.field)
+        for name in transform.field:
+            if not isinstance(found, dict) or name not in found:
+                break
+            found = found[name]
+            missing -= 1
+        if missing:
+            # Maps on the way are made, also in the place of another value.
+            size += 8 + 32 * (missing - isinstance(found, dict))
+            size += sum(len(name.encode()) + 1 for name in transform.field[-missing:])
+        elif type(found) not in (int, float):
+            size += 8
+    return size
+
+
 def _check_field_path(field: FieldPath, path: str) -> None:
     # A path that is spelled out takes one byte less than one that follows from a value, says the emulator.
     above = 1

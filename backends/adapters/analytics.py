@@ -134,17 +134,23 @@ class Ingest:
         totals = merge(f"{TOTALS}/{self.shard}", {}, (
             Transform(("events",), "increment", len(events)),
             Transform(("newest_us",), "maximum", newest),
-            *(Transform(("types", name), "increment", count) for name, count in types.items()),
+            *_counted("types", types),
         ))  # fmt: skip
         counters = [
             merge(
                 f"{grain.collection}/{_digest(f'{start} {self.shard}')}",
                 {"start": EPOCH + start * grain.size},
-                tuple(Transform(("items", name), "increment", count) for name, count in items.items()),
+                _counted("items", items),
             )
             for (grain, start), items in buckets.items()
         ]
         return [*(create(_path(event), event) for event in events), totals, *counters]
+
+
+def _counted(field: str, names: Counter[str]) -> tuple[Transform, ...]:
+    # OTHER is there from the first, though nothing is counted under it: a full document would have no room for it.
+    counts = {OTHER: 0} | names
+    return tuple(Transform((field, name), "increment", count) for name, count in counts.items())
 
 
 def _moment(event: Fields) -> datetime:
@@ -256,7 +262,7 @@ class Analytics:
             200,
             {
                 "events": events,
-                "types": dict(sorted(types.items())),
+                "types": dict(sorted((+types).items())),  # those counted at all
                 "last_event_at": EPOCH + timedelta(microseconds=max(newest)) if newest else None,
             },
         )
@@ -275,7 +281,7 @@ class Analytics:
         # Until the window's first bucket leaves it, or the next one begins.
         turns = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
         rest_for(ctx, min(turns).total_seconds())
-        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
+        ranked = sorted((+items).items(), key=lambda entry: (-entry[1], entry[0]))
         return reply(
             200,
             {

@@ -25,7 +25,7 @@ from backends.documents import (
     merge,
     put,
 )
-from backends.semantics import applied, check, matches, same, sort_key
+from backends.semantics import applied, check, growth, matches, same, size_of, sort_key
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -210,6 +210,36 @@ def test_a_commit_is_bounded_and_writes_a_document_once() -> None:
     for wrong in ([create(f"a/{n}", {}) for n in range(501)], [put("a/1", {}), delete("a/1")]):
         with pytest.raises(Rejected):
             check(wrong)
+
+
+kept = st.recursive(
+    st.sampled_from([None, True, 1, 1.5, "é"]),
+    lambda inner: st.dictionaries(st.sampled_from("xyé"), inner),
+    max_leaves=5,
+)
+paths = st.lists(st.sampled_from("xyé"), min_size=1, max_size=3).map(tuple)
+transforms = st.builds(Transform, paths, st.sampled_from(["increment", "maximum"]), st.sampled_from([0, 1, 0.5]))
+
+
+@settings(max_examples=200)
+@given(
+    st.dictionaries(st.sampled_from("xyé"), kept), st.dictionaries(st.sampled_from("xy"), kept), st.lists(transforms)
+)
+def test_a_merge_adds_no_more_than_its_bound(stored: Any, merged: Any, then: Any) -> None:
+    current = document(**stored)
+    mutation = merge("a/1", merged, then)
+    after = applied(current, mutation, 9)
+    assert after is not None
+    assert size_of(after) <= size_of(current) + growth(current, mutation)
+
+
+def test_the_bound_is_exact_for_a_counter_that_grows_by_a_name() -> None:
+    current = document(items={"a": 1}, start=NOON)
+    for name, more in (("a", 0), ("éé", 13)):
+        mutation = merge("a/1", {"start": NOON}, [Transform(("items", name), "increment", 1)])
+        after = applied(current, mutation, 9)
+        assert after is not None
+        assert size_of(after) - size_of(current) == growth(current, mutation) == more
 
 
 values = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.sampled_from([0.5, 1.0]), st.sampled_from("ab"))

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 
 from backends import fixtures, settings
+from backends.adapters.analytics import SHARDS, _digest
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.changes import Put
-from backends.documents import NAME, Context, Document, Mutation, Query, Reason, Rejected, put
+from backends.documents import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected, put
 from backends.errors import Fault, FaultKind
 from backends.manager import Source, build_arm, build_source
 from backends.memory import MemoryStore
 from backends.operations import OPERATIONS, Answer, Call
 from backends.seed import seed
+from backends.semantics import size_of
 from backends.settings import Duration
 from backends.storearm import MEMO_LIMIT, StoreArm
 
@@ -151,6 +153,44 @@ async def test_a_handlers_own_error_is_a_fault_and_not_an_exception() -> None:
     assert outcome.fault is not None
     assert outcome.fault.kind is FaultKind.INTERNAL
     await built.close()
+
+
+async def test_an_event_is_counted_where_a_counter_has_no_byte_left() -> None:
+    store = MemoryStore()
+    arm = StoreArm(store, 1.0)
+    sent = 0
+
+    async def ask(name: str, body: Any = None) -> Any:
+        request = call(f"analytics.{name}", body)
+        request.now = 1_790_000_000.0  # all in one bucket
+        answer = await arm.answer(request)
+        assert answer.status in (200, 202), answer
+        return json.loads(answer.body)
+
+    async def send(*items: str) -> int:
+        """How many bytes the fullest counter has left then."""
+        nonlocal sent
+        # One shard for all: it is chosen by the first event's id.
+        first = next(f"{sent}-{nth}" for nth in range(1000) if int(_digest(f"{sent}-{nth}"), 16) % SHARDS == 0)
+        events = [{"user": "u", "type": "t", "item": item} for item in items]
+        await ask("ingest", [{**events[0], "id": first}, *events[1:]])
+        sent += len(items)
+        return DOCUMENT_BYTES - max(size_of(found) for found in store.documents() if "items" in found.fields)
+
+    left = await send("first")
+    while left > 1200:
+        names = (f"{sent}-{n}-".ljust(128, "x") for n in range(min(480, left // 137 - 1)))
+        left = await send(*names)
+    for _ in range(20):
+        if left:
+            left = await send(str(sent).ljust(left - 9 if left <= 137 else 100, "y"))
+    assert left == 0
+    for item in ("of no name before", "first", "nor this"):
+        assert await send(item) == 0
+    assert (await ask("system"))["events"] == sent
+    trending = await ask("trending")
+    assert trending["events"] == sent
+    assert [(item["item"], item["events"]) for item in trending["items"][:2]] == [("(other)", 2), ("first", 2)]
 
 
 # ------------------------------------------------------------------------------------------------------ fallback

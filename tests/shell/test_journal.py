@@ -68,6 +68,29 @@ async def test_preconditions_are_decided_on_what_all_have_written(path: Path) ->
     assert await one.get("a/2", ctx()) is None
 
 
+async def test_what_would_make_a_document_too_large_is_refused_whoever_made_it_grow(path: Path) -> None:
+    stores = [await opened(path) for _ in range(2)]
+    names = iter(range(10_000))
+
+    def more(count: int) -> Mutation:
+        return merge("a/n", {}, [Transform(("names", f"{next(names):0500}"), "increment", 1) for _ in range(count)])
+
+    await stores[0].commit((more(1000),), ctx())
+    await stores[1].commit((more(1000),), ctx())
+    before = contents(stores[0])
+    for store in stores:
+        with pytest.raises(Rejected) as refusal:
+            await store.commit((put("a/other", {}), more(100)), ctx())
+        assert refusal.value.reason is Reason.INVALID
+        assert contents(store) == before
+    (full,) = [found for found in stores[0].documents() if found.path == "a/n"]
+    counted = merge("a/n", {}, [Transform(("names", f"{0:0500}"), "increment", 1)])
+    for _ in range(3):
+        await stores[0].commit((counted,), ctx())  # what takes no room is still taken
+    await stores[1].commit((merge("a/n", {**full.fields, "names": {}}),), ctx())
+    await stores[0].commit((more(1000),), ctx())  # there is room again
+
+
 async def test_increments_of_many_writers_are_all_counted_also_while_it_is_compacted(path: Path) -> None:
     stores = [await opened(path, compact_bytes=2000) for _ in range(3)]
     for nth in range(300):

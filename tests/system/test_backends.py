@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import secrets
@@ -19,7 +20,7 @@ import msgspec
 import pytest
 
 from backends import openapi, settings
-from backends.adapters.analytics import GRAINS
+from backends.adapters.analytics import GRAINS, SHARDS, _digest
 from backends.arm import GAUGES, SOURCE, TARGET, Outcome
 from backends.errors import FaultKind
 from backends.firestore.channel import EMULATOR
@@ -283,6 +284,41 @@ async def analytics(both: Both) -> None:
         await both("analytics.trending", None, {"window": window, "limit": "5"})
     for window in ("91d", "0h", "1w", "h", ""):
         await both("analytics.trending", None, {"window": window})
+
+
+async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
+    emulated: str, tmp_path: Path
+) -> None:
+    """Names of 512 bytes, until some 2,000 of them fill a counter's document; then shorter ones and single events."""
+    async with source(tmp_path, emulated, mode="firestore") as built:
+        both = Both(built)
+        sent = 0
+
+        async def send(names: list[str]) -> list[Any]:
+            nonlocal sent
+            first = (nth for nth in itertools.count() if int(_digest(f"{sent}-{nth}"), 16) % SHARDS == 0)
+            batch_id = f"{sent}-{next(first)}"  # all batches in one shard
+            batch = [
+                {"user": "u", "type": "t", "item": name, "id": f"{batch_id}-{n}"} for n, name in enumerate(names)
+            ]
+            batch[0]["id"] = batch_id
+            await both("analytics.ingest", batch)
+            sent += len(names)
+            shown = await both("analytics.trending", None, {"window": "1h", "limit": "3"})
+            assert shown["events"] == sent
+            assert (await both("analytics.system"))["events"] == sent
+            return [(item["item"], item["events"]) for item in shown["items"]]
+
+        for nth in range(5):
+            top = await send([f"{nth}{n:03}" + "\U0001f600" * 124 for n in range(400)])
+            assert "(other)" not in dict(top)
+        other = 0
+        for names in ([f"a{n:03}" + "\U0001f600" * 124 for n in range(400)], ["b"], ["c" * 128] * 3):
+            top = await send(names)
+            if "(other)" in dict(top):
+                other = dict(top)["(other)"]
+                assert top[0] == ("(other)", other)
+        assert other >= 400
 
 
 EVENTS = 6_000
