@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -29,7 +30,7 @@ from control.judge import Outcome, Verdict
 from control.observer import Chapter, Kept, Observer
 from control.outbox import Outbox, Owner, Storage
 from control.phases import Phase
-from control.recovery import Found, recover
+from control.recovery import Found, recover, rejoin, wait
 from control.rollout import step
 from control.settings import Migration
 from control.snapshot import figures, lag, snapshot, summary, workers
@@ -46,6 +47,7 @@ VERIFY_WITHIN_S: Final = 5.0  # how long a command waits for every worker to sho
 RECORD_WITHIN_S: Final = 1.0  # how long the answer to a decrease waits for the store
 HEALTH_WITHIN_S: Final = 5.0
 HEALTH_AGAIN_S: Final = 1.0  # between health checks that hold up an earned advance
+READ_WITHIN_S: Final = 2.0  # how long the checkpoint is waited for at the start, and a third of a lease at most
 CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
 STATUS_EVERY_S: Final = 1.0
 _JUDGED: Final = (State.RUNNING, State.PAUSED, State.ROLLED_BACK)
@@ -119,33 +121,53 @@ class Coordinator:
         self._earned: Verdict | None = None  # the newest verdict, where it asks for the next phase
         self._raised_at = 0  # the revision of the last increase that was published
         self._pulse = asyncio.Event()
+        self._left = Found(0, 0, False)  # what the board said when this process began
+        self._lapsed = False  # and whether its lease had run out
         self._recovered = False
         self._ticked_at = now.mono
 
     # Beginning and running.
 
     async def recover(self, notes: Sequence[str] = ()) -> None:
-        """Go on from checkpoint and board. ``notes`` are written into the audit trail, such as a store set aside."""
-        try:
-            saved = await self._outbox.read()
-        except StoreError:
-            saved = None
-            self._outbox.known = True
-        now = self._clock.now()
-        word = self._board.word(self.index)
-        found = Found(word.generation, word.weight_bp, bool(word.flags & boards.PINNED))
-        lapsed = self._board.lease_until(self.index) <= _ns(now.mono)
-        rollout = saved.rollout if saved is not None else None
-        self.state, effects = recover(self.plan, rollout, found, self.settings.mode, now, lapsed)
+        """Go on from checkpoint and board; while the checkpoint cannot be read, from the board alone.
+
+        ``notes`` are written into the audit trail, such as a store set aside.
+        """
         for note in notes:
             self._outbox.put(Entry("note", "phasegate", {"note": note}))
+        saved = None
+        with suppress(StoreError):
+            saved = await self._outbox.read(min(READ_WITHIN_S, self.settings.lease_s / 3))
+        now = self._clock.now()
+        self._left = self._word()
+        self._lapsed = self._board.lease_until(self.index) <= _ns(now.mono)
+        if self._outbox.known:
+            self._go_on(saved, now)
+        else:
+            _log.error("held until the checkpoint can be read", migration=self.name, error=self._outbox.error)
+            self.state, effects = wait(self.plan, self._left, self.settings.mode, self._lapsed)
+            self._carry_out(effects, now)
+            self._outbox.dirty.set()
+        self._lapse_at = None if self._lapsed else self._board.lease_until(self.index) / 1e9
+        self._renew(now)
+        self._recovered = True
+
+    def _go_on(self, saved: Document | None, now: Now) -> None:
+        """Go on from the checkpoint, once it is known."""
+        rollout = saved.rollout if saved is not None else None
+        if self.state.revision:  # decided without it
+            self.state, effects = rejoin(rollout, self.state)
+        else:
+            mode = self.settings.mode
+            self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
         self._carry_out(effects, now)
         if saved is not None and saved.chapter is not None and self.state.phase == saved.rollout.phase:
             self._observer.restore(saved.chapter)
-        self._lapse_at = None if lapsed else self._board.lease_until(self.index) / 1e9
-        self._renew(now)
-        self._recovered = True
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
+
+    def _word(self) -> Found:
+        word = self._board.word(self.index)
+        return Found(word.generation, word.weight_bp, bool(word.flags & boards.PINNED))
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -330,6 +352,9 @@ class Coordinator:
             message = f"revision {revision} was expected, and it is {self.state.revision}"
             raise Refused("stale_revision", message, "Something changed in between: look at the status, decide anew.")
         if command.action in ("start", "advance", "resume"):
+            if not self._outbox.known:
+                hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
+                raise Refused("store_failed", f"{command.action} was not tried: {self._outbox.error}", hint)
             revision = self.state.revision if revision is None else revision
             self._refuse_early(command.event(revision, received))
             await self._passes(command)
@@ -471,7 +496,11 @@ class Coordinator:
         return Document(kept, self._observer.kept()), self.state.revision
 
     def _found(self, saved: Document | None) -> None:
-        raise AssertionError("recovered from already")
+        now = self._clock.now()
+        self._lapse(now)
+        self._go_on(saved, now)
+        self._pulse_now()
+        self._tell(now)
 
     def _failed(self, error: str) -> None:
         if self.state.pending is not None:

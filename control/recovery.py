@@ -1,4 +1,10 @@
-"""Where a rollout goes on after its control process was away: min(checkpoint, board), and why. Pure."""
+"""Where a rollout goes on after its control process was away: min(checkpoint, board), and why. Pure.
+
+Where the checkpoint cannot be read for now, ``wait`` says what holds meanwhile: the board's weight, which is never
+above the checkpoint's, under the lease and the judge as ever, and no way up. Once it could be read, ``recover`` goes
+on as if it had been at once; but where something was decided meanwhile, ``rejoin`` keeps that, for it can only have
+been a way down. To take what cannot be read for what is not there would make an idle migration of a completed one.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +25,24 @@ class Found(NamedTuple):
     pinned: bool
 
 
-def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: Now, lapsed: bool = False) -> Step:
+def recover(
+    plan: Plan,
+    saved: Rollout | None,
+    found: Found,
+    mode: Mode,
+    now: Now,
+    lapsed: bool = False,
+    here: Found | None = None,
+) -> Step:
     """Go on from what is known: never with more weight than both the checkpoint and the board say.
 
     ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
     means a new board: the first start, a reboot, or another layout. Then what was in flight is held at 0 until an
     operator resumes; what was completed stays where it is, for the data written since is there. ``lapsed``: the lease
-    had run out, so the workers are at 0 already and stay there.
+    had run out, so the workers are at 0 already and stay there. ``here`` is what the board says now, where ``wait``
+    has changed it since.
     """
+    here = here or found
     if saved is None:
         settled, why = _without_checkpoint(plan, found)
     elif found.generation == 0:
@@ -39,19 +55,50 @@ def recover(plan: Plan, saved: Rollout | None, found: Found, mode: Mode, now: No
     settled = replace(
         settled,
         revision=settled.revision + 1,
-        generation=found.generation,
+        generation=here.generation,
         soaking_since=None,
         verified=False,
     )
-    entry = Entry(
-        "recovered",
-        "phasegate",
-        {"why": why, "state": settled.state.value, "weight": settled.weight_bp / 100, "revision": settled.revision},
+    persist = Persist((_recovered(settled, why),))
+    if (settled.weight_bp, settled.pinned) == (here.weight_bp, here.pinned) and here.generation:
+        return settled, (persist,)
+    published = replace(settled, generation=here.generation + 1)
+    return published, (Publish(published.weight_bp, published.pinned), persist)
+
+
+def wait(plan: Plan, found: Found, mode: Mode, lapsed: bool) -> Step:
+    """What holds until the checkpoint can be read. Revision 0, so that whatever is decided meanwhile shows."""
+    if mode == "mock":
+        held = Rollout(mode=mode, pinned=True)
+    elif found.weight_bp and (found.pinned or not lapsed):
+        state = State.COMPLETED if found.pinned else State.ROLLED_BACK
+        phase = phase_at_or_below(plan.phases, found.weight_bp)
+        held = Rollout(state, mode, phase, found.weight_bp, found.pinned)
+    else:
+        held = Rollout(State.ROLLED_BACK, mode)
+    if (held.weight_bp, held.pinned) == (found.weight_bp, found.pinned):
+        return replace(held, generation=found.generation), ()
+    return replace(held, generation=found.generation + 1), (Publish(held.weight_bp, held.pinned),)
+
+
+def rejoin(saved: Rollout | None, here: Rollout) -> Step:
+    """Go on from what was decided before the checkpoint could be read; of the checkpoint is what came before it."""
+    before = saved if saved is not None else Rollout()
+    joined = replace(
+        here,
+        revision=max(before.revision, here.revision) + 1,
+        started_at=before.started_at,
+        last_rollback=here.last_rollback or before.last_rollback,
+        resume_phase=before.resume_phase if here.resume_phase is None else here.resume_phase,
     )
-    if (settled.weight_bp, settled.pinned) == (found.weight_bp, found.pinned) and found.generation:
-        return settled, (Persist((entry,)),)
-    published = replace(settled, generation=found.generation + 1)
-    return published, (Publish(published.weight_bp, published.pinned), Persist((entry,)))
+    if joined.state is State.IDLE:
+        joined = replace(joined, resume_phase=None)
+    return joined, (Persist((_recovered(joined, "decided before the checkpoint could be read: kept"),)),)
+
+
+def _recovered(s: Rollout, why: str) -> Entry:
+    detail = {"why": why, "state": s.state.value, "weight": s.weight_bp / 100, "revision": s.revision}
+    return Entry("recovered", "phasegate", detail)
 
 
 def _lapsed(s: Rollout) -> Rollout:

@@ -164,8 +164,10 @@ class Store:
 
     def checkpoint(self, migration: str) -> Checkpoint | None:
         """What was saved last."""
-        found = self._query("SELECT document, saved_at FROM checkpoint WHERE migration = ?", (migration,))
-        return Checkpoint(*found[0]) if found else None
+        sql = "SELECT CAST(document AS BLOB), saved_at FROM checkpoint WHERE migration = ?"
+        found = self._query(sql, (migration,))
+        # A byte that is no UTF-8 makes a document that cannot be understood, and not a store that cannot be read.
+        return Checkpoint(found[0][0].decode("utf-8", "replace"), found[0][1]) if found else None
 
     def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
         """The newest ``limit`` lines, or those before a sequence number; newest first."""

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from control.phases import DEFAULT_PHASES
-from control.recovery import Found, recover
+from control.recovery import Found, recover, rejoin, wait
+from control.rollout import RAISING as RAISES
 from control.rollout import step
 from control.states import Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
 
@@ -55,6 +57,9 @@ class World:
         self.state = Rollout()
         self.fuse = -1  # effects until a crash
         self.lowered_last = False  # the last publication was a decrease
+        self.waiting = False  # for a checkpoint that cannot be read
+        self.left, self.lapsed = self.word, False  # what the last process left
+        self.read_late: list[bool] = []  # for each checkpoint that was: whether something was decided before it
         self.begin()
 
     # What the coordinator does.
@@ -70,10 +75,38 @@ class World:
         return self.word.weight_bp if self.word.pinned or self.mono < self.lease_until else 0
 
     def begin(self) -> None:
-        """The control process starts."""
-        before, effective = self.word, self.effective()
-        lapsed = self.mono >= self.lease_until
-        self.state, effects = recover(PLAN, self.saved, Found(*self.word), "hybrid", self.now(), lapsed)
+        """The control process starts; the store cannot always be read."""
+        self.left, self.lapsed = self.word, self.mono >= self.lease_until
+        self.state = Rollout()
+        self.waiting = self.random.random() < 0.3
+        if not self.waiting:
+            self.go_on()
+            return
+        effective = self.effective()
+        self.state, effects = wait(PLAN, Found(*self.word), "hybrid", self.lapsed)
+        self.carry_out(effects)  # and not as recovering: a way up would be found
+        assert self.effective() == effective
+
+    def checkpoint_is_read(self) -> None:
+        if not self.waiting:
+            return
+        self.waiting = False
+        self.read_late.append(bool(self.state.revision))
+        if not self.state.revision:
+            self.go_on()
+            return
+        before, decided = self.word, self.state
+        self.state, effects = rejoin(self.saved, self.state)
+        self.carry_out(effects)
+        assert (self.word, self.state.state) == (before, decided.state)
+        assert self.saved is None or self.state.revision > self.saved.revision
+
+    def go_on(self) -> None:
+        """From the checkpoint, if nothing was decided without it."""
+        before, effective, left = self.left, self.effective(), Found(*self.left)
+        at_once, _ = recover(PLAN, self.saved, left, "hybrid", self.now(), self.lapsed)
+        self.state, effects = recover(PLAN, self.saved, left, "hybrid", self.now(), self.lapsed, Found(*self.word))
+        assert replace(self.state, generation=0) == replace(at_once, generation=0)
         self.carry_out(effects, recovering=True)
         if before.generation:
             assert self.word.weight_bp <= before.weight_bp
@@ -127,6 +160,7 @@ class World:
 
     def all_goes_well(self) -> None:
         """The next step up, with a store and workers that answer: what takes walks to where it is interesting."""
+        self.checkpoint_is_read()
         self.loop_goes_round()
         onward = {
             State.RUNNING: On.PROMOTE,
@@ -142,6 +176,8 @@ class World:
 
     def command(self) -> None:
         kind, before = self.random.choice((*COMMANDS, *RAISING)), self.word.weight_bp
+        if self.waiting and kind in RAISES:
+            return
         to = self.random.choice(("previous", "start"))
         self.apply(Event(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))  # type: ignore[arg-type]
         if kind in (On.ABORT, On.RESET):
@@ -150,7 +186,8 @@ class World:
             assert self.word.weight_bp <= before
 
     def judged(self) -> None:
-        self.apply(Event(self.random.choice((On.PROMOTE, On.BREACH)), detected=self.mono))
+        kind = On.BREACH if self.waiting else self.random.choice((On.PROMOTE, On.BREACH))
+        self.apply(Event(kind, detected=self.mono))
 
     def workers_have_seen(self) -> None:
         self.apply(Event(On.SEEN))
@@ -162,7 +199,8 @@ class World:
             assert (self.state.state, self.word.weight_bp) == (State.ABORTED, 0)
 
     def the_process_dies_after_some_effects(self) -> None:
-        kind, self.fuse = self.random.choice(list(On)), self.random.randint(0, 3)
+        kind = self.random.choice([on for on in On if not (self.waiting and on in RAISES)])
+        self.fuse = self.random.randint(0, 3)
         try:
             self.apply(Event(kind, revision=self.saved.revision if self.saved and kind is On.PERSISTED else None))
         except CrashedError:
@@ -170,7 +208,7 @@ class World:
         self.fuse = -1
 
     def store_begins(self) -> None:
-        if self.dirty and self.saving is None:
+        if self.dirty and self.saving is None and not self.waiting:
             self.dirty, self.saving = False, self.state
 
     def store_has_written(self) -> None:
@@ -248,6 +286,7 @@ LIKELY: dict[Callable[[World], None], int] = {
     World.store_begins: 3,
     World.store_has_written: 3,
     World.store_fails: 1,
+    World.checkpoint_is_read: 4,
     World.loop_goes_round: 3,
     World.clocks_jump: 1,
     World.crash: 1,
@@ -256,7 +295,7 @@ LIKELY: dict[Callable[[World], None], int] = {
 }
 
 
-def walk(seed: int, met: Counter[tuple[State, bool]]) -> None:
+def walk(seed: int, met: Counter[tuple[State, bool]]) -> list[bool]:
     """One walk; fails with what led there."""
     world = World(seed)
     for what in world.random.choices(list(LIKELY), list(LIKELY.values()), k=STEPS_A_WALK):
@@ -268,12 +307,13 @@ def walk(seed: int, met: Counter[tuple[State, bool]]) -> None:
         except AssertionError as error:
             pytest.fail(f"seed {seed}: {error}\n" + "\n".join(world.trail[-10:]))
         met[world.state.state, world.state.pending is not None] += 1
+    return world.read_late
 
 
 def test_no_walk_ends_in_an_illegal_state_or_above_the_weight_it_may_have() -> None:
     met: Counter[tuple[State, bool]] = Counter()
-    for seed in range(STEPS // STEPS_A_WALK):
-        walk(seed, met)
+    read_late = [late for seed in range(STEPS // STEPS_A_WALK) for late in walk(seed, met)]
     # The walks must have been where it is interesting, or they have shown nothing.
     assert {state for state, _ in met} == set(State)
     assert sum(count for (_, pending), count in met.items() if pending) > STEPS / 100
+    assert min(read_late.count(True), read_late.count(False)) > STEPS / 1000

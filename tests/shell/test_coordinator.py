@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,9 @@ class Memory:
         self.saves = 0
         self.waiting = 0
         self.failing: str | None = None
+        self.unreadable: str | None = None
+        self.readable = asyncio.Event()  # until then a read does not answer
+        self.readable.set()
         self.open = asyncio.Event()
         self.open.set()
 
@@ -72,6 +75,9 @@ class Memory:
         return [Line(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
+        await self.readable.wait()
+        if self.unreadable is not None:
+            raise StoreError(self.unreadable)
         return self.saved
 
 
@@ -339,12 +345,119 @@ async def test_without_a_checkpoint_what_is_in_flight_goes_to_0(scene: Scene) ->
     assert [entry.kind for _, entry in scene.coordinator.unsaved()] == ["note", "recovered"]
 
 
-async def test_a_checkpoint_that_cannot_be_read_is_as_none(scene: Scene) -> None:
+async def test_a_checkpoint_that_cannot_be_understood_is_as_none_and_kept_in_the_trail(scene: Scene) -> None:
     await scene.act("start")
     scene.store.saved = Checkpoint('{"rollout": {"state": "flying"}}', 1.0)
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
+    (_, note), (_, recovered) = scene.coordinator.unsaved()
+    assert (note.kind, recovered.kind) == ("note", "recovered")
+    assert "cannot be understood" in note.detail["note"]
+    assert note.detail["checkpoint"] == '{"rollout": {"state": "flying"}}'
+
+
+@pytest.fixture
+async def begin_anew(scene: Scene) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """The next control process of a scene, whose store does not have to be readable; saving as ever."""
+    savers: list[asyncio.Task[None]] = []
+
+    async def begin(board: Board | None = None) -> None:
+        scene.board = board or scene.board
+        scene.coordinator = scene.make()
+        await scene.coordinator.recover()
+        savers.append(asyncio.create_task(scene.coordinator._outbox.run()))
+        await scene.settle()
+
+    yield begin
+    for saver in savers:
+        saver.cancel()
+
+
+async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_be_read(
+    scene: Scene, make_board: Callable[..., Board], begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    await scene.act("start")
+    for _ in range(5):
+        await scene.act("advance")
+    good = scene.store.saved
+    scene.store.unreadable = "disk I/O error"
+    await begin_anew(make_board(name="after"))
+    assert scene.weight == 0
+    assert scene.store.saved is good
+    checkpoint = scene.coordinator.status()["checkpoint"]
+    assert (checkpoint["ok"], checkpoint["error"]) == (False, "the checkpoint cannot be read: disk I/O error")
+    for action in ("start", "resume", "advance"):
+        with pytest.raises(Refused, match="was not tried: the checkpoint cannot be read") as caught:
+            await scene.act(action, force=True, reason="go")
+        assert (caught.value.code, scene.weight) == ("store_failed", 0)
+    scene.store.unreadable = None
+    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
+    assert scene.board.word(0).flags & boards.PINNED
+    assert scene.store.entries[-1] == "recovered"
+
+
+@pytest.mark.parametrize("unreadable", [None, "locked"], ids=["that does not answer", "that cannot be read"])
+async def test_what_is_in_flight_goes_on_once_a_store_is_read(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]], unreadable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control.coordinator.READ_WITHIN_S", 0.01)
+    await scene.act("start")
+    await scene.act("advance")
+    scene.clock.mono += 2.0
+    scene.store.unreadable = unreadable
+    if unreadable is None:
+        scene.store.readable.clear()
+    await begin_anew()
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 2500)
+    assert scene.leased_s == pytest.approx(3.0)
+    scene.clock.mono += 1.5
+    await scene.settle()
+    assert scene.leased_s == pytest.approx(3.0)
+    scene.store.unreadable = None
+    scene.store.readable.set()
+    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    s = scene.coordinator.state
+    assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
+    await scene.act("advance")
+    assert scene.weight == 5000
+
+
+@pytest.mark.parametrize("action", ["abort", "reset", "rollback"])
+async def test_a_way_down_needs_no_store_and_holds_when_it_is_read(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]], action: str
+) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    before = scene.coordinator.state
+    scene.store.unreadable = "disk I/O error"
+    await begin_anew()
+    await scene.act(action)
+    weight, state = scene.weight, scene.coordinator.state.state
+    assert weight < 2500
+    scene.store.unreadable = None
+    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    after = scene.coordinator.state
+    assert (scene.weight, after.state) == (weight, state)
+    assert after.revision > before.revision
+    assert after.started_at == before.started_at
+    assert after.resume_phase == (None if action == "reset" else before.phase if action == "abort" else 0)
+    assert scene.store.entries[-3:] == [action, "rollback_complete", "recovered"]
+
+
+async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    await scene.act("start")
+    scene.clock.mono += 3.5
+    scene.store.unreadable = "disk I/O error"
+    await begin_anew()
+    assert scene.weight == 0
+    scene.store.unreadable = None
+    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
+    assert scene.coordinator.state.resume_phase == 0
 
 
 @pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000)])

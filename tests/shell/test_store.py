@@ -39,6 +39,15 @@ def test_what_was_saved_is_there_after_a_new_start(store: Store, tmp_path: Path)
     again.close()
 
 
+def test_a_checkpoint_with_broken_bytes_is_read_as_it_is(store: Store, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute("UPDATE checkpoint SET document = CAST(x'7bff7d' AS TEXT)")
+    other.close()
+    checkpoint = store.checkpoint("a")
+    assert checkpoint is not None
+    assert checkpoint.document == "{\ufffd}"
+
+
 def test_each_migration_has_a_chain_of_its_own(store: Store) -> None:
     store.save("b", "{}", [(1.0, entry("start"))], 1.0)
     assert store.audit("b", 10)[0].seq == 1
