@@ -196,7 +196,8 @@ class Context:
 
 
 class DocumentStore(Protocol):
-    """Where documents are kept. Reads raise ``Fault`` only; ``commit`` also ``Rejected``.
+    """Where documents are kept. Every call raises ``Fault``; a read ``Rejected`` (INVALID) for what cannot be asked,
+    ``commit`` for what must not be applied.
 
     A read that a store can answer from memory does not suspend.
     """

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from backends.adapters.analytics import Batch
+from backends.adapters.analytics import USER_LENGTH, Batch
 from backends.adapters.dashboard import Publish
 from backends.adapters.scans import STATUSES, Create, File, Results, Update
 from backends.operations import OPERATIONS, Operation
@@ -202,6 +202,9 @@ PARAMETERS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
     ),
 }
 
+# What is told of a path's parameter beside that it is a string and not empty.
+IN_PATH: Final[dict[str, dict[str, Any]]] = {"uid": {"maxLength": USER_LENGTH}}
+
 _REFUSALS: Final = {
     400: "The request is malformed: where, what was found, what was expected.",
     404: "There is no such thing.",
@@ -255,7 +258,12 @@ def _described(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "tags": [operation.adapter],
         "parameters": [
             *(
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+                {
+                    "name": name,
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1, **IN_PATH.get(name, {})},
+                }
                 for name in re.findall(r"\{(\w+)\}", operation.path)
             ),
             *(

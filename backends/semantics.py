@@ -217,7 +217,7 @@ def size_of(document: Document) -> int:
 
 
 def growth(current: Document, mutation: Mutation) -> int:
-    """At most so many bytes does a merge add to the document. Takes time for what it changes, not for what is there."""
+    """At most so many bytes does a merge add to the document. Looks at what it changes, not at all that is there."""
     assert mutation.fields is not None
     fields = current.fields
     added = {n: v for n, v in mutation.fields.items() if n not in fields or not same(v, fields[n])}

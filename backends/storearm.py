@@ -56,6 +56,7 @@ class StoreArm:
         self._rehearsal = rehearsal
         self._memos: dict[bytes, _Memo] = {}
         self._memo_hits = 0
+        self._gaps: set[str] = set()  # operations of which the store refused a read
         adapters = {"dashboard": Dashboard(store), "scans": Scans(store), "analytics": Analytics(store)}
         self._handlers: dict[str, Callable[[Call, Context], Any]] = {
             operation.name: getattr(adapters[operation.adapter], operation.call) for operation in OPERATIONS
@@ -93,6 +94,8 @@ class StoreArm:
         except Rejected as rejection:
             if rejection.reason is not Reason.INVALID:  # no condition was set: the database itself is not there
                 raise Fault(FaultKind.INTERNAL, f"{self.kind}: {rejection}") from None
+            if operation.kind != "write":
+                return self._gap(operation, rejection)
             answer = error_answer(400, "invalid_document", str(rejection))
         except Fault:
             raise
@@ -103,6 +106,18 @@ class StoreArm:
         if operation.kind == "read" and ctx.memorable and self._rehearsal is None:
             self._remember(call, _Memo(operation, tuple(ctx.basis), ctx.until, answer))
         return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+
+    def _gap(self, operation: Operation, rejection: Rejected) -> Answer:
+        """The answer where the store refuses a read for what was asked.
+
+        That is no failure of the store's, or anybody could make it look ill by asking nonsense; but the handler
+        should have refused it, alike on both sides. The store's words are for the log: they name the database.
+        """
+        if operation.name not in self._gaps:
+            self._gaps.add(operation.name)
+            extra = {"operation": operation.name, "store": self.kind, "why": str(rejection)[:500]}
+            _log.error("the store refused a read that should have been refused before", extra=extra)
+        return error_answer(400, "invalid_query", "the backend cannot be asked for this")
 
     def _remember(self, call: Call, memo: _Memo) -> None:
         if len(call.target) > TARGET_LIMIT:

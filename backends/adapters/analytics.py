@@ -59,6 +59,7 @@ TOTALS: Final = "analytics_totals"
 SHARDS: Final = 8
 USER_AGE_S: Final = 2.0
 TRENDING_AGE_S: Final = 5.0
+USER_LENGTH: Final = 128  # characters; Firestore compares a field with at most 1,499 bytes
 OTHER: Final = "(other)"  # stands for every item or type, where a counter's document has no room for more names
 
 
@@ -84,7 +85,7 @@ _EXAMPLE: Final = '{"user": "u1", "type": "view", "item": "p7"} or a list of up 
 class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Something a user did. An event without ``item`` trends by its type."""
 
-    user: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=USER_LENGTH)]
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     item: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
@@ -233,8 +234,12 @@ class Analytics:
 
     async def user(self, call: Call, ctx: Context) -> Answer:
         """How much a user did, and the newest of it."""
+        user = call.params["uid"]
+        if len(user) > USER_LENGTH:
+            message = f"the user's name has {len(user)} characters, expected at most {USER_LENGTH}"
+            raise refused(400, "invalid_path", message)
         limit = limit_of(call, default=20, maximum=100)
-        mine = (Filter("user", "==", call.params["uid"]),)
+        mine = (Filter("user", "==", user),)
         query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
         recent = await self._store.query(query, ctx, max_age=USER_AGE_S)
         total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S)
@@ -242,7 +247,7 @@ class Analytics:
         return reply(
             200,
             {
-                "user": call.params["uid"],
+                "user": user,
                 "events": total.documents,
                 "recent": [_shown(event) for event in recent[:limit]],
                 "next_cursor": cursor,

@@ -14,9 +14,10 @@ import msgspec
 import orjson
 
 from backends.changes import Change
-from backends.documents import Context, Document, DocumentStore, Value
+from backends.documents import INT_MAX, INT_MIN, Context, Document, DocumentStore, Rejected, Value
 from backends.errors import Fault
 from backends.operations import EVENT_STREAM, Answer, Call, error_answer
+from backends.semantics import valid_id
 
 T = TypeVar("T")
 
@@ -114,7 +115,10 @@ def write_cursor(*parts: int | str) -> str:
 
 
 def cursor_of(call: Call, *kinds: type) -> list[int | str] | None:
-    """The parts of ``cursor`` of the query string, of these types; None where there is none."""
+    """The parts of ``cursor`` of the query string, of these types; None where there is none.
+
+    Anybody can make one up: strings are document ids, integers have 64 bits, or no store could be asked for them.
+    """
     text = call.query.get("cursor")
     if not text:
         return None
@@ -122,9 +126,18 @@ def cursor_of(call: Call, *kinds: type) -> list[int | str] | None:
         parts = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error):
         parts = None
-    if not isinstance(parts, list) or [type(part) for part in parts] != list(kinds):
-        raise refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page")
+    if (
+        not isinstance(parts, list)
+        or [type(part) for part in parts] != list(kinds)
+        or not all(valid_id(part) if isinstance(part, str) else INT_MIN <= part <= INT_MAX for part in parts)
+    ):
+        raise invalid_cursor()
     return parts
+
+
+def invalid_cursor() -> Refused:
+    """The refusal of a cursor that no page was given."""
+    return refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page")
 
 
 def moment_cursor(call: Call) -> tuple[Value, str] | None:
@@ -138,7 +151,7 @@ def moment_cursor(call: Call) -> tuple[Value, str] | None:
     try:
         return EPOCH + timedelta(microseconds=at), doc_id
     except OverflowError:
-        raise refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page") from None
+        raise invalid_cursor() from None
 
 
 def moment_after(document: Document, field: str) -> str:
@@ -247,7 +260,7 @@ async def _scenes(
                 spoke = loop.time()
             if rung or not told:
                 scene = await look(Context(loop.time() + READ_S))
-    except (Fault, Refused):  # the store failed, or what was shown is gone
+    except (Fault, Refused, Rejected):  # the store failed, or what was shown is gone
         return
     finally:
         end()

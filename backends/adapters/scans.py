@@ -26,6 +26,7 @@ from backends.adapters.common import (
     Written,
     cursor_of,
     from_unix,
+    invalid_cursor,
     limit_of,
     moment_after,
     moment_cursor,
@@ -233,9 +234,9 @@ class Scans:
         if cursor is not None:
             # The batch that the last page ended in, and how many of its files were shown.
             batch_id, skip = str(cursor[0]), int(cursor[1])
-            batch = await self._store.get(f"{collection}/{batch_id}", ctx) if valid_id(batch_id) else None
-            if batch is None:
-                raise refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page")
+            batch = await self._store.get(f"{collection}/{batch_id}", ctx)
+            if batch is None or skip < 0:
+                raise invalid_cursor()
             batches = (batch,)
         page: _Files = []
         wanted = 4  # batches; more where they turn out to be small

@@ -33,8 +33,12 @@ _REJECTIONS: Final = {
 }
 
 
-def fault(code: _Code, details: str | None) -> Fault:
-    """The fault behind a failed read, or behind a commit that was not rejected."""
+def read_error(code: _Code, details: str | None) -> Fault | Rejected:
+    """What a failed read means: refused for what was asked, which says nothing against the service, or a fault."""
+    return Rejected(Reason.INVALID, details or code.name) if code is _Code.INVALID_ARGUMENT else _fault(code, details)
+
+
+def _fault(code: _Code, details: str | None) -> Fault:
     kind, may_retry, may_have_applied = _FAULTS.get(code, (FaultKind.INTERNAL, False, False))
     return Fault(
         kind, f"Firestore: {code.name}: {details or ''}", may_retry=may_retry, may_have_applied=may_have_applied
@@ -44,4 +48,4 @@ def fault(code: _Code, details: str | None) -> Fault:
 def commit_error(code: _Code, details: str | None) -> Fault | Rejected:
     """What a failed commit means: refused for what was asked, or a fault."""
     reason = _REJECTIONS.get(code)
-    return Rejected(reason, details or code.name) if reason is not None else fault(code, details)
+    return Rejected(reason, details or code.name) if reason is not None else _fault(code, details)

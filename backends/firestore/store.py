@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import grpc
 
-from backends.documents import Cell, Context, Count, Document, Mutation, Query
+from backends.documents import Cell, Context, Count, Document, Mutation, Query, Rejected
 from backends.errors import Fault, FaultKind
 from backends.firestore.channel import Channel, open_channel
 from backends.firestore.codec import decode_document, encode_mutation, encode_path, encode_query, micros, parent_of
 from backends.firestore.fence import CELLS, Fence, slot
 from backends.firestore.messages import firestore
 from backends.firestore.messages import query as query_types
-from backends.firestore.status import commit_error, fault
+from backends.firestore.status import commit_error, read_error
 from backends.firestore.view import View
 from backends.resilience.cache import Cache, Result
 from backends.resilience.flight import Flights
@@ -98,7 +98,10 @@ class FirestoreStore:
     async def health(self, deadline_s: float) -> str:
         """Read one document through, whether it is there or not."""
         began = time.perf_counter()
-        await self._get("phasegate/health", deadline_s)
+        try:
+            await self._get("phasegate/health", deadline_s)
+        except Rejected as refusal:  # it cannot be the question: the project or the database is named wrongly
+            raise Fault(FaultKind.INTERNAL, f"Firestore: {refusal}") from None
         return f"answered in {(time.perf_counter() - began) * 1000:.0f} ms"
 
     def gauges(self) -> dict[str, int]:
@@ -243,7 +246,7 @@ class FirestoreStore:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None
-            raise fault(error.code(), error.details()) from None
+            raise read_error(error.code(), error.details()) from None
         return _decoded(_parsed(message), channel)
 
     async def _get_many(self, paths: Sequence[str], timeout: float) -> list[Document | None]:
@@ -302,7 +305,7 @@ async def _stream(channel: Channel, method: Any, request: Any, timeout: float) -
     try:
         replies = [reply async for reply in method(request, timeout=timeout, metadata=channel.metadata)]
     except grpc.aio.AioRpcError as error:
-        raise fault(error.code(), error.details()) from None
+        raise read_error(error.code(), error.details()) from None
     return [_parsed(reply) for reply in replies]
 
 

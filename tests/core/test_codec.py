@@ -23,7 +23,7 @@ from backends.firestore.codec import (
     fill_value,
     parent_of,
 )
-from backends.firestore.status import commit_error, fault
+from backends.firestore.status import commit_error, read_error
 from backends.semantics import same
 
 ROOT = "projects/p/databases/(default)/documents/"
@@ -109,9 +109,18 @@ def test_a_query_is_ordered_by_id_last_and_starts_after_a_document() -> None:
     assert message.limit.value == 5
 
 
-@pytest.mark.parametrize("code", [code for code in StatusCode if code is not StatusCode.OK])
-def test_every_status_of_a_failed_read_is_a_fault(code: StatusCode) -> None:
-    assert isinstance(fault(code, None), Fault)
+NOT_THE_CLIENTS = [code for code in StatusCode if code not in (StatusCode.OK, StatusCode.INVALID_ARGUMENT)]
+
+
+@pytest.mark.parametrize("code", NOT_THE_CLIENTS)
+def test_a_read_that_failed_is_a_fault(code: StatusCode) -> None:
+    assert isinstance(read_error(code, None), Fault)
+
+
+def test_a_read_that_was_refused_for_what_was_asked_is_no_fault() -> None:
+    found = read_error(StatusCode.INVALID_ARGUMENT, "why")
+    assert isinstance(found, Rejected)
+    assert found.reason is Reason.INVALID
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,12 @@ def test_every_operation_is_described_with_its_parameters_and_answers(operation:
     assert ("requestBody" in described) == (operation.kind == "write")
 
 
+def test_a_users_name_is_described_with_the_length_that_is_taken() -> None:
+    (uid, *_) = DOCUMENT["paths"]["/api/analytics/users/{uid}"]["get"]["parameters"]
+    assert uid["schema"] == {"type": "string", "minLength": 1, "maxLength": 128}
+    assert DOCUMENT["components"]["schemas"]["Event"]["properties"]["user"]["maxLength"] == 128
+
+
 def test_it_describes_nothing_else() -> None:
     described = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert described == {(operation.method.lower(), operation.path) for operation in OPERATIONS}

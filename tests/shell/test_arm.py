@@ -218,6 +218,22 @@ async def test_what_the_client_did_wrong_is_no_fault() -> None:
     await built.close()
 
 
+async def test_a_question_that_the_store_refuses_is_answered_and_is_a_gap_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    built, _, target = await pair()
+    target.fault = Rejected(Reason.INVALID, "projects/p/databases/d is not to be told")
+    for _ in range(3):
+        for name in ("dashboard.current", "scans.list"):
+            outcome = await built.answer(TARGET, call(name))
+            assert (outcome.arm, outcome.answer.status, outcome.fault) == (TARGET, 400, None)
+            assert b"projects/" not in outcome.answer.body
+            assert built.peek(TARGET, BY_NAME[name], name.encode()) is None
+    told = [vars(record)["operation"] for record in caplog.records if record.levelname == "ERROR"]
+    assert told == ["dashboard.current", "scans.list"]
+    await built.close()
+
+
 async def test_where_both_fail_the_client_is_told() -> None:
     built, source, target = await pair()
     source.fault, target.fault = down(may_have_applied=False), down()

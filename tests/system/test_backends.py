@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import random
@@ -10,7 +11,7 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ import pytest
 from backends import openapi, settings
 from backends.adapters.analytics import GRAINS, SHARDS, _digest
 from backends.arm import GAUGES, SOURCE, TARGET, Outcome
+from backends.documents import Context, Filter, Query, Reason, Rejected
 from backends.errors import FaultKind
 from backends.firestore.channel import EMULATOR
 from backends.firestore.emulator import Emulator
 from backends.manager import Source, build_source
 from backends.operations import OPERATIONS, Answer, Call
+from backends.resilience.breaker import MIN_CALLS
 from backends.settings import Duration
 from tests.support.fault_proxy import FaultProxy
 
@@ -284,6 +287,116 @@ async def analytics(both: Both) -> None:
         await both("analytics.trending", None, {"window": window, "limit": "5"})
     for window in ("91d", "0h", "1w", "h", ""):
         await both("analytics.trending", None, {"window": window})
+
+
+def cursor(*parts: int | str) -> dict[str, str]:
+    return {"cursor": base64.urlsafe_b64encode(json.dumps(parts).encode()).rstrip(b"=").decode()}
+
+
+def odd_questions(scan: str) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
+    """What anybody may send: operation, path's parameters, query."""
+    now = int(NOW * 1e6)
+    listings = (("scans.list", {}), ("dashboard.history", {}), ("analytics.user", {"uid": "u"}))
+    ids = ("x", "a/b", "", "__x__", "__", ".", "..", "a\x00b", "é" * 800, "x" * 1501, "x" * 1500, "/", "__id7__")
+    for odd in ids:
+        for name, params in listings:
+            yield name, params, cursor(now, odd)
+        yield "scans.duplicates", {"id": scan}, cursor(5, odd)
+        yield "scans.results", {"id": scan}, cursor(odd, 0)
+    numbers = (0, -1, 2**63 - 1, 2**63, 2**64 - 1, -(2**63), -(2**63) - 1, 253402300799999999, -62135596800000000)
+    for number in numbers:
+        for name, params in listings:
+            yield name, params, cursor(number, "x")
+        yield "scans.duplicates", {"id": scan}, cursor(number, "x")
+        yield "scans.results", {"id": scan}, cursor("x", number)
+    names = ("a\x00b", "%", "x" * 128, "x" * 129, "x" * 3000, "\U0001f600" * 128, "é" * 800, "\ufffd", "..", "__x__")
+    for odd in names:
+        yield "analytics.user", {"uid": odd}, {}
+        for name in ("scans.get", "scans.results", "scans.duplicates", "scans.stream"):
+            yield name, {"id": odd}, {}
+    for query in ({"from": "0001-01-01T00:00:00Z"}, {"to": "9999-12-31T23:59:59Z"}, {"from": "0"}, {"from": "1e3"}):
+        yield "dashboard.history", {}, query
+
+
+def odd_writes(scan: str) -> Iterator[tuple[str, dict[str, str], Any]]:
+    """Operation, path's parameters, body."""
+
+    def nested(levels: int) -> bytes:
+        return b'{"metrics":{"a":' + b'{"a":' * levels + b"1" + b"}" * levels + b"}}"
+
+    event = {"user": "u", "type": "v"}
+    yield "scans.create", {}, {"root": "a\0b", "name": "\0"}
+    for metrics in (
+        {"a.b": 1, "`": 2, "\\": 3},
+        {"a.b": 1, "`x`": 2, "\\": 3, "\0": 4},
+        {"": 1},
+        {"__": 1, "___": 2},
+        {"____": 1},
+        {"n": -0.0, "b": 1e308, "d": 5e-324, "i": 2**63 - 1},
+        {"a": "x" * 1_048_000},
+        {"a": "x" * 1_048_487},
+        *({"x" * length: 1} for length in (1491, 1492, 1493, 1500, 1501)),
+        {"a": {"é" * 746: {}}},
+        {"a": [{"x" * 1490: 1}]},
+        {"a": [{"x" * 1491: 1}]},
+    ):
+        yield "dashboard.publish", {}, {"metrics": metrics}
+    for levels in (17, 18, 19, 20):
+        yield "dashboard.publish", {}, nested(levels)
+    for more in (
+        {"type": "a.b`\\", "item": "__x__"},
+        {"type": "\0"},
+        {"at": "0001-01-01T00:00:00Z"},
+        {"at": "9999-12-31T23:59:59.999999Z"},
+        {"id": "__x__/.."},
+        {"user": "\U0001f600" * 128},
+        {"user": "x" * 129},
+        {"properties": {"x" * 1490: 1}},
+    ):
+        yield "analytics.ingest", {}, {**event, **more}
+    yield "scans.add_results", {"id": scan}, {"files": [{"path": "/c\0", "size": 2**53, "hash": "\0"}]}
+
+
+async def test_whatever_is_asked_both_arms_answer_alike_and_neither_is_to_blame(
+    emulated: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with source(tmp_path, emulated, mode="firestore") as built:
+        both = Both(built)
+        scan = (await both("scans.create", {"root": "/"}))["id"]
+        files = [{"path": path, "size": 1, "hash": "x"} for path in "ab"]
+        await both("scans.add_results", {"files": files}, None, id=scan)
+        await both("analytics.ingest", {"user": "u", "type": "v"})
+        await both("dashboard.publish", {"metrics": {"n": 1}})
+        for name, params, body in odd_writes(scan):
+            await both(name, body, None, **params)
+        for name, params, query in odd_questions(scan):
+            await both(name, None, query, **params)
+        assert both.asked > 170
+        assert both.statuses[400] > 60
+        # An honest client's last page is among them, and is not refused.
+        assert both.statuses[200] > 40
+        # No read came as far as the service's own refusal.
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+        assert gauges(built)["breaker_state"] == 0
+
+
+async def test_what_the_service_refuses_to_read_says_nothing_against_it(emulated: str, tmp_path: Path) -> None:
+    async with source(tmp_path, emulated, mode="firestore") as built:
+        store = built.arms[TARGET].store
+        long = (Filter("user", "==", "x" * 1500),)
+        for nth in range(2 * MIN_CALLS):
+            ctx = Context(asyncio.get_running_loop().time() + 10)
+            with pytest.raises(Rejected) as refusal:
+                await store.query(Query("analytics_events", long, "at", True, nth + 1), ctx)
+            assert refusal.value.reason is Reason.INVALID
+        assert gauges(built)["breaker_state"] == 0
+        assert (await built.arms[TARGET].health()).ok
+
+
+async def test_a_project_that_cannot_be_is_no_healthy_backend(emulated: str, tmp_path: Path) -> None:
+    async with source(tmp_path, "no/project", mode="firestore") as built:
+        health = await built.arms[TARGET].health()
+        assert not health.ok, health
 
 
 async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
