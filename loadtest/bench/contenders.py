@@ -314,7 +314,8 @@ def aiohttp(place: Place, app: App, options: Options) -> Running:
 _PHASEGATE: Final = """\
 [app]
 origin = "{app}"
-max_idle = 256
+max_idle = 16384
+max_connections = 16384
 
 [proxy]
 listen = ["127.0.0.1:{port}"]
