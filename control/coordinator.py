@@ -128,13 +128,8 @@ class Coordinator:
 
     # Beginning and running.
 
-    async def recover(self, notes: Sequence[str] = ()) -> None:
-        """Go on from checkpoint and board; while the checkpoint cannot be read, from the board alone.
-
-        ``notes`` are written into the audit trail, such as a store set aside.
-        """
-        for note in notes:
-            self._outbox.put(Entry("note", "phasegate", {"note": note}))
+    async def recover(self) -> None:
+        """Go on from checkpoint and board; while the checkpoint cannot be read, from the board alone."""
         saved = None
         with suppress(StoreError):
             saved = await self._outbox.read(min(READ_WITHIN_S, self.settings.lease_s / 3))

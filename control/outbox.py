@@ -28,13 +28,16 @@ RETRY_S: Final = 1.0  # between attempts on a store that failed
 
 
 class Storage(Protocol):
-    """What of the store a migration needs. Both calls may raise ``StoreError``."""
+    """What of the store a migration needs. What is awaited may raise ``StoreError``."""
 
     async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
         """Write a checkpoint and its entries, for good."""
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
         """What was saved last."""
+
+    def when_new(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` whenever the store has nothing any more of what it was told."""
 
 
 class Owner(NamedTuple, Generic[T]):
@@ -63,6 +66,7 @@ class Outbox(Generic[T]):
         self.dirty = asyncio.Event()
         self.known = False  # the checkpoint was read, or there is none: it may be written
         self.error: str | None = None
+        store.when_new(self.dirty.set)
 
     @property
     def entries(self) -> list[tuple[float, Entry]]:

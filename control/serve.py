@@ -27,7 +27,6 @@ _log = structlog.get_logger("phasegate.control")
 
 STORE: Final = "control.db"
 SESSIONS: Final = "sessions.json"
-STORE_ATTEMPTS: Final = 5  # a second apart, before control goes on without what was saved
 USAGE: Final = 2
 
 
@@ -120,7 +119,6 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     clock = SystemClock()
     run_dir = Path(settings.proxy.run_dir)
     store = StoreThread(run_dir / STORE)
-    notes = await _open_store(store)
     arms = Arms(settings.backends)
     await arms.start()
     webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()})
@@ -139,8 +137,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
         )
         for index, (name, migration) in enumerate(settings.migrations.items())
     }
-    for coordinator in coordinators.values():
-        await coordinator.recover(notes)
+    await asyncio.gather(*(coordinator.recover() for coordinator in coordinators.values()))
     kept = (run_dir / SESSIONS, f"{boot_id():x}")
     gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings), kept)
     api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
@@ -177,24 +174,6 @@ def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:
     from control.firebase import Verifier
 
     return Verifier(project).email
-
-
-async def _open_store(store: Any) -> list[str]:
-    """Open the store, and say for the audit trail what was wrong with it."""
-    from control.store import StoreError
-
-    for attempt in range(STORE_ATTEMPTS):
-        try:
-            await store.open()
-            break
-        except StoreError as error:
-            _log.error("the store cannot be opened", error=str(error), attempt=attempt + 1)
-            if attempt + 1 < STORE_ATTEMPTS:
-                await asyncio.sleep(1.0)
-    if store.set_aside is None:
-        return []
-    _log.error("the store was broken and is set aside", kept_as=str(store.set_aside))
-    return [f"the store was broken; it is kept as {store.set_aside.name}, and this is a new one"]
 
 
 class Arms:

@@ -21,9 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import structlog
 from msgspec import Struct
 
 from control.states import Entry
+
+_log = structlog.get_logger("phasegate.store")
 
 T = TypeVar("T")
 
@@ -88,17 +91,19 @@ def digest(previous: str, migration: str, seq: int, at: float, entry: Entry) -> 
 class Store:
     """The open file. Every method may raise ``StoreError``; used by one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file; one that is no sound database is set aside (``set_aside`` says under which name)."""
+    def __init__(self, path: Path, tell: Callable[[Path], None] = lambda kept_as: None) -> None:
+        """Open or make the file. One that is no sound database is set aside first, and ``tell`` told as what."""
         self.path = path
-        self.set_aside: Path | None = None
         try:
-            self._db = self._open()
-        except sqlite3.OperationalError as error:
+            try:
+                self._db = self._open()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                tell(_set_aside(path))
+                self._db = self._open()
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
-        except sqlite3.DatabaseError:
-            self.set_aside = _set_aside(path)
-            self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
         with suppress(OSError):
@@ -229,17 +234,26 @@ class Store:
 
 
 class StoreThread:
-    """The store behind one thread of its own, in the order of the calls."""
+    """The store behind one thread of its own, in the order of the calls; each opens the file where it is not yet.
+
+    A file that turns out to be broken, at the start or while it is used, is set aside and a new one begun. The new
+    one says so, in a note before the first entry of each migration; and whoever asked by ``when_new`` is told, for
+    there is no checkpoint in it yet.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self.set_aside: Path | None = None
         self._store: Store | None = None
+        self._listeners: list[Callable[[], None]] = []
+        # The store's thread alone sets these.
+        self._set_aside: Path | None = None  # the newest that was, by this process
+        self._noted: set[str] = set()  # migrations whose trail says so
+        self._is_new = False  # and the listeners do not know it yet
 
-    async def open(self) -> None:
-        """Open the file; ``StoreError`` where it cannot be, and then every other call tries again."""
-        await self._call(lambda store: None)
+    def when_new(self, tell: Callable[[], None]) -> None:
+        """Call ``tell``, on the event loop, whenever a new file was begun in place of a broken one."""
+        self._listeners.append(tell)
 
     async def close(self) -> None:
         """Write what was asked for, and end the thread."""
@@ -252,8 +266,19 @@ class StoreThread:
             self._store = None
 
     async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
-        """As ``Store.save``."""
-        return await self._call(lambda store: store.save(migration, document, entries, time.time()))
+        """As ``Store.save``; the first one into a new file begins with a note of what became of the old one."""
+        return await self._call(lambda store: self._save(store, migration, document, entries))
+
+    def _save(
+        self, store: Store, migration: str, document: str, entries: Sequence[tuple[float, Entry]]
+    ) -> list[Line]:
+        now, noted = time.time(), list(entries)
+        if self._set_aside is not None and migration not in self._noted:
+            note = f"the store was broken; it is kept as {self._set_aside.name}, and this is a new one"
+            noted.insert(0, (now, Entry("note", "phasegate", {"note": note})))
+        lines = store.save(migration, document, noted, now)
+        self._noted.add(migration)
+        return lines
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
         """As ``Store.checkpoint``."""
@@ -272,16 +297,26 @@ class StoreThread:
         return await self._call(lambda store: store.verify(migration))
 
     async def _call(self, what: Callable[[Store], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_store, what)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_store, what)
+        finally:
+            if self._is_new:
+                self._is_new = False
+                for tell in self._listeners:
+                    tell()
+
+    def _put_aside(self, kept_as: Path) -> None:
+        _log.error("the store was broken and is set aside", kept_as=str(kept_as))
+        self._set_aside, self._noted, self._is_new = kept_as, set(), True
 
     def _with_store(self, what: Callable[[Store], T]) -> T:
         if self._store is None:
-            self._store = Store(self._path)
-            self.set_aside = self._store.set_aside or self.set_aside
+            self._store = Store(self._path, self._put_aside)
         try:
             return what(self._store)
         except StoreError as error:
             if type(error.__cause__) is sqlite3.DatabaseError:  # malformed: the next call looks at the file anew
+                _log.error("the store is broken", error=str(error))
                 self._close()
             raise
 

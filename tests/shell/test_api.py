@@ -266,6 +266,27 @@ async def test_a_reader_of_a_trail_that_began_anew_gets_the_new_one(control_plan
             kinds += [data["kind"] for kind, data in await read_events(response, 1) if kind == "audit"]
 
 
+async def test_a_store_that_breaks_in_use_is_noted_and_has_the_checkpoint_again(control_plane: Make) -> None:
+    plane = await control_plane()
+    await plane.act("start")
+    await plane.act("pause")
+    async with plane.http.get("/api/migration/phase6/events") as response:
+        path, db = plane.folder / "control.db", plane.store._store._db
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        path.write_bytes(b"\xff" * path.stat().st_size)
+        db.execute("PRAGMA shrink_memory")  # what it has in memory is still good
+        seen: list[str] = []
+        while "note" not in seen:
+            await plane.call("GET", "audit")  # finds it, if nobody else does
+            seen += [data["kind"] for kind, data in await read_events(response, 1) if kind == "audit"]
+    entries = (await plane.call("GET", "audit"))[1]["entries"]
+    assert (entries[-1]["seq"], entries[-1]["kind"]) == (1, "note")
+    assert "the store was broken" in entries[-1]["detail"]["note"]
+    # Nothing had to happen for the new store to know where the migration is.
+    assert '"state":"paused"' in (await plane.store.checkpoint("phase6")).document
+    assert (await plane.status())["checkpoint"]["ok"]
+
+
 async def test_a_reader_whose_process_ends_while_the_trail_is_read_is_told_no_mistake(control_plane: Make) -> None:
     plane = await control_plane()
     asked = asyncio.Event()

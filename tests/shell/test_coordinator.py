@@ -59,6 +59,9 @@ class Memory:
         self.open = asyncio.Event()
         self.open.set()
 
+    def when_new(self, tell: Callable[[], None]) -> None:
+        """It never is."""
+
     async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
         # As the store's thread does, it goes on with what it was asked, whatever becomes of who asked.
         return await asyncio.shield(asyncio.ensure_future(self._save(document, entries)))
@@ -340,9 +343,9 @@ async def test_without_a_checkpoint_what_is_in_flight_goes_to_0(scene: Scene) ->
     await scene.act("start")
     scene.store.saved = None
     scene.coordinator = scene.make()
-    await scene.coordinator.recover(["the store was broken"])
+    await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    assert [entry.kind for _, entry in scene.coordinator.unsaved()] == ["note", "recovered"]
+    assert [entry.kind for _, entry in scene.coordinator.unsaved()] == ["recovered"]
 
 
 async def test_a_checkpoint_that_cannot_be_understood_is_as_none_and_kept_in_the_trail(scene: Scene) -> None:
@@ -392,7 +395,7 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
             await scene.act(action, force=True, reason="go")
         assert (caught.value.code, scene.weight) == ("store_failed", 0)
     scene.store.unreadable = None
-    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
     assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
     assert scene.board.word(0).flags & boards.PINNED
     assert scene.store.entries[-1] == "recovered"
@@ -417,7 +420,7 @@ async def test_what_is_in_flight_goes_on_once_a_store_is_read(
     assert scene.leased_s == pytest.approx(3.0)
     scene.store.unreadable = None
     scene.store.readable.set()
-    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
     s = scene.coordinator.state
     assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
     await scene.act("advance")
@@ -437,7 +440,7 @@ async def test_a_way_down_needs_no_store_and_holds_when_it_is_read(
     weight, state = scene.weight, scene.coordinator.state.state
     assert weight < 2500
     scene.store.unreadable = None
-    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
     after = scene.coordinator.state
     assert (scene.weight, after.state) == (weight, state)
     assert after.revision > before.revision
@@ -455,7 +458,7 @@ async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
     await begin_anew()
     assert scene.weight == 0
     scene.store.unreadable = None
-    await until(lambda: scene.coordinator.status()["checkpoint"]["ok"])
+    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
     assert scene.coordinator.state.resume_phase == 0
 

@@ -86,9 +86,9 @@ def test_all_of_a_save_or_nothing(store: Store) -> None:
 def test_a_broken_file_is_set_aside_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "control.db"
     path.write_bytes(b"no database at all " * 1000)
-    made = Store(path)
-    assert made.set_aside is not None
-    assert made.set_aside.read_bytes().startswith(b"no database")
+    kept: list[Path] = []
+    made = Store(path, kept.append)
+    assert kept[0].read_bytes().startswith(b"no database")
     assert made.checkpoint("a") is None
     made.save("a", "{}", [], 1.0)
     made.close()
@@ -102,8 +102,9 @@ def test_a_file_broken_in_the_middle_is_set_aside(store: Store, tmp_path: Path) 
     content = bytearray(path.read_bytes())
     content[4096 * 3 : 4096 * 6] = b"\xff" * (4096 * 3)
     path.write_bytes(content)
-    again = Store(path)
-    assert again.set_aside is not None
+    kept: list[Path] = []
+    again = Store(path, kept.append)
+    assert kept[0].read_bytes() == content
     again.close()
     store._db = sqlite3.connect(":memory:")  # for the fixture to close
 
@@ -130,29 +131,58 @@ def test_a_folder_that_is_not_there_is_an_error_in_words(tmp_path: Path) -> None
 async def test_the_thread_opens_the_file_when_it_can(tmp_path: Path) -> None:
     thread = StoreThread(tmp_path / "later" / "control.db")
     with pytest.raises(StoreError):
-        await thread.open()
+        await thread.checkpoint("a")
     (tmp_path / "later").mkdir()
     lines = await thread.save("a", "{}", [(1.0, entry("start"))])
     assert [line.kind for line in lines] == ["start"]
     await thread.close()
 
 
-async def test_a_file_that_breaks_while_it_is_used_is_set_aside_by_the_next_call(tmp_path: Path) -> None:
-    thread = StoreThread(tmp_path / "control.db")
+async def test_a_file_that_breaks_while_it_is_used_is_set_aside_and_the_new_one_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "control.db"
+    told: list[str] = []
+    thread = StoreThread(path)
+    thread.when_new(lambda: told.append("new"))
     for i in range(300):
         await thread.save("a", "{}", [(float(i), entry("x" * 200))])
-    await thread.close()
-    thread = StoreThread(tmp_path / "control.db")
-    await thread.open()
-    path = tmp_path / "control.db"
-    content = bytearray(path.read_bytes())
-    content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)
-    path.write_bytes(content)
-    assert thread._store is not None
-    thread._store._db.execute("PRAGMA shrink_memory")  # what it has in memory is still good
+    assert told == []
+    break_in_use(thread, path)
     with pytest.raises(StoreError, match="malformed"):
         await thread.audit("a", 1000)
     lines = await thread.save("a", "{}", [(1.0, entry("start"))])
-    assert lines[0].seq == 1
-    assert thread.set_aside is not None
+    assert told == ["new"]
+    assert [(line.seq, line.kind) for line in lines] == [(1, "note"), (2, "start")]
+    (kept,) = [name for name in tmp_path.glob("control.db.broken-*") if not name.name.endswith(("-wal", "-shm"))]
+    assert kept.name in lines[0].detail["note"]
+    # Each migration's trail says it, once.
+    assert [line.kind for line in await thread.save("b", "{}", [])] == ["note"]
+    assert [line.kind for line in await thread.save("a", "{}", [(2.0, entry("pause"))])] == ["pause"]
+    assert await thread.verify("a") == await thread.verify("b") == []
+    assert told == ["new"]
     await thread.close()
+
+
+async def test_what_was_set_aside_is_told_though_the_new_file_cannot_be_made_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "control.db"
+    path.write_bytes(b"no database at all " * 1000)
+    thread = StoreThread(path)
+    monkeypatch.setattr("control.store._SCHEMA", "no sql")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="syntax error"):
+            await thread.checkpoint("a")
+    monkeypatch.undo()
+    assert [line.kind for line in await thread.save("a", "{}", [(1.0, entry("start"))])] == ["note", "start"]
+    await thread.close()
+
+
+def break_in_use(thread: StoreThread, path: Path) -> None:
+    """What a disk does to a file that is open."""
+    store = thread._store
+    assert store is not None
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)
+    path.write_bytes(content)
+    store._db.execute("PRAGMA shrink_memory")  # what it has in memory is still good
