@@ -120,7 +120,6 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     run_dir = Path(settings.proxy.run_dir)
     store = StoreThread(run_dir / STORE)
     arms = Arms(settings.backends)
-    await arms.start()
     webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()})
     coordinators = {
         name: Coordinator(
@@ -149,6 +148,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     _log.info("control serves", migrations=list(coordinators), dashboard=dashboard)
     webhooks.start()
     loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
+    loops.append(asyncio.create_task(arms.run(), name="arms"))
     ending = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait([*loops, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -186,22 +186,29 @@ class Arms:
         self._arms: dict[str, Arm] = {
             name: build_arm(backend) for name, backend in backends.items() if not isinstance(backend, Http)
         }
+        self._opened = asyncio.Event()
 
     def kind(self, name: str) -> str:
         """What ``x-data-source`` says of a backend."""
         return self._arms[name].kind if name in self._arms else "http"
 
-    async def start(self) -> None:
-        """Open what they need; an unreachable backend is found by its health check."""
+    async def run(self) -> None:
+        """Open what they need, and go on until cancelled; an unreachable backend is found by its health check.
+
+        Nothing but checks waits for it: credentials may take seconds, and a lease that nobody renews runs out.
+        """
         await asyncio.gather(*(arm.start() for arm in self._arms.values()))
+        self._opened.set()
+        await asyncio.Event().wait()
 
     async def close(self) -> None:
         """Close them."""
         await asyncio.gather(*(arm.close() for arm in self._arms.values()), return_exceptions=True)
 
     async def check(self, name: str) -> Check:
-        """One backend's health."""
+        """One backend's health, once all are open."""
         backend = self._backends[name]
+        await self._opened.wait()
         health = await _http_health(backend) if isinstance(backend, Http) else await self._arms[name].health()
         mend = "" if health.ok else f"Look at backend {name!r}: is it up, and can it be reached from here?"
         return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)

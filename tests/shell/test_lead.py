@@ -1,0 +1,92 @@
+"""The control process as a whole, in this process: what it waits for before it leads, and what not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from backends.arm import Health
+from control.serve import lead
+from proxy.board import Board
+
+
+class SlowArm:
+    """An arm whose credentials take their time."""
+
+    kind = "firestore"
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.asked_while_closed = False
+
+    async def start(self) -> None:
+        await self.opened.wait()
+
+    async def health(self) -> Health:
+        self.asked_while_closed |= not self.opened.is_set()
+        return Health(True, 1.0, "answers")
+
+    async def close(self) -> None:
+        """Nothing was taken."""
+
+
+class Leading:
+    """A control process that leads, and the way to ask it."""
+
+    def __init__(self, http: aiohttp.ClientSession, arm: SlowArm, task: asyncio.Task[None]) -> None:
+        self.http, self.arm, self.task = http, arm, task
+
+    async def status(self) -> Any:
+        async with self.http.get("/api/migration/phase6") as response:
+            return await response.json()
+
+    async def act(self, action: str) -> int:
+        async with self.http.post("/api/migration/phase6", json={"action": action}) as response:
+            return response.status
+
+
+@pytest.fixture
+async def leading(
+    tmp_path: Path,
+    make_board: Callable[..., Board],
+    settings_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Leading]:
+    arm, stop, listening = SlowArm(), asyncio.Event(), socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    monkeypatch.setattr("backends.manager.build_arm", lambda backend: arm)
+    settings = settings_of({"proxy": {"run_dir": str(tmp_path)}})
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(10)) as http:
+        task = asyncio.create_task(lead(settings, make_board(), listening, stop))
+        yield Leading(http, arm, task)
+        stop.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_it_leads_while_backends_are_opened_and_asks_none_before(leading: Leading) -> None:
+    assert (await leading.status())["state"] == "idle"
+    assert await leading.act("abort") == 200
+    starting = asyncio.create_task(leading.act("start"))
+    await asyncio.wait({starting}, timeout=0.2)
+    assert not starting.done()  # its health check waits for the backends
+    leading.arm.opened.set()
+    assert await starting == 200
+    assert not leading.arm.asked_while_closed
+
+
+async def test_a_backend_that_cannot_be_opened_ends_the_process(leading: Leading) -> None:
+    async def broken() -> None:
+        raise RuntimeError("no such thing")
+
+    leading.arm.start = broken  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="no such thing"):
+            await leading.task
