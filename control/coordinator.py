@@ -150,13 +150,14 @@ class Coordinator:
     def _go_on(self, saved: Document | None, now: Now) -> None:
         """Go on from the checkpoint, once it is known."""
         rollout = saved.rollout if saved is not None else None
-        if self.state.revision:  # decided without it
+        decided = self.state.revision > 0  # without it
+        if decided:
             self.state, effects = rejoin(rollout, self.state)
         else:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
         self._carry_out(effects, now)
-        if saved is not None and saved.chapter is not None and self.state.phase == saved.rollout.phase:
+        if not decided and saved is not None and saved.chapter is not None and self.state.phase == saved.rollout.phase:
             self._observer.restore(saved.chapter)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
 

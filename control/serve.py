@@ -159,8 +159,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
             task.cancel()
         await asyncio.gather(*loops, ending, return_exceptions=True)
         await runner.cleanup()
-        for coordinator in coordinators.values():
-            await coordinator.close()
+        await asyncio.gather(*(coordinator.close() for coordinator in coordinators.values()))
         await store.close()
         await webhooks.close()
         await arms.close()
