@@ -149,16 +149,16 @@ class Coordinator:
 
     def _go_on(self, saved: Document | None, now: Now) -> None:
         """Go on from the checkpoint, once it is known."""
-        rollout = saved.rollout if saved is not None else None
-        decided = self.state.revision > 0  # without it
-        if decided:
+        rollout, chapter = (saved.rollout, saved.chapter) if saved is not None else (None, None)
+        if self.state.revision:  # decided without it
             self.state, effects = rejoin(rollout, self.state)
+            chapter = None
         else:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
         self._carry_out(effects, now)
-        if not decided and saved is not None and saved.chapter is not None and self.state.phase == saved.rollout.phase:
-            self._observer.restore(saved.chapter)
+        if rollout is not None and chapter is not None and self.state.phase == rollout.phase:
+            self._observer.restore(chapter)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
 
     def _word(self) -> Found:
