@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from time import monotonic_ns
@@ -14,7 +15,7 @@ from backends.changes import ATTEMPTS, Newest, Once, Put
 from backends.documents import Context, Count, Document, Query, Reason, Rejected, Transform, merge, put
 from backends.errors import Fault, FaultKind
 from backends.memory import MemoryStore
-from backends.mirror import QUEUE, Mirror
+from backends.mirror import QUEUE, SENDERS, TRIES, Mirror
 from backends.resilience.breaker import MIN_CALLS, State
 from backends.resilience.cache import KEYS, Cache
 from backends.resilience.flight import Flights
@@ -261,6 +262,166 @@ async def test_a_store_that_is_down_is_told_when_it_is_back() -> None:
     assert mirror.behind_since() == 0
     assert len(await store.query(Query("a"), Context(soon()))) == 100
     assert (mirror.mirrored, mirror.lost) == (100, 0)
+    await mirror.close()
+
+
+class Told:
+    """A change that does what it was told, and notes how many of its kind are on their way."""
+
+    under_way = 0
+    most = 0
+
+    def __init__(self, *faults: Exception, forever: Exception | None = None) -> None:
+        self.faults = list(faults)
+        self.forever = forever
+        self.made = self.tries = 0
+        self.done = False
+
+    async def apply(self, store: object, ctx: Context) -> None:
+        Told.under_way += 1
+        Told.most = max(Told.most, Told.under_way)
+        self.tries += 1
+        try:
+            await asyncio.sleep(0)
+            if self.forever is not None:
+                raise self.forever
+            if self.faults:
+                raise self.faults.pop()
+        finally:
+            Told.under_way -= 1
+        self.done = True
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of a thousandth."""
+    monkeypatch.setattr("backends.mirror.BASE_S", 0.001)
+    monkeypatch.setattr("backends.mirror.CAP_S", 0.002)
+    monkeypatch.setattr("backends.mirror.DRAIN_S", 0.05)
+    monkeypatch.setattr(Told, "most", 0)
+
+
+async def test_many_changes_are_on_their_way_at_once(quick: None) -> None:
+    mirror = Mirror(MemoryStore(), at_once=False)
+    mirror.start()
+    for _ in range(3 * SENDERS):
+        await mirror.tell(Told())
+    await drained(mirror)
+    assert (Told.most, mirror.mirrored) == (SENDERS, 3 * SENDERS)
+    await mirror.close()
+
+
+@pytest.mark.parametrize("kind", FaultKind)
+async def test_changes_that_never_pass_stop_no_other_and_only_the_hopeless_are_given_up(
+    quick: None, kind: FaultKind
+) -> None:
+    mirror = Mirror(MemoryStore(), at_once=False)
+    mirror.start()
+    bad = [Told(forever=Fault(kind, "always")) for _ in range(SENDERS)]
+    for change in bad:
+        await mirror.tell(change)
+    first = mirror.behind_since()
+    good = [Told() for _ in range(100)]
+    for change in good:
+        await mirror.tell(change)
+    deadline = soon(10)
+    while mirror.mirrored < len(good) or any(change.tries < TRIES for change in bad):
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    if kind is FaultKind.CORRUPT:
+        assert (mirror.pending, mirror.lost, mirror.behind_since()) == (0, SENDERS, 0)
+        assert {change.tries for change in bad} == {TRIES}
+    else:
+        assert (mirror.pending, mirror.lost, mirror.behind_since()) == (SENDERS, 0, first)
+        for change in bad:
+            change.forever = None
+        await drained(mirror)
+        assert mirror.lost == 0
+    await mirror.close()
+
+
+async def test_an_outage_before_does_not_make_a_change_hopeless(quick: None) -> None:
+    mirror = Mirror(MemoryStore(), at_once=False)
+    mirror.start()
+    damaged = [Fault(FaultKind.CORRUPT, "for once") for _ in range(TRIES - 1)]
+    gone = [Rejected(Reason.MISSING, "the database is not there") for _ in range(TRIES)]
+    await mirror.tell(Told(*damaged, *gone, *(unavailable() for _ in range(3 * TRIES))))
+    await drained(mirror)
+    assert (mirror.mirrored, mirror.lost) == (1, 0)
+    await mirror.close()
+
+
+async def test_a_store_that_is_down_is_asked_by_one_change_at_a_time_and_by_more_when_it_is_back(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror(MemoryStore(), at_once=False)
+    mirror.start()
+    down = unavailable()
+    changes = [Told(forever=down) for _ in range(10 * SENDERS)]
+    for change in changes:
+        await mirror.tell(change)
+    while Told.under_way or sum(change.tries for change in changes) < SENDERS:
+        await asyncio.sleep(0)
+    burst = sum(change.tries for change in changes)
+    assert burst <= SENDERS + 1
+    monkeypatch.setattr(Told, "most", 0)
+    while (probes := sum(change.tries for change in changes) - burst) < 30:
+        await asyncio.sleep(0.001)
+    assert (Told.most, probes) == (1, probes)
+    for change in changes:
+        change.forever = None
+    await drained(mirror)
+    assert mirror.mirrored == len(changes)
+    assert SENDERS / 2 < Told.most <= SENDERS
+    await mirror.close()
+
+
+async def test_a_change_that_passes_is_not_kept_waiting_by_all_those_that_failed_alone(quick: None) -> None:
+    mirror = Mirror(MemoryStore(), at_once=False)
+    mirror.start()
+    bad = [Told(forever=Fault(FaultKind.INTERNAL, "always")) for _ in range(3 * SENDERS)]
+    for change in bad:
+        await mirror.tell(change)
+    while not all(change.tries for change in bad):
+        await asyncio.sleep(0.001)
+    before = sum(change.tries for change in bad)
+    good = Told()
+    await mirror.tell(good)
+    while not good.done:
+        await asyncio.sleep(0)
+    assert sum(change.tries for change in bad) <= before + 2, "all that failed were tried again first"
+    await mirror.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_the_oldest_that_is_pending_is_known_at_any_time_and_all_arrive(quick: None, seed: int) -> None:
+    dice = random.Random(seed)
+    mirror = Mirror(MemoryStore(), at_once=False)
+    mirror.start()
+    told: list[Told] = []
+    for _ in range(1500):
+        kinds = dice.choices(
+            (FaultKind.ABORTED, FaultKind.UNAVAILABLE, FaultKind.CORRUPT), k=dice.choice((0, 0, 1, 3))
+        )
+        change = Told(*(Fault(kind, "for once") for kind in kinds))
+        before = monotonic_ns()
+        await mirror.tell(change)
+        change.made = before
+        told.append(change)
+        for _ in range(dice.choice((0, 0, 0, 1, 2, 9))):
+            await asyncio.sleep(0)
+        waiting = [change for change in told if not change.done]
+        since = mirror.behind_since()
+        assert mirror.pending == len(waiting)
+        if waiting:
+            later = told[told.index(waiting[0]) + 1 :]
+            assert waiting[0].made <= since <= (later[0].made if later else monotonic_ns())
+        else:
+            assert since == 0
+    await drained(mirror)
+    assert all(change.done for change in told)
+    assert (mirror.mirrored, mirror.lost, mirror.behind_since()) == (len(told), 0, 0)
     await mirror.close()
 
 
