@@ -107,25 +107,25 @@ class Gateway:
         if beyond > 0:
             return 503, "overloaded", f"{self.max_connections} connections are open", _AGAIN
         if self._per_address:
-            key = _household(client.address)
-            count = self._by_address[key] = self._by_address.get(key, 0) + 1
-            if count > self._per_address:
+            if self._count(client) > self._per_address:
                 message = f"expected at most {self._per_address} connections from one address"
                 return 429, "too_many_connections", message, _AGAIN
         return None
 
     def left(self, client: Downstream) -> None:
-        """A client is gone."""
-        if client not in self.clients:
-            return
+        """A client is gone. Idempotent."""
         self.clients.discard(client)
-        if self._per_address:
-            key = _household(client.address)
-            count = self._by_address.get(key, 0) - 1
-            if count > 0:
-                self._by_address[key] = count
-            else:
-                self._by_address.pop(key, None)
+        place, client.place = client.place, None
+        if place is not None:  # one that was turned away before it was counted has none
+            self._by_address[place] -= 1
+            if not self._by_address[place]:
+                del self._by_address[place]
+
+    def _count(self, client: Downstream) -> int:
+        """Count a client among those of its address; returns how many these are."""
+        place = client.place = _household(client.address)
+        count = self._by_address[place] = self._by_address.get(place, 0) + 1
+        return count
 
     # Time
 

@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         "deadline",
         "gateway",
         "paused",
+        "place",
         "scheme",
         "transport",
     )
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         self.gateway = gateway
         self.scheme = scheme
         self.address = address  # the peer's, where nobody has told it already
+        self.place: str | None = None  # the address that it is counted under, if it is
         self.deadline = NEVER
         self._state = HEAD
         self._begun = False  # a byte of the current answer has been written

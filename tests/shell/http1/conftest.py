@@ -320,9 +320,10 @@ class Rig:
         self._origin.close()
         await self._origin.wait_closed()
 
-    async def connect(self) -> Client:
+    async def connect(self, source: str = "127.0.0.1") -> Client:
+        """A connection to the gateway, from an address of loopback."""
         loop = asyncio.get_running_loop()
-        _, client = await loop.create_connection(Client, "127.0.0.1", self.port)
+        _, client = await loop.create_connection(Client, "127.0.0.1", self.port, local_addr=(source, 0))
         self.clients.append(client)
         return client
 

@@ -524,6 +524,20 @@ class TestLimits:
         assert here.gateway._by_address == {}
         assert (await here.talk(GET, "GET"))[0].status == 200
 
+    async def test_one_turned_away_before_it_was_counted_frees_no_place(self, rig: Any) -> None:
+        here = await rig(proxy={"max_connections": 2, "max_connections_per_address": 1})
+        await here.connect()
+        stranger = await here.connect("127.0.0.2")
+        await here.until(lambda: len(here.gateway.clients) == 2)
+        beyond = await here.connect()
+        assert (await beyond.answers("GET"))[0].status == 503
+        for client in (beyond, stranger):
+            client.transport.abort()
+        await here.until(lambda: len(here.gateway.clients) == 1)
+        again = await here.connect()
+        await again.closed()
+        assert (await again.answers("GET"))[0].status == 429
+
     async def test_remembered_heads_are_bounded_in_bytes(self, rig: Any) -> None:
         here = await rig()
         heads = here.gateway.heads
