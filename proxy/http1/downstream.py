@@ -286,8 +286,9 @@ class Downstream(Passage):
 
     def gather(self, rest: bytes) -> None:
         """Gather the body; the share's ``ready`` is called when it is whole."""
-        if self.fields.length > self.gateway.max_body:
-            self._too_large(self.gateway.max_body)
+        limit = self.gateway.max_body
+        if limit and self.fields.length > limit:
+            self._too_large(limit)
             return
         self._body = []
         if not self._invited:

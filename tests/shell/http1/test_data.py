@@ -184,6 +184,17 @@ class TestBodies:
         assert answer.status == 413
         assert source.calls == []
 
+    @pytest.mark.parametrize("framing", ["length", "chunks"])
+    async def test_a_limit_of_0_is_none(self, rig: Any, framing: str) -> None:
+        here, source = await data(rig, proxy={"max_body": 0})
+        body = b"x" * 2_000_000
+        request = post(body)
+        if framing == "chunks":
+            head = b"POST /api/scans HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            request = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        assert (await here.talk(request, "POST"))[0].status == 201
+        assert source.calls[0].body == body
+
     async def test_a_broken_chunk_is_400(self, rig: Any) -> None:
         here, source = await data(rig)
         answer = await here.refusal(self.CHUNKED + b"2\r\nabc\r\n0\r\n\r\n")
