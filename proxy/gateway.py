@@ -65,7 +65,7 @@ class Gateway:
         self.min_rate = proxy.min_rate
         self.head_timeout_s = proxy.head_timeout_s
         self.body_timeout_s = proxy.body_timeout_s
-        self.idle_timeout_s = proxy.idle_timeout_s
+        self.idle_timeout_s: float = proxy.idle_timeout_s
         self.linger_s = LINGER_S
         self.form = Form() if proxy.errors is None else Form(proxy.errors.content_type, proxy.errors.template)
         self._per_address = proxy.max_connections_per_address
@@ -106,10 +106,9 @@ class Gateway:
             return None
         if beyond > 0:
             return 503, "overloaded", f"{self.max_connections} connections are open", _AGAIN
-        if self._per_address:
-            if self._count(client) > self._per_address:
-                message = f"expected at most {self._per_address} connections from one address"
-                return 429, "too_many_connections", message, _AGAIN
+        if self._per_address and self._count(client) > self._per_address:
+            message = f"expected at most {self._per_address} connections from one address"
+            return 429, "too_many_connections", message, _AGAIN
         return None
 
     def left(self, client: Downstream) -> None:
@@ -159,6 +158,7 @@ class Gateway:
         """Begin no other request on any connection."""
         self.draining = True
         self.linger_s = _GRACE_S
+        self.idle_timeout_s = min(self.idle_timeout_s, _GRACE_S)  # for answers that end from now on, too
         for client in list(self.clients):
             client.close_when_idle(_GRACE_S)
 

@@ -390,5 +390,5 @@ class Downstream(Passage):
 
     def close_when_idle(self, grace_s: float) -> None:
         """The worker is leaving: the request under way is the last; one on its way has ``grace_s`` to come."""
-        if self._state == HEAD and not self._held:
+        if self._state == HEAD and not (self._held or self._writing_paused):
             self.deadline = min(self.deadline, self.gateway.now + grace_s)

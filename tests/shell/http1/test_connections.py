@@ -598,6 +598,18 @@ class TestDraining:
         answers = await client.answers("GET", "GET")
         assert answers[1]["connection"] == "close"
 
+    async def test_one_whose_answer_had_begun_is_closed_a_moment_after_its_end(self, rig: Any) -> None:
+        here = await rig()
+        here.origin.script = [b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab"]
+        client = await here.connect()
+        client.send(GET)
+        await client.until(lambda: client.received.endswith(b"ab"))
+        here.gateway.drain()
+        here.origin.lines[0].transport.write(b"cd")
+        await client.answers("GET")
+        here.later(1)
+        await client.closed()
+
     async def test_an_idle_client_is_closed_after_a_moment(self, rig: Any) -> None:
         here = await rig()
         here.origin.script = [OK]

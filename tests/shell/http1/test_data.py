@@ -320,6 +320,21 @@ class TestStreams:
         assert len(answer.body) == 6_000_000 + len(b"data: last\n\n")
 
 
+async def test_a_leaving_worker_does_not_cut_an_answer_that_is_still_taken(rig: Any) -> None:
+    here, source = await data(rig)
+    source.memory = Answer(200, bytes(12_000_000))
+    client = await here.connect()
+    client.transport.pause_reading()
+    client.send(METRICS)
+    await here.until(lambda: any(down._writing_paused for down in here.gateway.clients))
+    here.gateway.drain()
+    here.later(1)
+    client.transport.resume_reading()
+    assert (await client.answers("GET"))[0].complete
+    here.later(1)
+    await client.closed()
+
+
 class TestStickiness:
     async def test_a_client_without_a_key_is_given_one_once(self, rig: Any) -> None:
         here, _ = await data(rig)
