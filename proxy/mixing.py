@@ -67,5 +67,5 @@ class Mixing(Answering):
         if client is not None:
             relay = Relay(self, client, exchange.endpoint, TARGET, exchange.began, cookie, fault.kind)
             client.exchange = relay
-            client.forward_gathered(self._pool, b"")
+            client.forward_gathered(self._pool, exchange.call.body)
         return True

@@ -118,6 +118,17 @@ async def test_a_read_that_the_store_fails_is_answered_by_the_origin(tmp_path: P
         assert bench.inflight == (0, 0, 0)
 
 
+async def test_a_read_that_falls_back_to_the_origin_takes_its_body_along(tmp_path: Path) -> None:
+    """Else the origin would take the next request on that connection for the body that the head announces."""
+    origin = Origin(answering(200, b"web"))
+    async with running(origin, SOURCE, tmp_path) as bench:
+        bench.weigh(10_000)
+        bench.store.faults.append(Fault(FaultKind.EXHAUSTED, "quota"))
+        answer = await bench.ask(HEAD % b"GET /api/dashboard/metrics" + b"content-length: 5\r\n\r\nabcde")
+        assert answer.endswith(b"web")
+        assert origin.bodies == [b"abcde"]
+
+
 async def test_a_read_that_the_origin_fails_is_answered_by_the_store(tmp_path: Path) -> None:
     async with running(Origin(hang_up), TARGET, tmp_path) as bench:
         bench.weigh(10_000)
