@@ -328,8 +328,8 @@ class Supervisor:
             if old.process is not None:
                 old.process.terminate()
                 self._leaving.append(old)
-        in_use = sum(child.process is not None for child in (*self._slots, *self._leaving))
-        if self._replacing and in_use < self._rows:
+        # A slot without a process, for the moment, needs its row again.
+        if self._replacing and len(self._slots) + len(self._leaving) < self._rows:
             index = self._replacing.pop(0)
             self._successor = (index, self._slot(index))
             self._keep(self._successor[1])
