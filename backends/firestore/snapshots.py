@@ -49,6 +49,7 @@ class Snapshots:
         self._token = b""
         self._current = False
         self._whole = False
+        self._reset_at = 0  # read time of the reset that the next snapshot begins with, microseconds
         self._pending: dict[str, Document | None] = {}
 
     def begin(self) -> bytes:
@@ -56,6 +57,7 @@ class Snapshots:
         everything."""
         self._current, self._pending, self._token = False, {}, b""
         self._whole = not self.token
+        self._reset_at = 0
         return self.token
 
     def take(self, response: Any) -> Step:
@@ -70,6 +72,7 @@ class Snapshots:
             return Step.AGAIN
         if kind == _RESET:
             self._pending, self._whole, self._current = {}, True, False
+            self._reset_at = micros(change.read_time)
             self.token = b""
             return Step.NOTHING
         if change.resume_token:
@@ -78,7 +81,10 @@ class Snapshots:
             self._current = True
         elif kind == _NO_CHANGE and not change.target_ids and change.HasField("read_time") and self._current:
             self._take_over()
-            self.read_time = max(self.read_time, micros(change.read_time))
+            # The emulator resets for every change, and dates the end of what it sends then after writes that it
+            # had not read yet. Those of the reset's own moment it had.
+            self.read_time = max(self.read_time, self._reset_at or micros(change.read_time))
+            self._reset_at = 0
             return Step.SNAPSHOT
         return Step.NOTHING
 

@@ -12,10 +12,11 @@ import pytest
 
 from backends.documents import Context, Document, Query, put
 from backends.firestore.channel import EMULATOR
+from backends.firestore.codec import micros
 from backends.firestore.store import FirestoreStore
 from backends.firestore.view import View
 from backends.settings import Duration, Firestore
-from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer
+from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer, stamp
 
 ROOT = "projects/demo-view/databases/(default)/documents/"
 
@@ -163,6 +164,23 @@ async def test_after_a_reset_what_follows_is_everything(monkeypatch: pytest.Monk
         )
         await until(lambda: scene.seen() == {"0": 0, "1": 1})
         assert scene.view.restarts == 0
+
+
+async def test_what_follows_a_reset_is_only_as_new_as_the_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator's way: it resets for a change, and dates what follows after a write that is not in it."""
+    async with setting(monkeypatch) as scene:
+        server = scene.server
+        reset = server.target(RESET, target_ids=[1], read_time=stamp(server.now()))
+        lines = [server.changed(name) for name in server.documents]
+        server.put(f"{ROOT}things/2", {"n": 20}, tell=False)
+        server.send(reset, *lines, server.target(CURRENT, target_ids=[1]), server.global_snapshot())
+        await until(lambda: scene.view.snapshots == 2)
+        state = scene.view._state
+        assert state is not None
+        assert state.read_time == micros(reset.target_change.read_time)
+        later = server.global_snapshot()
+        server.send(later)
+        await until(lambda: state.read_time == micros(later.target_change.read_time))
 
 
 async def test_a_target_that_the_server_removes_is_listened_to_anew(monkeypatch: pytest.MonkeyPatch) -> None:
