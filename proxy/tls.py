@@ -63,8 +63,8 @@ class Certificate:
             return
         self._seen = stamp
         try:
-            self._context()  # tried on another one first: a failure would leave this one half changed
-            self.context.load_cert_chain(self._tls.certificate, self._tls.key)
+            # A context of its own: to load a pair into the old one would add it, beside one of another key's type.
+            self.context = self._context()
         except OSError as error:
             _log.error("certificate_refused", certificate=self._tls.certificate, reason=str(error))
         else:

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from proxy.doors import Door
@@ -62,9 +62,9 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, name: str) -> Tls:
+    def issue(self, name: str, kind: str = "ec") -> Tls:
         """Write a new certificate and key under the same two file names; ``name`` is its subject."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._sign(subject, key, x509.BasicConstraints(ca=False, path_length=None))
         private = key.private_bytes(
@@ -186,15 +186,16 @@ class TestTls:
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await ask(port, ssl=context)
 
+    @pytest.mark.parametrize("kinds", [("ec", "ec"), ("ec", "rsa"), ("rsa", "ec")], ids="-".join)
     async def test_a_new_certificate_is_served_without_a_restart(
-        self, rig: Any, door: Opened, authority: Authority
+        self, rig: Any, door: Opened, authority: Authority, kinds: tuple[str, str]
     ) -> None:
         here = await rig()
         here.origin.script = [OK] * 4
-        listener, port = await door(here, tls=authority.issue("one"))
+        listener, port = await door(here, tls=authority.issue("one", kinds[0]))
         reader, old = await asyncio.open_connection("127.0.0.1", port, ssl=authority.client())
         assert subject(old) == "one"
-        authority.issue("two")
+        authority.issue("two", kinds[1])
         listener.refresh()
         _, new = await asyncio.open_connection("127.0.0.1", port, ssl=authority.client())
         assert subject(new) == "two"
