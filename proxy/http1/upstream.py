@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _HEAD_MAX: Final = 64 * 1024
 _FINISH_S: Final = 2.0
+_LEFT_MAX: Final = 64 * 1024  # of an early answer, what is read when the request's body could not be sent on
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 
 
@@ -186,6 +189,10 @@ class Upstream(asyncio.Protocol):
         return False  # the transport closes, and connection_lost tells the rest
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._sink is not None and not self._tunnel:
+            left = self._left()
+            if left:
+                self.data_received(left)
         sink, self._sink = self._sink, None
         if not self.closed:
             self.closed = True
@@ -206,6 +213,20 @@ class Upstream(asyncio.Protocol):
                     repeatable=self.uses > 1 and not self._answered,
                 )
             )
+
+    def _left(self) -> bytes:
+        """What the origin had answered before it took no more of the body: still in the socket, unread.
+
+        The failure to write ended the connection before its time. Under TLS these would be records, not the answer.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
+            return b""
+        try:
+            with socket.socket(fileno=os.dup(sock.fileno())) as own:  # the event loop's allows no recv
+                return own.recv(_LEFT_MAX, socket.MSG_DONTWAIT)
+        except OSError:
+            return b""
 
     def pause_writing(self) -> None:
         self.choked = True

@@ -295,12 +295,14 @@ class Rig:
         migrations: tuple[Route, ...] = (),
         backends: dict[str, Backend] | None = None,
         origin: str | None = None,
+        unix: str = "",
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.errors.append(context))
         self.origin_port = 0
+        self.origin_path = unix
         await self.start_origin()
-        origin = origin or f"http://127.0.0.1:{self.origin_port}"
+        origin = origin or (f"unix:{unix}" if unix else f"http://127.0.0.1:{self.origin_port}")
         backends = backends or {"mock": Mock(), "firestore": Firestore("demo")}
         self.plan = Plan(App(origin, **(app or {})), Proxy(**(proxy or {})), backends, migrations)
         self.layout = layout(self.plan, 1)
@@ -313,6 +315,9 @@ class Rig:
     async def start_origin(self) -> None:
         """Listen, on the same port if it has stopped before."""
         loop = asyncio.get_running_loop()
+        if self.origin_path:
+            self._origin = await loop.create_unix_server(lambda: Line(self.origin), self.origin_path)
+            return
         self._origin = await loop.create_server(lambda: Line(self.origin), "127.0.0.1", self.origin_port)
         self.origin_port = self._origin.sockets[0].getsockname()[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,6 +224,35 @@ class TestEarlyAnswers:
         await client.closed()
         await here.origin.lines[0].gone()
         assert len(here.origin.lines) == 1
+
+    @pytest.mark.parametrize("length", [9_000_000, 2005], ids=["within the body", "at its end"])
+    @pytest.mark.parametrize("size", [2, 10_000, 200_000])
+    @pytest.mark.parametrize("path", ["", "app.sock"], ids=["tcp", "unix"])
+    async def test_an_answer_is_read_though_the_body_could_not_be_sent(
+        self, rig: Any, tmp_path: Path, path: str, size: int, length: int
+    ) -> None:
+        """The origin answers and closes, and the next write fails before the answer was read."""
+        here = await rig(unix=f"{tmp_path}/{path}" if path else "")
+        here.origin.raw = True
+        client = await here.connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\nbegun" % length)
+        await here.until(lambda: here.origin.received and here.origin.received[0].endswith(b"begun"))
+        (down,) = here.gateway.clients
+        down._up.transport.pause_reading()  # as a busy loop would: it writes before it reads
+        origin = here.origin.lines[0].transport
+        origin.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
+        await here.until(lambda: not origin.get_write_buffer_size())
+        origin.abort()
+        await here.origin.lines[0].gone()
+        for _ in range(0, length - 5, 1000):
+            client.send(b"x" * 1000)
+            await asyncio.sleep(0.001)
+            if client.ended:
+                break
+        (answer,) = await client.answers("POST")
+        assert answer.status == 413
+        assert answer.complete == (size < 64 * 1024), "what was not read whole does not look whole"
+        assert (client.error is None) == answer.complete
 
     async def test_an_answer_that_goes_on_while_the_body_does(self, rig: Any) -> None:
         """A server that echoes as it reads: both directions flow at once."""
