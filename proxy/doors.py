@@ -50,17 +50,25 @@ class Door:
             loop.add_reader(self._sock.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept no more; who is on the threshold goes. The queue is the supervisor's."""
+        """Accept no more. Who is on the threshold goes on to the door. The queue is the supervisor's."""
         if not self._open:
             return
         self._open = False
-        for task in self._entering:
-            task.cancel()
         if self._server is not None:
             self._server.close()
         else:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
             self._sock.close()
+
+    @property
+    def entering(self) -> int:
+        """How many are on the threshold."""
+        return len(self._entering)
+
+    def clear(self) -> None:
+        """End who is still on the threshold."""
+        for task in self._entering:
+            task.cancel()
 
     def refresh(self) -> None:
         """Look whether the certificate has changed: called every second."""

@@ -118,10 +118,16 @@ class Worker:
     async def _drain(self) -> None:
         self.gateway.drain()
         end = monotonic() + self._drain_s
-        while self.gateway.clients and monotonic() < end:
+        while self._is_occupied() and monotonic() < end:
             await asyncio.sleep(_TICK_S)
             self.gateway.sweep()
+        for door in self._doors:
+            door.clear()
         self.gateway.close()
+
+    def _is_occupied(self) -> bool:
+        """Whether somebody is served, or about to be."""
+        return bool(self.gateway.clients) or any(door.entering for door in self._doors)
 
     def _tick(self) -> None:
         asyncio.get_running_loop().call_later(_TICK_S, self._tick)

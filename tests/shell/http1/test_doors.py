@@ -105,6 +105,7 @@ async def door(rig: Any) -> AsyncIterator[Opened]:
     yield open_
     for door in doors:
         door.close()
+        door.clear()
 
 
 async def ask(port: int, request: bytes = GET, **tls: Any) -> bytes:
@@ -401,6 +402,41 @@ class TestAddress:
         (down,) = here.gateway.clients
         sock = down.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.transport.abort()
+
+
+class TestLeaving:
+    async def test_who_is_on_the_threshold_is_served(self, rig: Any, door: Opened, authority: Authority) -> None:
+        here = await rig(proxy=TRUSTED)
+        here.origin.script = [OK]
+        listener, port = await door(here, proxy_protocol=True, tls=authority.issue("one"))
+        loop = asyncio.get_running_loop()
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setblocking(False)
+        await here.until(lambda: listener.entering == 1)
+        listener.close()
+        here.gateway.drain()
+        await loop.sock_sendall(sock, PROXY_HEADERS["v2 of IPv4"][0])
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=authority.client(), server_hostname="localhost")
+        await here.until(lambda: not listener.entering)
+        assert len(here.gateway.clients) == 1
+        writer.write(GET)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert answer.endswith(b"ok")
+        assert b"\r\nconnection: close\r\n" in answer
+        writer.transport.abort()
+
+    async def test_who_does_not_come_in_is_ended_with_the_worker(self, rig: Any, door: Opened) -> None:
+        here = await rig(proxy=TRUSTED)
+        listener, port = await door(here, proxy_protocol=True)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await here.until(lambda: listener.entering == 1)
+        listener.close()
+        listener.clear()
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        assert listener.entering == 0
         writer.transport.abort()
 
 
