@@ -22,6 +22,7 @@ _BACKLOG: Final = 1024
 _ACCEPTED_MAX: Final = 64  # in one go
 _NO_DESCRIPTORS_S: Final = 0.1  # until the next try where none could be opened
 _SHUTDOWN_S: Final = 2.0
+_UNKNOWN: Final = "unknown"  # as Forwarded calls a client of whom nothing is known (RFC 7239 section 6.3)
 
 
 class Door:
@@ -108,7 +109,9 @@ class Door:
                     sock.close()
                     return
                 async with asyncio.timeout(gateway.head_timeout_s):
-                    peer = await _proxy_header(sock) or peer
+                    header = await _proxy_header(sock)
+                if not header.own:  # else the load balancer asks on its own behalf
+                    peer = header.address or _UNKNOWN
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls: dict[str, Any] = {}
             if self._certificate is not None:
@@ -122,8 +125,8 @@ class Door:
             raise
 
 
-async def _proxy_header(sock: socket.socket) -> str:
-    """Take a PROXY header off the socket, and not a byte more; return the address it tells."""
+async def _proxy_header(sock: socket.socket) -> Reader:
+    """Take a PROXY header off the socket, and not a byte more."""
     loop = asyncio.get_running_loop()
     reader = Reader()
     while not reader.done:
@@ -137,4 +140,4 @@ async def _proxy_header(sock: socket.socket) -> str:
         if not data:
             raise ConnectionResetError
         sock.recv(reader.feed(data))
-    return reader.address
+    return reader

@@ -203,6 +203,11 @@ def _options(found: Special) -> frozenset[bytes]:
     return frozenset(option.strip(b" \t").lower() for value in values for option in value.split(b",")) - {b""}
 
 
+def _is_disguised(line: bytes) -> bool:
+    """Whether a field's name is that of one this hop decides, for an app that takes "_" for "-" (CGI and its kin)."""
+    return line.partition(b":")[0].lower().replace(b"_", b"-") in _REQUEST_SPECIAL
+
+
 def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     """The lines whose field is not one of ``names``."""
     return [line for line in lines if line.partition(b":")[0].lower() not in names]
@@ -236,6 +241,8 @@ def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -
     ``block`` is all lines of fields, each with its CRLF; ``wanted`` the lower-case names to keep values of.
     """
     kept, found = _sort(block, _REQUEST_SPECIAL, wanted)
+    if b"_" in block:
+        kept = [line for line in kept if not _is_disguised(line)]
     fields = Fields()
     options = _options(found)
     if options:

@@ -28,13 +28,17 @@ class BadHeaderError(Exception):
 
 
 class Reader:
-    """Takes a header out of a stream. ``address`` is the client's when ``done``, or empty where none was told."""
+    """Takes a header out of a stream. ``address`` is the client's when ``done``, or empty where none was told.
 
-    __slots__ = ("_data", "address", "done")
+    ``own``: the load balancer itself is the client, to see whether the listener is well.
+    """
+
+    __slots__ = ("_data", "address", "done", "own")
 
     def __init__(self) -> None:
         self._data = b""
         self.done = False
+        self.own = False
         self.address = ""
 
     def feed(self, data: bytes) -> int:
@@ -78,6 +82,7 @@ class Reader:
         if len(data) < end:
             return len(data)
         self.done = True
+        self.own = command == 0x20
         if command == 0x21 and family in _V2_FAMILIES:
             needed, size = _V2_FAMILIES[family]
             if length < needed:

@@ -327,8 +327,10 @@ class TestProxyProtocol:
         here = await rig(proxy=TRUSTED)
         here.origin.script = [OK]
         _, port = await door(here, proxy_protocol=True)
-        assert (await ask(port, header + GET)).endswith(b"ok")
-        assert b"\r\nx-forwarded-for: %b\r\n" % (address or "127.0.0.1").encode() in here.origin.requests[0]
+        claimed = GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+        assert (await ask(port, header + claimed)).endswith(b"ok")
+        told = "6.6.6.6, 127.0.0.1" if name == "v2 of the balancer itself" else address or "unknown"
+        assert b"\r\nx-forwarded-for: %b\r\n" % told.encode() in here.origin.requests[0]
 
     async def test_it_may_come_in_pieces(self, rig: Any, door: Opened) -> None:
         here = await rig(proxy=TRUSTED)

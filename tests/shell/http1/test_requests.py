@@ -87,6 +87,11 @@ HOP_BY_HOP: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (),
     ),
+    "what an app of CGI's kind would take for them": (
+        ("X_Forwarded_For: 1.2.3.4", "x-forwarded_proto: https", "Content_Length: 9", "transfer_encoding: chunked"),
+        (),
+    ),
+    "other names with an underscore stay": (("X_User_Id: a_b", "Cookie: a_b=1"), ("X_User_Id: a_b", "Cookie: a_b=1")),
     "trailer is the next hop's to know": (("Trailer: X-Sum",), ("Trailer: X-Sum",)),
     "upgrade to what would carry further requests unread": (("Connection: upgrade", "Upgrade: h2c"), ()),
     "upgrade to TLS": (("Connection: upgrade", "Upgrade: TLS/1.2, HTTP/2.0"), ()),
