@@ -91,7 +91,7 @@ class Door:
                 sock.close()
                 continue
             sock.setblocking(False)
-            task = loop.create_task(self._enter(sock, str(peer[0])))
+            task = loop.create_task(self._enter(sock, forwarding.address_of(str(peer[0]))))
             self._entering.add(task)
             task.add_done_callback(self._entering.discard)
 

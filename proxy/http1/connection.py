@@ -18,6 +18,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, cast
 
+from proxy.http1 import forwarding
+
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
 
@@ -73,7 +75,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         if not self.address:
             peer = transport.get_extra_info("peername")
-            self.address = peer[0] if isinstance(peer, tuple) else ""
+            self.address = forwarding.address_of(peer[0]) if isinstance(peer, tuple) else ""
         self.deadline = self.gateway.now + self.gateway.head_timeout_s
 
     # Reading

@@ -21,6 +21,12 @@ def networks(texts: Sequence[str]) -> Networks:
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
+def address_of(text: str) -> str:
+    """An address in the one form it has here: IPv4 as such, though IPv6 carried it. Raises ``ValueError``."""
+    ip = ipaddress.ip_address(text)
+    return str((ip.version == 6 and ip.ipv4_mapped) or ip)
+
+
 def is_trusted(address: str, trusted: Networks) -> bool:
     """Whether a peer's own forwarding fields count."""
     if not trusted:
@@ -29,8 +35,6 @@ def is_trusted(address: str, trusted: Networks) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
     return any(ip in network for network in trusted)
 
 
@@ -42,7 +46,7 @@ def client_address(peer: str, fields: Fields, trusted: Networks) -> str:
     nearest = peer
     for text in reversed(fields.values.get(b"x-forwarded-for", b"").split(b",")):
         try:
-            address = str(ipaddress.ip_address(text.strip(b" \t").decode("latin-1")))
+            address = address_of(text.strip(b" \t").decode("latin-1"))
         except ValueError:
             break
         nearest = address

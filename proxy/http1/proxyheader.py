@@ -11,6 +11,8 @@ import re
 import struct
 from typing import Final
 
+from proxy.http1.forwarding import address_of
+
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V1: Final = b"PROXY "
 _V1_MAX: Final = 107
@@ -69,7 +71,7 @@ class Reader:
                 raise BadHeaderError from None
             if source.version != int(match[1][3:]) or int(match[4]) > 65535 or int(match[5]) > 65535:
                 raise BadHeaderError
-            self.address = str(source)
+            self.address = address_of(match[2].decode())
         return end
 
     def _version2(self, data: bytes) -> int:
@@ -87,5 +89,5 @@ class Reader:
             needed, size = _V2_FAMILIES[family]
             if length < needed:
                 raise BadHeaderError
-            self.address = str(ipaddress.ip_address(data[_V2_HEAD : _V2_HEAD + size]))
+            self.address = address_of(str(ipaddress.ip_address(data[_V2_HEAD : _V2_HEAD + size])))
         return end

@@ -18,6 +18,7 @@ import uvloop
 from backends.settings import Backend, Firestore, Mock
 from proxy.gateway import Gateway
 from proxy.http1.head import HEAD_END
+from proxy.listening import bind
 from proxy.routes import layout
 from proxy.settings import App, Plan, Proxy, Route
 
@@ -296,6 +297,7 @@ class Rig:
         backends: dict[str, Backend] | None = None,
         origin: str | None = None,
         unix: str = "",
+        listen: str = "127.0.0.1:0",
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.errors.append(context))
@@ -308,7 +310,7 @@ class Rig:
         self.layout = layout(self.plan, 1)
         self.cells = memoryview(bytearray(8 * self.layout.cells())).cast("Q")
         self.gateway = Gateway(self.plan, self.cells, self.layout.worker(0))
-        listener = await loop.create_server(lambda: self.gateway.client(), "127.0.0.1", 0)
+        listener = await loop.create_server(lambda: self.gateway.client(), sock=bind(listen, 1)[0])
         self._servers.append(listener)
         self.port = listener.sockets[0].getsockname()[1]
 

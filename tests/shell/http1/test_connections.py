@@ -524,6 +524,16 @@ class TestLimits:
         assert here.gateway._by_address == {}
         assert (await here.talk(GET, "GET"))[0].status == 200
 
+    async def test_ipv4_clients_of_an_ipv6_listener_are_told_apart(self, rig: Any) -> None:
+        here = await rig(proxy={"max_connections_per_address": 1}, listen="[::]:0")
+        here.origin.script = [OK] * 2
+        for source in ("127.0.0.1", "127.0.0.2"):
+            client = await here.connect(source)
+            client.send(GET)
+            assert (await client.answers("GET"))[0].status == 200
+        assert b"\r\nx-forwarded-for: 127.0.0.2\r\n" in here.origin.requests[1]
+        assert b"\r\nforwarded: for=127.0.0.2;" in here.origin.requests[1]
+
     async def test_one_turned_away_before_it_was_counted_frees_no_place(self, rig: Any) -> None:
         here = await rig(proxy={"max_connections": 2, "max_connections_per_address": 1})
         await here.connect()

@@ -277,6 +277,8 @@ TCP6 = socket.inet_pton(socket.AF_INET6, "2001:db8::1") + socket.inet_pton(socke
 PROXY_HEADERS: dict[str, tuple[bytes, str]] = {
     "v1 of IPv4": (b"PROXY TCP4 1.2.3.4 5.6.7.8 1000 80\r\n", "1.2.3.4"),
     "v1 of IPv6": (b"PROXY TCP6 2001:db8::1 ::1 1000 80\r\n", "2001:db8::1"),
+    "v1 of IPv4 in IPv6": (b"PROXY TCP6 ::ffff:1.2.3.4 ::1 1000 80\r\n", "1.2.3.4"),
+    "v2 of IPv4 in IPv6": (V2 + b"\x21\x21\0\x24" + bytes(10) + b"\xff\xff" + TCP4[:4] + TCP6[16:], "1.2.3.4"),
     "v1 unknown": (b"PROXY UNKNOWN\r\n", ""),
     "v1 unknown with addresses": (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", ""),
     "v2 of IPv4": (V2 + b"\x21\x11\0\x0c" + TCP4, "1.2.3.4"),
