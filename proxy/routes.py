@@ -18,8 +18,11 @@ from backends.operations import OPERATIONS, Kind, Operation
 from backends.settings import Backend, Http
 from proxy.board import Layout
 from proxy.http1.head import Line
+from proxy.http1.refusal import Refused
 from proxy.settings import Plan, Route
 
+_TARGET_MAX: Final = 4096  # of a data request, whose path and query are decoded
+_PARAMETERS_MAX: Final = 64
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 
@@ -112,7 +115,7 @@ class Router:
                     self._literal[path] = by_method
 
     def resolve(self, line: Line) -> Endpoint | NotAllowed | Options | None:
-        """What a request line leads to; None is the app."""
+        """What a request line leads to; None is the app. Raises ``Refused`` for a data request that asks too much."""
         raw, _, query = line.target.partition(b"?")
         path = raw.decode("ascii")
         params: dict[str, str] = {}
@@ -121,6 +124,7 @@ class Router:
             for template, candidates in self._templates:
                 match = template.fullmatch(path)
                 if match:
+                    _check_size(line)
                     methods = candidates
                     params = {name: unquote(value) for name, value in match.groupdict().items()}
                     break
@@ -130,6 +134,7 @@ class Router:
         found = methods.get(line.method.decode("ascii"))
         if found is None:
             return NotAllowed(", ".join(sorted(methods)).encode())
+        _check_size(line)
         migration, number, operation = found
         return Endpoint(migration, number, operation, params, _first_values(query))
 
@@ -141,8 +146,16 @@ class Router:
         return None
 
 
+def _check_size(line: Line) -> None:
+    if len(line.target) > _TARGET_MAX:
+        raise Refused(414, "target_too_long", f"expected a data request's target of at most {_TARGET_MAX} bytes")
+
+
 def _first_values(query: bytes) -> dict[str, str]:
+    """The first value of each name. Raises ``Refused``."""
+    if query.count(b"&") >= _PARAMETERS_MAX:
+        raise Refused(400, "too_many_parameters", f"expected at most {_PARAMETERS_MAX} parameters")
     values: dict[str, str] = {}
-    for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=None):
+    for name, value in parse_qsl(query.decode("ascii"), keep_blank_values=True):
         values.setdefault(name, value)
     return values

@@ -13,6 +13,7 @@ from proxy.http1.head import Fields, Line, Response, parse_fields, parse_request
 
 _REMEMBERED_MAX: Final = 4096
 _ENTRY: Final = 256  # what remembering costs beside the bytes themselves, about
+_PARAMETER: Final = 256  # and what each parameter of a query does, which a data request's route keeps
 T = TypeVar("T")
 
 
@@ -45,7 +46,7 @@ class Heads:
             if line is None:
                 line = parse_request_line(raw)
                 line.route = self._resolve(line)
-            self.lines = self._lines.keep(self.lines, raw, line)
+            self.lines = self._lines.keep(self.lines, raw, line, _PARAMETER * raw.count(b"&"))
         return line
 
     def fields(self, block: bytes) -> Fields:
@@ -74,7 +75,7 @@ class Heads:
 
 
 class _Turn(Generic[T]):
-    """The old half of a table, and what the young one holds by now, in bytes of its keys."""
+    """The old half of a table, and what the young one holds by now, in bytes: of its keys, and about what beside."""
 
     __slots__ = ("_budget", "_held", "old")
 
@@ -83,12 +84,16 @@ class _Turn(Generic[T]):
         self._held = 0
         self.old: dict[bytes, T] = {}
 
-    def keep(self, young: dict[bytes, T], key: bytes, value: T) -> dict[bytes, T]:
-        """Put a parsed head into the young half; return the half that is the young one from now on."""
+    def keep(self, young: dict[bytes, T], key: bytes, value: T, beside: int = 0) -> dict[bytes, T]:
+        """Put a parsed head into the young half; return the half that is the young one from now on.
+
+        ``beside``: the bytes that the value holds beyond what others of its length do.
+        """
         if len(key) > _REMEMBERED_MAX:
             return young
-        self._held += len(key) + _ENTRY
+        cost = len(key) + _ENTRY + beside
+        self._held += cost
         if self._held > self._budget:
-            self.old, young, self._held = young, {}, len(key)
+            self.old, young, self._held = young, {}, cost
         young[key] = value
         return young

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -119,6 +120,40 @@ class TestRouting:
             assert (call.operation.name, call.params, call.query) == (operation, params, query)
             assert answer["x-data-source"] == "mock"
             assert here.origin.lines == []
+
+    @pytest.mark.parametrize(
+        ("target", "status", "code"),
+        [
+            (b"/api/scans?" + b"&".join(b"a%d=" % i for i in range(65)), 400, b"too_many_parameters"),
+            (b"/api/scans?" + b"&" * 64, 400, b"too_many_parameters"),
+            (b"/api/scans?q=" + b"%41" * 1400, 414, b"target_too_long"),
+            (b"/api/scans/" + b"%41" * 1400, 414, b"target_too_long"),
+        ],
+        ids=["parameters", "empty parameters", "query", "path"],
+    )
+    async def test_what_would_take_long_to_read_is_refused(
+        self, rig: Any, target: bytes, status: int, code: bytes
+    ) -> None:
+        here, source = await data(rig)
+        answer = await here.refusal(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+        assert (answer.status, source.calls) == (status, [])
+        assert code in answer.body
+
+    async def test_up_to_64_parameters_are_read(self, rig: Any) -> None:
+        here, source = await data(rig)
+        query = b"&".join(b"a%d=%d" % (i, i) for i in range(64))
+        await here.talk(b"GET /api/scans?%b HTTP/1.1\r\nHost: a\r\n\r\n" % query, "GET")
+        assert len(source.calls[0].query) == 64
+
+    async def test_what_is_remembered_of_queries_is_bounded(self, rig: Any) -> None:
+        here, _ = await data(rig)
+        heads = here.gateway.heads
+        for i in range(5000):
+            heads.line(b"GET /api/scans?%d&%b HTTP/1.1" % (i, b"&".join(b"%x" % n for n in range(300, 360))))
+        lines = [*heads.lines.values(), *heads._lines.old.values()]
+        kept = sum(sys.getsizeof(text) for line in lines for text in line.route.query)
+        kept += sum(sys.getsizeof(line.route.query) for line in lines)
+        assert kept < 2_500_000
 
     async def test_what_is_in_memory_is_answered_without_asking(self, rig: Any) -> None:
         here, source = await data(rig)
