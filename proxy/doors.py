@@ -1,7 +1,8 @@
 """The listening sockets as one worker serves them: plain ones by the event loop, the others by hand.
 
 Before a connection speaks HTTP it may have to show a PROXY header and a TLS handshake. Until it has, it is nobody's
-client: it has ``head_timeout`` to get there, and counts against ``max_connections`` all the while.
+client: it has ``head_timeout`` to get there, and counts against ``max_connections`` all the while; and among those of
+its address, once that is known.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from proxy.tls import Certificate
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
+    from proxy.http1.downstream import Downstream
 
 _BACKLOG: Final = 1024
 _ACCEPTED_MAX: Final = 64  # in one go
@@ -102,7 +104,6 @@ class Door:
     async def _enter(self, sock: socket.socket, peer: str) -> None:
         """Take a connection to where HTTP begins, or close it."""
         gateway = self._gateway
-        loop = asyncio.get_running_loop()
         try:
             if self._listener.proxy_protocol:
                 if not forwarding.is_trusted(peer, gateway.trusted):
@@ -112,17 +113,31 @@ class Door:
                     header = await _proxy_header(sock)
                 if not header.own:  # else the load balancer asks on its own behalf
                     peer = header.address or _UNKNOWN
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            tls: dict[str, Any] = {}
-            if self._certificate is not None:
-                limits = {"ssl_handshake_timeout": gateway.head_timeout_s, "ssl_shutdown_timeout": _SHUTDOWN_S}
-                tls = {"ssl": self._certificate.context, **limits}
-            await loop.connect_accepted_socket(lambda: gateway.client(self._scheme, peer), sock, **tls)
+            await self._let_in(sock, gateway.client(self._scheme, peer))
         except (OSError, TimeoutError, BadHeaderError):
             sock.close()
         except asyncio.CancelledError:
             sock.close()
             raise
+
+    async def _let_in(self, sock: socket.socket, client: Downstream) -> None:
+        """Make a connection a client's, unless its address has enough of them. Raises ``OSError``."""
+        gateway = self._gateway
+        inside = False
+        try:
+            if not gateway.count(client):
+                sock.close()
+                return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls: dict[str, Any] = {}
+            if self._certificate is not None:
+                limits = {"ssl_handshake_timeout": gateway.head_timeout_s, "ssl_shutdown_timeout": _SHUTDOWN_S}
+                tls = {"ssl": self._certificate.context, **limits}
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock, **tls)
+            inside = True
+        finally:
+            if not inside:
+                gateway.left(client)
 
 
 async def _proxy_header(sock: socket.socket) -> Reader:

@@ -106,7 +106,7 @@ class Gateway:
             return None
         if beyond > 0:
             return 503, "overloaded", f"{self.max_connections} connections are open", _AGAIN
-        if self._per_address and self._count(client) > self._per_address:
+        if client.place is None and not self.count(client):
             message = f"expected at most {self._per_address} connections from one address"
             return 429, "too_many_connections", message, _AGAIN
         return None
@@ -120,11 +120,13 @@ class Gateway:
             if not self._by_address[place]:
                 del self._by_address[place]
 
-    def _count(self, client: Downstream) -> int:
-        """Count a client among those of its address; returns how many these are."""
+    def count(self, client: Downstream) -> bool:
+        """Count a client among those of its address, until it has ``left``. False: it is one too many there."""
+        if not self._per_address:
+            return True
         place = client.place = _household(client.address)
         count = self._by_address[place] = self._by_address.get(place, 0) + 1
-        return count
+        return count <= self._per_address
 
     # Time
 

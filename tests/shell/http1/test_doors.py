@@ -398,6 +398,40 @@ class TestAddress:
         for _, writer in streams:
             writer.transport.abort()
 
+    async def test_one_address_cannot_fill_the_threshold(self, rig: Any, door: Opened, authority: Authority) -> None:
+        here = await rig(proxy={"max_connections": 6, "max_connections_per_address": 2})
+        here.origin.script = [OK]
+        listener, port = await door(here, tls=authority.issue("one"))
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        await here.until(lambda: listener.entering == 2)
+        assert here.gateway._by_address == {"127.0.0.1": 2}
+        other = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0), ssl=authority.client())
+        other[1].write(GET)
+        async with asyncio.timeout(5):
+            assert (await other[0].read(1000)).endswith(b"ok")
+        assert here.gateway._by_address["127.0.0.2"] == 1, "who comes in is not counted twice"
+        for _, writer in [*silent, other]:
+            writer.transport.abort()
+        await here.until(lambda: not (here.gateway.clients or listener.entering))
+        assert here.gateway._by_address == {}
+
+    async def test_behind_a_load_balancer_it_is_the_clients(self, rig: Any, door: Opened) -> None:
+        here = await rig(proxy={**TRUSTED, "max_connections_per_address": 1})
+        here.origin.script = [OK] * 2
+        _, port = await door(here, proxy_protocol=True)
+        streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        got = []
+        for (reader, writer), source in zip(streams, ("1.2.3.4", "1.2.3.5", "1.2.3.4"), strict=True):
+            writer.write(b"PROXY TCP4 %b 5.6.7.8 1 80\r\n" % source.encode() + GET)
+            try:
+                async with asyncio.timeout(5):
+                    got.append((await reader.read(1000))[-2:])
+            except ConnectionError:
+                got.append(b"")
+        assert got == [b"ok", b"ok", b""]
+        for _, writer in streams:
+            writer.transport.abort()
+
     async def test_small_writes_are_not_held_back(self, rig: Any, door: Opened, authority: Authority) -> None:
         here = await rig()
         _, port = await door(here, tls=authority.issue("one"))
