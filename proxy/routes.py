@@ -44,8 +44,11 @@ class NotAllowed:
     allow: bytes
 
 
+@dataclass(frozen=True, slots=True)
 class Options:
-    """OPTIONS of the app: a request that Max-Forwards may end at this hop."""
+    """OPTIONS of an origin: a request that Max-Forwards may end at this hop. ``beyond``: None is the app."""
+
+    beyond: Endpoint | None
 
 
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
@@ -129,8 +132,8 @@ class Router:
                     params = {name: unquote(value) for name, value in match.groupdict().items()}
                     break
         if methods is None:
-            found_by_pattern = self._by_pattern(path, line.method)
-            return Options() if found_by_pattern is None and line.method == b"OPTIONS" else found_by_pattern
+            origin = self._by_pattern(path, line.method)
+            return Options(origin) if line.method == b"OPTIONS" else origin
         found = methods.get(line.method.decode("ascii"))
         if found is None:
             return NotAllowed(", ".join(sorted(methods)).encode())

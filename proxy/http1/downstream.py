@@ -140,6 +140,7 @@ class Downstream(Passage):
             eol = data.find(CRLF)
             if eol == 0:  # RFC 9112 section 2.2: an empty line before a request is ignored; one, and no flood of them
                 if data.startswith(CRLF, 2):
+                    self.expects_head_only = False
                     self.refuse(400, "bad_request_line", "expected a request, found empty lines")
                     break
                 data = data[2:]
@@ -190,6 +191,7 @@ class Downstream(Passage):
 
     def _partial(self, data: bytes, end: int) -> None:
         """The beginning of a head, or one that is too large."""
+        self.expects_head_only = False  # that was the request before
         if end > 0 or len(data) > self.gateway.max_head:
             self.refuse(431, "head_too_large", f"expected a head of at most {self.gateway.max_head} bytes")
         elif _BARE_LF.search(data):
@@ -255,11 +257,15 @@ class Downstream(Passage):
             self.answer_error(405, "method_not_allowed", message, b"allow: %b\r\n" % route.allow)
         else:
             assert isinstance(route, Options)
-            self.gateway.count_app()
+            beyond = route.beyond
+            if beyond is None:
+                self.gateway.count_app()
             if fields.max_forwards == 0:  # RFC 9110 section 7.6.2: it was to reach this hop and no other
                 self.write(b"HTTP/1.1 204 No Content\r\n%b" % self.gateway.date, b"")
-            else:
+            elif beyond is None:
                 self.forward(self.gateway.app, rest)
+            else:
+                self.gateway.shares[beyond.migration].begin(self, beyond, rest)
 
     # Bodies
 

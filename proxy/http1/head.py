@@ -148,6 +148,8 @@ def parse_request_line(line: bytes) -> Line:
         if not _HOST.fullmatch(authority):
             raise Refused(400, "bad_target", "the target's authority is no host and port")
         target = rest if rest.startswith(b"/") else b"/" + rest
+        if method == b"OPTIONS" and not rest:
+            target = b"*"  # RFC 9112 section 3.2.4
     return Line(method, target, authority, minor == b"0")
 
 
@@ -312,6 +314,8 @@ def parse_response(head: bytes) -> Response:
         length = 0
     elif length >= 0:
         kept.append(b"content-length: %d" % length)
+    if status == 426 and b"upgrade" in found:  # it says to what, and must (RFC 9110 section 15.5.22)
+        kept += (b"connection: upgrade", b"upgrade: " + b", ".join(found[b"upgrade"]))
     if b"date" in found:
         kept.append(b"date: " + found[b"date"][0])
     line = b"HTTP/1.1 %d %b" % (status, match[3] or _reason(status))

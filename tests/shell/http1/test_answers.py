@@ -28,6 +28,12 @@ ACCEPTED: dict[str, tuple[bytes, bytes, tuple[str, ...], bytes]] = {
         ("content-length: 0",),
         b"",
     ),
+    "what to upgrade to": (
+        b"HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 426 Upgrade Required",
+        ("content-length: 0", "connection: upgrade", "upgrade: websocket"),
+        b"",
+    ),
     "no reason": (
         b"HTTP/1.1 404 \r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 404 Not Found",
@@ -330,6 +336,21 @@ class TestHead:
         assert int(answer["content-length"] or 0) > 0
         client.send(GET)
         assert (await client.answers("HEAD", "GET"))[1].body == b"ok"
+
+    @pytest.mark.parametrize(
+        "bad", [b"GET / HTTP/1.1\nHost: a\n\n", b"\r\n\r\n\r\n", b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n"]
+    )
+    async def test_what_comes_behind_it_is_refused_with_a_body(self, rig: Any, bad: bytes) -> None:
+        here = await rig()
+        here.origin.script = [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"]
+        client = await here.connect()
+        client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.answers("HEAD")
+        client.send(bad)
+        await client.closed()
+        refused = (await client.answers("HEAD", "GET"))[1]
+        assert (refused.status, refused.complete) == (400, True)
+        assert b"bad_request_line" in refused.body or b"bad_line_end" in refused.body
 
     async def test_a_body_to_head_is_no_answer(self, rig: Any) -> None:
         here = await rig()

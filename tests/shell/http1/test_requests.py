@@ -39,6 +39,8 @@ ACCEPTED: dict[str, tuple[bytes, str, tuple[str, ...]]] = {
     "HTTP/1.2 is read as 1.1": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", "GET /", ()),
     "absolute-form": (b"GET http://a/x?y HTTP/1.1\r\nHost: a\r\n\r\n", "GET /x?y", ()),
     "absolute-form without a path": (b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", "GET /", ()),
+    "OPTIONS of a whole server": (b"OPTIONS http://a HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS *", ()),
+    "OPTIONS of its root": (b"OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS /", ()),
     "absolute-form with a query alone": (b"GET http://a?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /?q", ()),
     "absolute-form in capitals": (b"GET HTTP://A/x HTTP/1.1\r\nHost: a\r\n\r\n", "GET /x", ()),
     "asterisk-form": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS *", ()),
