@@ -134,6 +134,8 @@ class Downstream(Passage):
                 break
             if not turns:
                 self._held = data
+                if len(data) > gateway.max_head:
+                    self._pause_reading()
                 asyncio.get_running_loop().call_soon(self._turn)
                 return
             turns -= 1
@@ -175,6 +177,8 @@ class Downstream(Passage):
             self.deadline = NEVER
             self._begin(line, fields, data[end + 4 :])
             if self._state != HEAD or self._writing_paused:
+                if len(self._held) > gateway.max_head:
+                    self._pause_reading()
                 break
             data, self._held = self._held, b""
         self._taking = False
@@ -348,6 +352,8 @@ class Downstream(Passage):
             if decoder.done:
                 self._state = BUSY
                 self._held = rest
+                if len(rest) > gateway.max_head:
+                    self._pause_reading()
                 if not self._begun and self._up is not None:
                     self.deadline = now + self._pool.timeout_s
             elif not self._begun:

@@ -189,7 +189,12 @@ class Passage(Connection):
         wait = pool.timeout_s if self._state == BUSY or not self._invited else self.gateway.body_timeout_s
         self.deadline = self.gateway.now + wait
         up.begin(self, self.line.wire + self._forward_wire + early, self._decoder is not None)
-        if self.paused and not up.choked:
+        if not up.choked:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read the client again, unless it has sent too far ahead."""
+        if self.paused and len(self._held) <= self.gateway.max_head:
             self._resume_reading()
 
     def pause_upload(self) -> None:
@@ -198,7 +203,7 @@ class Passage(Connection):
             self.deadline = self.gateway.now + self._pool.timeout_s
 
     def resume_upload(self) -> None:
-        self._resume_reading()
+        self._read_on()
         if self._state == BODY and not self._begun:
             self.deadline = self.gateway.now + self.gateway.body_timeout_s
 

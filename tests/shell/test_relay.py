@@ -127,6 +127,16 @@ async def test_a_failing_targets_read_is_answered_by_the_source(
         assert (share.inflight_source, share.inflight_target, share.inflight_old) == (0, 0, 0)
 
 
+async def test_options_that_must_go_no_further_reach_no_origin(tmp_path: Path) -> None:
+    source, target = Origin(answering(200, b"old")), Origin(answering(200, b"new"))
+    async with running(source, target, tmp_path) as bench:
+        head = GET.replace(b"GET", b"OPTIONS").replace(b"\r\n\r\n", b"\r\nmax-forwards: %d\r\n\r\n")
+        assert (await bench.ask(head % 0)).startswith(b"HTTP/1.1 204 ")
+        assert source.heads == target.heads == []
+        assert (await bench.ask(head % 1)).endswith(b"old")
+        assert b"\r\nmax-forwards: 0\r\n" in source.heads[0]
+
+
 async def test_a_write_is_never_sent_twice(tmp_path: Path) -> None:
     source, target = Origin(answering(200, b"old")), Origin(answering(500, b"broken"))
     async with running(source, target, tmp_path) as bench:

@@ -106,6 +106,33 @@ class TestPipelining:
         here.later(1)
         await here.until(lambda: not here.gateway.clients, "that it is gone, though it is not read")
 
+    @pytest.mark.parametrize(
+        "first",
+        [
+            GET,
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+            b"OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n",
+        ],
+        ids=["forwarded", "with a body", "answered here"],
+    )
+    async def test_what_waits_of_it_is_a_head_and_one_read(self, rig: Any, first: bytes) -> None:
+        here = await rig()
+        clients = [await here.connect() for _ in range(10)]
+        most = 0
+        for client in clients:
+            client.send(first + GET * 40_000)
+        for _ in range(200):
+            await asyncio.sleep(0.001)
+            most = max(most, *(len(down._held) for down in here.gateway.clients))
+        assert all(down.paused for down in here.gateway.clients)
+        assert 32 * 1024 < most <= (32 + 256) * 1024
+        for client in clients:
+            sock = client.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.transport.abort()
+        await here.until(lambda: all(client.gone for client in clients))
+        here.later(1)
+
     async def test_requests_answered_at_once_let_others_have_their_turn(self, rig: Any) -> None:
         """OPTIONS that end here are answered without waiting: many of them in one go would hold up everybody."""
         here = await rig(proxy={"pipeline": 4})
