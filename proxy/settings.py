@@ -140,6 +140,10 @@ def origin_of(text: str) -> Origin:
     match = _ORIGIN.fullmatch(text)
     if match is None or int(match[5] or 1) not in range(1, 65536):
         raise ValueError(f'expected "http://HOST:PORT", "https://HOST:PORT" or "unix:/PATH", found "{text}"')
+    try:
+        (match[4] or "").encode("idna")
+    except UnicodeError:
+        raise ValueError(f'expected a host name, found "{match[4]}"') from None
     secure = match[1] == "https"
     return Origin(secure, match[3] or match[4], int(match[5] or (443 if secure else 80)), "", match[2])
 

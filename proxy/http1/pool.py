@@ -10,7 +10,9 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
+
+import structlog
 
 from proxy.http1.head import Response
 from proxy.http1.heads import Heads
@@ -18,6 +20,9 @@ from proxy.http1.refusal import BAD_GATEWAY
 from proxy.http1.upstream import Failure, Upstream
 from proxy.settings import App, origin_of
 from proxy.tls import toward_origin
+
+_log = structlog.get_logger("phasegate.pool")
+_NO_MORE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 
 Dial = Callable[[Upstream], Awaitable[None]]
 
@@ -32,6 +37,7 @@ class Pool:
     __slots__ = (
         "_app",
         "_dial",
+        "_down",
         "_idle",
         "_now",
         "_ssl",
@@ -64,6 +70,7 @@ class Pool:
         self.max_idle = app.max_idle
         self._now = now
         self._idle: deque[Upstream] = deque()
+        self._down = False  # the last try to connect failed, and the log says why
         self.opened = 0
 
     def take(self) -> Upstream | None:
@@ -96,9 +103,9 @@ class Pool:
             idle.popleft().abort()
 
     async def connect(self) -> Upstream | Failure:
-        """Open a connection, or say in words for a person why there is none."""
+        """Open a connection, or say in words for a client why there is none; where the origin is, the log says."""
         if self.opened >= self._app.max_connections:
-            return _overloaded(f"{self.opened} connections to {self.origin} are open")
+            return _overloaded(f"{self.opened} connections to the upstream are open")
         self.opened += 1  # counted before it is open, or a burst would overrun the limit
         upstream = Upstream(self)
         try:
@@ -106,16 +113,31 @@ class Pool:
                 await self._dial(upstream)
         except TimeoutError:
             upstream.abort()
-            return _unreachable(f"{self.origin} did not accept a connection in time")
+            return self._unreachable("the upstream did not accept a connection in time", "timeout")
         except OSError as error:
             upstream.abort()
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL):
-                return _overloaded(f"no further connection can be opened: {error.strerror}")
-            return _unreachable(f"{self.origin} cannot be reached: {error.strerror or error}")
+            if error.errno in _NO_MORE:
+                return _overloaded("no further connection can be opened")
+            return self._unreachable("the upstream cannot be reached", error.strerror or str(error))
+        except Exception as error:  # a name that is none, say: whatever it is, the client has its answer
+            upstream.abort()
+            return self._unreachable("the upstream cannot be reached", repr(error))
         except BaseException:
             upstream.abort()
             raise
-        return _unreachable(f"{self.origin} closed the connection at once") if upstream.closed else upstream
+        if upstream.closed:
+            return self._unreachable("the upstream closed the connection at once", "closed at once")
+        if self._down:
+            self._down = False
+            _log.info("origin_reached_again", origin=self.origin)
+        return upstream
+
+    def _unreachable(self, message: str, reason: str) -> Failure:
+        """Told to the client; and to the log, once until a connection is made again."""
+        if not self._down:
+            self._down = True
+            _log.warning("origin_unreachable", origin=self.origin, reason=reason)
+        return Failure(502, BAD_GATEWAY, message)
 
     async def _open(self, upstream: Upstream) -> None:
         loop = asyncio.get_running_loop()
@@ -134,10 +156,6 @@ class Pool:
         self.max_idle = 0
         while self._idle:
             self._idle.pop().abort()
-
-
-def _unreachable(message: str) -> Failure:
-    return Failure(502, BAD_GATEWAY, message)
 
 
 def _overloaded(message: str) -> Failure:

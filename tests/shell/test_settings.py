@@ -96,6 +96,7 @@ MISTAKES = [
     ('origin = "http://127.0.0.1:3000"', 'orign = "x"', "app.orign: unknown key; did you mean 'origin'?"),
     ('origin = "http://127.0.0.1:3000"', "", "app.origin: missing; expected a text"),
     ('origin = "http://127.0.0.1:3000"', 'origin = "ftp://x"', "app.origin: expected"),
+    ('origin = "http://127.0.0.1:3000"', 'origin = "http://a..b:80"', "app.origin: expected a host name"),
     ('listen = ["127.0.0.1:8080"]', 'listen = ["127.0.0.1:9090"]', "control.listen: 127.0.0.1:9090 is taken by"),
     ('listen = ["127.0.0.1:8080"]', "listen = []", "proxy.listen: expected at least one"),
     ('listen = ["127.0.0.1:8080"]', 'listen = "127.0.0.1:8080"', "proxy.listen: expected a list"),

@@ -369,15 +369,26 @@ class TestGone:
 
 
 class TestUnreachable:
-    async def test_an_origin_that_is_not_there_is_502(self, rig: Any, free_port: Any) -> None:
-        here = await rig(origin=f"http://127.0.0.1:{free_port()}")
+    async def test_an_origin_that_is_not_there_is_502(
+        self, rig: Any, free_port: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        origin = f"http://127.0.0.1:{free_port()}"
+        here = await rig(origin=origin)
         client = await here.connect()
         for n in range(1, 3):
             client.send(GET)
             answers = await client.answers(*["GET"] * n)
             assert answers[-1].status == 502
             assert b"cannot be reached" in answers[-1].body
+            assert b"127.0.0.1" not in answers[-1].body, "where the origin is, is no client's to know"
         assert not client.ended
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "origin_unreachable" in line]
+        assert origin in line
+
+    async def test_an_origin_whose_name_is_none_is_502(self, rig: Any) -> None:
+        here = await rig(origin="http://127.0.0.1:1")
+        here.gateway.app._where = here.gateway.app._where._replace(host="a..b")  # as no config may have it
+        assert (await here.talk(GET, "GET"))[0].status == 502
 
     async def test_one_that_is_back_is_used(self, rig: Any) -> None:
         here = await rig()
