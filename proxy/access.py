@@ -57,7 +57,8 @@ class LogFile:
         self._held = 0
         try:
             self._reopen()
-            os.write(self._fd, data)
+            while data:  # a disk that is nearly full takes a part
+                data = data[os.write(self._fd, data) :]
         except OSError as error:
             if not self._lost:
                 _log.error("access_log_lost", path=self._path, reason=error.strerror)

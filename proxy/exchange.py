@@ -231,6 +231,9 @@ class Exchange:
             self._end_stream(client)
         except Fault:
             client.reset()  # the backend broke off: not to be taken for the stream's end
+        except Exception:  # a bug of ours costs this stream, which nothing else would end
+            _log.exception("stream_failed", operation=self.endpoint.operation.name)
+            client.reset()
         finally:
             self._service.share.leave(self)
             await _close(stream)

@@ -43,6 +43,11 @@ def check_files(app: App, doors: Sequence[Listener]) -> None:
         raise CannotStartError(f"cannot use {where}: {reason}; {hint}") from None
 
 
+def _no_password() -> str:
+    """In place of OpenSSL's own question, which waits at the terminal."""
+    raise OSError("the key is encrypted, and there is nobody to ask for its password")
+
+
 class Certificate:
     """A listener's certificate and key, and the context that serves them."""
 
@@ -76,7 +81,7 @@ class Certificate:
         context.set_ciphers(_CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._tls.certificate, self._tls.key)
+        context.load_cert_chain(self._tls.certificate, self._tls.key, password=_no_password)
         return context
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from proxy.access import Logged
+import pytest
+
+from proxy.access import LogFile, Logged
 from proxy.http1.downstream import Downstream
 from proxy.settings import AccessLog
 
@@ -84,6 +87,15 @@ async def test_a_file_that_was_moved_is_begun_anew(rig: Any, tmp_path: Path) -> 
     await here.talk(GET, "GET")
     here.gateway.sweep()
     assert (len(lines(old)), len(lines(path))) == (1, 1)
+
+
+def test_a_line_that_is_taken_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    monkeypatch.setattr("os.write", lambda fd, data: whole(fd, data[:3]))
+    log = LogFile(AccessLog(str(tmp_path / "access.log")))
+    log.add(b"a line\n")
+    log.close()
+    assert (tmp_path / "access.log").read_bytes() == b"a line\n"
 
 
 async def test_a_disk_that_takes_nothing_costs_lines_and_no_request(rig: Any, tmp_path: Path) -> None:

@@ -318,6 +318,20 @@ class TestStreams:
         assert metrics.body == b'{"in":"memory"}'
         assert (inflight(here), source.closed_streams) == (0, 1)
 
+    async def test_one_that_fails_within_us_is_broken_off(self, rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def broken() -> AsyncIterator[bytes]:
+            yield b"data: 1\n\n"
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+        here, source = await data(rig)
+        monkeypatch.setattr(source, "_stream", broken)
+        client = await here.connect()
+        client.send(b"GET /api/scans/x/stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.closed()
+        assert not client.received.endswith(b"0\r\n\r\n")
+        await here.until(lambda: inflight(here) == 0)
+
     async def test_an_http10_client_gets_them_until_close(self, rig: Any) -> None:
         here, source = await data(rig)
         source.chunks = [b"data: 1\n\n"]

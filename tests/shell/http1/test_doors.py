@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from proxy.doors import Door
 from proxy.http1.proxyheader import BadHeaderError, Reader
 from proxy.settings import Listener, OriginTls, Tls
+from proxy.tls import Certificate
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -220,6 +221,14 @@ class TestTls:
         assert subject(writer) == "one"
         writer.transport.abort()
         assert (await ask(port, ssl=authority.client())).endswith(b"ok")
+
+    async def test_a_key_with_a_password_is_refused_and_not_asked_for(self, authority: Authority) -> None:
+        tls = authority.issue("one")
+        key = serialization.load_pem_private_key(Path(tls.key).read_bytes(), None)
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+        Path(tls.key).write_bytes(key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret")))
+        with pytest.raises(OSError, match="the key is encrypted"):
+            Certificate(tls)
 
     async def test_plain_http_is_not_served_there(self, rig: Any, door: Opened, authority: Authority) -> None:
         here = await rig()
@@ -531,13 +540,15 @@ class TestOrigins:
         (answer,) = await here.talk(GET, "GET")
         assert answer.body == b"ok"
 
-    async def test_a_certificate_nobody_knows_is_502(self, rig: Any, authority: Authority, secure: Any) -> None:
+    async def test_a_certificate_nobody_knows_is_502(
+        self, rig: Any, authority: Authority, secure: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         port = await secure(lambda writer: writer.write(OK))
         here = await rig(origin=f"https://localhost:{port}")
         here.errors = _Only(here.errors, "SSL")
         (answer,) = await here.talk(GET, "GET")
         assert answer.status == 502
-        assert b"certificate" in answer.body
+        assert "certificate verify failed" in capsys.readouterr().out
 
     async def test_a_certificate_for_another_name_is_502(self, rig: Any, authority: Authority, secure: Any) -> None:
         port = await secure(lambda writer: writer.write(OK))
