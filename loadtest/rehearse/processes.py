@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 END_WITHIN_S: Final = 4.0
+PORTS_TRIED: Final = 100
 _JAR: Final = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 _MAIN: Final = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
@@ -27,11 +29,18 @@ class StageError(Exception):
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nothing listens on, below those that the kernel gives to connections.
+
+    One of those could be taken by anybody's connection before, or while, nobody listens on it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    dice = random.Random()  # noqa: S311 - no secret
+    for _ in range(PORTS_TRIED):
+        port = dice.randrange(max(1024, lowest - 12_000), lowest)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StageError(f"no free port of 127.0.0.1 below {lowest} was found in {PORTS_TRIED} attempts")
 
 
 async def until(condition: Callable[[], Any], within_s: float, every_s: float = 0.05) -> bool:
