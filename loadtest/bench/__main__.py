@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     found = table.lines(rows)
-    told = ["```", *machine.said(facts), "", *found, "```"]
+    told = ["```text", *machine.said(facts), "", *found, "```"]
     document = {"name": "bench", "told": told, "machine": facts, "rows": [row.to_json() for row in rows]}
     asked.json.write_text(json.dumps(document, indent=1) + "\n")
     if asked.page is not None:

@@ -239,7 +239,7 @@ def main(argv: list[str]) -> int:
         return 1
     if asked.plots is not None:
         write_plots(curves, asked.plots)
-    told = ["```", *machine.said(facts), "```", "", *lines(curves, asked.plots)]
+    told = ["```text", *machine.said(facts), "```", "", *lines(curves, asked.plots)]
     document = {"name": "scale", "told": told, "machine": facts, "curves": [curve.to_json() for curve in curves]}
     asked.json.write_text(json.dumps(document, indent=1) + "\n")
     if asked.page is not None:

@@ -47,6 +47,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     """The lines of a page's shell blocks, and those of its unnamed blocks that begin with a program."""
     programs = {"phasegate", "make", "python", *ELSEWHERE}
     for _, language, block in FENCE.findall(page.read_text()):
+        if language == "text":
+            continue  # what a program said
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if language == "sh" or line.split(" ")[0] in programs else []
             if words and (language == "sh" or words[0] in programs):
