@@ -58,6 +58,7 @@ S_INFLIGHT_TARGET: Final = 2
 S_INFLIGHT_OLD: Final = 3
 S_LAST_TARGET_START: Final = 4
 S_BEHIND_SINCE: Final = 5
+S_VOLATILE: Final = (S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_BEHIND_SINCE)  # 0 without a process
 S_GAUGES: Final = 8
 SHARE_CELLS: Final = S_GAUGES + 16
 assert len(GAUGES) <= 16
@@ -364,7 +365,7 @@ class Board:
         self.cells[base + W_CONNECTIONS] = 0
         for m in range(len(self.layout.migrations)):
             share = self.layout.share(slot, m)
-            for cell in (S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_BEHIND_SINCE):
+            for cell in S_VOLATILE:
                 self.cells[share + cell] = 0
             self.cells[share + _LOST] += self.cells[share + _PENDING]
             self.cells[share + _PENDING] = 0

@@ -65,12 +65,7 @@ class Share:
         ]  # by those who had the row before
         self._open: set[Flight] = set()  # on the target
         # A fresh process has nothing in flight, and has seen what is published now.
-        for volatile in (
-            board.S_INFLIGHT_SOURCE,
-            board.S_INFLIGHT_TARGET,
-            board.S_INFLIGHT_OLD,
-            board.S_BEHIND_SINCE,
-        ):
+        for volatile in board.S_VOLATILE:
             cells[self._own + volatile] = 0
         self.generation = cells[self._word] >> 32
         cells[self._own + board.S_GENERATION] = self.generation
