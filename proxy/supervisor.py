@@ -65,13 +65,13 @@ class Launch:
 class _Child:
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
+    board: board.Board  # the one it was started with: a new config may have brought another since
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     started_ns: int = 0
     history: History = field(default_factory=History)
     due: float = 0.0  # when to start it, while it has no process
     row: int = -1  # a worker's
-    board: board.Board | None = None  # the one it was started with: a new config may have brought another since
 
 
 def _is_alive(pid: int) -> bool:
@@ -102,7 +102,7 @@ class Supervisor:
         self._sockets = [bind(door.address, self._workers, patience_s) for door in plan.proxy.doors()]
         (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
         self._board = self._open_board(plan)
-        self._control = _Child("control", self._start_control)
+        self._control = _Child("control", self._start_control, self._board)
         self._slots = [self._slot(i) for i in range(self._workers)]
         self._leaving: list[_Child] = []  # replaced workers that are still draining
         self._replacing: list[int] = []  # slots whose worker is yet to be replaced
@@ -201,7 +201,7 @@ class Supervisor:
         return [self._control, *self._slots, *successor, *self._leaving]
 
     def _slot(self, index: int) -> _Child:
-        child = _Child(f"worker {index}", lambda: self._start_worker(index, child))
+        child = _Child(f"worker {index}", lambda: self._start_worker(index, child), self._board)
         return child
 
     def _keep(self, child: _Child) -> None:
@@ -217,7 +217,7 @@ class Supervisor:
             self._end_hung(child)
             return
         child.process = None
-        if child.row >= 0 and child.board is not None:
+        if child.row >= 0:
             child.board.clear_volatile(child.row)
         if child in self._leaving:
             self._leaving.remove(child)
@@ -234,7 +234,6 @@ class Supervisor:
     def _end_hung(self, child: _Child) -> None:
         """A process that shows no life holds what it holds for ever: end it, and its successor takes over."""
         assert child.process is not None
-        assert child.board is not None
         if child.row >= 0:
             beat, limit = child.board.worker(child.row).heartbeat, _WORKER_HUNG_S
         else:
@@ -319,9 +318,8 @@ class Supervisor:
         """One step of replacing workers: a successor first, and only when it serves, the old one leaves."""
         if self._successor is not None:
             index, child = self._successor
-            if child.process is None or child.board is None:
-                return
-            if child.board.worker(child.row).pid != child.process.pid:
+            alive = child.process is not None and child.board.worker(child.row).pid == child.process.pid
+            if not alive:
                 return
             old, self._slots[index] = self._slots[index], child
             self._successor = None
