@@ -14,20 +14,14 @@ from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
+from loadtest.ports import free_port
+
 REPOSITORY = Path(__file__).parents[1]
 PICTURE = REPOSITORY / "docs" / "dashboard.png"
 PHASE_S = 45
 WIDTH, HEIGHT = 1440, 1000
 WITHIN_S = 120
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-
-
-def free_port() -> int:
-    """A port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(address: str) -> None:

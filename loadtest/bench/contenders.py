@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from loadtest import procfs
+from loadtest import ports, procfs
 from loadtest.api import Api
 
 STARTED_WITHIN_S: Final = 60.0
@@ -61,11 +60,11 @@ class Place:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """As ``ports.free_port``. Raises ``BenchError``."""
+    try:
+        return ports.free_port()
+    except OSError as error:
+        raise BenchError(str(error)) from None
 
 
 @dataclass

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import http.client
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from loadtest import ports
+
 ROOT: Final = Path(__file__).parents[2]
 END_WITHIN_S: Final = 4.0
-PORTS_TRIED: Final = 100
 _JAR: Final = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 _MAIN: Final = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 
@@ -29,18 +28,11 @@ class StageError(Exception):
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on, below those that the kernel gives to connections.
-
-    One of those could be taken by anybody's connection before, or while, nobody listens on it.
-    """
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    dice = random.Random()  # noqa: S311 - no secret
-    for _ in range(PORTS_TRIED):
-        port = dice.randrange(max(1024, lowest - 12_000), lowest)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise StageError(f"no free port of 127.0.0.1 below {lowest} was found in {PORTS_TRIED} attempts")
+    """As ``ports.free_port``. Raises ``StageError``."""
+    try:
+        return ports.free_port()
+    except OSError as error:
+        raise StageError(str(error)) from None
 
 
 async def until(condition: Callable[[], Any], within_s: float, every_s: float = 0.05) -> bool:

@@ -1,0 +1,26 @@
+"""Ports for what is started to be measured or broken."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from pathlib import Path
+from typing import Final
+
+PORTS_TRIED: Final = 100
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on, below those that the kernel gives out. Raises ``OSError``.
+
+    One of those could be taken by anybody's connection before, or while, nobody listens on it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    dice = random.Random()  # noqa: S311 - no secret
+    for _ in range(PORTS_TRIED):
+        port = dice.randrange(max(1024, lowest - 12_000), lowest)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free port of 127.0.0.1 below {lowest} was found in {PORTS_TRIED} attempts")
