@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from control.acts import raised
 from control.phases import FULL_BP, phase_at_or_below
-from control.rollout import raised
 from control.states import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step
 
 

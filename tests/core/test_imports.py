@@ -36,7 +36,7 @@ MUST_BE_PURE = {
     *("backends/operations.py", "backends/documents.py", "backends/errors.py", "backends/firestore/codec.py"),
     *("backends/resilience/breaker.py", "proxy/http1/head.py", "proxy/http1/body.py", "proxy/routes.py"),
     *("proxy/splitter.py", "proxy/histogram.py", "proxy/supervision.py"),
-    *("control/phases.py", "control/states.py", "control/rollout.py"),
+    *("control/phases.py", "control/states.py", "control/rollout.py", "control/acts.py"),
     *("control/judge.py", "control/commands.py"),
 }
 
