@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,8 @@ import structlog
 from aiohttp import web
 
 from backends import openapi as data_openapi
-from control import commands, metrics, openapi, report
+from control import answers, commands, metrics, openapi, report
+from control.answers import Problem, whole
 from control.auth import (
     COOKIE,
     CSRF_HEADER,
@@ -30,20 +30,20 @@ from control.auth import (
 )
 from control.checks import Check
 from control.commands import Command, Malformed
-from control.coordinator import Coordinator, Refused
-from control.events import TooMany
+from control.coordinator import Coordinator
+from control.execution import Refused
 from control.history import STEPS
 from control.openapi import ENDPOINTS, Endpoint
 from control.sessions import Session
 from control.settings import LOOPBACK, Settings, address
 from control.status import audit_document
 from control.store import Line, StoreError, StoreThread
+from control.stream import Streams
 from proxy.board import Board
 
 _log = structlog.get_logger("phasegate.api")
 
 BODY_MAX: Final = 64 * 1024
-REPLAY_MAX: Final = 1000  # audit entries given again to a reader who comes back
 STATIC: Final = Path(__file__).parent / "dashboard"
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -64,16 +64,6 @@ Plain = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 
 
-class Problem(Exception):  # noqa: N818 - an answer, not an error of ours
-    """An error answer."""
-
-    def __init__(self, status: int, code: str, message: str, hint: str = "", headers: Mapping[str, str] = {}) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"code": code, "message": message, "hint": hint}}
-        self.headers = headers
-
-
 class Api:
     """The application's handlers, by the endpoint's name."""
 
@@ -92,7 +82,7 @@ class Api:
         self._gatekeeper = gatekeeper
         self._board = board
         self._dry_run = dry_run
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams = Streams(store, _HEADERS)
 
     def application(self) -> web.Application:
         """The aiohttp application: every endpoint of the table, and the dashboard's files."""
@@ -102,7 +92,7 @@ class Api:
             app.router.add_route(endpoint.method.upper(), endpoint.path, self._guarded(endpoint, handler))
         app.router.add_get("/admin/migration", self._page)
         app.router.add_get("/admin/static/{path:.*}", self._static)
-        app.on_shutdown.append(self._end_streams)
+        app.on_shutdown.append(self._streams.end)
         return app
 
     # Around every call.
@@ -113,19 +103,19 @@ class Api:
         try:
             response = await handler(request)
         except Problem as problem:
-            response = _json(problem.body, problem.status, problem.headers)
+            response = answers.document(problem.body, problem.status, problem.headers)
         except web.HTTPRequestEntityTooLarge:
-            response = _error(413, "too_large", f"the body is larger than {BODY_MAX} bytes")
+            response = answers.error(413, "too_large", f"the body is larger than {BODY_MAX} bytes")
         except web.HTTPMethodNotAllowed as refused:
             allow = ", ".join(sorted(refused.allowed_methods))
-            response = _error(405, "method_not_allowed", f"this takes {allow}", {"Allow": allow})
+            response = answers.error(405, "method_not_allowed", f"this takes {allow}", {"Allow": allow})
         except web.HTTPException as other:
-            response = _error(other.status, "not_found" if other.status == 404 else "refused", other.reason)
+            response = answers.error(other.status, "not_found" if other.status == 404 else "refused", other.reason)
         except StoreError as error:
-            response = _error(503, "store_failed", f"the store cannot be read: {error}")
+            response = answers.error(503, "store_failed", f"the store cannot be read: {error}")
         except Exception:
             _log.exception("request failed", method=request.method, path=request.path)
-            response = _error(500, "internal", "a mistake of ours; the log has it")
+            response = answers.error(500, "internal", "a mistake of ours; the log has it")
         if not response.prepared:
             for name, value in _HEADERS.items():
                 response.headers.setdefault(name, value)
@@ -197,10 +187,10 @@ class Api:
                     "routes": settings.routes,
                 }
             )
-        return _json({"migrations": found})
+        return answers.document({"migrations": found})
 
     async def _status(self, request: web.Request, who: Identity) -> web.Response:
-        return _json(self._coordinator(request).status())
+        return answers.document(self._coordinator(request).status())
 
     async def _act(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
@@ -216,7 +206,9 @@ class Api:
             raise Problem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
         if command.dry_run:
             checks = await self._dry_run()
-            return _json(coordinator.status() | {"checks": [msgspec.to_builtins(check) for check in checks]})
+            return answers.document(
+                coordinator.status() | {"checks": [msgspec.to_builtins(check) for check in checks]}
+            )
         return await self._carry_out(coordinator, command)
 
     async def _reset(self, request: web.Request, who: Identity) -> web.Response:
@@ -232,31 +224,31 @@ class Api:
             await asyncio.shield(task)
         except Refused as refused:
             raise Problem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
-        return _json(coordinator.status())
+        return answers.document(coordinator.status())
 
     async def _audit(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
-        limit = _whole(request, "limit", 100, 1, 1000)
-        before = _whole(request, "cursor", None, 0, 10**18)
+        limit = whole(request.query, "limit", 100, 1, 1000)
+        before = whole(request.query, "cursor", None, 0, 10**18)
         assert limit is not None
         lines = await self._store.audit(coordinator.name, limit, before)
         more = len(lines) == limit and lines[-1].seq > 1
-        return _json(
+        return answers.document(
             {"entries": [audit_document(line) for line in lines], "next_cursor": str(lines[-1].seq) if more else None}
         )
 
     async def _verify(self, request: web.Request, who: Identity) -> web.Response:
         found = await self._store.verify(self._coordinator(request).name)
-        return _json({"whole": not found, "problems": found})
+        return answers.document({"whole": not found, "problems": found})
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
-        return _json(self._coordinator(request).figures())
+        return answers.document(self._coordinator(request).teller.figures())
 
     async def _history(self, request: web.Request, who: Identity) -> web.Response:
-        step = _whole(request, "step", STEPS[0], STEPS[0], STEPS[-1])
+        step = whole(request.query, "step", STEPS[0], STEPS[0], STEPS[-1])
         if step not in STEPS:
             raise Problem(400, "malformed", f"step: expected one of {', '.join(map(str, STEPS))}")
-        response = _json(self._coordinator(request).history.document(step))
+        response = answers.document(self._coordinator(request).teller.history.document(step))
         response.enable_compression()  # an hour of seconds is mostly the same few digits
         return response
 
@@ -264,7 +256,8 @@ class Api:
         coordinator = self._coordinator(request)
         lines = await self._store.run(coordinator.name)
         # What the store has not taken yet belongs to the run all the same.
-        unsaved = [Line(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in coordinator.unsaved()]
+        waiting = coordinator.outbox.entries
+        unsaved = [Line(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
         settings = coordinator.settings
         made = report.build_report(
             coordinator.name,
@@ -277,57 +270,22 @@ class Api:
         # The chain's head vouches for every entry up to it.
         last = lines[-1] if lines else None
         trail = {"entries": last.seq if last else 0, "hash": last.hash if last else None}
-        return _json(made | {"audit": trail})
+        return answers.document(made | {"audit": trail})
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)
-        last = _whole_text(request.headers.get("Last-Event-ID"), "Last-Event-ID", None, 0, 10**18)
-        try:
-            subscription = coordinator.hub.subscribe()
-        except TooMany as error:
-            raise Problem(503, "too_many_readers", str(error), "Close one of them.") from None
-        task = asyncio.current_task()
-        assert task is not None
-        self._streams.add(task)
-        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
-        try:
-            known = [] if last is None else await self._store.audit(coordinator.name, REPLAY_MAX)
-            await response.prepare(request)
-            for line in _missed(known, last):
-                await response.write(_event("audit", audit_document(line)))
-            await response.write(_event("status", coordinator.status()))
-            # What was written while the trail was read waits in the subscription too. By hash and not by number:
-            # where a store was set aside, the numbers began anew.
-            given = {line.hash for line in known}
-            while not subscription.lagged:
-                for kind, data in await subscription.get():
-                    if kind != "audit" or data["hash"] not in given:
-                        await response.write(_event(kind, data))
-            await response.write(_event("lagged", {}))
-            return response
-        except (ConnectionError, asyncio.CancelledError):
-            # The reader has gone, or this process is ending.
-            return response
-        finally:
-            self._streams.discard(task)
-            coordinator.hub.leave(subscription)
-
-    async def _end_streams(self, app: web.Application) -> None:
-        for task in self._streams:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)
+        return await self._streams.answer(request, coordinator.teller.hub, coordinator.name, coordinator.status)
 
     # Sessions.
 
     async def _session(self, request: web.Request, who: Identity) -> web.Response:
-        return _json(identity_document(who))
+        return answers.document(identity_document(who))
 
     async def _login(self, request: web.Request, who: Identity) -> web.Response:
         if self._gatekeeper.open or who.session is not None:
-            return _json(identity_document(who))
+            return answers.document(identity_document(who))
         cookie, session = self._gatekeeper.begin(who)
-        response = _json(_session_document(session))
+        response = answers.document(_session_document(session))
         secure = request.headers.get("Origin", "").startswith("https:") or request.secure
         age = int(self._settings.control.session_s)
         response.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="Strict", secure=secure, path="/")
@@ -335,7 +293,7 @@ class Api:
 
     async def _logout(self, request: web.Request, who: Identity) -> web.Response:
         self._gatekeeper.end(request.cookies.get(COOKIE))
-        response = _json({"ok": True})
+        response = answers.document({"ok": True})
         response.del_cookie(COOKIE, path="/")
         return response
 
@@ -346,18 +304,18 @@ class Api:
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request, who: Identity) -> web.Response:
-        return _json({"ok": True})
+        return answers.document({"ok": True})
 
     async def _readyz(self, request: web.Request, who: Identity) -> web.Response:
         states = {name: coordinator.state.state.value for name, coordinator in self._coordinators.items()}
         ready = all(coordinator.ready for coordinator in self._coordinators.values())
-        return _json({"ok": ready, "migrations": states}, 200 if ready else 503)
+        return answers.document({"ok": ready, "migrations": states}, 200 if ready else 503)
 
     async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
-        return _json(openapi.document(_version(), open_to_all=self._gatekeeper.open))
+        return answers.document(openapi.document(_version(), open_to_all=self._gatekeeper.open))
 
     async def _openapi_data(self, request: web.Request, who: Identity) -> web.Response:
-        return _json(data_openapi.document(_version()))
+        return answers.document(data_openapi.document(_version()))
 
     # The dashboard.
 
@@ -377,42 +335,6 @@ class Api:
 
 def _session_document(session: Session) -> Json:
     return {"name": session.name, "role": session.role, "csrf": session.csrf}
-
-
-def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
-
-
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return _json({"error": {"code": code, "message": message, "hint": ""}}, status, headers)
-
-
-def _event(kind: str, data: Json) -> bytes:
-    number = b"id: %d\n" % data["seq"] if kind == "audit" else b""
-    return b"%sevent: %s\ndata: %s\n\n" % (number, kind.encode(), orjson.dumps(data))
-
-
-def _missed(known: Sequence[Line], last: int | None) -> list[Line]:
-    """Of the newest lines, newest first: those after number ``last``, oldest first.
-
-    A number that the trail has not reached is of a trail before it, which was set aside: of this one all is new.
-    """
-    if last is None or not known:
-        return []
-    after = last if last <= known[0].seq else 0
-    return [line for line in reversed(known) if line.seq > after]
-
-
-def _whole(request: web.Request, name: str, default: int | None, low: int, high: int) -> int | None:
-    return _whole_text(request.query.get(name), name, default, low, high)
-
-
-def _whole_text(text: str | None, name: str, default: int | None, low: int, high: int) -> int | None:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
-        raise Problem(400, "malformed", f"{name}: expected a whole number from {low} to {high}")
-    return int(text)
 
 
 def _network(remote: str | None) -> str:

@@ -39,3 +39,8 @@ class SystemClock:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
+
+
+def ns(seconds: float | None) -> int:
+    """A reading of the monotonic clock as the board has it: nanoseconds, and 0 for none."""
+    return 0 if seconds is None else int(seconds * 1e9)

@@ -31,14 +31,14 @@ class Worker(NamedTuple):
     last_target_start: int
 
 
-def workers(board: Board, m: int, now_ns: int) -> list[Worker]:
-    """Every worker that has a process."""
+def workers(board: Board, m: int, mono: float) -> list[Worker]:
+    """Every worker that has a process, as it is at a moment (CLOCK_MONOTONIC seconds)."""
     found = []
     for row in board.workers():
         if not row.pid:
             continue
         share = board.share(row.slot, m)
-        age = max(0.0, (now_ns - row.heartbeat) / 1e9)
+        age = max(0.0, mono - row.heartbeat / 1e9)
         found.append(
             Worker(
                 row.slot,
@@ -106,11 +106,11 @@ class Lag(NamedTuple):
     lost: int  # since boot: what it will never be told
 
 
-def lag(board: Board, m: int, now_ns: int) -> Lag:
+def lag(board: Board, m: int, mono: float) -> Lag:
     """How far the target is behind, over all workers."""
-    since = min((share.behind_since for share in board.shares(m) if share.behind_since), default=now_ns)
+    since = min((share.behind_since / 1e9 for share in board.shares(m) if share.behind_since), default=mono)
     gauges = board.gauges(m)
-    return Lag(max(0.0, (now_ns - since) / 1e9), sum(gauges["mirror_pending"]), sum(gauges["mirror_lost"]))
+    return Lag(max(0.0, mono - since), sum(gauges["mirror_pending"]), sum(gauges["mirror_lost"]))
 
 
 def _since(now: Series, earlier: Series) -> Series:

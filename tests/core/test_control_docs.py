@@ -30,7 +30,7 @@ def test_every_action_is_on_the_page_with_what_it_takes() -> None:
 
 def test_every_error_code_is_on_the_page() -> None:
     text = (DOCS / "control-api.md").read_text()
-    source = "".join((DOCS.parent / "control" / name).read_text() for name in ("api.py", "coordinator.py"))
-    codes = set(re.findall(r"(?:Problem\(|_error\(|Refused\()\s*(?:\d+, )?\"([a-z_]+)\"", source))
+    source = "".join(path.read_text() for path in (DOCS.parent / "control").glob("*.py"))
+    codes = set(re.findall(r"(?:Problem\(|\berror\(|Refused\()\s*(?:\d+, )?\"([a-z_]+)\"", source))
     assert len(codes) > 10
     assert {code for code in codes - {"internal", "refused"} if f"`{code}`" not in text} == set()

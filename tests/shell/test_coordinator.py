@@ -16,7 +16,8 @@ from backends.arm import TARGET
 from backends.errors import FaultKind
 from control.checks import Check
 from control.commands import Command
-from control.coordinator import Coordinator, Refused
+from control.coordinator import Coordinator
+from control.execution import Refused
 from control.judge import Outcome, Verdict
 from control.states import Entry, Event, Now, On, State
 from control.store import Checkpoint, Line, StoreError, StoreThread
@@ -153,7 +154,7 @@ class Scene:
 async def scene(make_board: Callable[..., Board], settings_of: Make) -> Any:
     made = Scene(make_board(), settings_of(LONG))
     await made.coordinator.recover()
-    saver = asyncio.create_task(made.coordinator._outbox.run())
+    saver = asyncio.create_task(made.coordinator.outbox.run())
     yield made
     saver.cancel()
 
@@ -277,7 +278,7 @@ async def test_an_abort_during_the_health_check_of_a_start_wins(scene: Scene) ->
         await gate.wait()
         return []
 
-    scene.coordinator._health = slow
+    scene.coordinator.readiness._health = slow
     task = asyncio.create_task(scene.coordinator.act(Command("start", "test")))
     await scene.settle()
     await scene.act("abort")
@@ -308,7 +309,7 @@ async def test_a_new_process_after_the_lease_holds_at_0_and_resumes_where_it_was
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    saver = asyncio.create_task(scene.coordinator._outbox.run())
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
     await scene.act("resume")
     assert (scene.coordinator.state.phase, scene.weight) == (1, 2500)
     saver.cancel()
@@ -321,7 +322,7 @@ async def test_a_reboot_holds_at_0_until_an_operator_resumes(scene: Scene, make_
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.PAUSED, 0)
-    saver = asyncio.create_task(scene.coordinator._outbox.run())
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
     await scene.act("resume")
     assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 500)
     saver.cancel()
@@ -345,7 +346,7 @@ async def test_without_a_checkpoint_what_is_in_flight_goes_to_0(scene: Scene) ->
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    assert [entry.kind for _, entry in scene.coordinator.unsaved()] == ["recovered"]
+    assert [entry.kind for _, entry in scene.coordinator.outbox.entries] == ["recovered"]
 
 
 async def test_a_checkpoint_that_cannot_be_understood_is_as_none_and_kept_in_the_trail(scene: Scene) -> None:
@@ -354,7 +355,7 @@ async def test_a_checkpoint_that_cannot_be_understood_is_as_none_and_kept_in_the
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    (_, note), (_, recovered) = scene.coordinator.unsaved()
+    (_, note), (_, recovered) = scene.coordinator.outbox.entries
     assert (note.kind, recovered.kind) == ("note", "recovered")
     assert "cannot be understood" in note.detail["note"]
     assert note.detail["checkpoint"] == '{"rollout": {"state": "flying"}}'
@@ -369,7 +370,7 @@ async def begin_anew(scene: Scene) -> AsyncIterator[Callable[..., Awaitable[None
         scene.board = board or scene.board
         scene.coordinator = scene.make()
         await scene.coordinator.recover()
-        savers.append(asyncio.create_task(scene.coordinator._outbox.run()))
+        savers.append(asyncio.create_task(scene.coordinator.outbox.run()))
         await scene.settle()
 
     yield begin
@@ -395,7 +396,7 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
             await scene.act(action, force=True, reason="go")
         assert (caught.value.code, scene.weight) == ("store_failed", 0)
     scene.store.unreadable = None
-    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
+    await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
     assert scene.board.word(0).flags & boards.PINNED
     assert scene.store.entries[-1] == "recovered"
@@ -420,7 +421,7 @@ async def test_what_is_in_flight_goes_on_once_a_store_is_read(
     assert scene.leased_s == pytest.approx(3.0)
     scene.store.unreadable = None
     scene.store.readable.set()
-    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
+    await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     s = scene.coordinator.state
     assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
     await scene.act("advance")
@@ -440,7 +441,7 @@ async def test_a_way_down_needs_no_store_and_holds_when_it_is_read(
     weight, state = scene.weight, scene.coordinator.state.state
     assert weight < 2500
     scene.store.unreadable = None
-    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
+    await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     after = scene.coordinator.state
     assert (scene.weight, after.state) == (weight, state)
     assert after.revision > before.revision
@@ -458,7 +459,7 @@ async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
     await begin_anew()
     assert scene.weight == 0
     scene.store.unreadable = None
-    await until(lambda: scene.coordinator._outbox.known and not scene.coordinator.unsaved())
+    await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
     assert scene.coordinator.state.resume_phase == 0
 
@@ -503,9 +504,9 @@ async def test_an_end_during_a_save_writes_every_entry_once(
     running = asyncio.create_task(scene.coordinator.run())
     await until(lambda: scene.store.entries == ["recovered"])
     scene.store.open.clear()
-    scene.coordinator._apply(Event(On.ABORT, actor="ann"))
+    scene.coordinator.apply(Event(On.ABORT, actor="ann"))
     await until(lambda: scene.store.waiting)
-    scene.coordinator._apply(Event(On.RESET, actor="ann"))
+    scene.coordinator.apply(Event(On.RESET, actor="ann"))
     running.cancel()
     closing = asyncio.create_task(scene.coordinator.close())
     if hangs:  # it takes what it was at, after all, and nothing else
@@ -573,7 +574,7 @@ async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_
         make_board(), settings_of({"migrations": {"phase6": LONG["migrations"]["phase6"] | {"freezes": [freeze]}}})
     )
     await scene.coordinator.recover()
-    saver = asyncio.create_task(scene.coordinator._outbox.run())
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
     await scene.act("start")
     answered = asyncio.Event()
 
@@ -581,7 +582,7 @@ async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_
         await answered.wait()
         return []
 
-    scene.coordinator._health = slow
+    scene.coordinator.readiness._health = slow
     scene.coordinator._consider(EARNED, scene.clock.now())
     await scene.settle()
     if change is not None:
