@@ -7,11 +7,13 @@ input: the control port's inherited socket, the board's place, and the settings.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +30,8 @@ _log = structlog.get_logger("phasegate.control")
 STORE: Final = "control.db"
 SESSIONS: Final = "sessions.json"
 USAGE: Final = 2
+NICENESS: Final = -20
+"""The control process's, where the system grants it: it works little, and no rollback must wait behind the load."""
 
 
 def serve(config: str | Path) -> int:
@@ -84,6 +88,8 @@ def main() -> None:
 
     orders = msgspec.json.decode(child.read_orders(), type=Orders)
     child.die_with_parent()
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     logs.configure("control")
     uvloop.run(control(orders))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import psutil
 
 from backends.firestore.emulator import Emulator
+from control.serve import NICENESS
 
 Start = Callable[..., Any]
 Wait = Callable[..., None]
@@ -163,6 +166,16 @@ def test_a_hung_control_plane_loses_its_lease_and_the_source_answers_everything(
     lapsed_s = (counts["last_start_ns"]["firestore"] - stopped_ns) / 1e9
     assert lapsed_s < 1.5, "the lease of 1 s, and half a second for the machine"
     assert counts["failed"] == 0, counts["examples"]
+
+
+def test_control_goes_before_the_load_where_the_system_grants_it(serving: Start, emulated: str) -> None:
+    asked = subprocess.run([sys.executable, "-c", f"import os; os.setpriority(os.PRIO_PROCESS, 0, {NICENESS})"])
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    running = serving(emulated, HALF)
+    (control,) = running.processes("control.serve")
+    assert control.nice() == (NICENESS if asked.returncode == 0 else ours)
+    workers = [worker["pid"] for worker in running.client.status()["workers"]]
+    assert [psutil.Process(pid).nice() for pid in workers] == [ours] * len(workers)
 
 
 def test_a_restart_holds_the_migration_where_it_was_and_ends_without_a_trace(
