@@ -28,6 +28,7 @@ from control.auth import (
     identity_document,
     same_origin,
 )
+from control.chain import Line
 from control.checks import Check
 from control.commands import Command, Malformed
 from control.coordinator import Coordinator
@@ -37,7 +38,7 @@ from control.openapi import ENDPOINTS, Endpoint
 from control.sessions import Session
 from control.settings import LOOPBACK, Settings, address
 from control.status import audit_document
-from control.store import Line, StoreError, StoreThread
+from control.store import StoreError, StoreThread
 from control.stream import Streams
 from proxy.board import Board
 
@@ -239,7 +240,7 @@ class Api:
 
     async def _verify(self, request: web.Request, who: Identity) -> web.Response:
         found = await self._store.verify(self._coordinator(request).name)
-        return answers.document({"whole": not found, "problems": found})
+        return answers.document({"whole": not found.problems} | found._asdict())
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
         return answers.document(self._coordinator(request).teller.figures())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from control.cli_base import CONFIG, EPILOG, Commands, api, config_option, proxy, version
+from control.cli_base import CONFIG, EPILOG, Commands, api, api_options, client, config_option, proxy, version
 from control.cli_base import settings as read_settings
 from control.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, USAGE, Stop
 
@@ -229,6 +229,20 @@ def audit(client: Client, limit: int, cursor: str | None, as_json: bool) -> None
     from control.tables import print_audit
 
     print_audit(page)
+
+
+@main.command()
+@api_options
+@click.option("--store", type=click.Path(exists=True, dir_okay=False), help="Read this control.db, and ask nobody.")
+def verify(store: str | None, url: str | None, migration: str | None, config: str) -> None:
+    """Check that the audit trail is what was written.
+
+    Exit codes: 0 it is, 3 it is not, 5 the control plane cannot be reached.
+    """
+    from control import cli_verify
+
+    trails = cli_verify.read(Path(store)) if store else cli_verify.asked(client(url, migration, config))
+    sys.exit(cli_verify.tell(trails))
 
 
 @main.command()

@@ -28,7 +28,7 @@ SECTIONS: Final = {
     "Set up": ("init", "token", "check", "seed"),
     "Run": ("serve", "demo", "loadtest"),
     "Migrate": ("start", "advance", "pause", "resume", "rollback", "abort", "reset"),
-    "Look": ("status", "watch", "audit", "report"),
+    "Look": ("status", "watch", "audit", "verify", "report"),
 }
 
 
@@ -92,14 +92,18 @@ def api(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, url: str | None, migration: str | None, config: str, **kwargs: Any) -> Any:
         return command(*args, client=client(url, migration, config), **kwargs)
 
-    wrapped: Callable[..., Any] = update_wrapper(run, command)
+    return api_options(update_wrapper(run, command))
+
+
+def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``client`` is made of: ``url``, ``migration`` and ``config``."""
     for option in (
         click.option("--migration", help="Which migration, where the configuration has several."),
         click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address."),
         config_option,
     ):
-        wrapped = option(wrapped)
-    return wrapped
+        command = option(command)
+    return command
 
 
 def client(url: str | None, migration: str | None, config: str) -> Client:

@@ -101,6 +101,10 @@ class Client:
         query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
         return self.call("GET", f"{self.base}/audit?{urlencode(query)}")
 
+    def verify(self) -> Json:
+        """Whether the audit trail's chain is whole."""
+        return self.call("GET", f"{self.base}/audit/verify")
+
     def metrics(self) -> Json:
         """The migration's figures in full."""
         return self.call("GET", f"{self.base}/metrics")

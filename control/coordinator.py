@@ -20,6 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from control import execution, faults, judge, observer
+from control.chain import Line
 from control.clock import Clock, ns
 from control.commands import Command
 from control.judge import Outcome, Verdict
@@ -34,7 +35,7 @@ from control.settings import Migration
 from control.snapshot import workers
 from control.states import Effect, Event, Notify, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
 from control.status import audit_document
-from control.store import Line, StoreError
+from control.store import StoreError
 from control.teller import Teller
 from proxy import board as boards
 from proxy.board import Board

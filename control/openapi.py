@@ -302,7 +302,7 @@ SCHEMAS: Final[dict[str, Json]] = {
     ),
     "Entry": _object(seq=_WHOLE, at=_TIME, kind=_TEXT, actor=_TEXT, detail=_MAP, previous=_TEXT, hash=_TEXT),
     "Audit": _object(entries=_list(_ref("Entry")), next_cursor=_or_null(_TEXT)),
-    "Verified": _object(whole=_BOOL, problems=_list(_TEXT)),
+    "Verified": _object(whole=_BOOL, problems=_list(_TEXT), entries=_WHOLE, hash=_TEXT),
     "Figures": _object(
         migration=_TEXT,
         operations=_list(_object(operation=_TEXT, arms=_BOTH, faults=_MAP, fallbacks=_WHOLE, client_errors=_WHOLE)),

@@ -15,10 +15,11 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 import structlog
 
+from control.chain import Line
 from control.clock import Clock
 from control.states import Entry
 from control.status import rfc3339
-from control.store import Checkpoint, Line, StoreError
+from control.store import Checkpoint, StoreError
 
 _log = structlog.get_logger("phasegate.outbox")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from control.chain import Line
 from control.phases import Phase, Thresholds
 from control.status import rfc3339
-from control.store import Line
 
 Json = dict[str, Any]
 _ROLLBACK_KEYS: Final = (

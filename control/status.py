@@ -8,11 +8,11 @@ from typing import Any
 
 from msgspec import to_builtins
 
+from control.chain import Line
 from control.judge import Verdict
 from control.phases import Phase
 from control.snapshot import Worker
 from control.states import Now, Rollout
-from control.store import Line
 
 Json = dict[str, Any]
 

@@ -4,13 +4,12 @@
 delays whoever awaits it and never the event loop.
 
 Each audit entry carries the SHA-256 of the one before it and its own content, a chain a migration. Each checkpoint
-carries the head of the chain, so that a chain cut short is found too. ``Store.verify`` follows the chain.
+carries the head of the chain, so that a chain cut short is found too. ``Store.verify`` and ``verify_file`` follow it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import sqlite3
@@ -24,6 +23,7 @@ from typing import Any, Final, TypeVar
 import structlog
 from msgspec import Struct
 
+from control.chain import Chain, Line, Trail, digest, genesis
 from control.states import Entry
 
 _log = structlog.get_logger("phasegate.store")
@@ -52,22 +52,11 @@ CREATE TABLE IF NOT EXISTS audit (
     PRIMARY KEY (migration, seq)
 ) STRICT, WITHOUT ROWID;
 """
+_MIGRATIONS: Final = "SELECT migration FROM checkpoint UNION SELECT migration FROM audit"
 
 
 class StoreError(Exception):
     """The store could not be written or read: full, read-only, locked or broken. In words for a person."""
-
-
-class Line(Struct, frozen=True):
-    """A line of the audit trail as it stands; ``at`` in Unix time."""
-
-    seq: int
-    at: float
-    kind: str
-    actor: str
-    detail: dict[str, Any]
-    previous: str
-    hash: str
 
 
 class Checkpoint(Struct, frozen=True):
@@ -75,17 +64,6 @@ class Checkpoint(Struct, frozen=True):
 
     document: str
     saved_at: float
-
-
-def genesis(migration: str) -> str:
-    """What the first entry of a chain follows."""
-    return hashlib.sha256(b"phasegate audit " + migration.encode()).hexdigest()
-
-
-def digest(previous: str, migration: str, seq: int, at: float, entry: Entry) -> str:
-    """The hash of an entry: over the one before it and everything it says."""
-    said = [previous, migration, seq, at, entry.kind, entry.actor, entry.detail]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class Store:
@@ -192,39 +170,16 @@ class Store:
         )
         return [_line(row) for row in rows]
 
-    def verify(self, migration: str) -> list[str]:
-        """Everything that is wrong with the migration's chain, in words; nothing where it is whole."""
-        return list(self._verify(migration))
-
-    def _verify(self, migration: str) -> Iterator[str]:
-        previous, expected = genesis(migration), 1
+    def verify(self, migration: str) -> Trail:
+        """Follow the migration's chain."""
         try:
-            cursor = self._db.execute(
-                "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? ORDER BY seq",
-                (migration,),
-            )
-            for row in cursor:
-                line = _line(row)
-                if line.seq != expected:
-                    yield f"entries {expected} to {line.seq - 1} are missing"
-                if line.previous != previous:
-                    yield f"entry {line.seq} does not follow the entry before it"
-                entry = Entry(line.kind, line.actor, line.detail)
-                if line.hash != digest(line.previous, migration, line.seq, line.at, entry):
-                    yield f"entry {line.seq} is not what was written"
-                previous, expected = line.hash, line.seq + 1
-        except (sqlite3.Error, json.JSONDecodeError) as error:
-            yield f"cannot be read after entry {expected - 1}: {error}"
-            return
-        found = self._query("SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?", (migration,))
-        if found and found[0] != (expected - 1, previous):
-            yield f"the checkpoint knows entry {found[0][0]} as the last, and the trail ends with {expected - 1}"
+            return _follow(self._db, migration)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
 
     def migrations(self) -> list[str]:
         """Every migration that has a line or a checkpoint."""
-        return [
-            row[0] for row in self._query("SELECT migration FROM checkpoint UNION SELECT migration FROM audit", ())
-        ]
+        return [row[0] for row in self._query(_MIGRATIONS, ())]
 
     def _query(self, sql: str, values: Sequence[object]) -> list[Any]:
         try:
@@ -292,7 +247,7 @@ class StoreThread:
         """As ``Store.run``."""
         return await self._call(lambda store: store.run(migration))
 
-    async def verify(self, migration: str) -> list[str]:
+    async def verify(self, migration: str) -> Trail:
         """As ``Store.verify``."""
         return await self._call(lambda store: store.verify(migration))
 
@@ -321,9 +276,47 @@ class StoreThread:
             raise
 
 
+def verify_file(path: Path) -> dict[str, Trail]:
+    """Follow every chain of a store's file, which may be in use, or a copy of one; changes nothing.
+
+    Raises ``StoreError`` where it cannot be read.
+    """
+    db = None
+    try:
+        # Without a log beside it nobody has it open: then it takes no lock, nor a folder that may be written for one.
+        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
+        db.execute("BEGIN")  # one moment's trails and checkpoints, whatever is written meanwhile
+        return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from error
+    finally:
+        if db is not None:
+            db.close()
+
+
+def _follow(db: sqlite3.Connection, migration: str) -> Trail:
+    chain = Chain(migration)
+    try:
+        rows = db.execute(
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? ORDER BY seq",
+            (migration,),
+        )
+        for row in rows:
+            chain.add(_line(row))
+    except (sqlite3.Error, StoreError) as error:
+        chain.broke(str(error))
+        return chain.end()
+    known = db.execute("SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?", (migration,)).fetchone()
+    return chain.end(known)
+
+
 def _line(row: Sequence[Any]) -> Line:
     seq, at, kind, actor, detail, previous, own = row
-    return Line(seq, at, kind, actor, json.loads(detail), previous, own)
+    try:
+        return Line(seq, at, kind, actor, json.loads(detail), previous, own)
+    except json.JSONDecodeError as error:
+        raise StoreError(f"entry {seq} is no JSON: somebody changed it") from error
 
 
 def _set_aside(path: Path) -> Path:

@@ -11,9 +11,10 @@ import orjson
 from aiohttp import web
 
 from control.answers import Problem, whole
+from control.chain import Line
 from control.events import Hub, TooMany
 from control.status import audit_document
-from control.store import Line, StoreThread
+from control.store import StoreThread
 
 REPLAY_MAX: Final = 1000  # audit entries given again to a reader who comes back
 

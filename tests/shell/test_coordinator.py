@@ -14,13 +14,14 @@ from msgspec.structs import replace
 
 from backends.arm import TARGET
 from backends.errors import FaultKind
+from control.chain import Line
 from control.checks import Check
 from control.commands import Command
 from control.coordinator import Coordinator
 from control.execution import Refused
 from control.judge import Outcome, Verdict
 from control.states import Entry, Event, Now, On, State
-from control.store import Checkpoint, Line, StoreError, StoreThread
+from control.store import Checkpoint, StoreError, StoreThread
 from proxy import board as boards
 from proxy.board import Board
 

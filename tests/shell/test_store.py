@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from control.states import Entry
-from control.store import Store, StoreError, StoreThread
+from control.store import Store, StoreError, StoreThread, verify_file
 
 
 def entry(kind: str) -> Entry:
@@ -35,7 +35,7 @@ def test_what_was_saved_is_there_after_a_new_start(store: Store, tmp_path: Path)
     assert [line.seq for line in again.audit("a", 3)] == [10, 9, 8]
     assert [line.seq for line in again.audit("a", 3, before=3)] == [2, 1]
     assert [line.seq for line in again.run("a")] == [9, 10]
-    assert again.verify("a") == []
+    assert not again.verify("a").problems
     again.close()
 
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_with_broken_bytes_is_read_as_it_is(store: Store, tmp_path:
 def test_each_migration_has_a_chain_of_its_own(store: Store) -> None:
     store.save("b", "{}", [(1.0, entry("start"))], 1.0)
     assert store.audit("b", 10)[0].seq == 1
-    assert store.verify("a") == store.verify("b") == []
+    assert store.verify("a").problems == store.verify("b").problems == ()
     assert store.migrations() == ["a", "b"]
 
 
@@ -71,7 +71,36 @@ def test_a_change_behind_its_back_is_found(store: Store, tmp_path: Path, change:
     with sqlite3.connect(tmp_path / "control.db") as other:
         other.execute(change)
     other.close()
-    assert any(said in problem for problem in store.verify("a"))
+    assert any(said in problem for problem in store.verify("a").problems)
+    assert verify_file(tmp_path / "control.db") == {"a": store.verify("a")}
+
+
+def test_an_entry_that_is_no_json_is_an_error_in_words(store: Store, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute("UPDATE audit SET detail = 'no json' WHERE migration = 'a' AND seq = 3")
+    other.close()
+    with pytest.raises(StoreError, match="entry 3 is no JSON"):
+        store.audit("a", 100)
+
+
+def test_a_copy_is_verified_and_left_as_it_is(store: Store, tmp_path: Path) -> None:
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    copy = tmp_path / "elsewhere" / "control.db"
+    copy.parent.mkdir()
+    copy.write_bytes((tmp_path / "control.db").read_bytes())
+    before = copy.read_bytes()
+    trails = verify_file(copy)
+    assert (trails["a"].entries, trails["a"].problems) == (10, ())
+    assert copy.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"no database at all " * 1000, b""])
+def test_what_is_no_store_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"other\.db: "):
+        verify_file(path)
+    assert path.read_bytes() == content
 
 
 def test_all_of_a_save_or_nothing(store: Store) -> None:
@@ -80,7 +109,7 @@ def test_all_of_a_save_or_nothing(store: Store) -> None:
         store.save("a", "{}", [(1.0, entry("abort")), (1.0, unwritable)], 1.0)
     assert store.audit("a", 1)[0].seq == 10
     store.save("a", "{}", [(1.0, entry("abort"))], 1.0)
-    assert store.verify("a") == []
+    assert not store.verify("a").problems
 
 
 def test_a_broken_file_is_set_aside_and_kept(tmp_path: Path) -> None:
@@ -120,7 +149,7 @@ def test_a_full_disk_is_an_error_in_words_and_passes(store: Store) -> None:
         store.save("a", "x" * 100_000, [(1.0, entry("abort"))], 1.0)
     store._db.execute("PRAGMA max_page_count = 1000000")
     store.save("a", "{}", [(1.0, entry("abort"))], 1.0)
-    assert store.verify("a") == []
+    assert not store.verify("a").problems
 
 
 def test_a_folder_that_is_not_there_is_an_error_in_words(tmp_path: Path) -> None:
@@ -157,7 +186,7 @@ async def test_a_file_that_breaks_while_it_is_used_is_set_aside_and_the_new_one_
     # Each migration's trail says it, once.
     assert [line.kind for line in await thread.save("b", "{}", [])] == ["note"]
     assert [line.kind for line in await thread.save("a", "{}", [(2.0, entry("pause"))])] == ["pause"]
-    assert await thread.verify("a") == await thread.verify("b") == []
+    assert (await thread.verify("a")).problems == (await thread.verify("b")).problems == ()
     assert told == ["new"]
     await thread.close()
 

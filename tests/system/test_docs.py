@@ -34,7 +34,7 @@ MAY_BE_REFUSED = {"check", "start", "advance", "pause", "resume"}
 # Programs of others: shown, and not run here.
 ELSEWHERE = {
     "firebase": "needs a project of Google's",
-    "schemathesis": "has an environment of its own; tests/shell/test_api.py asks at random too",
+    "schemathesis": "test_schema.py runs it",
 }
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 # Commands between backquotes in running text, or on a line set in by four spaces.

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from control.states import Entry
+from control.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 PHASES = [("half", 50, "10m")]
@@ -82,9 +86,26 @@ def test_a_port_in_use_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_trail_that_was_changed_is_told_with_the_entry(tmp_path: Path) -> None:
+    store = Store(tmp_path / "control.db")
+    store.save("phase6", "{}", [(1.0, Entry(kind, "ann", {})) for kind in ("start", "abort")], 2.0)
+    store.close()
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute("UPDATE audit SET actor = 'bob' WHERE seq = 2")
+    other.close()
+    changed = phasegate("verify", "--store", "control.db", cwd=tmp_path)
+    assert changed.returncode == 3
+    assert changed.stdout == "phase6: NOT whole, 2 entries:\n  entry 2 is not what was written\n"
+    (tmp_path / "notes.txt").write_text("nothing of the kind")
+    other_file = phasegate("verify", "--store", "notes.txt", cwd=tmp_path)
+    assert other_file.returncode == 2
+    assert "notes.txt" in other_file.stderr
+    assert "control.db" in other_file.stderr
+
+
 def test_an_unreachable_control_plane_has_its_own_exit_code(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{closed_port()}"
-    for command in ("status", "start", "rollback", "watch", "audit", "report", "advance", "pause", "abort"):
+    for command in ("status", "start", "rollback", "watch", "audit", "verify", "report", "advance", "pause", "abort"):
         done = phasegate(command, cwd=tmp_path, PHASEGATE_URL=url)
         assert done.returncode == 5, command
         assert url in done.stderr
@@ -173,8 +194,13 @@ def test_what_is_shown_can_be_read_by_scripts(serving: Callable[..., Any], emula
     assert json.loads(running.phasegate("resume", "--json").stdout)["state"] == "running"
     assert "aborted" in running.phasegate("abort").stdout
     trail = json.loads(running.phasegate("audit", "--json").stdout)
+    newest = trail["entries"][0]["hash"]
     assert any(entry["detail"].get("reason") == "lunch" for entry in trail["entries"])
     assert "lunch" in running.phasegate("audit").stdout
+    asked = running.phasegate("verify")
+    read = running.phasegate("verify", "--store", str(running.folder / "run" / "control.db"))
+    assert (asked.returncode, read.returncode) == (0, 0)
+    assert asked.stdout == read.stdout == f"phase6: whole, {len(trail['entries'])} entries, the last is {newest}\n"
     assert json.loads(running.phasegate("report", "--json").stdout)["outcome"] == "aborted"
     nowhere = running.phasegate("report", "--html", str(tmp_path / "nowhere" / "report.html"))
     assert nowhere.returncode == 2

@@ -21,7 +21,7 @@ CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conform
 
 
 def ask(folder: Path, *args: str, checks: tuple[str, ...] = CHECKS) -> int:
-    """Run schemathesis with a seed of its own, where its reports may lie; the number of cases, all of which passed."""
+    """Run schemathesis where what it writes may lie; the number of cases, all of which passed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     found = subprocess.run(
         [
@@ -61,7 +61,7 @@ def test_every_answer_to_a_data_request_is_as_its_document_says(running: Any, tm
 def test_every_answer_of_the_control_port_is_as_its_document_says(running: Any, tmp_path: Path) -> None:
     document = f"http://{running.control}/openapi.json"
     assert ask(tmp_path, document, "--header", f"Authorization: Bearer {running.token}") > 100
-    assert running.phasegate("audit", "--verify").returncode == 0
+    assert running.phasegate("verify").returncode == 0
 
 
 def test_without_credentials_nothing_changes_and_every_refusal_is_as_the_document_says(

@@ -1,0 +1,44 @@
+"""``phasegate verify``: whether the audit trail is what was written, asked of phasegate or of its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from control.chain import Trail
+from control.client import Client
+from control.exits import GATE, OK, USAGE, Stop
+from control.store import StoreError, verify_file
+
+
+def asked(client: Client) -> dict[str, Trail]:
+    """What the control plane says of its migration's trail."""
+    found = client.verify()
+    return {client.migration: Trail(found["entries"], found["hash"], tuple(found["problems"]))}
+
+
+def read(path: Path) -> dict[str, Trail]:
+    """Every trail of a control.db. Raises ``Stop``."""
+    try:
+        found = verify_file(path)
+    except StoreError as error:
+        raise Stop(
+            USAGE, f"{error}\nExpected a control.db of phasegate, or a copy with its -wal beside it."
+        ) from error
+    if not found:
+        raise Stop(USAGE, f"{path}: no migration is in it")
+    return found
+
+
+def tell(trails: dict[str, Trail]) -> int:
+    """Say what was found; the exit code."""
+    for migration, trail in trails.items():
+        count = "1 entry" if trail.entries == 1 else f"{trail.entries} entries"
+        if not trail.problems:
+            click.echo(f"{migration}: whole, {count}, the last is {trail.hash}")
+            continue
+        click.echo(f"{migration}: NOT whole, {count}:")
+        for problem in trail.problems:
+            click.echo(f"  {problem}")
+    return GATE if any(trail.problems for trail in trails.values()) else OK
