@@ -84,6 +84,8 @@ class Api:
         self._board = board
         self._dry_run = dry_run
         self._streams = Streams(store, _HEADERS)
+        # Made once: whoever asks needs no credentials, and one takes 5 ms to make.
+        self._documents = openapi.document(_version(), open_to_all=gatekeeper.open), data_openapi.document(_version())
 
     def application(self) -> web.Application:
         """The aiohttp application: every endpoint of the table, and the dashboard's files."""
@@ -313,10 +315,10 @@ class Api:
         return answers.document({"ok": ready, "migrations": states}, 200 if ready else 503)
 
     async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(openapi.document(_version(), open_to_all=self._gatekeeper.open))
+        return answers.document(self._documents[0])
 
     async def _openapi_data(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(data_openapi.document(_version()))
+        return answers.document(self._documents[1])
 
     # The dashboard.
 

@@ -7,13 +7,11 @@ input: the control port's inherited socket, the board's place, and the settings.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ import structlog
 
 from backends.arm import Arm, Health
 from backends.settings import Backend, Http, Mock
+from control import priority
 from control.checks import Check
 from control.settings import ConfigError, Migration, Settings, decode, encode, load
 
@@ -30,8 +29,6 @@ _log = structlog.get_logger("phasegate.control")
 STORE: Final = "control.db"
 SESSIONS: Final = "sessions.json"
 USAGE: Final = 2
-NICENESS: Final = -20
-"""The control process's, where the system grants it: it works little, and no rollback must wait behind the load."""
 
 
 def serve(config: str | Path) -> int:
@@ -88,8 +85,6 @@ def main() -> None:
 
     orders = msgspec.json.decode(child.read_orders(), type=Orders)
     child.die_with_parent()
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     logs.configure("control")
     uvloop.run(control(orders))
 
@@ -155,6 +150,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     webhooks.start()
     loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     loops.append(asyncio.create_task(arms.run(), name="arms"))
+    loops.append(asyncio.create_task(priority.keep(), name="priority"))
     ending = asyncio.create_task(stop.wait())
     try:
         done, _ = await asyncio.wait([*loops, ending], return_when=asyncio.FIRST_COMPLETED)
