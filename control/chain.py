@@ -48,29 +48,32 @@ class Chain:
     def __init__(self, migration: str) -> None:
         self._migration = migration
         self._entries = 0
+        self._last = 0
         self._hash = genesis(migration)
         self._problems: list[str] = []
 
     def add(self, line: Line) -> None:
         """The next entry there is."""
-        if line.seq != self._entries + 1:
-            self._problems.append(f"entries {self._entries + 1} to {line.seq - 1} are missing")
+        if line.seq <= self._last:
+            self._problems.append(f"entry {line.seq} is out of order")
+        elif line.seq != self._last + 1:
+            self._problems.append(f"entries {self._last + 1} to {line.seq - 1} are missing")
         if line.previous != self._hash:
             self._problems.append(f"entry {line.seq} does not follow the entry before it")
         entry = Entry(line.kind, line.actor, line.detail)
         if line.hash != digest(line.previous, self._migration, line.seq, line.at, entry):
             self._problems.append(f"entry {line.seq} is not what was written")
-        self._entries, self._hash = line.seq, line.hash
+        self._entries, self._last, self._hash = self._entries + 1, line.seq, line.hash
 
     def broke(self, why: str) -> None:
         """The next entry cannot be read."""
-        self._problems.append(f"cannot be read after entry {self._entries}: {why}")
+        self._problems.append(f"cannot be read after entry {self._last}: {why}")
 
-    def end(self, known: tuple[int, str] | None = None) -> Trail:
-        """What was found; ``known`` is the last entry's number and hash as the checkpoint has them."""
-        problems = list(self._problems)
-        if known is not None and known != (self._entries, self._hash):
-            problems.append(
-                f"the checkpoint knows entry {known[0]} as the last, and the trail ends with {self._entries}"
-            )
-        return Trail(self._entries, self._hash, tuple(problems))
+    def end(self, known: tuple[int, str] | None) -> Trail:
+        """What was found; ``known``: the last entry's number and hash as the checkpoint has them, if there is one."""
+        if known is None and self._entries:
+            self._problems.append("there is no checkpoint, which would know the last entry")
+        elif known is not None and known != (self._last, self._hash):
+            said = f"the checkpoint knows entry {known[0]} as the last, and the trail ends with {self._last}"
+            self._problems.append(said)
+        return Trail(self._entries, self._hash, tuple(self._problems))

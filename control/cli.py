@@ -233,15 +233,15 @@ def audit(client: Client, limit: int, cursor: str | None, as_json: bool) -> None
 
 @main.command()
 @api_options
-@click.option("--store", type=click.Path(exists=True, dir_okay=False), help="Read this control.db, and ask nobody.")
+@click.option("--store", type=click.Path(exists=True, dir_okay=False), help="Read this control.db and ask nobody.")
 def verify(store: str | None, url: str | None, migration: str | None, config: str) -> None:
     """Check that the audit trail is what was written.
 
-    Exit codes: 0 it is, 3 it is not, 5 the control plane cannot be reached.
+    Exit codes: 0 it is, 2 usage, credentials or no such file, 3 it is not, 5 the control plane cannot say.
     """
     from control import cli_verify
 
-    trails = cli_verify.read(Path(store)) if store else cli_verify.asked(client(url, migration, config))
+    trails = cli_verify.read(Path(store), migration) if store else cli_verify.asked(client(url, migration, config))
     sys.exit(cli_verify.tell(trails))
 
 

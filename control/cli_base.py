@@ -32,8 +32,18 @@ SECTIONS: Final = {
 }
 
 
-# What the API's refusals mean to the shell: the caller's mistake, or a gate that stayed shut.
-REFUSALS: Final = {400: USAGE, 401: USAGE, 403: USAGE, 404: USAGE, 409: GATE, 412: GATE, 503: UNREACHABLE}
+# What the API's refusals mean to the shell: the caller's mistake, a gate that stayed shut, or no answer that counts.
+REFUSALS: Final = {
+    400: USAGE,
+    401: USAGE,
+    403: USAGE,
+    404: USAGE,
+    429: USAGE,
+    409: GATE,
+    412: GATE,
+    500: UNREACHABLE,
+    503: UNREACHABLE,
+}
 
 
 class Commands(click.Group):

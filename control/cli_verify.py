@@ -18,8 +18,8 @@ def asked(client: Client) -> dict[str, Trail]:
     return {client.migration: Trail(found["entries"], found["hash"], tuple(found["problems"]))}
 
 
-def read(path: Path) -> dict[str, Trail]:
-    """Every trail of a control.db. Raises ``Stop``."""
+def read(path: Path, migration: str | None) -> dict[str, Trail]:
+    """Every trail of a control.db, or one migration's. Raises ``Stop``."""
     try:
         found = verify_file(path)
     except StoreError as error:
@@ -28,7 +28,11 @@ def read(path: Path) -> dict[str, Trail]:
         ) from error
     if not found:
         raise Stop(USAGE, f"{path}: no migration is in it")
-    return found
+    if migration is None:
+        return found
+    if migration not in found:
+        raise Stop(USAGE, f"{path}: no migration {migration!r} is in it; there is: {', '.join(found)}")
+    return {migration: found[migration]}
 
 
 def tell(trails: dict[str, Trail]) -> int:

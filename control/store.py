@@ -12,14 +12,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -52,6 +55,7 @@ CREATE TABLE IF NOT EXISTS audit (
     PRIMARY KEY (migration, seq)
 ) STRICT, WITHOUT ROWID;
 """
+_KNOWN: Final = "SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?"
 _MIGRATIONS: Final = "SELECT migration FROM checkpoint UNION SELECT migration FROM audit"
 
 
@@ -125,10 +129,14 @@ class Store:
         return lines
 
     def _head(self, migration: str) -> tuple[int, str]:
-        found = self._db.execute(
+        """Where the chain goes on: after the entry that the checkpoint knows, so that one cut off stays missing."""
+        last = self._db.execute(
             "SELECT seq, hash FROM audit WHERE migration = ? ORDER BY seq DESC LIMIT 1", (migration,)
         ).fetchone()
-        return (found[0], found[1]) if found else (0, genesis(migration))
+        known: tuple[int, str] | None = self._db.execute(_KNOWN, (migration,)).fetchone()
+        if known is not None and (last is None or known[0] >= last[0]):
+            return known
+        return (last[0], last[1]) if last else (0, genesis(migration))
 
     def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[Line]:
         seq, previous = self._head(migration)
@@ -277,22 +285,32 @@ class StoreThread:
 
 
 def verify_file(path: Path) -> dict[str, Trail]:
-    """Follow every chain of a store's file, which may be in use, or a copy of one; changes nothing.
+    """Follow every chain of a store's file, in use or not, or of a copy; the file and its log stay as they are.
 
     Raises ``StoreError`` where it cannot be read.
     """
-    db = None
-    try:
-        # Without a log beside it nobody has it open: then it takes no lock, nor a folder that may be written for one.
-        how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
-        db.execute("BEGIN")  # one moment's trails and checkpoints, whatever is written meanwhile
-        return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
-    except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from error
-    finally:
-        if db is not None:
-            db.close()
+    path = path.resolve()  # the log lies beside the file, not beside a link to it
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with closing(_open_to_read(path, Path(folder))) as db:
+                db.execute("BEGIN")  # one moment's trails and checkpoints, whatever is written meanwhile
+                return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: {error}") from error
+
+
+def _open_to_read(path: Path, folder: Path) -> sqlite3.Connection:
+    """The file opened as it is found: in use, a copy, or a copy with its log, which is read from ``folder``."""
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if not log.exists():
+        how = "immutable=1"  # nobody has it open, and no lock is needed, nor a folder that may be written
+    elif index.exists():
+        how = "mode=ro"
+    else:  # SQLite would make an index beside it
+        for part in (path, log):
+            shutil.copy(part, folder)
+        path, how = folder / path.name, "mode=ro"
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
 
 
 def _follow(db: sqlite3.Connection, migration: str) -> Trail:
@@ -306,17 +324,16 @@ def _follow(db: sqlite3.Connection, migration: str) -> Trail:
             chain.add(_line(row))
     except (sqlite3.Error, StoreError) as error:
         chain.broke(str(error))
-        return chain.end()
-    known = db.execute("SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?", (migration,)).fetchone()
-    return chain.end(known)
+    return chain.end(db.execute(_KNOWN, (migration,)).fetchone())
 
 
 def _line(row: Sequence[Any]) -> Line:
-    seq, at, kind, actor, detail, previous, own = row
+    """A row of the table. Raises ``StoreError`` where it has not the form of one that was written."""
     try:
-        return Line(seq, at, kind, actor, json.loads(detail), previous, own)
-    except json.JSONDecodeError as error:
-        raise StoreError(f"entry {seq} is no JSON: somebody changed it") from error
+        found = dict(zip(Line.__struct_fields__, row, strict=True))
+        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, Line)
+    except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
+        raise StoreError(f"entry {row[0]} is no entry of phasegate's: somebody changed it") from error
 
 
 def _set_aside(path: Path) -> Path:

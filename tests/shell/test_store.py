@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from control import store as stores
+from control.chain import Trail
 from control.states import Entry
 from control.store import Store, StoreError, StoreThread, verify_file
 
@@ -75,23 +78,99 @@ def test_a_change_behind_its_back_is_found(store: Store, tmp_path: Path, change:
     assert verify_file(tmp_path / "control.db") == {"a": store.verify("a")}
 
 
-def test_an_entry_that_is_no_json_is_an_error_in_words(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["DELETE FROM audit WHERE seq > 8", "DELETE FROM audit"])
+def test_a_trail_that_was_cut_short_is_so_whatever_is_saved_after(store: Store, tmp_path: Path, change: str) -> None:
     with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute("UPDATE audit SET detail = 'no json' WHERE migration = 'a' AND seq = 3")
+        other.execute(change)
     other.close()
-    with pytest.raises(StoreError, match="entry 3 is no JSON"):
+    store.save("a", "{}", [], 6.0)
+    assert any("the trail ends with" in problem for problem in store.verify("a").problems)
+    (line,) = store.save("a", "{}", [(6.0, entry("abort"))], 6.0)
+    assert line.seq == 11
+    assert any("to 10 are missing" in problem for problem in store.verify("a").problems)
+
+
+def test_a_trail_without_its_checkpoint_is_not_whole(store: Store, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute("DELETE FROM audit WHERE seq > 8")
+        other.execute("DELETE FROM checkpoint")
+    other.close()
+    trail = store.verify("a")
+    assert trail.entries == 8
+    assert trail.problems == ("there is no checkpoint, which would know the last entry",)
+
+
+def test_entries_are_counted_where_some_are_missing(store: Store, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute("DELETE FROM audit WHERE seq BETWEEN 3 AND 5")
+    other.close()
+    assert store.verify("a").entries == 7
+
+
+@pytest.mark.parametrize("detail", ["no json", "[" * 5000, '{"a": ' + "9" * 5000 + "}", '"a word"'])
+def test_an_entry_that_is_none_is_an_error_in_words(store: Store, tmp_path: Path, detail: str) -> None:
+    with sqlite3.connect(tmp_path / "control.db") as other:
+        other.execute("UPDATE audit SET detail = ? WHERE seq = 3", (detail,))
+    other.close()
+    with pytest.raises(StoreError, match="entry 3 is no entry"):
         store.audit("a", 100)
+    assert "cannot be read after entry 2" in verify_file(tmp_path / "control.db")["a"].problems[0]
+
+
+def copied(tmp_path: Path, *names: str) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(tmp_path / name, folder)
+    return folder / "control.db"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_copy_is_verified_and_left_as_it_is(store: Store, tmp_path: Path) -> None:
     store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    copy = tmp_path / "elsewhere" / "control.db"
-    copy.parent.mkdir()
-    copy.write_bytes((tmp_path / "control.db").read_bytes())
-    before = copy.read_bytes()
-    trails = verify_file(copy)
-    assert (trails["a"].entries, trails["a"].problems) == (10, ())
-    assert copy.read_bytes() == before
+    copy = copied(tmp_path, "control.db")
+    before = contents(copy.parent)
+    assert verify_file(copy) == {"a": store.verify("a")}
+    assert contents(copy.parent) == before
+
+
+def test_a_copy_with_its_log_is_verified_and_nothing_is_left_beside_it(store: Store, tmp_path: Path) -> None:
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.save("a", "{}", [(7.0, entry("abort"))], 7.0)
+    copy = copied(tmp_path, "control.db", "control.db-wal")
+    before = contents(copy.parent)
+    assert verify_file(copy)["a"] == store.verify("a")
+    assert verify_file(copy)["a"].entries == 11
+    assert contents(copy.parent) == before
+
+
+def test_a_link_leads_to_the_file_with_its_log(store: Store, tmp_path: Path) -> None:
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.save("a", "{}", [(7.0, entry("abort"))], 7.0)
+    link = tmp_path / "links" / "trail.db"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "control.db")
+    assert verify_file(link)["a"].entries == 11
+
+
+def test_a_file_that_is_written_meanwhile_is_read_as_of_one_moment(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save("b", "{}", [(1.0, entry("start"))], 1.0)
+    follow = stores._follow
+
+    def followed(db: sqlite3.Connection, migration: str) -> Trail:
+        for name in ("a", "b"):
+            store.save(name, "{}", [(8.0, entry("pause"))], 8.0)
+        return follow(db, migration)
+
+    monkeypatch.setattr(stores, "_follow", followed)
+    trails = verify_file(tmp_path / "control.db")
+    assert {name: trail.entries for name, trail in trails.items()} == {"a": 10, "b": 1}
+    assert not any(trail.problems for trail in trails.values())
 
 
 @pytest.mark.parametrize("content", [b"no database at all " * 1000, b""])

@@ -96,6 +96,10 @@ def test_a_trail_that_was_changed_is_told_with_the_entry(tmp_path: Path) -> None
     changed = phasegate("verify", "--store", "control.db", cwd=tmp_path)
     assert changed.returncode == 3
     assert changed.stdout == "phase6: NOT whole, 2 entries:\n  entry 2 is not what was written\n"
+    mistyped = phasegate("verify", "--store", "control.db", "--migration", "phase7", cwd=tmp_path)
+    assert mistyped.returncode == 2
+    assert "'phase7'" in mistyped.stderr
+    assert "phase6" in mistyped.stderr
     (tmp_path / "notes.txt").write_text("nothing of the kind")
     other_file = phasegate("verify", "--store", "notes.txt", cwd=tmp_path)
     assert other_file.returncode == 2
