@@ -358,17 +358,18 @@ class Board:
     def clear_volatile(self, slot: int) -> None:
         """Forget what died with the worker of this slot: its pid and what it had in flight. Supervisor only.
 
-        The changes that it had yet to hand on are lost, and counted so.
+        The changes that it had yet to hand on are lost, and counted so: as many as it said last, and one at least
+        where the target lacked any, which it says with every write.
         """
         base = self.layout.worker(slot)
         self.cells[base + W_PID] = 0
         self.cells[base + W_CONNECTIONS] = 0
         for m in range(len(self.layout.migrations)):
             share = self.layout.share(slot, m)
+            self.cells[share + _LOST] += max(self.cells[share + _PENDING], self.cells[share + S_BEHIND_SINCE] > 0)
+            self.cells[share + _PENDING] = 0
             for cell in S_VOLATILE:
                 self.cells[share + cell] = 0
-            self.cells[share + _LOST] += self.cells[share + _PENDING]
-            self.cells[share + _PENDING] = 0
 
 
 def boot_id() -> int:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 Json = dict[str, Any]
 Outcome = Literal["done", "refused", "uncertain"]
+TOO_OFTEN: Final = "more often than it was done"  # how a problem ends that is no lack
 _TIMES: Final[dict[Outcome, tuple[int, ...]]] = {"done": (1,), "refused": (0,), "uncertain": (0, 1)}
 
 
@@ -45,7 +46,8 @@ class Scan:
             return f"scan {self.id}: progress {found.get('progress')!r}, expected one of {self.values[since:]}"
         most = self.files + self.files_uncertain
         if not files <= found.get("files", -1) <= most:
-            return f"scan {self.id}: {found.get('files')!r} files, expected {files} to {most}"
+            more = f", {TOO_OFTEN}" if found.get("files", -1) > most else ""
+            return f"scan {self.id}: {found.get('files')!r} files, expected {files} to {most}{more}"
         return ""
 
 
@@ -79,4 +81,5 @@ def _among(found: Json | None, snapshot: str) -> str:
 def _counted(found: Json | None, user: str, outcome: Outcome) -> str:
     events = None if found is None else found["events"]
     allowed = _TIMES[outcome]
-    return "" if events in allowed else f"event of {user}: counted {events!r} times, expected {allowed}"
+    more = f", {TOO_OFTEN}" if events is not None and events > max(allowed) else ""
+    return "" if events in allowed else f"event of {user}: counted {events!r} times, expected {allowed}{more}"

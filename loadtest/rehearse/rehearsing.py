@@ -11,7 +11,7 @@ from loadtest.api import ApiError
 from loadtest.rehearse.acts import Scene
 from loadtest.rehearse.faults import Rehearsal
 from loadtest.rehearse.judge import Seen, Verdict, judge
-from loadtest.rehearse.ledger import Promise
+from loadtest.rehearse.ledger import TOO_OFTEN, Promise
 from loadtest.rehearse.load import Load
 from loadtest.rehearse.processes import StageError
 from loadtest.rehearse.records import SOURCE, TARGET
@@ -107,6 +107,7 @@ async def _look(stage: Stage, load: Load, seen: Seen, known: int) -> None:
     seen.counters = {
         arm: sum(found["arms"][arm]["requests"] for found in figures["operations"]) for arm in ("source", "target")
     } | {"fallbacks": sum(found["fallbacks"] for found in figures["operations"])}
+    seen.mirror_lost = sum(figures["gauges"]["mirror_lost"])
     audit = await asyncio.to_thread(stage.audit)
     fresh = audit if len(audit) < known else audit[known:]  # a store that was set aside took its trail with it
     seen.audit = [line | {"unix": datetime.fromisoformat(line["at"]).timestamp()} for line in fresh]
@@ -142,17 +143,21 @@ async def _find_everything(load: Load, seen: Seen) -> None:
     sides = [(source, probes[source]) for source in (SOURCE, TARGET) if source in probes]
     if not sides:
         seen.lost.append("nobody answers")
-    waiting = [(promise, source, visitor) for promise in promises for source, visitor in sides]
-    waiting.reverse()
+    waiting = promises[::-1]
 
     async def reader() -> None:
         while waiting:
-            promise, source, visitor = waiting.pop()
-            if promise.what == f"snapshot {newest[source]}":
-                continue  # the current one, which is no history
-            problem = await _missing(load, promise, visitor)
-            if problem:
-                seen.lost.append(f"{source}: {problem}")
+            promise = waiting.pop()
+            problems = {
+                source: await _missing(load, promise, visitor)
+                for source, visitor in sides
+                if promise.what != f"snapshot {newest[source]}"  # the current one, which is no history
+            }
+            for source, problem in problems.items():
+                if problem:
+                    seen.lost.append(f"{source}: {problem}")
+                    if problems.get(SOURCE) == "" and not problem.endswith(TOO_OFTEN):
+                        seen.uncopied.append(seen.lost[-1])
 
     await asyncio.gather(*(reader() for _ in range(READERS)))
 

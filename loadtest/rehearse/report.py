@@ -51,7 +51,8 @@ answer in which the visitor's own last write is missing. *p99*: from when a requ
 the fault. *detected*: from the fault to the first decision to take traffic back. *decided*, *drained*: the slowest
 rollback's own steps, from its record. *safe*: from the fault to the end of the last rollback. *writes*: those that
 were sent, and looked for at the end on every side that is read. *lost*: those confirmed and not found as written, or
-counted more than once.
+counted more than once. A killed worker may take with it what it had yet to copy to the target: a write that the
+source has and the target lacks is forgiven where phasegate itself says that it lost copies.
 
 Besides, a rehearsal fails unless what was to be broken was seen to be broken; every visitor stayed on one side as
 long as the weight stood; nobody was sent to the target once it was left; phasegate's counters agreed with the

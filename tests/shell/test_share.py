@@ -120,3 +120,9 @@ def test_what_died_with_a_worker_keeps_nobody_back_and_is_counted_as_lost(
     assert found["mirror_lost"] == 3
     assert found["mirrored"] == 20
     assert (found["mirror_pending"], found["breaker_state"]) == (3, 2)
+    second.wrote(7, PAST)  # and has not said how many since
+    second.gauge([0] * len(GAUGES))
+    fresh.clear_volatile(0)
+    fresh.clear_volatile(0)  # nothing died with it that had not been counted
+    fresh.cells[LAYOUT.worker(0) + board.W_PID] = 1
+    assert dict(zip(GAUGES, fresh.shares(0)[0].gauges, strict=True))["mirror_lost"] == 4
