@@ -85,7 +85,8 @@ class Api:
         self._dry_run = dry_run
         self._streams = Streams(store, _HEADERS)
         # Made once: whoever asks needs no credentials, and one takes 5 ms to make.
-        self._documents = openapi.document(_version(), open_to_all=gatekeeper.open), data_openapi.document(_version())
+        self._control_document = openapi.document(_version(), open_to_all=gatekeeper.open)
+        self._data_document = data_openapi.document(_version())
 
     def application(self) -> web.Application:
         """The aiohttp application: every endpoint of the table, and the dashboard's files."""
@@ -315,10 +316,10 @@ class Api:
         return answers.document({"ok": ready, "migrations": states}, 200 if ready else 503)
 
     async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._documents[0])
+        return answers.document(self._control_document)
 
     async def _openapi_data(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._documents[1])
+        return answers.document(self._data_document)
 
     # The dashboard.
 

@@ -8,9 +8,9 @@ from typing import Any, Final, Protocol
 from control.commands import Command
 from control.outbox import Outbox
 from control.readiness import Readiness
-from control.states import Event, Refuse, Rollout, State
+from control.rollout import RAISING
+from control.states import Event, On, Refuse, Rollout, State
 
-RAISING: Final = ("start", "advance", "resume")
 VERIFY_WITHIN_S: Final = 5.0  # how long a command waits for every worker to show a raise
 RECORD_WITHIN_S: Final = 1.0  # how long the answer to a decrease waits for the store
 
@@ -59,7 +59,7 @@ async def carry_out(leader: Leader, command: Command) -> None:
     if revision is not None and revision != leader.state.revision:
         message = f"revision {revision} was expected, and it is {leader.state.revision}"
         raise Refused("stale_revision", message, "Something changed in between: look at the status, decide anew.")
-    if command.action in RAISING:
+    if On(command.action) in RAISING:
         if not leader.outbox.known:
             hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
             raise Refused("store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from control.store import Store, StoreError, StoreThread, verify_file
 
 def entry(kind: str) -> Entry:
     return Entry(kind, "ci", {"reason": "because", "weight": 0.1 + 0.2})
+
+
+def behind_its_back(tmp_path: Path, change: str, values: tuple[str, ...] = ()) -> None:
+    """Change the store's file as somebody else would."""
+    with closing(sqlite3.connect(tmp_path / "control.db")) as other, other:
+        other.execute(change, values)
 
 
 @pytest.fixture
@@ -43,9 +50,7 @@ def test_what_was_saved_is_there_after_a_new_start(store: Store, tmp_path: Path)
 
 
 def test_a_checkpoint_with_broken_bytes_is_read_as_it_is(store: Store, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute("UPDATE checkpoint SET document = CAST(x'7bff7d' AS TEXT)")
-    other.close()
+    behind_its_back(tmp_path, "UPDATE checkpoint SET document = CAST(x'7bff7d' AS TEXT)")
     checkpoint = store.checkpoint("a")
     assert checkpoint is not None
     assert checkpoint.document == "{\ufffd}"
@@ -71,18 +76,14 @@ def test_each_migration_has_a_chain_of_its_own(store: Store) -> None:
     ],
 )
 def test_a_change_behind_its_back_is_found(store: Store, tmp_path: Path, change: str, said: str) -> None:
-    with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute(change)
-    other.close()
+    behind_its_back(tmp_path, change)
     assert any(said in problem for problem in store.verify("a").problems)
     assert verify_file(tmp_path / "control.db") == {"a": store.verify("a")}
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM audit WHERE seq > 8", "DELETE FROM audit"])
 def test_a_trail_that_was_cut_short_is_so_whatever_is_saved_after(store: Store, tmp_path: Path, change: str) -> None:
-    with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute(change)
-    other.close()
+    behind_its_back(tmp_path, change)
     store.save("a", "{}", [], 6.0)
     assert any("the trail ends with" in problem for problem in store.verify("a").problems)
     (line,) = store.save("a", "{}", [(6.0, entry("abort"))], 6.0)
@@ -91,27 +92,21 @@ def test_a_trail_that_was_cut_short_is_so_whatever_is_saved_after(store: Store, 
 
 
 def test_a_trail_without_its_checkpoint_is_not_whole(store: Store, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute("DELETE FROM audit WHERE seq > 8")
-        other.execute("DELETE FROM checkpoint")
-    other.close()
+    behind_its_back(tmp_path, "DELETE FROM audit WHERE seq > 8")
+    behind_its_back(tmp_path, "DELETE FROM checkpoint")
     trail = store.verify("a")
     assert trail.entries == 8
     assert trail.problems == ("there is no checkpoint, which would know the last entry",)
 
 
 def test_entries_are_counted_where_some_are_missing(store: Store, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute("DELETE FROM audit WHERE seq BETWEEN 3 AND 5")
-    other.close()
+    behind_its_back(tmp_path, "DELETE FROM audit WHERE seq BETWEEN 3 AND 5")
     assert store.verify("a").entries == 7
 
 
 @pytest.mark.parametrize("detail", ["no json", "[" * 5000, '{"a": ' + "9" * 5000 + "}", '"a word"'])
 def test_an_entry_that_is_none_is_an_error_in_words(store: Store, tmp_path: Path, detail: str) -> None:
-    with sqlite3.connect(tmp_path / "control.db") as other:
-        other.execute("UPDATE audit SET detail = ? WHERE seq = 3", (detail,))
-    other.close()
+    behind_its_back(tmp_path, "UPDATE audit SET detail = ? WHERE seq = 3", (detail,))
     with pytest.raises(StoreError, match="entry 3 is no entry"):
         store.audit("a", 100)
     assert "cannot be read after entry 2" in verify_file(tmp_path / "control.db")["a"].problems[0]
