@@ -24,11 +24,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGES = ("backends", "proxy")
 HOT = (
-    *(f"backends/{name}.py" for name in ("arm", "errors", "manager", "operations", "storearm")),
-    *(f"proxy/{name}.py" for name in ("access", "board", "exchange", "gateway", "histogram", "mixing")),
-    *(f"proxy/{name}.py" for name in ("relay", "routes", "share", "splitter", "sticky")),
-    *(f"proxy/http1/{name}.py" for name in ("body", "connection", "downstream", "forwarding", "head", "heads")),
-    *(f"proxy/http1/{name}.py" for name in ("passage", "pool", "refusal", "upstream")),
+    *(f"backends/{name}.py" for name in ("arm", "errors", "operations", "pair/manager", "pair/storearm")),
+    *(f"proxy/board/{name}.py" for name in ("board", "histogram")),
+    *(f"proxy/migration/{name}.py" for name in ("answering", "mixing", "relay", "routes")),
+    *(f"proxy/migration/{name}.py" for name in ("share", "splitter", "sticky")),
+    *(f"proxy/http1/{name}.py" for name in ("access", "body", "connection", "downstream", "forwarding", "head")),
+    *(f"proxy/http1/{name}.py" for name in ("heads", "passage", "pool", "refusal", "upstream")),
+    "proxy/process/gateway.py",
 )
 GROUP = "phasegate__mypyc"  # the one library that holds the code of all; a module's own file only leads to it
 # The types were checked strictly before; here libraries that are not installed are taken as they come.

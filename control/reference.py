@@ -25,9 +25,9 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from backends.settings import Duration, Firestore, Http, Mock
-from control import gates, phases, settings
-from control.rollout import TRANSITIONS
+from backends.kinds.settings import Duration, Firestore, Http, Mock
+from control.plan import gates, phases, settings
+from control.rollout.machine import TRANSITIONS
 from proxy.settings import AccessLog, App, Errors, Listener, Proxy, Tls
 
 ROOT: Final = Path(__file__).parents[1]

@@ -19,10 +19,10 @@ import msgspec
 import structlog
 
 from backends.arm import Arm, Health
-from backends.settings import Backend, Http, Mock
-from control import priority
-from control.checks import Check
-from control.settings import ConfigError, Migration, Settings, decode, encode, load
+from backends.kinds.settings import Backend, Http, Mock
+from control.checks.check import Check
+from control.lead import priority
+from control.plan.settings import ConfigError, Migration, Settings, decode, encode, load
 
 _log = structlog.get_logger("phasegate.control")
 
@@ -33,7 +33,7 @@ USAGE: Final = 2
 
 def serve(config: str | Path) -> int:
     """Serve traffic by a configuration file until told to end; returns the exit code."""
-    from proxy import logs, supervisor
+    from proxy.process import logs, supervisor
 
     logs.configure("supervisor")
 
@@ -55,7 +55,7 @@ def _check_fixtures(config: str | Path, settings: Settings) -> None:
     given = {name: b for name, b in settings.backends.items() if isinstance(b, Mock) and b.fixtures is not None}
     if not given:
         return
-    from backends.fixtures import FixtureError, initial
+    from backends.copy.fixtures import FixtureError, initial
 
     problems = []
     for name, backend in given.items():
@@ -81,7 +81,7 @@ def main() -> None:
     """The control process."""
     import uvloop
 
-    from proxy import child, logs
+    from proxy.process import child, logs
 
     orders = msgspec.json.decode(child.read_orders(), type=Orders)
     child.die_with_parent()
@@ -91,8 +91,8 @@ def main() -> None:
 
 async def control(orders: Orders) -> None:
     """Lead every migration and answer the control port, until SIGTERM."""
-    from proxy.board import Board
-    from proxy.routes import layout
+    from proxy.board.board import Board
+    from proxy.migration.routes import layout
 
     settings = decode(orders.orders.encode())
     board = Board.open(Path(orders.board), layout(settings.plan(), orders.rows), orders.boot)
@@ -109,13 +109,13 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     """Everything the control process does, until ``stop``."""
     from aiohttp import web
 
-    from control.api import Api
-    from control.auth import Gatekeeper
-    from control.clock import SystemClock
-    from control.coordinator import Coordinator
-    from control.store import StoreThread
-    from control.webhooks import Webhooks
-    from proxy.board import boot_id
+    from control.api.app import Api
+    from control.api.auth import Gatekeeper
+    from control.lead.clock import SystemClock
+    from control.lead.coordinator import Coordinator
+    from control.lead.webhooks import Webhooks
+    from control.store.sqlite import StoreThread
+    from proxy.board.board import boot_id
 
     clock = SystemClock()
     run_dir = Path(settings.proxy.run_dir)
@@ -172,7 +172,7 @@ def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:
     project = settings.firebase_project()
     if project is None or not (settings.control.admins or settings.control.viewers):
         return None
-    from control.firebase import Verifier
+    from control.api.firebase import Verifier
 
     return Verifier(project).email
 
@@ -181,7 +181,7 @@ class Arms:
     """One arm a backend, only to ask after its health."""
 
     def __init__(self, backends: dict[str, Backend]) -> None:
-        from backends.manager import build_arm
+        from backends.pair.manager import build_arm
 
         self._backends = backends
         self._arms: dict[str, Arm] = {
@@ -247,7 +247,7 @@ async def _http_health(backend: Http) -> Health:
 
 def _dry_run(settings: Settings) -> Callable[[], Awaitable[list[Check]]]:
     async def checks() -> list[Check]:
-        from control.preflight import run_checks
+        from control.checks.preflight import run_checks
 
         return await run_checks(settings)
 

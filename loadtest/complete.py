@@ -1,6 +1,6 @@
 """The load of phase *complete*: ``locust -f loadtest/complete.py``, or ``phasegate loadtest --phase complete``."""
 
-from loadtest.users import PhaseUser
+from loadtest.phases.users import PhaseUser
 
 
 class CompleteUser(PhaseUser):

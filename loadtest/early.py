@@ -1,6 +1,6 @@
 """The load of phase *early*: ``locust -f loadtest/early.py``, or ``phasegate loadtest --phase early``."""
 
-from loadtest.users import PhaseUser
+from loadtest.phases.users import PhaseUser
 
 
 class EarlyUser(PhaseUser):

@@ -1,6 +1,6 @@
 """The load of phase *half*: ``locust -f loadtest/half.py``, or ``phasegate loadtest --phase half``."""
 
-from loadtest.users import PhaseUser
+from loadtest.phases.users import PhaseUser
 
 
 class HalfUser(PhaseUser):

@@ -1,6 +1,6 @@
 """The load of phase *initial*: ``locust -f loadtest/initial.py``, or ``phasegate loadtest --phase initial``."""
 
-from loadtest.users import PhaseUser
+from loadtest.phases.users import PhaseUser
 
 
 class InitialUser(PhaseUser):

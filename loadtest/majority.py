@@ -1,6 +1,6 @@
 """The load of phase *majority*: ``locust -f loadtest/majority.py``, or ``phasegate loadtest --phase majority``."""
 
-from loadtest.users import PhaseUser
+from loadtest.phases.users import PhaseUser
 
 
 class MajorityUser(PhaseUser):

@@ -1,7 +1,7 @@
 """The configuration of the data plane: ``[app]``, ``[proxy]`` and what of a migration the workers need.
 
-Shapes, defaults, and what shapes cannot say; ``control.settings`` reads files. ``Plan`` is what a worker process is
-handed as JSON.
+Shapes, defaults, and what shapes cannot say; ``control.plan.settings`` reads files. ``Plan`` is what a worker
+process is handed as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from backends.settings import Backend, Duration
+from backends.kinds.settings import Backend, Duration
 
 Count = Annotated[int, Meta(ge=0)]
 

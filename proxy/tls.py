@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from proxy.listening import CannotStartError
+from proxy.process.listening import CannotStartError
 from proxy.settings import App, Listener, OriginTls, Tls
 
 _log = structlog.get_logger("phasegate.tls")

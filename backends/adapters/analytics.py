@@ -35,8 +35,8 @@ from backends.adapters.common import (
     rest_for,
     to_micros,
 )
-from backends.changes import ATTEMPTS, All, contended
-from backends.documents import (
+from backends.documents.changes import ATTEMPTS, All, contended
+from backends.documents.port import (
     COMMIT_LIMIT,
     Context,
     Document,
@@ -51,8 +51,8 @@ from backends.documents import (
     create,
     merge,
 )
+from backends.documents.semantics import check
 from backends.operations import Answer, Call
-from backends.semantics import check
 
 EVENTS: Final = "analytics_events"
 TOTALS: Final = "analytics_totals"

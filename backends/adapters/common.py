@@ -13,11 +13,11 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 import orjson
 
-from backends.changes import Change
-from backends.documents import INT_MAX, INT_MIN, Context, Document, DocumentStore, Rejected, Value
+from backends.documents.changes import Change
+from backends.documents.port import INT_MAX, INT_MIN, Context, Document, DocumentStore, Rejected, Value
+from backends.documents.semantics import valid_id
 from backends.errors import Fault
 from backends.operations import EVENT_STREAM, Answer, Call, error_answer
-from backends.semantics import valid_id
 
 T = TypeVar("T")
 

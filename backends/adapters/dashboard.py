@@ -23,8 +23,8 @@ from backends.adapters.common import (
     stream,
     time_of,
 )
-from backends.changes import Put
-from backends.documents import Context, Document, DocumentStore, Fields, Filter, Query, put
+from backends.documents.changes import Put
+from backends.documents.port import Context, Document, DocumentStore, Fields, Filter, Query, put
 from backends.operations import Answer, Call, error_answer
 
 COLLECTION: Final = "dashboard_snapshots"

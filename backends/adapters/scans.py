@@ -36,8 +36,8 @@ from backends.adapters.common import (
     stream,
     write_cursor,
 )
-from backends.changes import ATTEMPTS, All, Change, Newest, Once, contended
-from backends.documents import (
+from backends.documents.changes import ATTEMPTS, All, Change, Newest, Once, contended
+from backends.documents.port import (
     Context,
     Document,
     DocumentStore,
@@ -51,8 +51,8 @@ from backends.documents import (
     Value,
     merge,
 )
+from backends.documents.semantics import valid_id
 from backends.operations import Answer, Call
-from backends.semantics import valid_id
 
 COLLECTION: Final = "scans"
 CHUNK_FILES: Final = 400  # files in one commit: with a group each it stays below the limit of 500 writes

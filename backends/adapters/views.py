@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from backends.adapters import analytics, dashboard, scans
-from backends.documents import Query
+from backends.documents.port import Query
 
 VIEWS: Final = (
     Query(dashboard.COLLECTION, order="published_at", descending=True, limit=100),

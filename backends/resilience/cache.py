@@ -18,7 +18,7 @@ from aiocache import SimpleMemoryCache
 from aiocache.base import BaseCache
 from aiocache.serializers import BaseSerializer
 
-from backends.documents import Count, Document
+from backends.documents.port import Count, Document
 
 Result: TypeAlias = list[Document] | Count
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from loadtest import procfs
 from loadtest.bench.contenders import BenchError, Running
 from loadtest.bench.measuring import Bench, Spread, running
+from loadtest.stage import procfs
 
 GIB: Final = 1 << 30
 _BLOCK: Final = 1 << 18

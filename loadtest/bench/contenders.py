@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from loadtest import ports, procfs
-from loadtest.api import Api
+from loadtest.stage import ports, procfs
+from loadtest.stage.api import Api
 
 STARTED_WITHIN_S: Final = 60.0
 _ENDED_WITHIN_S: Final = 20.0
@@ -420,7 +420,7 @@ def _check_form(child: Child, compiled: bool, workers: int) -> None:
             raise BenchError(f"{workers} workers, compiled {compiled}: found {found}. Run `make compiled`")
         time.sleep(0.05)
         served = [Path(f"/proc/{pid}") for pid in procfs.tree(child.process.pid)]
-        served = [proc for proc in served if b"proxy.worker" in (proc / "cmdline").read_bytes()]
+        served = [proc for proc in served if b"proxy.process.worker" in (proc / "cmdline").read_bytes()]
         found = [_GROUP in (proc / "maps").read_text() for proc in served]
 
 

@@ -16,7 +16,9 @@ from loadtest.bench.contenders import BenchError, Child, Place, free_port
 
 _STARTED_WITHIN_S: Final = 60.0
 # phasegate knows where an emulator may be; it is asked in a process of its own, for nothing of it is imported here.
-_WHERE: Final = "import json; from backends.firestore.emulator import find_command; print(json.dumps(find_command()))"
+_WHERE: Final = (
+    "import json; from backends.kinds.firestore.emulator import find_command; print(json.dumps(find_command()))"
+)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from loadtest import procfs
 from loadtest.bench.contenders import BenchError, Running
 from loadtest.bench.measuring import Bench, Turn, check, running
 from loadtest.bench.wrk import BROWSER
+from loadtest.stage import procfs
 
 IDLE: Final = 10_000
 LIVE: Final = 100

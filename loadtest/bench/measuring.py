@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from loadtest import procfs
 from loadtest.bench import wrk
 from loadtest.bench.contenders import CONTENDERS, App, BenchError, Options, Place, Running
+from loadtest.stage import procfs
 
 CONNECTIONS: Final = 64
 WARM_UP_S: Final = 2

@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loadtest import procfs
 from loadtest.bench import machine, page, plot
 from loadtest.bench.bulk import download
 from loadtest.bench.contenders import App, BenchError, Options, Place, Running
@@ -32,6 +31,7 @@ from loadtest.bench.idle import allow_files
 from loadtest.bench.lines import Fit, fit
 from loadtest.bench.measuring import Bench, Spread, Turn, running
 from loadtest.bench.wrk import BROWSER
+from loadtest.stage import procfs
 
 WORKERS: Final = (1, 2, 3, 4)
 CONNECTIONS: Final = (1, 4, 16, 64, 256, 1000, 4000, 8000)

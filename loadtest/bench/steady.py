@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from loadtest.api import Api
 from loadtest.bench.contenders import BenchError, Child, Options, Running
 from loadtest.bench.measuring import Bench, Turn, running
+from loadtest.stage.api import Api
 
 RATE: Final = 1000
 SECONDS: Final = 60
@@ -45,7 +45,16 @@ class SteadyRow:
 def open_loop(bench: Bench, urls: list[str], *more: str) -> dict[str, Any]:
     """Run the open loop on the load's processors. Raises ``BenchError`` where any answer was wrong."""
     out = bench.place.folder / "openloop.json"
-    command = [*bench.place.load, sys.executable, "-m", "loadtest.openloop", *urls, "--json", str(out), *more]
+    command = [
+        *bench.place.load,
+        sys.executable,
+        "-m",
+        "loadtest.generator.openloop",
+        *urls,
+        "--json",
+        str(out),
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 1:
         raise BenchError(f"answers were wrong:\n{done.stdout}")
@@ -113,7 +122,7 @@ def _change(bench: Bench, contender: Running, api: Api, turn: Turn, rates: list[
     with ThreadPoolExecutor(1) as pool:
         full_load = pool.submit(bench.sample, turn, _CHANGE_S)
         watcher = Child.start(
-            [*bench.place.load, sys.executable, "-m", "loadtest.openloop", contender.url, *asked],
+            [*bench.place.load, sys.executable, "-m", "loadtest.generator.openloop", contender.url, *asked],
             bench.place.folder / "change.log",
             read=True,
         )

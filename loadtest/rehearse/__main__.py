@@ -17,9 +17,9 @@ from pathlib import Path
 from loadtest.rehearse import report
 from loadtest.rehearse.faults import BY_NAME, REHEARSALS, Rehearsal
 from loadtest.rehearse.judge import Verdict
-from loadtest.rehearse.processes import StageError
 from loadtest.rehearse.rehearsing import rehearse
-from loadtest.rehearse.stage import World, folder
+from loadtest.stage.processes import StageError
+from loadtest.stage.stage import World, folder
 
 OK, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
 

@@ -12,14 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from loadtest.api import ApiError
-from loadtest.rehearse.config import WORKERS
 from loadtest.rehearse.crowd import Crowd, Flood
 from loadtest.rehearse.faults import Act
 from loadtest.rehearse.load import Load
-from loadtest.rehearse.processes import Process, StageError, until
-from loadtest.rehearse.relay import Trouble
-from loadtest.rehearse.stage import Stage
+from loadtest.stage.api import ApiError
+from loadtest.stage.config import WORKERS
+from loadtest.stage.processes import Process, StageError, until
+from loadtest.stage.relay import Trouble
+from loadtest.stage.stage import Stage
 
 REPLACED_WITHIN_S: Final = 30.0
 _SPOIL: Final = '\n[migrations.phase6.thresholds.nonsense]\nerror_rate = "high"\n'

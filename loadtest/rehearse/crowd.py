@@ -7,7 +7,7 @@ import contextlib
 import resource
 from typing import Final, Literal
 
-from loadtest.rehearse.processes import StageError
+from loadtest.stage.processes import StageError
 
 EVERY_S: Final = 0.5  # a slow client's byte
 _HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400

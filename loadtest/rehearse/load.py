@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from loadtest.rehearse.ledger import Json, Ledger, Outcome
+from loadtest.generator.ledger import Json, Ledger, Outcome
 from loadtest.rehearse.records import Record
 from loadtest.rehearse.visitors import Ask, Visitors
 from loadtest.rehearse.wire import Answer, Client, Failed

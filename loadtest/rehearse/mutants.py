@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from loadtest.rehearse.faults import REHEARSALS
-from loadtest.rehearse.processes import ROOT
+from loadtest.stage.processes import ROOT
 
 OK, USAGE, FAILED = 0, 2, 3
 WITHIN_S: Final = 300.0
@@ -37,13 +37,13 @@ BUGS: Final = (
     Bug(
         "counter-off-by-one",
         "one request in a hundred is not counted",
-        "proxy/share.py",
+        "proxy/migration/share.py",
         (("C_BUCKETS + histogram.index(us)] += 1", "C_BUCKETS + histogram.index(us)] += us % 97 != 0"),),
     ),
     Bug(
         "stickiness-broken",
         "a visitor's side follows the path too",
-        "proxy/sticky.py",
+        "proxy/migration/sticky.py",
         (
             (
                 'return sticky[migration], b""',
@@ -54,7 +54,7 @@ BUGS: Final = (
     Bug(
         "rollback-forgets-worker",
         "one worker goes on with the greatest weight it has seen",
-        "proxy/share.py",
+        "proxy/migration/share.py",
         (
             (
                 "        self.migration = migration\n",
@@ -71,25 +71,25 @@ BUGS: Final = (
     Bug(
         "fallback-off",
         "a failing target fails the reader",
-        "backends/manager.py",
+        "backends/pair/manager.py",
         (("            if not self._hybrid:\n", "            if True:\n"),),
     ),
     Bug(
         "lease-ignored",
         "workers ask the target though the lease has run out",
-        "proxy/share.py",
+        "proxy/migration/share.py",
         (("(word & _PINNED_BIT or now_ns < cells[self._lease])", "(word or now_ns < cells[self._lease])"),),
     ),
     Bug(
         "own-writes-forgotten",
         "a visitor whose write fell back to the source is sent to the target before it has the write",
-        "proxy/share.py",
+        "proxy/migration/share.py",
         ((" or self._has_all(bucket))", " or True)"),),
     ),
     Bug(
         "mirror-forgets",
         "one change in four is not handed on to the other side",
-        "backends/mirror.py",
+        "backends/pair/mirror.py",
         (
             (
                 "        if self._at_once and not self._queue:\n",

@@ -7,17 +7,17 @@ import time
 from datetime import datetime
 from typing import Final
 
-from loadtest.api import ApiError
+from loadtest.generator.ledger import TOO_OFTEN, Promise
 from loadtest.rehearse.acts import Scene
 from loadtest.rehearse.faults import Rehearsal
 from loadtest.rehearse.judge import Seen, Verdict, judge
-from loadtest.rehearse.ledger import TOO_OFTEN, Promise
 from loadtest.rehearse.load import Load
-from loadtest.rehearse.processes import StageError
 from loadtest.rehearse.records import SOURCE, TARGET
-from loadtest.rehearse.stage import Stage, World
 from loadtest.rehearse.visitors import VISITORS
 from loadtest.rehearse.wire import Failed
+from loadtest.stage.api import ApiError
+from loadtest.stage.processes import StageError
+from loadtest.stage.stage import Stage, World
 
 WARM_S: Final = 2.0
 WARM_WITHIN_S: Final = 30.0

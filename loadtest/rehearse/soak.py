@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from loadtest import procfs
-from loadtest.api import ApiError
 from loadtest.rehearse.faults import Setting
 from loadtest.rehearse.judge import Finding
 from loadtest.rehearse.load import Load
-from loadtest.rehearse.processes import StageError
 from loadtest.rehearse.records import SOURCE, TARGET, Record
-from loadtest.rehearse.stage import Stage, World, folder
+from loadtest.stage import procfs
+from loadtest.stage.api import ApiError
+from loadtest.stage.processes import StageError
+from loadtest.stage.stage import Stage, World, folder
 
 OK, USAGE, FAILED = 0, 2, 3
 HOLD_S: Final = 2.0  # a weight

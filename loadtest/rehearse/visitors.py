@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loadtest.rehearse.ledger import Json, Ledger, Outcome, Scan
+from loadtest.generator.ledger import Json, Ledger, Outcome, Scan
 
 VISITORS: Final = 80
 SCANS_EACH: Final = 6  # jobs a visitor goes on with; older ones are only read at the end

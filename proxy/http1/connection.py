@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from proxy.http1 import forwarding
 
 if TYPE_CHECKING:
-    from proxy.gateway import Gateway
+    from proxy.process.gateway import Gateway
 
 HEAD, BODY, BUSY, TUNNEL, LINGER, CLOSED = range(6)
 

@@ -19,10 +19,10 @@ from proxy.http1.passage import Passage
 from proxy.http1.pool import Pool
 from proxy.http1.refusal import Refused
 from proxy.http1.upstream import Failure
-from proxy.routes import Endpoint, NotAllowed, Options
+from proxy.migration.routes import Endpoint, NotAllowed, Options
 
 if TYPE_CHECKING:
-    from proxy.gateway import Gateway
+    from proxy.process.gateway import Gateway
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _BEGINS_REQUEST: Final = re.compile(rb"[\r!#$%&'*+\-.^_`|~0-9A-Za-z]")

@@ -17,7 +17,7 @@ from proxy.http1.pool import Pool
 from proxy.http1.upstream import Failure, Upstream
 
 if TYPE_CHECKING:
-    from proxy.gateway import Gateway
+    from proxy.process.gateway import Gateway
 
 
 class Forwarded:

@@ -34,15 +34,15 @@ import grpc
 import uvloop
 from google.cloud import firestore
 
-from backends import settings
 from backends.arm import GAUGES, SOURCE, TARGET
-from backends.documents import Context, put
-from backends.firestore.channel import EMULATOR
-from backends.firestore.emulator import Emulator
-from backends.firestore.store import FirestoreStore
-from backends.manager import Source, build_source
+from backends.documents.port import Context, put
+from backends.kinds import settings
+from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.emulator import Emulator
+from backends.kinds.firestore.store import FirestoreStore
+from backends.kinds.settings import Firestore
 from backends.operations import OPERATIONS, Call
-from backends.settings import Firestore
+from backends.pair.manager import Source, build_source
 from tests.bench import views
 
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
@@ -100,8 +100,8 @@ async def read() -> None:
     client = firestore.AsyncClient(project=PROJECT)
     document = client.document("bench/one")
     channel = store._open()
-    from backends.firestore.codec import decode_document
-    from backends.firestore.store import _Get
+    from backends.kinds.firestore.codec import decode_document
+    from backends.kinds.firestore.store import _Get
 
     async def raw() -> None:
         message = await channel.get_document(

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 
 import uvloop
 
-from backends.changes import Change, Newest, Put
-from backends.documents import Context, Document, Fields, Mutation, put
-from backends.memory import MemoryStore
-from backends.mirror import Mirror
+from backends.documents.changes import Change, Newest, Put
+from backends.documents.port import Context, Document, Fields, Mutation, put
+from backends.kinds.mock.memory import MemoryStore
+from backends.pair.mirror import Mirror
 from tests.bench.backends import header
 
 CALL_S = 0.05

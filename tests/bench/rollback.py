@@ -35,15 +35,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from backends.firestore.channel import EMULATOR
-from backends.firestore.emulator import Emulator
-from control.children import Children
-from control.client import Client
-from control.phases import DEFAULT_PHASES
-from control.priority import NICENESS
-from control.settings import load
-from proxy.board import Board, Layout, boot_id
-from proxy.routes import layout
+from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.emulator import Emulator
+from control.api.client import Client
+from control.demo.children import Children
+from control.lead.priority import NICENESS
+from control.plan.phases import DEFAULT_PHASES
+from control.plan.settings import load
+from proxy.board.board import Board, Layout, boot_id
+from proxy.migration.routes import layout
 
 LAST_START_MS: Final = 50.0
 HEALTHY_MS: Final = 1000.0
@@ -105,7 +105,7 @@ class Stage:
 
     def __init__(self, folder: Path, children: Children, emulator: Emulator, workers: int, connections: int) -> None:
         self.emulator = emulator
-        app = children.python("app", "control.demo_app", read=True)
+        app = children.python("app", "control.demo.app", read=True)
         assert app.stdout is not None
         origin = f"http://127.0.0.1:{json.loads(app.stdout.readline())['port']}"
         config = folder / "phasegate.toml"

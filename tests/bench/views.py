@@ -21,10 +21,10 @@ from typing import Any
 
 import uvloop
 
-from backends.documents import Context, Query
-from backends.firestore.channel import EMULATOR
-from backends.firestore.store import FirestoreStore
-from backends.settings import Firestore
+from backends.documents.port import Context, Query
+from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.store import FirestoreStore
+from backends.kinds.settings import Firestore
 from tests.support.listen_server import ListenServer
 
 PROJECT = "demo-bench"

@@ -10,9 +10,10 @@ from grpc import StatusCode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.documents import Filter, Precondition, Query, Reason, Rejected, Transform, delete, merge, put
+from backends.documents.port import Filter, Precondition, Query, Reason, Rejected, Transform, delete, merge, put
+from backends.documents.semantics import same
 from backends.errors import Fault, FaultKind
-from backends.firestore.codec import (
+from backends.kinds.firestore.codec import (
     PbDocument,
     PbValue,
     decode_document,
@@ -23,8 +24,7 @@ from backends.firestore.codec import (
     fill_value,
     parent_of,
 )
-from backends.firestore.status import commit_error, read_error
-from backends.semantics import same
+from backends.kinds.firestore.status import commit_error, read_error
 
 ROOT = "projects/p/databases/(default)/documents/"
 

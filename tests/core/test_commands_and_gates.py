@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from control.commands import Command, Malformed, parse
-from control.gates import Freeze, Window, approval, closed
-from control.phases import Phase
+from control.lead.commands import Command, Malformed, parse
+from control.plan.gates import Freeze, Window, approval, closed
+from control.plan.phases import Phase
 
 
 @pytest.mark.parametrize(

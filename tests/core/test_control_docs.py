@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from control.commands import FIELDS
-from control.openapi import ENDPOINTS
+from control.api.openapi import ENDPOINTS
+from control.lead.commands import FIELDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -30,7 +30,7 @@ def test_every_action_is_on_the_page_with_what_it_takes() -> None:
 
 def test_every_error_code_is_on_the_page() -> None:
     text = (DOCS / "control-api.md").read_text()
-    source = "".join(path.read_text() for path in (DOCS.parent / "control").glob("*.py"))
+    source = "".join(path.read_text() for path in (DOCS.parent / "control").rglob("*.py"))
     codes = set(re.findall(r"(?:Problem\(|\berror\(|Refused\()\s*(?:\d+, )?\"([a-z_]+)\"", source))
     assert len(codes) > 10
     assert {code for code in codes - {"internal", "refused"} if f"`{code}`" not in text} == set()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from control.demo_load import visitor
-from control.demo_verdict import STANDARD_ERRORS, findings
-from proxy.splitter import bucket, salt
+from control.demo.findings import STANDARD_ERRORS, findings
+from control.demo.load import visitor
+from proxy.migration.splitter import bucket, salt
 
 KINDS = ("mock", "firestore")
 WEIGHTS = (5, 25, 50, 75, 100)

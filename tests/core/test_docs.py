@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from control.plan.settings import parse
 from control.reference import configuration, documents
-from control.settings import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

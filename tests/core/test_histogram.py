@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import histogram
+from proxy.board import histogram
 
 MICROSECONDS = st.integers(0, histogram.VALUE_US_MAX)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from control.history import HEAT_BOUNDS_US, History, heat
-from control.snapshot import Snapshot
-from proxy import histogram
-from proxy.board import Series
+from control.figures.counts import Snapshot
+from control.figures.history import HEAT_BOUNDS_US, History, heat
+from proxy.board import histogram
+from proxy.board.board import Series
 
 
 def series(*latencies_us: int, errors: int = 0) -> Series:

@@ -8,9 +8,10 @@ import random
 import numpy as np
 import pytest
 
-from control import judge, simulate
-from control.judge import Arm, Counts, Detector, Gauges, Outcome, Terms, Verdict, Watch
-from control.phases import Thresholds
+from control.judge import simulate
+from control.judge import verdict as judge
+from control.judge.verdict import Arm, Counts, Detector, Gauges, Outcome, Terms, Verdict, Watch
+from control.plan.phases import Thresholds
 
 LIMITS = Thresholds()
 TERMS = Terms(min_soak_s=300.0, max_soak_s=600.0, min_samples=100, on_low_traffic="promote")

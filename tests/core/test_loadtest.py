@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.histogram import Histogram, index, merged, upper
-from loadtest.judgement import GATE, PASSED, ROLLED_BACK, Run, judge
-from loadtest.pacing import ClosedLoop, Schedule
-from loadtest.visitors import (
+from loadtest.generator.histogram import Histogram, index, merged, upper
+from loadtest.generator.pacing import ClosedLoop, Schedule
+from loadtest.generator.visitors import (
     EXPECTED,
     PROPORTIONS,
     Answer,
@@ -25,6 +24,7 @@ from loadtest.visitors import (
     crowd_at,
     split_problem,
 )
+from loadtest.phases.judgement import GATE, PASSED, ROLLED_BACK, Run, judge
 
 # Percentiles
 

@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtest import procfs
 from loadtest.bench import page, plot, table, wrk
 from loadtest.bench.lines import fit
 from loadtest.bench.measuring import Row, Sample, Spread, processors, used
+from loadtest.stage import procfs
 
 # What the kernel says
 

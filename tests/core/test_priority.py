@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from control.priority import LIGHT, NICENESS, PENANCE_S, Priority
+from control.lead.priority import LIGHT, NICENESS, PENANCE_S, Priority
 
 
 def test_one_that_works_little_goes_before_the_load() -> None:

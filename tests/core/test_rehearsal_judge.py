@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from loadtest.generator.ledger import TOO_OFTEN, Ledger, Scan
 from loadtest.rehearse import report
 from loadtest.rehearse.faults import BY_NAME, Rehearsal
 from loadtest.rehearse.judge import Seen, judge
-from loadtest.rehearse.ledger import TOO_OFTEN, Ledger, Scan
 from loadtest.rehearse.records import SOURCE, TARGET, Record
 
 BEGUN, ENDED, OVER = 10.0, 12.0, 20.0

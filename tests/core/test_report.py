@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from control.chain import Line
-from control.phases import Phase, Thresholds
-from control.report import build_report
-from control.states import Rollback
+from control.plan.phases import Phase, Thresholds
+from control.report.build import build_report
+from control.rollout.model import Rollback
+from control.store.chain import Line
 
 PHASES = (Phase("half", 50.0), Phase("all", 100.0))
 VERDICT = {"outcome": "promote", "reasons": [], "checked_at": None, "rules": []}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from control.report_html import page
+from control.report.html import page
 
 
 def report(**changed: Any) -> dict[str, Any]:

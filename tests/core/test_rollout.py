@@ -7,9 +7,9 @@ from itertools import product
 import pytest
 from msgspec.structs import replace
 
-from control.phases import DEFAULT_PHASES
-from control.rollout import TRANSITIONS, step
-from control.states import Descent, Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.plan.phases import DEFAULT_PHASES
+from control.rollout.machine import TRANSITIONS, step
+from control.rollout.model import Descent, Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
 
 PLAN = Plan(DEFAULT_PHASES)
 NOW = Now(1000.0, 1_700_000_000.0)

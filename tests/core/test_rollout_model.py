@@ -16,11 +16,11 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from control.phases import DEFAULT_PHASES
-from control.recovery import Found, recover, rejoin, wait
-from control.rollout import RAISING as RAISES
-from control.rollout import step
-from control.states import Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.plan.phases import DEFAULT_PHASES
+from control.rollout.machine import RAISING as RAISES
+from control.rollout.machine import step
+from control.rollout.model import Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.rollout.recovery import Found, recover, rejoin, wait
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))
 STEPS_A_WALK = 100

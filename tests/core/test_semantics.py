@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.collection import Collection
-from backends.documents import (
+from backends.documents.collection import Collection
+from backends.documents.port import (
     NAME,
     Count,
     Document,
@@ -25,7 +25,7 @@ from backends.documents import (
     merge,
     put,
 )
-from backends.semantics import applied, check, growth, matches, same, size_of, sort_key
+from backends.documents.semantics import applied, check, growth, matches, same, size_of, sort_key
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.arm import SOURCE, TARGET
-from proxy import splitter
+from proxy.migration import splitter
 
 KEYS = [b"user-%d" % i for i in range(40_000)]
 WEIGHTS_BP = st.integers(0, splitter.BUCKETS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from proxy.supervision import History, after_death, is_hung
+from proxy.process.supervision import History, after_death, is_hung
 
 
 def test_a_steady_child_is_restarted_at_once() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from control.words import (
+from control.report.wording import (
     audit_detail,
     audit_line,
     changes,

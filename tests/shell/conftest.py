@@ -19,16 +19,16 @@ from aiohttp import web
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from backends.operations import OPERATIONS
-from control.api import Api
-from control.auth import Gatekeeper
-from control.checks import Check
-from control.clock import SystemClock
-from control.coordinator import Coordinator
-from control.settings import Settings, parse
-from control.store import StoreThread
-from proxy import board as boards
-from proxy import histogram
-from proxy.board import Board, Layout
+from control.api.app import Api
+from control.api.auth import Gatekeeper
+from control.checks.check import Check
+from control.lead.clock import SystemClock
+from control.lead.coordinator import Coordinator
+from control.plan.settings import Settings, parse
+from control.store.sqlite import StoreThread
+from proxy.board import board as boards
+from proxy.board import histogram
+from proxy.board.board import Board, Layout
 
 NAMES = tuple(operation.name for operation in OPERATIONS)
 

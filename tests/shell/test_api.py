@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from control import events
-from control.openapi import ENDPOINTS, SCHEMAS, document
+from control.api.openapi import ENDPOINTS, SCHEMAS, document
+from control.lead import events
 
 Make = Callable[..., Any]
 

@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from backends import fixtures, settings
 from backends.adapters.analytics import SHARDS, _digest
 from backends.arm import GAUGES, SOURCE, TARGET
-from backends.changes import Put
-from backends.documents import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected, put
+from backends.copy import fixtures
+from backends.copy.seed import seed
+from backends.documents.changes import Put
+from backends.documents.port import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected, put
+from backends.documents.semantics import size_of
 from backends.errors import Fault, FaultKind
-from backends.manager import Source, build_arm, build_source
-from backends.memory import MemoryStore
+from backends.kinds import settings
+from backends.kinds.mock.memory import MemoryStore
+from backends.kinds.settings import Duration
 from backends.operations import OPERATIONS, Answer, Call
-from backends.seed import seed
-from backends.semantics import size_of
-from backends.settings import Duration
-from backends.storearm import MEMO_LIMIT, StoreArm
+from backends.pair.manager import Source, build_arm, build_source
+from backends.pair.storearm import MEMO_LIMIT, StoreArm
 
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
 
@@ -116,7 +117,7 @@ async def test_an_answer_that_depends_on_the_time_is_not_given_again_for_ever(
     immediate(arm.answer(request))
     assert arm.peek(request.operation, request.target) is not None
     later = time.monotonic() + 301  # a bucket of time
-    monkeypatch.setattr("backends.storearm.time.monotonic", lambda: later)
+    monkeypatch.setattr("backends.pair.storearm.time.monotonic", lambda: later)
     assert arm.peek(request.operation, request.target) is None
 
 

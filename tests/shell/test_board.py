@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.errors import FaultKind
-from proxy import board, histogram
-from proxy.board import Board, BoardError, Layout, Word
-from proxy.splitter import BUCKETS
+from proxy.board import board, histogram
+from proxy.board.board import Board, BoardError, Layout, Word
+from proxy.migration.splitter import BUCKETS
 
 LAYOUT = Layout(3, (("phase6", ("a", "b", "c")), ("other", ("x",))))
 BOOT = 42

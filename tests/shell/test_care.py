@@ -11,11 +11,11 @@ from time import monotonic_ns
 
 import pytest
 
-from backends.changes import ATTEMPTS, Newest, Once, Put
-from backends.documents import Context, Count, Document, Query, Reason, Rejected, Transform, merge, put
+from backends.documents.changes import ATTEMPTS, Newest, Once, Put
+from backends.documents.port import Context, Count, Document, Query, Reason, Rejected, Transform, merge, put
 from backends.errors import Fault, FaultKind
-from backends.memory import MemoryStore
-from backends.mirror import QUEUE, SENDERS, TRIES, Mirror
+from backends.kinds.mock.memory import MemoryStore
+from backends.pair.mirror import QUEUE, SENDERS, TRIES, Mirror
 from backends.resilience.breaker import MIN_CALLS, State
 from backends.resilience.cache import KEYS, Cache
 from backends.resilience.flight import Flights
@@ -295,9 +295,9 @@ class Told:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a thousandth."""
-    monkeypatch.setattr("backends.mirror.BASE_S", 0.001)
-    monkeypatch.setattr("backends.mirror.CAP_S", 0.002)
-    monkeypatch.setattr("backends.mirror.DRAIN_S", 0.05)
+    monkeypatch.setattr("backends.pair.mirror.BASE_S", 0.001)
+    monkeypatch.setattr("backends.pair.mirror.CAP_S", 0.002)
+    monkeypatch.setattr("backends.pair.mirror.DRAIN_S", 0.05)
     monkeypatch.setattr(Told, "most", 0)
 
 
@@ -428,7 +428,7 @@ async def test_the_oldest_that_is_pending_is_known_at_any_time_and_all_arrive(qu
 async def test_what_the_queue_does_not_hold_and_what_is_refused_is_counted_as_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("backends.mirror.DRAIN_S", 0.05)
+    monkeypatch.setattr("backends.pair.mirror.DRAIN_S", 0.05)
     store = Moody()
     mirror = Mirror(store, at_once=False)
     for nth in range(QUEUE + 5):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from control.client import ApiError, Client, Refused, Unreachable, _parse_events
-from control.picture import picture
+from control.api.client import ApiError, Client, Refused, Unreachable, _parse_events
+from control.terminal.picture import picture
 
 Answering = Callable[..., Client]
 

@@ -14,16 +14,16 @@ from msgspec.structs import replace
 
 from backends.arm import TARGET
 from backends.errors import FaultKind
-from control.chain import Line
-from control.checks import Check
-from control.commands import Command
-from control.coordinator import Coordinator
-from control.execution import Refused
-from control.judge import Outcome, Verdict
-from control.states import Entry, Event, Now, On, State
-from control.store import Checkpoint, StoreError, StoreThread
-from proxy import board as boards
-from proxy.board import Board
+from control.checks.check import Check
+from control.judge.verdict import Outcome, Verdict
+from control.lead.commands import Command
+from control.lead.coordinator import Coordinator
+from control.lead.execution import Refused
+from control.rollout.model import Entry, Event, Now, On, State
+from control.store.chain import Line
+from control.store.sqlite import Checkpoint, StoreError, StoreThread
+from proxy.board import board as boards
+from proxy.board.board import Board
 
 Make = Callable[..., Any]
 LONG = {"migrations": {"phase6": {"validate_every": "60s", "max_soak": "600s", "min_samples": 10**6}}}
@@ -407,7 +407,7 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
 async def test_what_is_in_flight_goes_on_once_a_store_is_read(
     scene: Scene, begin_anew: Callable[..., Awaitable[None]], unreadable: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("control.coordinator.READ_WITHIN_S", 0.01)
+    monkeypatch.setattr("control.lead.coordinator.READ_WITHIN_S", 0.01)
     await scene.act("start")
     await scene.act("advance")
     scene.clock.mono += 2.0
@@ -499,7 +499,7 @@ async def test_a_completed_migration_whose_target_fails_is_saved_as_seldom_as_an
 async def test_an_end_during_a_save_writes_every_entry_once(
     make_board: Callable[..., Board], settings_of: Make, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
-    monkeypatch.setattr("control.coordinator.CLOSE_WITHIN_S", 0.05 if hangs else 10.0)
+    monkeypatch.setattr("control.lead.coordinator.CLOSE_WITHIN_S", 0.05 if hangs else 10.0)
     scene = Scene(make_board(), settings_of(LONG))
     await scene.coordinator.recover()
     running = asyncio.create_task(scene.coordinator.run())

@@ -6,8 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from control.rollout import TRANSITIONS
-from control.states import On, State
+from control.rollout.machine import TRANSITIONS
+from control.rollout.model import On, State
 
 EVERYTHING = """
 import { allowed } from "./control/dashboard/actions.js";

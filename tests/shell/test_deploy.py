@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from control.cli import main
-from control.settings import parse
+from control.cli.main import main
+from control.plan.settings import parse
 
 Json = dict[str, Any]
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from control.auth import FAILURES_MAX, FAILURES_S, Gatekeeper, Identity, NoCredentials, SlowDown
-from control.firebase import FETCH_AGAIN_S, Verifier
-from control.settings import Control, Token
+from control.api.auth import FAILURES_MAX, FAILURES_S, Gatekeeper, Identity, NoCredentials, SlowDown
+from control.api.firebase import FETCH_AGAIN_S, Verifier
+from control.plan.settings import Control, Token
 
 PROJECT = "demo-phasegate"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from backends.documents import Context, Mutation, Query, Reason, Rejected, Transform, create, delete, merge, put
+from backends.documents.port import Context, Mutation, Query, Reason, Rejected, Transform, create, delete, merge, put
 from backends.errors import Fault
-from backends.journal import Journal
-from backends.memory import MemoryStore
+from backends.kinds.mock.journal import Journal
+from backends.kinds.mock.memory import MemoryStore
 
 
 def ctx(within: float = 2.0) -> Context:

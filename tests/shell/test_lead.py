@@ -13,7 +13,7 @@ import pytest
 
 from backends.arm import Health
 from control.serve import lead
-from proxy.board import Board
+from proxy.board.board import Board
 
 
 class SlowArm:
@@ -60,7 +60,7 @@ async def leading(
 ) -> AsyncIterator[Leading]:
     arm, stop, listening = SlowArm(), asyncio.Event(), socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
-    monkeypatch.setattr("backends.manager.build_arm", lambda backend: arm)
+    monkeypatch.setattr("backends.pair.manager.build_arm", lambda backend: arm)
     settings = settings_of({"proxy": {"run_dir": str(tmp_path)}})
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(10)) as http:

@@ -7,9 +7,9 @@ import sys
 
 SCRIPT = """
 import sys
-from backends.firestore.store import FirestoreStore
+from backends.kinds.firestore.store import FirestoreStore
 assert not any(name.startswith(("requests", "google.cloud.firestore_v1.services")) for name in sys.modules)
-from backends.firestore.messages import document as ours
+from backends.kinds.firestore.messages import document as ours
 from google.cloud import firestore
 from google.cloud.firestore_v1.types import document as theirs
 assert ours is theirs

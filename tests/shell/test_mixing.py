@@ -13,14 +13,14 @@ import pytest
 
 from backends.arm import SOURCE, TARGET
 from backends.errors import Fault, FaultKind
-from backends.settings import Duration, Http, Mock
-from proxy.board import Board
-from proxy.gateway import Gateway
+from backends.kinds.settings import Duration, Http, Mock
+from proxy.board.board import Board
 from proxy.http1.downstream import Downstream
-from proxy.mixing import Mixing
-from proxy.routes import layout
+from proxy.migration.mixing import Mixing
+from proxy.migration.routes import layout
+from proxy.migration.sticky import Stickiness
+from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
-from proxy.sticky import Stickiness
 from tests.support.origin import Origin, answering, hang_up
 from tests.support.scripted import Named, Scripted
 

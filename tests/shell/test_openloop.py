@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import openloop
+from loadtest.generator import openloop
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-data-source: mock\r\n\r\nhello"
@@ -87,7 +87,7 @@ async def test_a_stall_is_felt_by_all_that_come_in_it_and_a_closed_loop_hides_mo
 
 
 def openloop_ms(bucket: int) -> float:
-    from loadtest.histogram import upper
+    from loadtest.generator.histogram import upper
 
     return upper(bucket) / 1000
 

@@ -14,9 +14,9 @@ import pytest
 from loadtest.rehearse import mutants
 from loadtest.rehearse.acts import CONDITIONS, VERBS
 from loadtest.rehearse.faults import BY_NAME, REHEARSALS
-from loadtest.rehearse.relay import Cable, Relay, Trouble
 from loadtest.rehearse.soak import Counts, Sample, equal, flat
 from loadtest.rehearse.wire import Client, Failed
+from loadtest.stage.relay import Cable, Relay, Trouble
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -255,7 +255,7 @@ def test_every_bug_still_fits_the_code_and_is_watched_for(bug: mutants.Bug, tmp_
 
 def test_a_bug_that_fits_no_more_is_said_to(tmp_path: Path) -> None:
     bug = mutants.BUGS[0]
-    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy" / "migration").mkdir(parents=True)
     (tmp_path / bug.file).write_text("# something else\n")
     with pytest.raises(mutants.NotPlantedError):
         mutants.plant(bug, tmp_path)

@@ -13,14 +13,14 @@ import pytest
 
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
-from backends.settings import Duration, Http
-from proxy.board import Board
-from proxy.gateway import Gateway
+from backends.kinds.settings import Duration, Http
+from proxy.board.board import Board
 from proxy.http1.downstream import Downstream
-from proxy.relay import Relaying
-from proxy.routes import layout
+from proxy.migration.relay import Relaying
+from proxy.migration.routes import layout
+from proxy.migration.sticky import Stickiness
+from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
-from proxy.sticky import Stickiness
 from tests.support.origin import Behave, Origin, answering, half_an_answer, hang_up, silent
 
 

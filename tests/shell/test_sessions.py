@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from control.auth import Gatekeeper, Identity, NoCredentials
-from control.sessions import SESSIONS_MAX, Session, Sessions
-from control.settings import Control, Token
+from control.api.auth import Gatekeeper, Identity, NoCredentials
+from control.api.sessions import SESSIONS_MAX, Session, Sessions
+from control.plan.settings import Control, Token
 
 TOKENS = (Token("ana", hashlib.sha256(b"a token").hexdigest(), "operator"),)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from control.phases import DEFAULT_PHASES
-from control.settings import ConfigError, Settings, decode, encode, load
+from control.plan.phases import DEFAULT_PHASES
+from control.plan.settings import ConfigError, Settings, decode, encode, load
 
 DOCUMENTED = """
 [app]

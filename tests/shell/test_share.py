@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from backends.arm import GAUGES, SOURCE, TARGET
-from proxy import board
-from proxy.board import Board, Layout
-from proxy.share import Share
+from proxy.board import board
+from proxy.board.board import Board, Layout
+from proxy.migration.share import Share
 
 LAYOUT = Layout(2, (("phase6", ("read",)),))
 PAST = 1_000  # long ago, on the board's clock
@@ -47,7 +47,7 @@ def arm(share: Share) -> int:
 
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = monotonic_ns()
-    monkeypatch.setattr("proxy.share.monotonic_ns", lambda: now + SOON)
+    monkeypatch.setattr("proxy.migration.share.monotonic_ns", lambda: now + SOON)
 
 
 def test_a_session_whose_write_the_target_has_yet_to_take_stays_on_the_source_on_every_worker(

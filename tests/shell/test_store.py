@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from control import store as stores
-from control.chain import Trail
-from control.states import Entry
-from control.store import Store, StoreError, StoreThread, verify_file
+from control.rollout.model import Entry
+from control.store import sqlite as stores
+from control.store.chain import Trail
+from control.store.sqlite import Store, StoreError, StoreThread, verify_file
 
 
 def entry(kind: str) -> Entry:
@@ -271,7 +271,7 @@ async def test_what_was_set_aside_is_told_though_the_new_file_cannot_be_made_at_
     path = tmp_path / "control.db"
     path.write_bytes(b"no database at all " * 1000)
     thread = StoreThread(path)
-    monkeypatch.setattr("control.store._SCHEMA", "no sql")
+    monkeypatch.setattr("control.store.sqlite._SCHEMA", "no sql")
     for _ in range(2):
         with pytest.raises(StoreError, match="syntax error"):
             await thread.checkpoint("a")

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from backends.documents import Context, Document, Query, put
-from backends.firestore.channel import EMULATOR
-from backends.firestore.codec import micros
-from backends.firestore.store import FirestoreStore
-from backends.firestore.view import View
-from backends.settings import Duration, Firestore
+from backends.documents.port import Context, Document, Query, put
+from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.codec import micros
+from backends.kinds.firestore.store import FirestoreStore
+from backends.kinds.firestore.view import View
+from backends.kinds.settings import Duration, Firestore
 from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer, stamp
 
 ROOT = "projects/demo-view/databases/(default)/documents/"
@@ -192,7 +192,7 @@ async def test_a_target_that_the_server_removes_is_listened_to_anew(monkeypatch:
 
 
 async def test_permission_lost_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backends.firestore.view.FORBIDDEN_S", 0.2)
+    monkeypatch.setattr("backends.kinds.firestore.view.FORBIDDEN_S", 0.2)
     async with setting(monkeypatch) as scene:
         scene.server.refuse = grpc.StatusCode.PERMISSION_DENIED
         scene.server.cut(grpc.StatusCode.PERMISSION_DENIED)
@@ -243,7 +243,7 @@ async def test_a_reader_waits_a_moment_for_a_view_that_is_only_one_write_behind(
 ) -> None:
     async with setting(monkeypatch) as scene:
         ctx = Context(asyncio.get_running_loop().time() + 2)
-        monkeypatch.setattr("backends.firestore.store.CATCH_UP_S", 5.0)
+        monkeypatch.setattr("backends.kinds.firestore.store.CATCH_UP_S", 5.0)
         await scene.store.commit((put("things/1", {"n": 10}),), ctx)
         found = await scene.read("1")
         assert found is not None

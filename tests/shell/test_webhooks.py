@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from control.settings import Webhook
-from control.webhooks import QUEUE_MAX, Receiver, Webhooks, signature
+from control.lead.webhooks import QUEUE_MAX, Receiver, Webhooks, signature
+from control.plan.settings import Webhook
 
 
 class Inbox:

@@ -16,8 +16,8 @@ import grpc
 from google.cloud.firestore_v1.types import firestore
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from backends.documents import Fields
-from backends.firestore.codec import PbDocument, fill_value
+from backends.documents.port import Fields
+from backends.kinds.firestore.codec import PbDocument, fill_value
 
 Request: Any = firestore.ListenRequest.pb()
 Response: Any = firestore.ListenResponse.pb()

@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 import pytest
 
-from backends.firestore.channel import EMULATOR
-from backends.firestore.emulator import Emulator
-from control.children import Children
-from control.client import Client
-from control.demo import Traffic
+from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.emulator import Emulator
+from control.api.client import Client
+from control.demo.children import Children
+from control.demo.run import Traffic
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
@@ -157,7 +157,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
 
     def write(project: str, phases: Sequence[tuple[str, float, str]], *, origin: str = "", **migration: Any) -> Path:
         if not origin:
-            app = children.python("app", "control.demo_app", read=True)
+            app = children.python("app", "control.demo.app", read=True)
             assert app.stdout is not None
             origin = f"http://127.0.0.1:{json.loads(app.stdout.readline())['port']}"
         rows = "\n".join(

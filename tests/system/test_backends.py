@@ -20,17 +20,18 @@ import grpc
 import msgspec
 import pytest
 
-from backends import openapi, settings
+from backends import openapi
 from backends.adapters.analytics import GRAINS, SHARDS, _digest
 from backends.arm import GAUGES, SOURCE, TARGET, Outcome
-from backends.documents import Context, Filter, Query, Reason, Rejected
+from backends.documents.port import Context, Filter, Query, Reason, Rejected
 from backends.errors import FaultKind
-from backends.firestore.channel import EMULATOR
-from backends.firestore.emulator import Emulator
-from backends.manager import Source, build_source
+from backends.kinds import settings
+from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.emulator import Emulator
+from backends.kinds.settings import Duration
 from backends.operations import OPERATIONS, Answer, Call
+from backends.pair.manager import Source, build_source
 from backends.resilience.breaker import MIN_CALLS
-from backends.settings import Duration
 from tests.support.fault_proxy import FaultProxy
 
 BY_NAME = {operation.name: operation for operation in OPERATIONS}

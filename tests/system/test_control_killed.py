@@ -23,16 +23,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backends.settings import encode_hook
-from control import faults
-from control.client import ApiError, Client
-from control.coordinator import Document
-from control.settings import Settings, parse
-from control.states import Entry, Rollout, State
-from control.store import Store
-from proxy import board as boards
-from proxy.board import Board, boot_id
-from proxy.routes import layout
+from backends.kinds.settings import encode_hook
+from control.api.client import ApiError, Client
+from control.lead import crashpoints as faults
+from control.lead.coordinator import Document
+from control.plan.settings import Settings, parse
+from control.rollout.model import Entry, Rollout, State
+from control.store.sqlite import Store
+from proxy.board import board as boards
+from proxy.board.board import Board, boot_id
+from proxy.migration.routes import layout
 
 REPOSITORY = Path(__file__).parents[2]
 LEASE_S = 30.0  # longer than a process needs to start on a busy machine

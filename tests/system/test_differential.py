@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends.documents import (
+from backends.documents.port import (
     NAME,
     Context,
     Count,
@@ -25,9 +25,9 @@ from backends.documents import (
     merge,
     put,
 )
-from backends.firestore.store import FirestoreStore
-from backends.memory import MemoryStore
-from backends.settings import Firestore
+from backends.kinds.firestore.store import FirestoreStore
+from backends.kinds.mock.memory import MemoryStore
+from backends.kinds.settings import Firestore
 
 STEPS = int(os.environ.get("PHASEGATE_DIFFERENTIAL_STEPS", "1500"))
 COLLECTIONS = ("a", "b", "a/1/inner")

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from control.cli import main
+from control.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

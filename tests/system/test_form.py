@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hatch_build import GROUP
-from proxy.form import form
+from proxy.process.form import form
 
 
 def test_the_workers_run_the_form_that_is_told(serving: Callable[..., Any], emulated: str) -> None:

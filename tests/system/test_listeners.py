@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from control.children import Children
+from control.demo.children import Children
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
@@ -77,7 +77,7 @@ def status_on(sock: socket.socket) -> int:
 @pytest.fixture
 def served(tmp_path: Path, children: Children, until: Callable[..., None]) -> dict[str, Any]:
     """phasegate in front of the demo's app with three listeners: what its ready.json says."""
-    app = children.python("app", "control.demo_app", read=True)
+    app = children.python("app", "control.demo.app", read=True)
     assert app.stdout is not None
     (tmp_path / "phasegate.toml").write_text(
         CONFIG.format(origin=f"http://127.0.0.1:{json.loads(app.stdout.readline())['port']}")

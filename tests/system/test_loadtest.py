@@ -69,7 +69,17 @@ def test_the_open_loop_finds_every_answer_right(serving: Start, emulated: str, t
     out = tmp_path / "out.json"
     url = f"http://{running.listen}"
     done = module(
-        running, "loadtest.openloop", url, "--visitors", "guest", "--rate", "40", "--for", "5", "--json", str(out)
+        running,
+        "loadtest.generator.openloop",
+        url,
+        "--visitors",
+        "guest",
+        "--rate",
+        "40",
+        "--for",
+        "5",
+        "--json",
+        str(out),
     )
     # 3: the machine was too busy for the schedule, which says nothing of the answers.
     assert done.returncode in (0, 3), done.stdout + done.stderr

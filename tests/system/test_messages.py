@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from control.states import Entry
-from control.store import Store
+from control.rollout.model import Entry
+from control.store.sqlite import Store
 
 REPOSITORY = Path(__file__).parents[2]
 PHASES = [("half", 50, "10m")]
@@ -118,7 +118,7 @@ def test_an_unreachable_control_plane_has_its_own_exit_code(tmp_path: Path) -> N
 
 def test_the_wrong_port_is_recognised(tmp_path: Path) -> None:
     app = subprocess.Popen(
-        [sys.executable, "-m", "control.demo_app"], stdout=subprocess.PIPE, cwd=REPOSITORY, text=True
+        [sys.executable, "-m", "control.demo.app"], stdout=subprocess.PIPE, cwd=REPOSITORY, text=True
     )
     with app:
         assert app.stdout is not None
@@ -224,8 +224,8 @@ def test_what_is_shown_can_be_read_by_scripts(serving: Callable[..., Any], emula
 
 
 def test_help_names_every_command_once_and_where_to_begin(tmp_path: Path) -> None:
-    from control.cli import main
-    from control.cli_base import SECTIONS
+    from control.cli.base import SECTIONS
+    from control.cli.main import main
 
     named = [name for names in SECTIONS.values() for name in names]
     assert sorted(named) == sorted(main.commands)
@@ -302,7 +302,9 @@ def test_a_package_of_another_project_in_place_of_ours_is_told_in_one_line(tmp_p
 
 
 def test_help_imports_click_and_little_else() -> None:
-    script = "import sys; from control.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    script = (
+        "import sys; from control.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "click" in loaded

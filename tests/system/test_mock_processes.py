@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backends.documents import Context, Query
-from backends.journal import Journal
-from backends.memory import MemoryStore
+from backends.documents.port import Context, Query
+from backends.kinds.mock.journal import Journal
+from backends.kinds.mock.memory import MemoryStore
 
 # Each line on the output is a commit that was answered.
 WRITER = """

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from control.client import Client
+from control.api.client import Client
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """

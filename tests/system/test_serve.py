@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from backends.firestore.emulator import Emulator
-from control.priority import NICENESS
+from backends.kinds.firestore.emulator import Emulator
+from control.lead.priority import NICENESS
 
 Start = Callable[..., Any]
 Wait = Callable[..., None]

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from backends.settings import Backend, Firestore, Mock
-from proxy.gateway import Gateway
+from backends.kinds.settings import Backend, Firestore, Mock
 from proxy.http1.head import HEAD_END
-from proxy.listening import bind
-from proxy.routes import layout
+from proxy.migration.routes import layout
+from proxy.process.gateway import Gateway
+from proxy.process.listening import bind
 from proxy.settings import App, Plan, Proxy, Route
 
 WITHIN_S = 5.0  # no step takes this long; a test that would hang fails

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.access import LogFile, Logged
+from proxy.http1.access import LogFile, Logged
 from proxy.http1.downstream import Downstream
 from proxy.settings import AccessLog
 

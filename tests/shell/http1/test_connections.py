@@ -441,7 +441,7 @@ class TestUnreachable:
         assert (await here.talk(GET, "GET"))[0].status == 200
 
     async def test_the_counts_say_what_happened(self, rig: Any) -> None:
-        from proxy import board
+        from proxy.board import board
 
         here = await rig()
         here.origin.script = [OK, b"nonsense\r\n\r\n"]

@@ -11,10 +11,10 @@ import pytest
 
 from backends.arm import GAUGES, SOURCE, Arm, Outcome
 from backends.operations import EVENT_STREAM, Answer, Call, Operation, json_answer
-from proxy import board
-from proxy.exchange import Answering
+from proxy.board import board
+from proxy.migration.answering import Answering
+from proxy.migration.sticky import Stickiness
 from proxy.settings import Route
-from proxy.sticky import Stickiness
 from tests.support.scripted import Named
 
 ROUTES = (Route("phase6", ("/api/dashboard/*", "/api/scans/*", "/api/analytics/*"), "mock", "firestore"),)

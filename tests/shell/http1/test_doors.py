@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from proxy.doors import Door
 from proxy.http1.proxyheader import BadHeaderError, Reader
+from proxy.process.doors import Door
 from proxy.settings import Listener, OriginTls, Tls
 from proxy.tls import Certificate
 

@@ -8,7 +8,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 from hatch_build import HOT
-from proxy.form import form
+from proxy.process.form import form
 
 WANTED = os.environ.get("PHASEGATE_FORM", "plain Python")  # `make test-compiled` asks for the other one
 

@@ -17,12 +17,12 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends.settings import Firestore, Mock
-from proxy.gateway import Gateway
+from backends.kinds.settings import Firestore, Mock
 from proxy.http1.downstream import Downstream
 from proxy.http1.pool import Pool
 from proxy.http1.upstream import Upstream
-from proxy.routes import layout
+from proxy.migration.routes import layout
+from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy
 
 

@@ -1,0 +1,1 @@
+"""Brings data to a side: fixtures and seeding."""

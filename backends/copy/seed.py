@@ -1,0 +1,40 @@
+"""Fills a backend with the data a migration starts from: the same documents on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from backends.copy.fixtures import initial
+from backends.documents.port import COMMIT_LIMIT, Context, Mutation, put
+from backends.kinds import settings
+from backends.kinds.registry import build_store
+
+MARKER: Final = "phasegate/seeded"
+_CALL_S: Final = 30.0
+
+
+async def seed(backend: settings.Backend, *, data: settings.Mock, run_dir: Path, name: str) -> int:
+    """Write what ``data``, the mock's settings, begins with into ``backend``; how many documents were written.
+
+    A backend that was seeded before is left as it is: 0. Raises ``FixtureError``, ``Fault``, and ``ValueError`` for
+    a backend that keeps no documents.
+    """
+    mutations = initial(data)()
+    store = build_store(backend, run_dir / name)
+    await store.start()
+    try:
+        if await store.get(MARKER, _context()) is not None:
+            return 0
+        # The marker is last: an interrupted seeding is done again from the start, which changes nothing twice.
+        batch: list[Mutation] = [*mutations, put(MARKER, {"documents": len(mutations)})]
+        for start in range(0, len(batch), COMMIT_LIMIT):
+            await store.commit(batch[start : start + COMMIT_LIMIT], _context())
+        return len(mutations)
+    finally:
+        await store.close()
+
+
+def _context() -> Context:
+    return Context(asyncio.get_running_loop().time() + _CALL_S)

@@ -1,0 +1,103 @@
+"""Changes: what a write means, as values that can be applied to any store, any number of times, in any order. Pure.
+
+An adapter answers a write by applying a change to its own store; the same value is then handed to the other store.
+Each kind carries what makes it safe to repeat: a fixed id, a marker that is made in the same commit, or a rule that
+says which of two states of a document is the newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from backends.documents.port import (
+    Context,
+    DocumentStore,
+    Fields,
+    Mutation,
+    Precondition,
+    Reason,
+    Rejected,
+    create,
+    merge,
+)
+from backends.errors import Fault, FaultKind
+
+ATTEMPTS: Final = 8  # of a read and a conditional write that others may come between
+
+
+class Change(Protocol):
+    """Something that was decided and is to be so in every store."""
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """Make it so, or find that it already is. Raises ``Fault``; ``Rejected`` only for what no retry will cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Writes whose outcome does not depend on what is stored."""
+
+    mutations: tuple[Mutation, ...]
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """As ``Change.apply``."""
+        await store.commit(self.mutations, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Writes that must happen exactly once, such as increments: ``marker`` is made in the same commit."""
+
+    marker: str
+    fields: Fields
+    mutations: tuple[Mutation, ...]
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """As ``Change.apply``."""
+        try:
+            await store.commit((create(self.marker, self.fields), *self.mutations), ctx)
+        except Rejected as refusal:
+            if refusal.reason is not Reason.EXISTS:
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Changes one after the other; stopped half-way, it is finished by applying it again."""
+
+    changes: tuple[Change, ...]
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """As ``Change.apply``."""
+        for change in self.changes:
+            await change.apply(store, ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """A document's new state, unless the store already holds a newer one."""
+
+    path: str
+    fields: Fields
+    newer: Callable[[Fields, Fields], bool]  # (this one's fields, the stored ones): whether to write
+
+    async def apply(self, store: DocumentStore, ctx: Context) -> None:
+        """As ``Change.apply``."""
+        for _ in range(ATTEMPTS):
+            stored = await store.get(self.path, ctx)
+            if stored is not None and not self.newer(self.fields, stored.fields):
+                return
+            condition = Precondition(exists=False) if stored is None else Precondition(update_time=stored.update_time)
+            try:
+                await store.commit((merge(self.path, self.fields, precondition=condition),), ctx)
+                return
+            except Rejected as refusal:
+                if refusal.reason is Reason.INVALID:
+                    raise
+        raise contended(self.path)
+
+
+def contended(path: str) -> Fault:
+    """The fault of having lost every race for a document; nothing was applied."""
+    return Fault(FaultKind.ABORTED, f"{path} changed {ATTEMPTS} times while it was being written", may_retry=True)

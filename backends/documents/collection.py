@@ -1,0 +1,167 @@
+"""Documents of one collection in memory, indexed by the queries that are asked of it. Pure.
+
+The mock keeps one a collection; a live view keeps one filled by Firestore. An index comes into being with the first
+query that needs it: for a set of fields compared with ``==`` and one ordered field it keeps, by the values of the
+former, a sorted list of (ordered value, id). Both directions read the same list.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+from backends.documents.port import NAME, Cell, Count, Document, Filter, Query
+from backends.documents.semantics import SortKey, matches, sort_key
+
+_Entry: TypeAlias = tuple[SortKey, str]
+_Shape: TypeAlias = tuple[tuple[str, ...], str]
+
+_NOTHING: Final[list[_Entry]] = []
+
+
+class _Index:
+    """Sorted entries, by the values of the fields compared with ``==``."""
+
+    __slots__ = ("equal", "groups", "order")
+
+    def __init__(self, shape: _Shape) -> None:
+        self.equal, self.order = shape
+        self.groups: dict[tuple[SortKey, ...], list[_Entry]] = {}
+
+    def _place(self, document: Document) -> tuple[tuple[SortKey, ...], _Entry] | None:
+        fields = document.fields
+        if self.order == NAME:
+            key: SortKey = ()
+        elif self.order in fields:
+            key = sort_key(fields[self.order])
+        else:
+            return None
+        if any(name not in fields for name in self.equal):
+            return None
+        return tuple(sort_key(fields[name]) for name in self.equal), (key, document.id)
+
+    def add(self, document: Document) -> None:
+        place = self._place(document)
+        if place is not None:
+            insort(self.groups.setdefault(place[0], []), place[1])
+
+    def remove(self, document: Document) -> None:
+        place = self._place(document)
+        if place is not None:
+            group = self.groups[place[0]]
+            del group[bisect_left(group, place[1])]
+            if not group:
+                del self.groups[place[0]]
+
+
+class Collection:
+    """Documents by id. ``cell.version`` differs after every change."""
+
+    __slots__ = ("_indexes", "cell", "documents")
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Document] = {}
+        self.cell = Cell()
+        self._indexes: dict[_Shape, _Index] = {}
+
+    def put(self, document: Document) -> None:
+        """Keep the document in place of the one of the same id."""
+        doc_id = document.id
+        if self._indexes:
+            old = self.documents.get(doc_id)
+            for index in self._indexes.values():
+                if old is not None:
+                    index.remove(old)
+                index.add(document)
+        self.documents[doc_id] = document
+        self.cell.version += 1
+
+    def drop(self, doc_id: str) -> None:
+        """Forget the document, if it is there."""
+        old = self.documents.pop(doc_id, None)
+        if old is not None:
+            for index in self._indexes.values():
+                index.remove(old)
+            self.cell.version += 1
+
+    def clear(self) -> None:
+        """Forget every document."""
+        self.documents.clear()
+        self._indexes.clear()
+        self.cell.version += 1
+
+    def run(self, query: Query) -> list[Document]:
+        """The query's result."""
+        entries, low, high = self._span(query)
+        if query.start_after is not None:
+            value, doc_id = query.start_after
+            after = (() if query.order == NAME else sort_key(value), doc_id)
+            if query.descending:
+                high = min(high, bisect_left(entries, after))
+            else:
+                low = max(low, bisect_right(entries, after))
+        result: list[Document] = []
+        limit = query.limit if query.limit is not None else len(entries)
+        for document in self._scan(query, entries, low, high):
+            if len(result) >= limit:
+                break
+            result.append(document)
+        return result
+
+    def count(self, query: Query, total: str | None = None) -> Count:
+        """As ``DocumentStore.count``."""
+        entries, low, high = self._span(query)
+        documents = amount = 0
+        for document in self._scan(query, entries, low, high):
+            documents += 1
+            value = document.fields.get(total) if total is not None else None
+            if isinstance(value, int) and not isinstance(value, bool):
+                amount += value
+        return Count(documents, amount)
+
+    def _scan(self, query: Query, entries: list[_Entry], low: int, high: int) -> Iterator[Document]:
+        members = [condition for condition in query.where if condition.op == "in"]
+        for at in reversed(range(low, high)) if query.descending else range(low, high):
+            document = self.documents[entries[at][1]]
+            if all(matches(document, condition) for condition in members):
+                yield document
+
+    def _span(self, query: Query) -> tuple[list[_Entry], int, int]:
+        """The index's entries that satisfy every ``==`` and inequality: a list and the bounds within it."""
+        equal = sorted((c for c in query.where if c.op == "=="), key=lambda c: c.field)
+        shape = (tuple(c.field for c in equal), query.order)
+        index = self._indexes.get(shape)
+        if index is None:
+            index = self._indexes[shape] = _Index(shape)
+            for document in self.documents.values():
+                index.add(document)
+        entries = index.groups.get(tuple(sort_key(c.value) for c in equal), _NOTHING)
+        low, high = 0, len(entries)
+        for condition in query.where:
+            if condition.op not in ("==", "in"):
+                first, last = _bounds(entries, condition)
+                low, high = max(low, first), min(high, last)
+        return entries, low, max(low, high)
+
+
+def _bounds(entries: list[_Entry], condition: Filter) -> tuple[int, int]:
+    """The entries that satisfy an inequality: those of the value's type, on the right side of it."""
+    wanted = sort_key(condition.value)
+    rank = wanted[0]
+    first = bisect_left(entries, ((rank,),))
+    last = bisect_left(entries, ((rank + 1,),))
+    match condition.op:
+        case "<":
+            last = bisect_left(entries, wanted, key=_value)
+        case "<=":
+            last = bisect_right(entries, wanted, key=_value)
+        case ">":
+            first = bisect_right(entries, wanted, key=_value)
+        case _:
+            first = bisect_left(entries, wanted, key=_value)
+    return first, last
+
+
+def _value(entry: _Entry) -> SortKey:
+    return entry[0]

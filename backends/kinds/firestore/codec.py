@@ -1,0 +1,196 @@
+"""Values, documents, mutations and queries to and from Firestore's protobuf messages. Pure.
+
+The raw protobuf classes are used, not proto-plus's wrappers, which cost several times the call they wrap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from backends.documents.port import NAME, Document, FieldPath, Fields, Mutation, Precondition, Query, Value
+from backends.kinds.firestore.messages import common, document, query, write
+
+# Protobuf's generated classes carry no types.
+PbValue: Final[Any] = document.Value.pb()
+PbDocument: Final[Any] = document.Document.pb()
+PbWrite: Final[Any] = write.Write.pb()
+PbQuery: Final[Any] = query.StructuredQuery.pb()
+_Precondition: Final[Any] = common.Precondition.pb()
+_Transform: Final[Any] = write.DocumentTransform.FieldTransform.pb()
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPERATORS: Final = {
+    "==": PbQuery.FieldFilter.EQUAL,
+    "<": PbQuery.FieldFilter.LESS_THAN,
+    "<=": PbQuery.FieldFilter.LESS_THAN_OR_EQUAL,
+    ">": PbQuery.FieldFilter.GREATER_THAN,
+    ">=": PbQuery.FieldFilter.GREATER_THAN_OR_EQUAL,
+    "in": PbQuery.FieldFilter.IN,
+}
+
+
+def micros(timestamp: Any) -> int:
+    """A protobuf Timestamp in whole microseconds since 1970."""
+    return int(timestamp.seconds) * 1_000_000 + int(timestamp.nanos) // 1000
+
+
+def _fill_time(timestamp: Any, us: int) -> None:
+    timestamp.seconds, rest = divmod(us, 1_000_000)
+    timestamp.nanos = rest * 1000
+
+
+# ------------------------------------------------------------------------------------------------------ decoding
+
+
+def _time(value: Any) -> datetime:
+    stamp = value.timestamp_value
+    return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
+
+
+_DECODERS: Final[dict[str | None, Callable[[Any], Value]]] = {
+    "null_value": lambda value: None,
+    "boolean_value": lambda value: bool(value.boolean_value),
+    "integer_value": lambda value: int(value.integer_value),
+    "double_value": lambda value: float(value.double_value),
+    "timestamp_value": _time,
+    "string_value": lambda value: str(value.string_value),
+    "bytes_value": lambda value: bytes(value.bytes_value),
+    "array_value": lambda value: [decode_value(item) for item in value.array_value.values],
+    "map_value": lambda value: decode_fields(value.map_value.fields),
+}
+
+
+def decode_value(value: Any) -> Value:
+    """The value; ``ValueError`` for a type the adapters never write (references, points on Earth, vectors)."""
+    which = value.WhichOneof("value_type")
+    decoder = _DECODERS.get(which)
+    if decoder is None:
+        raise ValueError(f"a field holds a {which}, which is not supported")
+    return decoder(value)
+
+
+def decode_fields(fields: Any) -> Fields:
+    """A protobuf map of values as a dictionary."""
+    return {name: decode_value(value) for name, value in fields.items()}
+
+
+def decode_document(message: Any, root: str) -> Document:
+    """The document; ``root`` is the resource name that its path is relative to, with a closing slash."""
+    return Document(
+        message.name[len(root) :],
+        decode_fields(message.fields),
+        micros(message.create_time),
+        micros(message.update_time),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ encoding
+
+
+def fill_value(into: Any, value: Value) -> None:
+    """Write the value into a protobuf Value."""
+    match value:
+        case None:
+            into.null_value = 0
+        case bool():
+            into.boolean_value = value
+        case int():
+            into.integer_value = value
+        case float():
+            into.double_value = value
+        case str():
+            into.string_value = value
+        case datetime():
+            _fill_time(into.timestamp_value, (value - _EPOCH) // timedelta(microseconds=1))
+        case bytes():
+            into.bytes_value = value
+        case list():
+            into.array_value.SetInParent()
+            for item in value:
+                fill_value(into.array_value.values.add(), item)
+        case dict():
+            into.map_value.SetInParent()
+            for name, item in value.items():
+                fill_value(into.map_value.fields[name], item)
+
+
+def encode_path(path: FieldPath) -> str:
+    """A field path as Firestore spells it: segments that are no plain identifiers in backticks."""
+    return ".".join(name if _PLAIN.fullmatch(name) else _quoted(name) for name in path)
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"
+
+
+def encode_mutation(mutation: Mutation, root: str) -> Any:
+    """The mutation as a protobuf Write."""
+    if mutation.fields is None:
+        message = PbWrite(delete=root + mutation.path)
+    else:
+        message = PbWrite()
+        message.update.name = root + mutation.path
+        for name, value in mutation.fields.items():
+            fill_value(message.update.fields[name], value)
+        if mutation.mask is not None:
+            message.update_mask.SetInParent()
+            message.update_mask.field_paths.extend(map(encode_path, mutation.mask))
+        for transform in mutation.transforms:
+            entry = _Transform(field_path=encode_path(transform.field))
+            fill_value(getattr(entry, transform.op), transform.operand)
+            message.update_transforms.append(entry)
+    if mutation.precondition is not None:
+        message.current_document.CopyFrom(_encode_precondition(mutation.precondition))
+    return message
+
+
+def _encode_precondition(precondition: Precondition) -> Any:
+    message = _Precondition()
+    if precondition.update_time is not None:
+        _fill_time(message.update_time, precondition.update_time)
+    elif precondition.exists is not None:
+        message.exists = precondition.exists
+    return message
+
+
+def encode_query(question: Query, root: str) -> Any:
+    """The query as a protobuf StructuredQuery, to be run under ``parent_of(question.collection)``."""
+    message = PbQuery()
+    collection = question.collection
+    message.from_.add(collection_id=collection[collection.rfind("/") + 1 :])
+    filters = message.where.composite_filter.filters if len(question.where) > 1 else None
+    if filters is not None:
+        message.where.composite_filter.op = PbQuery.CompositeFilter.AND
+    for condition in question.where:
+        entry = filters.add() if filters is not None else message.where
+        if condition.op == "==" and condition.value is None:
+            entry.unary_filter.field.field_path = encode_path((condition.field,))
+            entry.unary_filter.op = PbQuery.UnaryFilter.IS_NULL
+        else:
+            entry.field_filter.field.field_path = encode_path((condition.field,))
+            entry.field_filter.op = _OPERATORS[condition.op]
+            fill_value(entry.field_filter.value, condition.value)
+    direction = PbQuery.DESCENDING if question.descending else PbQuery.ASCENDING
+    if question.order != NAME:
+        message.order_by.add(direction=direction).field.field_path = encode_path((question.order,))
+    message.order_by.add(direction=direction).field.field_path = NAME
+    if question.start_after is not None:
+        value, doc_id = question.start_after
+        if question.order != NAME:
+            fill_value(message.start_at.values.add(), value)
+        message.start_at.values.add().reference_value = f"{root}{collection}/{doc_id}"
+        message.start_at.before = False
+    if question.limit is not None:
+        message.limit.value = question.limit
+    return message
+
+
+def parent_of(collection: str, root: str) -> str:
+    """The resource name a query of the collection is run under."""
+    cut = collection.rfind("/")
+    return root[:-1] if cut < 0 else root + collection[:cut]

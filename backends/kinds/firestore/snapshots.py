@@ -1,0 +1,141 @@
+"""From the messages of a Listen stream to consistent states of one query's result. Pure.
+
+The service promises nothing of a single message; what holds is the state at each *global snapshot*, a NO_CHANGE that
+names no target and carries a read time, once the target is CURRENT. So changes are gathered and taken over there, all
+at once. (https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#listenresponse)
+
+    document change   gathered; a document known with the same update time is no news
+    delete, remove    gathered
+    RESET             what is gathered is thrown away, and what follows is everything
+    filter            the number of documents the server has: if it is not ours, a deletion was missed: begin again
+    REMOVE            the server ended the target: begin again, or give up for the time being where it forbids it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final
+
+from backends.documents.collection import Collection
+from backends.documents.port import Document
+from backends.kinds.firestore.codec import decode_document, micros
+
+_NO_CHANGE: Final = 0
+_ADD: Final = 1
+_REMOVE: Final = 2
+_CURRENT: Final = 3
+_RESET: Final = 4
+
+
+class Step(Enum):
+    """What a message came to."""
+
+    NOTHING = auto()
+    SNAPSHOT = auto()  # the collection is consistent as of ``read_time``
+    AGAIN = auto()  # listen anew, without a token
+
+
+class Snapshots:
+    """Keeps ``collection`` at the newest global snapshot of one target."""
+
+    def __init__(self, collection: Collection, root: str) -> None:
+        self.collection = collection
+        self.token = b""  # resumes after the newest snapshot; empty: from the beginning
+        self.read_time = 0  # of the newest snapshot, microseconds
+        self.changed = False  # whether the newest snapshot differs from the one before
+        self.cause: Any = None  # why the server ended the target, as it said
+        self._root = root
+        self._token = b""
+        self._current = False
+        self._whole = False
+        self._reset_at = 0  # read time of the reset that the next snapshot begins with, microseconds
+        self._pending: dict[str, Document | None] = {}
+
+    def begin(self) -> bytes:
+        """A new stream begins: forget what was gathered. The token to resume with; where it is empty, what follows is
+        everything."""
+        self._current, self._pending, self._token = False, {}, b""
+        self._whole = not self.token
+        self._reset_at = 0
+        return self.token
+
+    def take(self, response: Any) -> Step:
+        """Take one ListenResponse."""
+        which = response.WhichOneof("response_type")
+        return self._TAKERS[which](self, getattr(response, which))
+
+    def _target(self, change: Any) -> Step:
+        kind = change.target_change_type
+        if kind == _REMOVE:
+            self.token, self.cause = b"", change.cause
+            return Step.AGAIN
+        if kind == _RESET:
+            self._pending, self._whole, self._current = {}, True, False
+            self._reset_at = micros(change.read_time)
+            self.token = b""
+            return Step.NOTHING
+        if change.resume_token:
+            self._token = change.resume_token
+        if kind == _CURRENT:
+            self._current = True
+        elif kind == _NO_CHANGE and not change.target_ids and change.HasField("read_time") and self._current:
+            self._take_over()
+            # The emulator resets for every change, and dates the end of what it sends then after writes that it
+            # had not read yet. Those of the reset's own moment it had.
+            self.read_time = max(self.read_time, self._reset_at or micros(change.read_time))
+            self._reset_at = 0
+            return Step.SNAPSHOT
+        return Step.NOTHING
+
+    def _take_over(self) -> None:
+        collection, pending = self.collection, self._pending
+        before = collection.cell.version
+        if self._whole:
+            for doc_id in [known for known in collection.documents if pending.get(known) is None]:
+                collection.drop(doc_id)
+        for doc_id, document in pending.items():
+            if document is None:
+                collection.drop(doc_id)
+            elif document is not collection.documents.get(doc_id):
+                collection.put(document)
+        self.changed = collection.cell.version != before
+        self._pending, self._whole = {}, False
+        self.token, self._token = self._token or self.token, b""
+
+    def _document(self, change: Any) -> Step:
+        message = change.document
+        doc_id = message.name[message.name.rindex("/") + 1 :]
+        if not change.target_ids:
+            self._pending[doc_id] = None  # changed so that it no longer matches
+            return Step.NOTHING
+        known = self.collection.documents.get(doc_id)
+        if known is None or known.update_time != micros(message.update_time):
+            known = decode_document(message, self._root)
+        self._pending[doc_id] = known
+        return Step.NOTHING
+
+    def _gone(self, change: Any) -> Step:
+        self._pending[change.document[change.document.rindex("/") + 1 :]] = None
+        return Step.NOTHING
+
+    def _filter(self, existence: Any) -> Step:
+        if existence.count != self._count():
+            self.token = b""
+            return Step.AGAIN
+        return Step.NOTHING
+
+    def _count(self) -> int:
+        """How many documents there will be at the next snapshot."""
+        pending, known = self._pending, self.collection.documents
+        kept = 0 if self._whole else len(known) - sum(doc_id in known for doc_id in pending)
+        return kept + sum(document is not None for document in pending.values())
+
+    _TAKERS: Final[dict[str | None, Callable[[Snapshots, Any], Step]]] = {
+        "target_change": _target,
+        "document_change": _document,
+        "document_delete": _gone,
+        "document_remove": _gone,
+        "filter": _filter,
+        None: lambda self, _: Step.NOTHING,
+    }

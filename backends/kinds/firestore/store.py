@@ -1,0 +1,330 @@
+"""The real store: a ``DocumentStore`` over raw gRPC.
+
+Reads are answered from a live view where there is a fresh one, else from the cache where some age is allowed, else
+by the service. Every call has a timeout, taken from its context's deadline, and passes the guard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from backends.documents.port import Cell, Context, Count, Document, Mutation, Query, Rejected
+from backends.documents.semantics import check, check_path
+from backends.errors import Fault, FaultKind
+from backends.kinds.firestore.channel import Channel, open_channel
+from backends.kinds.firestore.codec import (
+    decode_document,
+    encode_mutation,
+    encode_path,
+    encode_query,
+    micros,
+    parent_of,
+)
+from backends.kinds.firestore.fence import CELLS, Fence, slot
+from backends.kinds.firestore.messages import firestore
+from backends.kinds.firestore.messages import query as query_types
+from backends.kinds.firestore.status import commit_error, read_error
+from backends.kinds.firestore.view import View
+from backends.kinds.settings import Firestore
+from backends.resilience.cache import Cache, Result
+from backends.resilience.flight import Flights
+from backends.resilience.guard import Guard
+
+_Get: Final[Any] = firestore.GetDocumentRequest.pb()
+_BatchGet: Final[Any] = firestore.BatchGetDocumentsRequest.pb()
+_Run: Final[Any] = firestore.RunQueryRequest.pb()
+_Aggregate: Final[Any] = firestore.RunAggregationQueryRequest.pb()
+_Aggregation: Final[Any] = query_types.StructuredAggregationQuery.Aggregation.pb()
+_Commit: Final[Any] = firestore.CommitRequest.pb()
+
+CATCH_UP_S: Final = 0.05  # how long a read waits for the view to have this machine's newest write
+LONG_S: Final = 86_400.0  # the age shown of a view that has never been complete
+
+
+class FirestoreStore:
+    """Firestore, or its emulator. ``start`` before use.
+
+    ``views`` are kept live and answered from; ``fence`` is the file in which this machine's processes tell each
+    other of their writes, None where there is only this one.
+    """
+
+    kind = "firestore"
+
+    def __init__(self, settings: Firestore, views: Sequence[Query] = (), fence: Path | None = None) -> None:
+        self._settings = settings
+        self._channel: Channel | None = None
+        self._closed_because = Fault(FaultKind.UNAVAILABLE, "Firestore: not started")
+        self._guard = Guard()
+        self._flights = Flights()
+        self._cache: Cache | None = None
+        self._fence = Fence(fence)
+        self._seen = 0  # of the fence's count of writes
+        self._written = [Cell() for _ in range(CELLS)]  # by slot of the fence: changes with every write
+        self._written_at = [0] * CELLS
+        self._views = {query.collection: View(query, settings.view_max_age_s) for query in views}
+        self._view_reads = 0
+
+    # ------------------------------------------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Make the channel. Missing credentials are no error here: calls fail with them, and health says so."""
+        self._fence.open()
+        self._cache = Cache(self._settings.cache)
+        try:
+            self._channel = await open_channel(self._settings.project, self._settings.database)
+        except Fault as problem:
+            self._closed_because = problem
+            return
+        for view in self._views.values():
+            view.start(self._channel)
+
+    async def close(self) -> None:
+        """End every call and stream, and close the channel."""
+        channel, self._channel = self._channel, None
+        self._closed_because = Fault(FaultKind.UNAVAILABLE, "Firestore: closed")
+        for view in self._views.values():
+            await view.close()
+        await self._flights.close()
+        if self._cache is not None:
+            await self._cache.close()
+        if channel is not None:
+            await channel.close()
+        self._fence.close()
+
+    def _open(self) -> Channel:
+        if self._channel is None:
+            raise self._closed_because
+        return self._channel
+
+    async def health(self, deadline_s: float) -> str:
+        """Read one document through, whether it is there or not."""
+        began = time.perf_counter()
+        try:
+            await self._get("phasegate/health", deadline_s)
+        except Rejected as refusal:  # it cannot be the question: the project or the database is named wrongly
+            raise Fault(FaultKind.INTERNAL, f"Firestore: {refusal}") from None
+        return f"answered in {(time.perf_counter() - began) * 1000:.0f} ms"
+
+    def gauges(self) -> dict[str, int]:
+        """What this store counts, by the names of ``GAUGES``."""
+        ages = [view.age_s() for view in self._views.values()]
+        return {
+            "attempts": self._guard.attempts,
+            "retries": self._guard.retries,
+            "breaker_state": int(self._guard.breaker.state),
+            "cache_hits": self._cache.hits if self._cache is not None else 0,
+            "cache_misses": self._cache.misses if self._cache is not None else 0,
+            "view_reads": self._view_reads,
+            "view_age_ms": int(1000 * min(LONG_S, max(ages, default=0.0))),
+        }
+
+    # ------------------------------------------------------------------------------------------------- own writes
+
+    def poll(self) -> None:
+        """Notice what this machine's processes wrote: views and memories from before it are not to be used."""
+        if self._fence.cells[0] != self._seen:
+            self._notice()
+
+    def _notice(self) -> None:
+        cells = self._fence.cells
+        self._seen = cells[0]
+        for at in range(1, CELLS):
+            if cells[at] != self._written_at[at]:
+                self._written_at[at] = cells[at]
+                self._written[at].version += 1
+        for collection, view in self._views.items():
+            view.require(self._written_at[slot(collection)])
+
+    # ------------------------------------------------------------------------------------------------- reading
+
+    async def get(self, path: str, ctx: Context) -> Document | None:
+        """As ``DocumentStore.get``."""
+        check_path(path)
+        self.poll()
+        cut = path.rindex("/")
+        view = self._views.get(path[:cut])
+        if view is not None and (view.fresh or await view.catch_up(CATCH_UP_S)):
+            known, document = view.get(path[cut + 1 :])
+            if known:
+                self._view_reads += 1
+                ctx.rest_on(view.cell)
+                return document
+        ctx.memorable = False
+        return await self._guard.run(lambda timeout: self._get(path, timeout), ctx.deadline)
+
+    async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
+        """As ``DocumentStore.get_many``."""
+        for path in paths:
+            check_path(path)
+        ctx.memorable = False
+        return await self._guard.run(lambda timeout: self._get_many(paths, timeout), ctx.deadline)
+
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+        """As ``DocumentStore.query``."""
+        self.poll()
+        view = self._views.get(query.collection)
+        if view is not None and view.covers(query) and (view.fresh or await view.catch_up(CATCH_UP_S)):
+            result = view.run(query)
+            if result is not None:
+                self._view_reads += 1
+                ctx.rest_on(view.cell)
+                return result
+        found = await self._through(
+            f"query {query}", query, ctx, max_age, lambda timeout: self._query(query, timeout)
+        )
+        assert isinstance(found, list)
+        return found
+
+    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+        """As ``DocumentStore.count``."""
+        assert total in (None, query.order)
+        self.poll()
+        view = self._views.get(query.collection)
+        if view is not None and view.fresh:
+            result = view.count(query, total)
+            if result is not None:
+                self._view_reads += 1
+                ctx.rest_on(view.cell)
+                return result
+        found = await self._through(
+            f"count {total} {query}", query, ctx, max_age, lambda timeout: self._count(query, total, timeout)
+        )
+        assert isinstance(found, Count)
+        return found
+
+    async def _through(
+        self, name: str, query: Query, ctx: Context, max_age: float, ask: Callable[[float], Awaitable[Result]]
+    ) -> Result:
+        """Ask the service, or the cache where a result of some age will do."""
+        if max_age <= 0 or self._cache is None:
+            ctx.memorable = False
+            return await self._guard.run(ask, ctx.deadline)
+        cache = self._cache
+        at = slot(query.collection)
+        # A write by this machine changes the key: what was cached, or asked for, before it is not found any more.
+        written, version = self._written[at], self._written[at].version
+        key = f"{self._open().root}{self._written_at[at]} {name}"
+        deadline = ctx.deadline
+
+        async def fetch() -> tuple[float, Result]:
+            return await cache.get(key) or await cache.put(key, await self._guard.run(ask, deadline), max_age)
+
+        expires, result = await self._flights.share(key, fetch, deadline)
+        ctx.basis.append((written, version))
+        ctx.rest_until(time.monotonic() + expires - time.time())
+        return result
+
+    # ------------------------------------------------------------------------------------------------- writing
+
+    async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
+        """As ``DocumentStore.commit``."""
+        check(mutations)
+        when = await self._guard.run(lambda timeout: self._commit(mutations, timeout), ctx.deadline)
+        self._fence.note({mutation.path for mutation in mutations}, when)
+        self._notice()
+        return when
+
+    # ------------------------------------------------------------------------------------------------- watching
+
+    def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """As ``DocumentStore.watch``."""
+        view = self._views.get(collection)
+        return view.watch(wake) if view is not None else _nothing
+
+    def watches(self, collection: str, doc_id: str | None = None) -> bool:
+        """As ``DocumentStore.watches``."""
+        view = self._views.get(collection)
+        return view is not None and view.fresh and (doc_id is None or view.get(doc_id)[0])
+
+    # ------------------------------------------------------------------------------------------------- calls
+
+    async def _get(self, path: str, timeout: float) -> Document | None:
+        channel = self._open()
+        try:
+            message = await channel.get_document(
+                _Get(name=channel.root + path), timeout=timeout, metadata=channel.metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise read_error(error.code(), error.details()) from None
+        return _decoded(_parsed(message), channel)
+
+    async def _get_many(self, paths: Sequence[str], timeout: float) -> list[Document | None]:
+        channel = self._open()
+        found: dict[str, Document] = {}
+        documents = [channel.root + path for path in dict.fromkeys(paths)]
+        request = _BatchGet(database=channel.database, documents=documents)
+        for reply in await _stream(channel, channel.batch_get, request, timeout):
+            if reply.HasField("found"):
+                document = _decoded(reply.found, channel)
+                found[document.path] = document
+        return [found.get(path) for path in paths]
+
+    async def _query(self, query: Query, timeout: float) -> list[Document]:
+        channel = self._open()
+        request = _Run(
+            parent=parent_of(query.collection, channel.root), structured_query=encode_query(query, channel.root)
+        )
+        replies = await _stream(channel, channel.run_query, request, timeout)
+        return [_decoded(reply.document, channel) for reply in replies if reply.HasField("document")]
+
+    async def _count(self, query: Query, total: str | None, timeout: float) -> Count:
+        channel = self._open()
+        request = _Aggregate(parent=parent_of(query.collection, channel.root))
+        wanted = request.structured_aggregation_query
+        # Order excludes documents that lack its field, so it stays; where the counting ends does not matter.
+        unbounded = dataclasses.replace(query, limit=None, start_after=None)
+        wanted.structured_query.CopyFrom(encode_query(unbounded, channel.root))
+        wanted.aggregations.append(_Aggregation(alias="n", count={}))
+        if total is not None:
+            field = {"field_path": encode_path((total,))}
+            wanted.aggregations.append(_Aggregation(alias="total", sum={"field": field}))
+        replies = await _stream(channel, channel.run_aggregation, request, timeout)
+        fields = next(reply.result.aggregate_fields for reply in replies if reply.HasField("result"))
+        amount = int(fields["total"].integer_value) if total is not None else 0
+        return Count(int(fields["n"].integer_value), amount)
+
+    async def _commit(self, mutations: Sequence[Mutation], timeout: float) -> int:
+        channel = self._open()
+        request = _Commit(
+            database=channel.database, writes=[encode_mutation(mutation, channel.root) for mutation in mutations]
+        )
+        try:
+            reply = await channel.commit(request, timeout=timeout, metadata=channel.metadata)
+        except grpc.aio.AioRpcError as error:
+            raise commit_error(error.code(), error.details()) from None
+        return micros(_parsed(reply).commit_time)
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _stream(channel: Channel, method: Any, request: Any, timeout: float) -> list[Any]:
+    """All replies of a call."""
+    try:
+        replies = [reply async for reply in method(request, timeout=timeout, metadata=channel.metadata)]
+    except grpc.aio.AioRpcError as error:
+        raise read_error(error.code(), error.details()) from None
+    return [_parsed(reply) for reply in replies]
+
+
+def _parsed(reply: Any) -> Any:
+    """The reply; gRPC gives None for what it could not parse."""
+    if reply is None:
+        raise Fault(FaultKind.CORRUPT, "Firestore: a reply that cannot be parsed", may_have_applied=True)
+    return reply
+
+
+def _decoded(message: Any, channel: Channel) -> Document:
+    try:
+        return decode_document(message, channel.root)
+    except ValueError as problem:
+        raise Fault(FaultKind.CORRUPT, f"Firestore: {message.name}: {problem}") from None

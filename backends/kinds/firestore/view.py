@@ -1,0 +1,276 @@
+"""A live view: the result of one query, kept in memory by a Listen stream of our own.
+
+The stream is opened again whenever it ends, resuming where it was. In between, and whenever the view may be older
+than allowed or than a write of this machine, it is not ``fresh``, and nobody is answered from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+
+from backends.documents.collection import Collection
+from backends.documents.port import NAME, Count, Document, Query
+from backends.errors import Fault, FaultKind
+from backends.kinds.firestore.channel import Channel
+from backends.kinds.firestore.codec import encode_query, parent_of
+from backends.kinds.firestore.messages import firestore
+from backends.kinds.firestore.snapshots import Snapshots, Step
+from backends.resilience.backoff import backoff
+
+_Request: Final[Any] = firestore.ListenRequest.pb()
+
+TARGET_ID: Final = 1
+STREAM_S: Final = 1800.0  # a stream is opened anew after so long, for every call has a timeout
+BASE_S: Final = 0.1
+CAP_S: Final = 2.0
+FORBIDDEN_S: Final = 10.0  # between attempts where the service forbids the query
+_FORBIDDEN: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
+
+_log = logging.getLogger("phasegate.backends")
+
+
+class View:
+    """The newest documents of a query, in memory. ``start`` before use."""
+
+    def __init__(self, query: Query, max_age_s: float) -> None:
+        self.query = query
+        self.collection = Collection()
+        self.cell = self.collection.cell
+        self.fresh = False
+        self.snapshots = 0  # taken over
+        self.restarts = 0  # of the stream
+        self._max_age_s = max_age_s
+        self._heard_at = 0.0  # a snapshot was confirmed, the event loop's time
+        self._required = 0  # the commit time of this machine's newest write
+        self._emulated = False
+        self._first_read_time: int | None = None  # of the stream's first snapshot; None: no stream
+        self._doubtful = False  # see ``require``
+        self._state: Snapshots | None = None
+        self._connected = False  # there is a stream, and it has brought a snapshot
+        self._call: Any = None
+        self._spoke_at = 0.0  # the stream was opened, or brought a message
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watchers: set[Callable[[], None]] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._dice = random.Random()  # noqa: S311 - no secret
+
+    # ------------------------------------------------------------------------------------------------- answering
+
+    def covers(self, query: Query) -> bool:
+        """Whether the view answers the query as long as the result is full, or the view holds everything."""
+        return query.collection == self.query.collection and (
+            self._complete() or (query.order == self.query.order and query.descending == self.query.descending)
+        )
+
+    def _complete(self) -> bool:
+        """Whether every document that has the ordered field is here."""
+        return self.query.limit is None or len(self.collection.documents) < self.query.limit
+
+    def get(self, doc_id: str) -> tuple[bool, Document | None]:
+        """Whether the view knows, and the document."""
+        document = self.collection.documents.get(doc_id)
+        return document is not None or (self._complete() and self.query.order == NAME), document
+
+    def run(self, query: Query) -> list[Document] | None:
+        """The query's result; None where it reaches beyond what is here."""
+        if not self.covers(query) or (query.order != self.query.order and self.query.order != NAME):
+            return None
+        result = self.collection.run(query)
+        return result if len(result) == query.limit or self._complete() else None
+
+    def count(self, query: Query, total: str | None) -> Count | None:
+        """As ``run``, for a count."""
+        if query.collection != self.query.collection or not self._complete() or self.query.order != NAME:
+            return None
+        return self.collection.count(query, total)
+
+    def age_s(self) -> float:
+        """Seconds since the service last said that this is how things are; infinite before it first did."""
+        return asyncio.get_running_loop().time() - self._heard_at if self._heard_at else float("inf")
+
+    # ------------------------------------------------------------------------------------------------- freshness
+
+    def require(self, commit_time: int) -> None:
+        """Do not answer from before this write.
+
+        The emulator loses a write that comes while a stream is being opened: its first snapshot is dated after the
+        write and does not have it (2 of 150 that were made to meet). There the stream is opened again.
+        """
+        if commit_time > self._required:
+            self._required = commit_time
+            if self._emulated and self._first_read_time is not None and (
+                not self._first_read_time or commit_time <= self._first_read_time
+            ):  # fmt: skip
+                self._doubtful = True
+                if self._first_read_time and self._call is not None:
+                    self._call.cancel()
+            self._judge()
+
+    def _judge(self) -> None:
+        """Set ``fresh``; whoever remembers an answer from before a change of it must not use it."""
+        state = self._state
+        fresh = (
+            state is not None
+            and self._connected
+            and not self._doubtful
+            and state.read_time >= self._required
+            and self.age_s() <= self._max_age_s
+        )
+        if fresh != self.fresh:
+            self.fresh = fresh
+            self.cell.version += 1
+            if not fresh:
+                self._wake()  # who shows the view looks elsewhere
+        if fresh:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                _release(waiter)
+
+    async def catch_up(self, within_s: float) -> bool:
+        """Wait until the view is fresh, if all that it lacks is the newest write; whether it is."""
+        if not self.fresh and self._connected and self.age_s() <= self._max_age_s:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.append(waiter)
+            timer = loop.call_later(within_s, _release, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+        return self.fresh
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake`` after every change; call the result to end it."""
+        self._watchers.add(wake)
+        return lambda: self._watchers.discard(wake)
+
+    def _wake(self) -> None:
+        for wake in tuple(self._watchers):
+            wake()
+
+    # ------------------------------------------------------------------------------------------------- the stream
+
+    def start(self, channel: Channel) -> None:
+        """Begin to listen."""
+        self._state = Snapshots(self.collection, channel.root)
+        self._emulated = channel.emulated
+        self._task = asyncio.get_running_loop().create_task(self._listen(channel, self._state))
+        self._tick()
+
+    def _tick(self) -> None:
+        """Notice age: the view's, and a stream on which nothing has been heard for too long."""
+        every = min(1.0, self._max_age_s / 4)
+        self._timer = asyncio.get_running_loop().call_later(every, self._tick)
+        self._judge()
+        # The service speaks about every 30 s. Asking anew before the view is too old keeps a quiet one fresh.
+        silent_s = asyncio.get_running_loop().time() - self._spoke_at
+        if self._call is not None and silent_s > 0.7 * self._max_age_s:
+            self._call.cancel()
+
+    async def _listen(self, channel: Channel, state: Snapshots) -> None:
+        attempt = 0
+        while True:
+            before = self.snapshots
+            problem = ""
+            wait = None
+            try:
+                await self._stream(channel, state)
+            except grpc.aio.AioRpcError as error:
+                problem = f"{error.code().name}: {error.details()}"
+                if error.code() in _FORBIDDEN:
+                    state.token = b""
+                    wait = FORBIDDEN_S
+                elif error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    state.token = b""  # a token that is too old, if it was not the query
+            except asyncio.CancelledError:
+                if self._task is None or self._task.cancelling():
+                    raise
+                problem = "silent"  # the watchdog ended the call, not somebody this task
+            except Fault as fault:
+                problem, state.token = str(fault), b""
+            except Exception:
+                _log.exception("a view failed", extra={"collection": self.query.collection})
+                state.token = b""
+                problem = "an error of ours"
+            # A stream that was only silent is opened anew while the view is still young enough.
+            if problem != "silent":
+                self._connected = False
+                self._judge()
+            if state.cause is not None:
+                problem, state.cause = f"the target was removed: {state.cause.message}", None
+                wait = FORBIDDEN_S if problem and not self.snapshots > before else None
+            attempt = 0 if self.snapshots > before else attempt + 1
+            self.restarts += 1
+            if attempt == 1 or problem:
+                _log.info("a view's stream ended", extra={"collection": self.query.collection, "why": problem})
+            if wait is None:
+                wait = 0.0 if attempt == 0 else backoff(attempt - 1, BASE_S, CAP_S, self._dice)
+            await asyncio.sleep(wait)
+
+    async def _stream(self, channel: Channel, state: Snapshots) -> None:
+        """One stream, until it ends or has to be begun again."""
+        loop = asyncio.get_running_loop()
+        request = _Request(database=channel.database)
+        request.add_target.target_id = TARGET_ID
+        request.add_target.query.parent = parent_of(self.query.collection, channel.root)
+        request.add_target.query.structured_query.CopyFrom(encode_query(self.query, channel.root))
+        if self._doubtful:
+            state.token, self._doubtful = b"", False
+        token = state.begin()
+        self._first_read_time = 0
+        if token:
+            request.add_target.resume_token = token
+        self._spoke_at = loop.time()
+        call = self._call = channel.listen(metadata=channel.metadata, timeout=STREAM_S)
+        try:
+            await call.write(request)
+            async for response in _responses(call):
+                self._spoke_at = loop.time()
+                step = state.take(response)
+                if step is Step.AGAIN:
+                    return
+                if step is Step.SNAPSHOT:
+                    if self._doubtful:
+                        return
+                    self._first_read_time = self._first_read_time or state.read_time
+                    self._connected = True
+                    self._heard_at = self._spoke_at
+                    self.snapshots += 1
+                    self._judge()
+                    if state.changed:
+                        self._wake()
+        finally:
+            self._call = self._first_read_time = None
+            call.cancel()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._connected = False
+        self._judge()
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _responses(call: Any) -> AsyncIterator[Any]:
+    while (response := await call.read()) is not grpc.aio.EOF:
+        if response is None:  # gRPC's way of saying that it could not be parsed
+            raise Fault(FaultKind.CORRUPT, "a message that cannot be parsed")
+        yield response

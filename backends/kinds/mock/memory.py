@@ -1,0 +1,238 @@
+"""The mock: a document store in memory that answers as Firestore does.
+
+Given a journal, every process that opens it is a replica of one store: a read first takes in what others appended,
+a write is decided and appended inside the journal's lock. Without one the store is this process's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from backends.documents.collection import Collection
+from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query
+from backends.documents.semantics import applied, check, check_path, check_size, growth, refuse, size_of
+from backends.kinds.mock.journal import Journal, Record
+
+POLL_S: Final = 0.03  # how often a watched store looks for what other processes wrote
+
+START_S: Final = 10.0  # how long to wait for another process that is filling the store
+
+SNAPSHOT_DOCUMENTS: Final = 1000  # in one record of a compacted log
+
+
+def parent(path: str) -> str:
+    """The collection that a document's path is in."""
+    return path[: path.rindex("/")]
+
+
+class MemoryStore:
+    """A ``DocumentStore`` over plain dictionaries."""
+
+    kind = "mock"
+
+    def __init__(self, initial: Callable[[], Sequence[Mutation]] = tuple, log: Journal | None = None) -> None:
+        self._initial = initial
+        self._log = log
+        self._collections: dict[str, Collection] = {}
+        self._sizes: dict[str, int] = {}  # of documents that were merged into: at most so many bytes
+        self._time = 0
+        self._watchers: dict[str, set[Callable[[], None]]] = {}
+        self._poller: asyncio.TimerHandle | None = None
+
+    def poll(self) -> None:
+        """Take in what other processes wrote."""
+        if self._log is not None and self._log.behind():
+            for record in self._log.read(self._reset):
+                self._replay(record)
+
+    async def get(self, path: str, ctx: Context) -> Document | None:
+        """As ``DocumentStore.get``."""
+        return (await self.get_many((path,), ctx))[0]
+
+    async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
+        """As ``DocumentStore.get_many``."""
+        self.poll()
+        found = []
+        for path in paths:
+            check_path(path)
+            collection = self._rest_on(parent(path), ctx)
+            found.append(collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None)
+        return found
+
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+        """As ``DocumentStore.query``."""
+        self.poll()
+        collection = self._rest_on(query.collection, ctx)
+        return collection.run(query) if collection is not None else []
+
+    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+        """As ``DocumentStore.count``."""
+        self.poll()
+        collection = self._rest_on(query.collection, ctx)
+        return collection.count(query, total) if collection is not None else Count(0, 0)
+
+    async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
+        """As ``DocumentStore.commit``."""
+        check(mutations)
+        if self._log is None:
+            return self._commit(mutations)
+        await self._log.lock(ctx)
+        try:
+            self.poll()
+            return self._commit(mutations)
+        finally:
+            self._log.unlock()
+
+    def _commit(self, mutations: Sequence[Mutation]) -> int:
+        """Decide, append, apply: nobody has seen anything of it until the record is in the log."""
+        when = max(self._time + 1, time.time_ns() // 1000)
+        pending: dict[str, Document | None] = {}
+        sizes: dict[str, int] = {}
+        for mutation in mutations:  # of as many documents
+            path = mutation.path
+            current = self._find(path)
+            refuse(current, mutation.precondition, path)
+            document = pending[path] = applied(current, mutation, when)
+            if mutation.mask is not None and document is not None and document is not current:
+                sizes[path] = self._grown(current, mutation, document)
+        if self._log is not None:
+            bare = (Mutation(m.path, m.fields, m.mask, m.transforms) for m in mutations)
+            self._log.append(Record(when, tuple(bare)))
+        self._keep(when, pending, sizes)
+        if self._log is not None and self._log.full():
+            self._log.compact(self._snapshot())
+        return when
+
+    def _grown(self, current: Document | None, mutation: Mutation, document: Document) -> int:
+        """At most so many bytes does ``document`` take; ``Rejected`` where those are too many.
+
+        It is measured the first time, and then where what was added since might be too much.
+        """
+        known = self._sizes.get(mutation.path)
+        if current is not None and known is not None:
+            known += growth(current, mutation)
+            if known <= DOCUMENT_BYTES:
+                return known
+        size = size_of(document)
+        check_size(mutation.path, size)
+        return size
+
+    def _replay(self, record: Record) -> None:
+        pending: dict[str, Document | None] = {document.path: document for document in record.documents}
+        sizes: dict[str, int] = {}
+        for mutation in record.mutations:
+            path = mutation.path
+            current = self._find(path)
+            pending[path] = applied(current, mutation, record.time)
+            if mutation.mask is not None and current is not None and path in self._sizes:
+                sizes[path] = self._sizes[path] + growth(current, mutation)
+        self._keep(record.time, pending, sizes)
+
+    def _snapshot(self) -> Iterator[Record]:
+        documents = self.documents()
+        while batch := tuple(itertools.islice(documents, SNAPSHOT_DOCUMENTS)):
+            yield Record(self._time, documents=batch)
+
+    def _find(self, path: str) -> Document | None:
+        collection = self._collections.get(parent(path))
+        return collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None
+
+    def _keep(self, when: int, pending: dict[str, Document | None], sizes: dict[str, int]) -> None:
+        self._time = when
+        touched = set()
+        for path, document in pending.items():
+            if document is self._find(path):
+                continue  # nothing changed
+            if path in sizes:
+                self._sizes[path] = sizes[path]
+            else:
+                self._sizes.pop(path, None)
+            name = parent(path)
+            touched.add(name)
+            if document is not None:
+                self._collections.setdefault(name, Collection()).put(document)
+            else:
+                self._collections[name].drop(path[path.rindex("/") + 1 :])
+        for name in touched & self._watchers.keys():
+            for wake in tuple(self._watchers[name]):
+                wake()
+
+    def _reset(self) -> None:
+        for collection in self._collections.values():
+            collection.clear()
+        self._sizes.clear()
+
+    def _rest_on(self, name: str, ctx: Context) -> Collection | None:
+        collection = self._collections.get(name)
+        if collection is None:
+            ctx.memorable = False  # there is no cell to rest on before the first document
+            return None
+        ctx.rest_on(collection.cell)
+        return collection
+
+    def documents(self) -> Iterator[Document]:
+        """Everything there is."""
+        return (document for each in self._collections.values() for document in each.documents.values())
+
+    def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
+        """As ``DocumentStore.watch``."""
+        watchers = self._watchers.setdefault(collection, set())
+        watchers.add(wake)
+        if self._log is not None and self._poller is None:
+            self._poller = asyncio.get_running_loop().call_later(POLL_S, self._look)
+
+        def end() -> None:
+            watchers.discard(wake)
+            if not watchers and self._watchers.get(collection) is watchers:
+                del self._watchers[collection]
+
+        return end
+
+    def _look(self) -> None:
+        self._poller = asyncio.get_running_loop().call_later(POLL_S, self._look) if self._watchers else None
+        self.poll()
+
+    def watches(self, collection: str, doc_id: str | None = None) -> bool:
+        """Always: this store is told of everything."""
+        return True
+
+    async def start(self) -> None:
+        """Read the log, or where nothing was ever written write what the store begins with."""
+        if self._log is not None:
+            self._log.open()
+        self.poll()
+        if self._time == 0:
+            await self._begin()
+
+    async def _begin(self) -> None:
+        ctx = Context(asyncio.get_running_loop().time() + START_S)
+        if self._log is None:
+            self._commit(self._initial())
+            return
+        await self._log.lock(ctx)
+        try:
+            self.poll()
+            if self._time == 0:  # nobody else was first
+                self._commit(self._initial())
+        finally:
+            self._log.unlock()
+
+    async def close(self) -> None:
+        """Let go of the log."""
+        if self._poller is not None:
+            self._poller.cancel()
+            self._poller = None
+        if self._log is not None:
+            self._log.close()
+
+    def gauges(self) -> dict[str, int]:
+        """As ``DocumentStore.gauges``."""
+        return {}
+
+    async def health(self, deadline_s: float) -> str:
+        """Always well: it is this process."""
+        return "in memory"

@@ -1,0 +1,1 @@
+"""A migration's two sides as one source of answers: fallback, mirroring, and an arm over a store."""

@@ -1,0 +1,81 @@
+"""The data source of a migration whose other arm is an HTTP origin: a store on one side, nobody here on the other.
+
+What the store fails to do is told as it is. The data plane, which alone can reach the origin, sends a read there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.arm import GAUGES, SOURCE, Arm, Health, Outcome
+from backends.errors import Fault, FaultKind
+from backends.kinds import settings
+from backends.operations import Answer, Call, Operation
+from backends.pair.manager import store_arm, unavailable
+from backends.pair.storearm import StoreArm
+
+
+class Elsewhere:
+    """The ``Arm`` that the data plane forwards to. It is not asked here, and says so if it is."""
+
+    kind = "http"
+
+    def peek(self, operation: Operation, target: bytes) -> Answer | None:
+        """As ``Arm.peek``."""
+        return None
+
+    async def answer(self, call: Call) -> Answer:
+        """As ``Arm.answer``."""
+        raise Fault(FaultKind.UNAVAILABLE, "an HTTP origin is reached by the data plane alone")
+
+    async def start(self) -> None:
+        """As ``Arm.start``."""
+
+    async def close(self) -> None:
+        """As ``Arm.close``."""
+
+    async def health(self) -> Health:
+        """As ``Arm.health``."""
+        return Health(False, 0.0, "an HTTP origin is reached by the data plane alone")
+
+
+class Alone:
+    """A ``DataSource`` with a store at arm ``at`` and an HTTP origin at the other."""
+
+    def __init__(self, own: StoreArm, at: int) -> None:
+        other = Elsewhere()
+        self.arms: tuple[Arm, Arm] = (own, other) if at == SOURCE else (other, own)
+        self._own = own
+
+    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+        """As ``DataSource.peek``."""
+        return self.arms[arm].peek(operation, target)
+
+    async def answer(self, arm: int, call: Call) -> Outcome:
+        """As ``DataSource.answer``, with no other arm to turn to."""
+        try:
+            return Outcome(await self.arms[arm].answer(call), arm)
+        except Fault as fault:
+            return Outcome(unavailable(call, fault), arm, fault)
+
+    def behind_since(self) -> int:
+        """As ``DataSource.behind_since``: an origin is not told of a store's changes, nor a store of an origin's."""
+        return 0
+
+    def gauges(self) -> list[int]:
+        """As ``DataSource.gauges``: the store's."""
+        counts = dict.fromkeys(GAUGES, 0) | self._own.gauges()
+        return [counts[name] for name in GAUGES]
+
+    async def start(self) -> None:
+        """As ``DataSource.start``."""
+        await self._own.start()
+
+    async def close(self) -> None:
+        """As ``DataSource.close``."""
+        await self._own.close()
+
+
+def build_alone(own: settings.Backend, at: int, *, run_dir: Path, name: str) -> Alone:
+    """The data source of the store ``own``, which is arm ``at``. No network, and no file, until ``start``."""
+    return Alone(store_arm(own, run_dir / name, live=True), at)

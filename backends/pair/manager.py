@@ -1,0 +1,152 @@
+"""Builds arms and data sources, and decides what happens when the target fails.
+
+A read that the target fails is answered by the source in the same request. A write that the target fails is
+applied to the source under the same id and time, and handed on to the target when it is back: applied twice it means
+the same, so it does not matter whether the target had taken it. Where the source fails too the client is told so, and
+whether the write may be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Final
+
+from backends.arm import GAUGES, SOURCE, TARGET, Arm, Outcome
+from backends.errors import Fault
+from backends.kinds import settings
+from backends.kinds.registry import build_store
+from backends.operations import Answer, Call, Operation, error_answer
+from backends.pair.mirror import Mirror
+from backends.pair.storearm import Rehearsal, StoreArm
+
+MOCK_DEADLINE_S: Final = 1.0
+_AGAIN: Final = ((b"retry-after", b"1"),)
+
+
+def unavailable(call: Call, *faults: Fault) -> Answer:
+    """The answer where nobody could do what was asked; ``faults`` say why, the last one for the client to read."""
+    if call.operation.kind == "write" and any(fault.may_have_applied for fault in faults):
+        message = "the backend failed while writing: the write may or may not be stored; repeat it to be sure"
+        return error_answer(503, "write_uncertain", message, _AGAIN)
+    return error_answer(503, "backend_unavailable", f"the backend failed ({faults[-1].kind.label})", _AGAIN)
+
+
+class Source:
+    """A ``DataSource`` over two arms that answer from document stores.
+
+    ``hybrid``: the source answers for a failing target, and each side is told of the other's changes.
+    """
+
+    def __init__(self, source: StoreArm, target: StoreArm, *, hybrid: bool) -> None:
+        self.arms = (source, target)
+        self._hybrid = hybrid
+        self._fallbacks = 0
+        self._mirrors: list[Mirror] = []  # of the source's changes to the target, and the other way
+        self._writes: set[asyncio.Task[Answer]] = set()
+
+    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+        """As ``DataSource.peek``."""
+        return self.arms[arm].peek(operation, target)
+
+    async def answer(self, arm: int, call: Call) -> Outcome:
+        """As ``DataSource.answer``."""
+        if arm == SOURCE:
+            return await self._from_source(call)
+        try:
+            return Outcome(await self._from_target(call), TARGET)
+        except Fault as fault:
+            if not self._hybrid:
+                return Outcome(unavailable(call, fault), TARGET, fault)
+            self._fallbacks += 1
+            return await self._from_source(call, fault)
+
+    async def _from_target(self, call: Call) -> Answer:
+        arm = self.arms[TARGET]
+        if call.operation.kind != "write" or not self._hybrid:
+            return await arm.answer(call)
+        # A write that has been sent is seen through though its request be abandoned, by a rollback or by the client:
+        # left alone it could end up on this side only, where after the rollback nobody looks.
+        task = asyncio.get_running_loop().create_task(arm.answer(call))
+        self._writes.add(task)
+        task.add_done_callback(self._wrote)
+        return await asyncio.shield(task)
+
+    def _wrote(self, task: asyncio.Task[Answer]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: the request may be gone
+
+    async def _from_source(self, call: Call, fault: Fault | None = None) -> Outcome:
+        """The source's answer; ``fault`` is the target's, which it stands in for."""
+        try:
+            return Outcome(await self.arms[SOURCE].answer(call), SOURCE, fault)
+        except Fault as own:
+            faults = (own,) if fault is None else (fault, own)
+            return Outcome(unavailable(call, *faults), SOURCE, faults[0])
+
+    def behind_since(self) -> int:
+        """As ``DataSource.behind_since``."""
+        return self._mirrors[SOURCE].behind_since() if self._mirrors else 0
+
+    def gauges(self) -> list[int]:
+        """As ``DataSource.gauges``: the target's, and the mirrors' of both directions."""
+        counts = dict.fromkeys(GAUGES, 0) | self.arms[TARGET].gauges()
+        counts["fallbacks"] = self._fallbacks
+        counts["mirrored"] = sum(mirror.mirrored for mirror in self._mirrors)
+        counts["mirror_lost"] = sum(mirror.lost for mirror in self._mirrors)
+        counts["mirror_pending"] = sum(mirror.pending for mirror in self._mirrors)
+        return [counts[name] for name in GAUGES]
+
+    async def start(self) -> None:
+        """As ``DataSource.start``."""
+        await asyncio.gather(*(arm.start() for arm in self.arms))
+        if self._hybrid:
+            for arm, other in (self.arms, self.arms[::-1]):
+                mirror = Mirror(other.store, at_once=other.kind == "mock")
+                mirror.start()
+                arm.mirror = mirror.tell
+                self._mirrors.append(mirror)
+
+    async def close(self) -> None:
+        """As ``DataSource.close``: what is still to be written or mirrored has a few seconds."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        await asyncio.gather(*(mirror.close() for mirror in self._mirrors))
+        await asyncio.gather(*(arm.close() for arm in self.arms))
+
+
+def store_arm(backend: settings.Backend, shared: Path | None, *, live: bool) -> StoreArm:
+    """The arm of a document store. ``shared``: where a mock keeps its documents for all; ``live``: with views."""
+    store = build_store(backend, shared, live=live)
+    if isinstance(backend, settings.Mock):
+        rehearsal = None
+        if backend.latency_s or backend.fault_rate:
+            dice = random.Random(backend.seed)  # noqa: S311 - no secret
+            rehearsal = Rehearsal(backend.latency_s, backend.fault_rate, dice)
+        return StoreArm(store, MOCK_DEADLINE_S, rehearsal)
+    return StoreArm(store, backend.deadline_s)
+
+
+def build_arm(backend: settings.Backend) -> Arm:
+    """One backend by itself, to ask after its health. No network until ``start``."""
+    return store_arm(backend, None, live=False)
+
+
+def build_source(
+    source: settings.Backend, target: settings.Backend, *, run_dir: Path | None, name: str, mode: str
+) -> Source:
+    """A migration's data source. No network, and no file, until ``start``.
+
+    The processes of one machine that name the same ``run_dir`` and ``name`` share their mock's documents; None keeps
+    them to this process. Raises ``FixtureError`` where a mock's fixtures cannot be used.
+    """
+    # Two backends of one kind do not share their files.
+    twins = type(source) is type(target)
+    shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if twins else name))
+    first, second = (None, None) if shared is None else shared
+    return Source(
+        store_arm(source, first, live=mode != "firestore"),
+        store_arm(target, second, live=mode != "mock"),
+        hybrid=mode == "hybrid",
+    )

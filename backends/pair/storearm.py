@@ -1,0 +1,157 @@
+"""An arm that answers from a document store: the adapters over it, and the memory of what was answered.
+
+An answer to a read is kept with the versions of everything it was read from and given again, the same object, for
+as long as they stand. That check is all that a repeated read costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from backends.adapters.analytics import Analytics
+from backends.adapters.common import Refused
+from backends.adapters.dashboard import Dashboard
+from backends.adapters.scans import Scans
+from backends.arm import Health
+from backends.documents.changes import Change
+from backends.documents.port import Cell, Context, DocumentStore, Reason, Rejected
+from backends.errors import Fault, FaultKind
+from backends.operations import OPERATIONS, Answer, Call, Operation, error_answer
+
+MEMO_LIMIT: Final = 4096  # answers kept, an arm
+TARGET_LIMIT: Final = 512  # bytes of a request-target whose answer is kept
+_FOREVER: Final = float("inf")
+
+_log = logging.getLogger("phasegate.backends")
+
+
+class _Memo(NamedTuple):
+    operation: Operation
+    basis: tuple[tuple[Cell, int], ...]
+    until: float
+    answer: Answer
+
+
+class Rehearsal(NamedTuple):
+    """Trouble put into a backend on purpose: seconds added to every call, and the share of calls that fail."""
+
+    latency_s: float
+    fault_rate: float
+    dice: random.Random
+
+
+class StoreArm:
+    """An ``Arm`` over a ``DocumentStore``."""
+
+    def __init__(self, store: DocumentStore, deadline_s: float, rehearsal: Rehearsal | None = None) -> None:
+        self.kind = store.kind
+        self.store = store
+        self.deadline_s = deadline_s
+        self.mirror: Callable[[Change], Awaitable[None]] | None = None  # told of every change after it was applied
+        self._rehearsal = rehearsal
+        self._memos: dict[bytes, _Memo] = {}
+        self._memo_hits = 0
+        self._gaps: set[str] = set()  # operations of which the store refused a read
+        adapters = {"dashboard": Dashboard(store), "scans": Scans(store), "analytics": Analytics(store)}
+        self._handlers: dict[str, Callable[[Call, Context], Any]] = {
+            operation.name: getattr(adapters[operation.adapter], operation.call) for operation in OPERATIONS
+        }
+
+    def peek(self, operation: Operation, target: bytes) -> Answer | None:
+        """As ``Arm.peek``."""
+        memo = self._memos.get(target)
+        if memo is None or memo.operation is not operation:
+            return None
+        self.store.poll()
+        for cell, version in memo.basis:
+            if cell.version != version:
+                return None
+        if memo.until != _FOREVER and memo.until < time.monotonic():
+            return None
+        self._memo_hits += 1
+        return memo.answer
+
+    async def answer(self, call: Call) -> Answer:
+        """As ``Arm.answer``."""
+        if self._rehearsal is not None:
+            await self._rehearse(self._rehearsal)
+        operation = call.operation
+        ctx = Context(asyncio.get_running_loop().time() + self.deadline_s)
+        try:
+            if operation.kind == "write":
+                answer, change = await self._handlers[operation.name](call, ctx)
+                if change is not None and self.mirror is not None:
+                    await self.mirror(change)
+                return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+            answer = await self._handlers[operation.name](call, ctx)
+        except Refused as refusal:
+            answer = refusal.answer
+        except Rejected as rejection:
+            if rejection.reason is not Reason.INVALID:  # no condition was set: the database itself is not there
+                raise Fault(FaultKind.INTERNAL, f"{self.kind}: {rejection}") from None
+            if operation.kind != "write":
+                return self._gap(operation, rejection)
+            answer = error_answer(400, "invalid_document", str(rejection))
+        except Fault:
+            raise
+        except Exception as error:
+            _log.exception("a handler failed", extra={"operation": operation.name})
+            message = f"{operation.name}: {type(error).__name__}"
+            raise Fault(FaultKind.INTERNAL, message, may_have_applied=True) from error
+        if operation.kind == "read" and ctx.memorable and self._rehearsal is None:
+            self._remember(call, _Memo(operation, tuple(ctx.basis), ctx.until, answer))
+        return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+
+    def _gap(self, operation: Operation, rejection: Rejected) -> Answer:
+        """The answer where the store refuses a read for what was asked.
+
+        That is no failure of the store's, or anybody could make it look ill by asking nonsense; but the handler
+        should have refused it, alike on both sides. The store's words are for the log: they name the database.
+        """
+        if operation.name not in self._gaps:
+            self._gaps.add(operation.name)
+            extra = {"operation": operation.name, "store": self.kind, "why": str(rejection)[:500]}
+            _log.error("the store refused a read that should have been refused before", extra=extra)
+        return error_answer(400, "invalid_query", "the backend cannot be asked for this")
+
+    def _remember(self, call: Call, memo: _Memo) -> None:
+        if len(call.target) > TARGET_LIMIT:
+            return
+        memos = self._memos
+        memos.pop(call.target, None)
+        if len(memos) >= MEMO_LIMIT:
+            del memos[next(iter(memos))]  # the oldest
+        memos[call.target] = memo
+
+    async def _rehearse(self, rehearsal: Rehearsal) -> None:
+        if rehearsal.latency_s:
+            await asyncio.sleep(rehearsal.latency_s)
+        if rehearsal.dice.random() < rehearsal.fault_rate:
+            raise Fault(FaultKind.UNAVAILABLE, f"{self.kind}: a fault that was asked for (fault_rate)")
+
+    def gauges(self) -> dict[str, int]:
+        """The store's, by names of ``GAUGES``, and the answers given again among the cache's hits."""
+        counts = self.store.gauges()
+        return {**counts, "cache_hits": counts.get("cache_hits", 0) + self._memo_hits}
+
+    async def start(self) -> None:
+        """As ``Arm.start``."""
+        await self.store.start()
+
+    async def close(self) -> None:
+        """As ``Arm.close``."""
+        await self.store.close()
+
+    async def health(self) -> Health:
+        """As ``Arm.health``."""
+        began = time.perf_counter()
+        try:
+            detail, ok = await self.store.health(self.deadline_s), True
+        except Fault as fault:
+            detail, ok = str(fault), False
+        return Health(ok, (time.perf_counter() - began) * 1000, detail)

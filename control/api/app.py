@@ -1,0 +1,365 @@
+"""The control API over HTTP: credentials, bodies and answers. Thin: what is decided is decided in the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import orjson
+import structlog
+from aiohttp import web
+
+from backends import openapi as data_openapi
+from control.api import answers, openapi
+from control.api.answers import Problem, whole
+from control.api.auth import (
+    COOKIE,
+    CSRF_HEADER,
+    Gatekeeper,
+    Identity,
+    NoCredentials,
+    SlowDown,
+    csrf_holds,
+    identity_document,
+    same_origin,
+)
+from control.api.openapi import ENDPOINTS, Endpoint
+from control.api.sessions import Session
+from control.api.sse import Streams
+from control.checks.check import Check
+from control.figures import metrics
+from control.figures.history import STEPS
+from control.lead import commands
+from control.lead.commands import Command, Malformed
+from control.lead.coordinator import Coordinator
+from control.lead.execution import Refused
+from control.lead.status import audit_document
+from control.plan.settings import LOOPBACK, Settings, address
+from control.report import build as report
+from control.store.chain import Line
+from control.store.sqlite import StoreError, StoreThread
+from proxy.board.board import Board
+
+_log = structlog.get_logger("phasegate.api")
+
+BODY_MAX: Final = 64 * 1024
+STATIC: Final = Path(__file__).parents[1] / "dashboard"
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Server": "phasegate",
+}
+_PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_HTTP: Final = {"store_slow": 503, "store_failed": 503}
+NOBODY: Final = Identity("nobody", "viewer")
+
+Json = dict[str, Any]
+Plain = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
+
+
+class Api:
+    """The application's handlers, by the endpoint's name."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        coordinators: Mapping[str, Coordinator],
+        store: StoreThread,
+        gatekeeper: Gatekeeper,
+        board: Board,
+        dry_run: Callable[[], Awaitable[list[Check]]],
+    ) -> None:
+        self._settings = settings
+        self._coordinators = coordinators
+        self._store = store
+        self._gatekeeper = gatekeeper
+        self._board = board
+        self._dry_run = dry_run
+        self._streams = Streams(store, _HEADERS)
+        # Made once: whoever asks needs no credentials, and one takes 5 ms to make.
+        self._control_document = openapi.document(_version(), open_to_all=gatekeeper.open)
+        self._data_document = data_openapi.document(_version())
+
+    def application(self) -> web.Application:
+        """The aiohttp application: every endpoint of the table, and the dashboard's files."""
+        app = web.Application(client_max_size=BODY_MAX, middlewares=[self._answers])
+        for endpoint in ENDPOINTS:
+            handler: Handler = getattr(self, f"_{endpoint.name}")
+            app.router.add_route(endpoint.method.upper(), endpoint.path, self._guarded(endpoint, handler))
+        app.router.add_get("/admin/migration", self._page)
+        app.router.add_get("/admin/static/{path:.*}", self._static)
+        app.on_shutdown.append(self._streams.end)
+        return app
+
+    # Around every call.
+
+    @web.middleware
+    async def _answers(self, request: web.Request, handler: Plain) -> web.StreamResponse:
+        """Turn every refusal into an answer of the one form, and every fault of ours into a 500 that says nothing."""
+        try:
+            response = await handler(request)
+        except Problem as problem:
+            response = answers.document(problem.body, problem.status, problem.headers)
+        except web.HTTPRequestEntityTooLarge:
+            response = answers.error(413, "too_large", f"the body is larger than {BODY_MAX} bytes")
+        except web.HTTPMethodNotAllowed as refused:
+            allow = ", ".join(sorted(refused.allowed_methods))
+            response = answers.error(405, "method_not_allowed", f"this takes {allow}", {"Allow": allow})
+        except web.HTTPException as other:
+            response = answers.error(other.status, "not_found" if other.status == 404 else "refused", other.reason)
+        except StoreError as error:
+            response = answers.error(503, "store_failed", f"the store cannot be read: {error}")
+        except Exception:
+            _log.exception("request failed", method=request.method, path=request.path)
+            response = answers.error(500, "internal", "a mistake of ours; the log has it")
+        if not response.prepared:
+            for name, value in _HEADERS.items():
+                response.headers.setdefault(name, value)
+        return response
+
+    def _guarded(self, endpoint: Endpoint, handler: Handler) -> Plain:
+        role = endpoint.role
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if role is None:
+                return await handler(request, NOBODY)
+            identity = await self._identify(request)
+            if not identity.may(role):
+                raise Problem(
+                    403, "forbidden", f"{identity.name} is a {identity.role}", f"This needs the role {role}."
+                )
+            if endpoint.method != "get":
+                self._check_page(request, identity)
+            return await handler(request, identity)
+
+        return guarded
+
+    async def _identify(self, request: web.Request) -> Identity:
+        headers = request.headers
+        try:
+            return await self._gatekeeper.identify(
+                headers.get("Authorization"), request.cookies.get(COOKIE), _network(request.remote)
+            )
+        except NoCredentials as error:
+            hint = "Send `Authorization: Bearer TOKEN`."
+            raise Problem(401, "unauthorized", str(error), hint, {"WWW-Authenticate": "Bearer"}) from None
+        except SlowDown as error:
+            retry = {"Retry-After": str(int(error.retry_after_s) + 1)}
+            raise Problem(429, "slow_down", str(error), "Wait, then use the right token.", retry) from None
+
+    def _check_page(self, request: web.Request, identity: Identity) -> None:
+        origins, open_to_all = self._settings.control.origins, self._gatekeeper.open
+        if not same_origin(request.headers, request.host, origins, loopback_only=open_to_all):
+            raise Problem(
+                403, "cross_origin", "a page of another origin asked for this", "Use the dashboard's own page."
+            )
+        if not csrf_holds(identity, request.headers.get(CSRF_HEADER)):
+            raise Problem(403, "csrf", f"a session's change needs its token in {CSRF_HEADER}", "Load the page anew.")
+
+    def _coordinator(self, request: web.Request) -> Coordinator:
+        name = request.match_info["name"]
+        found = self._coordinators.get(name)
+        if found is None:
+            known = ", ".join(self._coordinators)
+            raise Problem(404, "no_such_migration", "there is no such migration", f"There is: {known}")
+        return found
+
+    # Migrations.
+
+    async def _migrations(self, request: web.Request, who: Identity) -> web.Response:
+        found = []
+        for name, coordinator in self._coordinators.items():
+            s, settings = coordinator.state, coordinator.settings
+            found.append(
+                {
+                    "name": name,
+                    "state": s.state.value,
+                    "revision": s.revision,
+                    "weight": s.weight_bp / 100,
+                    "phase": None if s.phase is None else settings.phases[s.phase].name,
+                    "mode": settings.mode,
+                    "source": settings.source,
+                    "target": settings.target,
+                    "routes": settings.routes,
+                }
+            )
+        return answers.document({"migrations": found})
+
+    async def _status(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document(self._coordinator(request).status())
+
+    async def _act(self, request: web.Request, who: Identity) -> web.Response:
+        coordinator = self._coordinator(request)
+        try:
+            body = orjson.loads(await request.read())
+        except orjson.JSONDecodeError as error:
+            raise Problem(
+                400, "malformed", f"the body is no JSON: {error}", 'Expected {"action": "start"}.'
+            ) from None
+        try:
+            command = commands.parse(body, who.name)
+        except Malformed as error:
+            raise Problem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
+        if command.dry_run:
+            checks = await self._dry_run()
+            return answers.document(
+                coordinator.status() | {"checks": [msgspec.to_builtins(check) for check in checks]}
+            )
+        return await self._carry_out(coordinator, command)
+
+    async def _reset(self, request: web.Request, who: Identity) -> web.Response:
+        reason = request.query.get("reason", "")
+        if len(reason) > commands.REASON_MAX:
+            raise Problem(400, "malformed", f"reason: expected at most {commands.REASON_MAX} characters")
+        return await self._carry_out(self._coordinator(request), Command("reset", who.name, reason))
+
+    async def _carry_out(self, coordinator: Coordinator, command: Command) -> web.Response:
+        # A client that hangs up takes nothing back: the command goes on to its end.
+        task = asyncio.ensure_future(coordinator.act(command))
+        try:
+            await asyncio.shield(task)
+        except Refused as refused:
+            raise Problem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
+        return answers.document(coordinator.status())
+
+    async def _audit(self, request: web.Request, who: Identity) -> web.Response:
+        coordinator = self._coordinator(request)
+        limit = whole(request.query, "limit", 100, 1, 1000)
+        before = whole(request.query, "cursor", None, 0, 10**18)
+        assert limit is not None
+        lines = await self._store.audit(coordinator.name, limit, before)
+        more = len(lines) == limit and lines[-1].seq > 1
+        return answers.document(
+            {"entries": [audit_document(line) for line in lines], "next_cursor": str(lines[-1].seq) if more else None}
+        )
+
+    async def _verify(self, request: web.Request, who: Identity) -> web.Response:
+        found = await self._store.verify(self._coordinator(request).name)
+        return answers.document({"whole": not found.problems} | found._asdict())
+
+    async def _figures(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document(self._coordinator(request).teller.figures())
+
+    async def _history(self, request: web.Request, who: Identity) -> web.Response:
+        step = whole(request.query, "step", STEPS[0], STEPS[0], STEPS[-1])
+        if step not in STEPS:
+            raise Problem(400, "malformed", f"step: expected one of {', '.join(map(str, STEPS))}")
+        response = answers.document(self._coordinator(request).teller.history.document(step))
+        response.enable_compression()  # an hour of seconds is mostly the same few digits
+        return response
+
+    async def _report(self, request: web.Request, who: Identity) -> web.Response:
+        coordinator = self._coordinator(request)
+        lines = await self._store.run(coordinator.name)
+        # What the store has not taken yet belongs to the run all the same.
+        waiting = coordinator.outbox.entries
+        unsaved = [Line(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
+        settings = coordinator.settings
+        made = report.build_report(
+            coordinator.name,
+            settings.phases,
+            settings.thresholds,
+            [*lines, *unsaved],
+            coordinator.status(),
+            coordinator.adapters(),
+        )
+        # The chain's head vouches for every entry up to it.
+        last = lines[-1] if lines else None
+        trail = {"entries": last.seq if last else 0, "hash": last.hash if last else None}
+        return answers.document(made | {"audit": trail})
+
+    async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
+        coordinator = self._coordinator(request)
+        return await self._streams.answer(request, coordinator.teller.hub, coordinator.name, coordinator.status)
+
+    # Sessions.
+
+    async def _session(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document(identity_document(who))
+
+    async def _login(self, request: web.Request, who: Identity) -> web.Response:
+        if self._gatekeeper.open or who.session is not None:
+            return answers.document(identity_document(who))
+        cookie, session = self._gatekeeper.begin(who)
+        response = answers.document(_session_document(session))
+        secure = request.headers.get("Origin", "").startswith("https:") or request.secure
+        age = int(self._settings.control.session_s)
+        response.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="Strict", secure=secure, path="/")
+        return response
+
+    async def _logout(self, request: web.Request, who: Identity) -> web.Response:
+        self._gatekeeper.end(request.cookies.get(COOKIE))
+        response = answers.document({"ok": True})
+        response.del_cookie(COOKIE, path="/")
+        return response
+
+    # The process.
+
+    async def _prometheus(self, request: web.Request, who: Identity) -> web.Response:
+        text = metrics.exposition(self._board, list(self._coordinators.values()))
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _healthz(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document({"ok": True})
+
+    async def _readyz(self, request: web.Request, who: Identity) -> web.Response:
+        states = {name: coordinator.state.state.value for name, coordinator in self._coordinators.items()}
+        ready = all(coordinator.ready for coordinator in self._coordinators.values())
+        return answers.document({"ok": ready, "migrations": states}, 200 if ready else 503)
+
+    async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document(self._control_document)
+
+    async def _openapi_data(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document(self._data_document)
+
+    # The dashboard.
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        return self._file("index.html")
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        return self._file(request.match_info["path"])
+
+    def _file(self, name: str) -> web.StreamResponse:
+        path = (STATIC / name).resolve()
+        if not path.is_relative_to(STATIC) or not path.is_file():
+            raise Problem(404, "not_found", "there is no such file")
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
+        return web.FileResponse(path, headers=headers)
+
+
+def _session_document(session: Session) -> Json:
+    return {"name": session.name, "role": session.role, "csrf": session.csrf}
+
+
+def _network(remote: str | None) -> str:
+    """The address that wrong credentials are counted for: of IPv6 the /64, which one machine has whole."""
+    try:
+        found = ipaddress.ip_address(remote or "")
+    except ValueError:
+        return remote or "unknown"
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
+
+
+def _version() -> str:
+    try:
+        return version("phasegate")
+    except PackageNotFoundError:
+        return "0"
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can reach the control port."""
+    return address(listen)[0] in LOOPBACK

@@ -1,0 +1,1 @@
+"""Pre-flight: everything that a migration needs, looked at before it begins."""

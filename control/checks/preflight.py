@@ -1,0 +1,340 @@
+"""Pre-flight: all that a migration needs, looked at before it begins. Nothing here changes a running phasegate.
+
+Each check is a function of ``Scene`` that gives ``Check``s: what was found, and where that is not enough how to mend
+it. What only a running control plane can say is asked of it as a dry run, where one answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import http.client
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import psutil
+
+from backends.arm import TARGET, Arm
+from backends.copy.fixtures import FixtureError
+from backends.documents.port import Context, delete, put
+from backends.errors import Fault
+from backends.kinds.registry import build_store
+from backends.kinds.settings import Backend, Firestore, Http, Mock
+from backends.pair.manager import build_arm
+from control.api.client import ApiError, Client
+from control.checks.check import Check
+from control.plan.phases import FULL_BP
+from control.plan.settings import Settings, address
+from proxy.board import board
+from proxy.migration import splitter
+from proxy.migration.routes import layout
+
+APP_TIMEOUT_S: Final = 5.0
+BACKEND_TIMEOUT_S: Final = 10.0
+DISK_FREE_MB: Final = 100
+LOAD_A_CORE: Final = 1.0
+CLOCK_SKEW_S: Final = 30.0
+PROBE: Final = "phasegate/preflight"
+_VENDOR: Final = Path(__file__).parents[1] / "dashboard" / "vendor"
+
+Look = Callable[["Scene"], Iterator[Check]]
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the checks look at; ``running`` is the control plane that answers already, if one does."""
+
+    settings: Settings
+    token: str | None
+    running: Client | None
+    inside: bool  # in the control process, which need not ask itself
+    app_date: str | None = None  # the Date field of the app's answer, for the clock
+
+
+async def run_checks(settings: Settings) -> list[Check]:
+    """Every check, made from within the control process."""
+    return await _run(Scene(settings, None, None, inside=True))
+
+
+def preflight(settings: Settings, *, url: str | None, token: str | None) -> list[Check]:
+    """Every check, made from outside; a control plane that answers at ``url`` is asked for its own."""
+    client = Client(url or f"http://{settings.control.listen}", token)
+    return asyncio.run(_run(Scene(settings, token, client if client.ready() else None, inside=False)))
+
+
+async def _run(scene: Scene) -> list[Check]:
+    """In the order a person would mend them. Only backends need the event loop; all else may block a thread."""
+    before = await asyncio.to_thread(_look, scene, _BEFORE)
+    backends = [check async for check in _backends(scene)]
+    return before + backends + await asyncio.to_thread(_look, scene, _AFTER)
+
+
+def _look(scene: Scene, checks: tuple[Look, ...]) -> list[Check]:
+    return [check for look in checks for check in look(scene)]
+
+
+def _config(scene: Scene) -> Iterator[Check]:
+    settings = scene.settings
+    told = [f"{name}: {m.source} to {m.target}, {len(m.phases)} phases" for name, m in settings.migrations.items()]
+    yield Check("configuration", True, "; ".join(told))
+
+
+def _phases(scene: Scene) -> Iterator[Check]:
+    """The shapes are checked when the file is read; this is what is allowed and hardly meant."""
+    for name, migration in scene.settings.migrations.items():
+        odd = []
+        if migration.phases[-1].weight_bp != FULL_BP:
+            odd.append(f"the last phase leaves {100 - migration.phases[-1].weight:g} % on the source for good")
+        if any(phase.min_soak_s < migration.validate_every_s for phase in migration.phases):
+            every = f"validate_every = {migration.validate_every_s:g}s"
+            odd.append(f"a phase may end before its first validation ({every})")
+        if migration.thresholds.p99_ms < migration.thresholds.p95_ms:
+            odd.append("the limit of p99 is below that of p95")
+        soak = sum(phase.min_soak_s for phase in migration.phases)
+        found = f"{' → '.join(f'{phase.weight:g} %' for phase in migration.phases)}, at least {soak / 60:.1f} minutes"
+        mend = f"Look at [migrations.{name}]: {'; '.join(odd)}." if odd else ""
+        yield Check(f"phases of {name}", not odd, f"{found}; {'; '.join(odd)}" if odd else found, mend)
+
+
+def _app(scene: Scene) -> Iterator[Check]:
+    origin = scene.settings.app.origin
+    ok, found, scene.app_date = _ask(origin, APP_TIMEOUT_S)
+    yield Check("app", ok, found, f"Start the app, or correct app.origin ({origin}).")
+
+
+def _ask(origin: str, within_s: float) -> tuple[bool, str, str | None]:
+    """Whether an HTTP origin answers and is not failing, in words, and its Date."""
+    parts = urlsplit(origin)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=within_s)
+    try:
+        began = time.perf_counter()
+        connection.request("GET", "/", headers={"user-agent": "phasegate-check"})
+        response = connection.getresponse()
+        took = (time.perf_counter() - began) * 1000
+        found = f"{origin} answers {response.status} in {took:.0f} ms"
+        return response.status < 500, found, response.getheader("date")
+    except (OSError, http.client.HTTPException) as error:
+        return False, f"{origin} does not answer: {_why(error)}", None
+    finally:
+        connection.close()
+
+
+async def _backends(scene: Scene) -> AsyncIterator[Check]:
+    used = {name for m in scene.settings.migrations.values() for name in (m.source, m.target)}
+    for name in sorted(used):
+        backend = scene.settings.backends[name]
+        title = f"backend {name}"
+        try:
+            for check in await _backend(title, backend):
+                yield check
+        except FixtureError as error:
+            yield Check(title, False, str(error), "Correct the fixture, or leave out `fixtures` for made-up data.")
+
+
+async def _backend(title: str, backend: Backend) -> list[Check]:
+    if isinstance(backend, Http):
+        ok, found, _ = await asyncio.to_thread(_ask, backend.origin, float(backend.deadline_s))
+        return [Check(title, ok, found, _mend(backend))]
+    arm: Arm = build_arm(backend)
+    await arm.start()
+    try:
+        health = await arm.health()
+    finally:
+        await arm.close()
+    checks = [Check(title, health.ok, f"{arm.kind}: {health.detail} ({health.latency_ms:.0f} ms)", _mend(backend))]
+    if health.ok and isinstance(backend, Firestore):
+        checks.append(await _permissions(title, backend))
+    return checks
+
+
+async def _permissions(title: str, backend: Firestore) -> Check:
+    """A health check only reads; whether writing is allowed shows when something is written."""
+    store = build_store(backend, None)
+    name = f"{title}, permissions"
+    await store.start()
+    try:
+        context = Context(asyncio.get_running_loop().time() + BACKEND_TIMEOUT_S)
+        await store.commit([put(PROBE, {"checked": True})], context)
+        await store.commit([delete(PROBE)], context)
+    except Fault as fault:
+        mend = "Give the account roles/datastore.user on the project, or use other credentials."
+        return Check(name, False, f"reading works, writing does not: {fault}", mend)
+    finally:
+        await store.close()
+    return Check(name, True, f"a document was written and deleted in {backend.project}")
+
+
+def _mend(backend: Backend) -> str:
+    if isinstance(backend, Mock):
+        return "Correct its fixtures."
+    if isinstance(backend, Http):
+        return f"Start it, or correct its origin ({backend.origin})."
+    emulator = os.environ.get("FIRESTORE_EMULATOR_HOST")
+    if emulator:
+        return f"Start the emulator at {emulator}, or unset FIRESTORE_EMULATOR_HOST to use the real service."
+    return (
+        f"See that the project {backend.project} has a Firestore database and that credentials are there "
+        "(`gcloud auth application-default login`), or set FIRESTORE_EMULATOR_HOST."
+    )
+
+
+def _access(scene: Scene) -> Iterator[Check]:
+    control = scene.settings.control
+    operators = [token.name for token in control.tokens if token.role == "operator"]
+    who = [f"{len(control.admins)} admins", f"operator tokens: {', '.join(operators) or 'none'}"]
+    mend = "Add an e-mail address to control.admins, or the line that `phasegate token` prints to control.tokens."
+    yield Check("admin access", bool(operators or control.admins), "; ".join(who), mend)
+    if scene.token is not None:
+        digest = hashlib.sha256(scene.token.encode()).hexdigest()
+        known = next((token for token in control.tokens if token.sha256.lower() == digest), None)
+        whose = f"{known.name}'s, role {known.role}" if known else "in no line of control.tokens"
+        good = known is not None and known.role == "operator"
+        yield Check("token", good, f"PHASEGATE_TOKEN is {whose}", "Put an operator's token into PHASEGATE_TOKEN.")
+
+
+def _machine(scene: Scene) -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    memory = psutil.virtual_memory()
+    needed = max(m.thresholds.memory_mb for m in scene.settings.migrations.values())
+    free = memory.available / 1e6
+    good = load < LOAD_A_CORE * cores and free > needed
+    yield Check(
+        "system load",
+        good,
+        f"load {load:.2f} on {cores} cores, {free:.0f} MB of memory free, {needed:.0f} wanted",
+        "Wait for a quieter time or give the machine more room: a loaded machine makes any target look slow.",
+    )
+
+
+def _ports(scene: Scene) -> Iterator[Check]:
+    settings = scene.settings
+    listens = [("proxy.listen", text) for text in settings.proxy.listen]
+    for key, text in [*listens, ("control.listen", settings.control.listen)]:
+        if scene.inside or scene.running is not None:
+            yield Check(key, True, f"{text}: this phasegate is running")
+            continue
+        host, port = address(text)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+            yield Check(key, True, f"{text} is free")
+        except OSError as error:
+            yield Check(key, False, f"{text}: {_why(error)}", "Stop what listens there, or choose another address.")
+
+
+def _dashboard(scene: Scene) -> Iterator[Check]:
+    there = any(_VENDOR.glob("*.js"))
+    found = "its libraries are in place" if there else "its libraries are missing"
+    yield Check("dashboard", there, found, "Run `make vendor` in the source tree.")
+
+
+def _state(scene: Scene) -> Iterator[Check]:
+    folder = Path(scene.settings.proxy.run_dir)
+    mend = "Choose another proxy.run_dir, or give the user that runs phasegate the right to write there."
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"phasegate")
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(folder).free / 1e6
+        yield Check("state", free > DISK_FREE_MB, f"{folder} can be written, {free:.0f} MB free", mend)
+    except OSError as error:
+        yield Check("state", False, f"{folder}: {_why(error)}", mend)
+        return
+    if not scene.inside and scene.running is None and (folder / "lock").exists():
+        with open(folder / "lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                found = f"process {lock.read().strip() or 'unknown'} uses {folder}"
+                yield Check("run directory", False, found, "Stop that phasegate, or choose another proxy.run_dir.")
+
+
+def _rehearsal(scene: Scene) -> Iterator[Check]:
+    """A rollback on a board of this configuration's shape: after its one store no key goes to the target."""
+    plan = scene.settings.plan()
+    keys = [f"rehearsal-{i}".encode() for i in range(1000)]
+    with tempfile.TemporaryDirectory() as folder:
+        rehearsed = board.Board.create(Path(folder) / "board", layout(plan, plan.proxy.workers), board.boot_id())
+        try:
+            for number, (name, migration) in enumerate(scene.settings.migrations.items()):
+                buckets = [splitter.bucket(splitter.salt(name), key) for key in keys]
+                weight_bp = migration.phases[-1].weight_bp
+
+                def on_target(number: int = number, buckets: list[int] = buckets) -> int:
+                    word = rehearsed.word(number)
+                    return sum(splitter.assign(bucket, word.weight_bp) == TARGET for bucket in buckets)
+
+                rehearsed.publish(number, weight_bp, pinned=False, now_ns=time.monotonic_ns())
+                before = on_target()
+                began = time.perf_counter_ns()
+                rehearsed.publish(number, 0, pinned=False, now_ns=time.monotonic_ns())
+                took = (time.perf_counter_ns() - began) / 1000
+                after = on_target()
+                found = f"{before} of {len(keys)} keys on the target before, {after} after one store of {took:.0f} µs"
+                good = before > 0 and after == 0
+                yield Check(f"rollback of {name}, rehearsed", good, found, "This is a fault of phasegate's own.")
+        finally:
+            rehearsed.close()
+
+
+def _clock(scene: Scene) -> Iterator[Check]:
+    """Deadlines run on the monotonic clock; the wall clock dates the audit trail and the data."""
+    if scene.app_date is None:
+        yield Check("clock", None, "the app sent no Date to compare it with")
+        return
+    try:
+        skew = time.time() - parsedate_to_datetime(scene.app_date).timestamp()
+    except ValueError:
+        yield Check("clock", None, f"the app's Date cannot be read: {scene.app_date}")
+        return
+    mend = "Set the clock (NTP) here or where the app runs."
+    yield Check("clock", abs(skew) < CLOCK_SKEW_S, f"{skew:+.0f} s from the app's clock", mend)
+
+
+def _dry_run(scene: Scene) -> Iterator[Check]:
+    """What the running control plane says of a start: only it knows its own state."""
+    if scene.running is None:
+        return
+    for name in scene.settings.migrations:
+        title = f"dry run of {name}"
+        try:
+            answer = Client(scene.running.url, scene.token, name).act("start", dry_run=True)
+        except ApiError as error:
+            yield Check(title, False, error.message, error.hint)
+            continue
+        checks = answer.get("checks") or []
+        bad = [found for found in checks if found["ok"] is False]
+        for found in bad:
+            yield Check(f"{title}: {found['name']}", False, found["found"], found.get("mend", ""))
+        if not bad:
+            yield Check(
+                title, True, f"the control plane at {scene.running.url} made {len(checks)} checks, none failed"
+            )
+
+
+_BEFORE: Final[tuple[Look, ...]] = (_config, _phases, _app)
+_AFTER: Final[tuple[Look, ...]] = (
+    *(_access, _machine, _ports, _dashboard, _state, _rehearsal, _clock),
+    _dry_run,
+)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__

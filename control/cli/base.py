@@ -1,0 +1,191 @@
+"""What every command shares: the group, the way to a running phasegate, and what becomes of its refusals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from control.terminal.exits import GATE, INTERRUPTED, UNREACHABLE, USAGE, Stop
+
+if TYPE_CHECKING:
+    from control.api.client import ApiError, Client, Json
+
+CONFIG: Final = "phasegate.toml"
+EPILOG: Final = """\b
+New here: `phasegate demo` shows all of it; `phasegate init` begins with your app.
+PHASEGATE_URL and PHASEGATE_TOKEN: where the control plane is, and who asks.
+Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed,
+            4 rolled back or aborted, 5 unreachable, 130 interrupted.
+"""
+
+# The commands in the order in which they are needed; a test sees that none is left out.
+SECTIONS: Final = {
+    "Set up": ("init", "token", "check", "seed"),
+    "Run": ("serve", "demo", "loadtest"),
+    "Migrate": ("start", "advance", "pause", "resume", "rollback", "abort", "reset"),
+    "Look": ("status", "watch", "audit", "verify", "report"),
+}
+
+
+# What the API's refusals mean to the shell: the caller's mistake, a gate that stayed shut, or no answer that counts.
+REFUSALS: Final = {
+    400: USAGE,
+    401: USAGE,
+    403: USAGE,
+    404: USAGE,
+    429: USAGE,
+    409: GATE,
+    412: GATE,
+    500: UNREACHABLE,
+    503: UNREACHABLE,
+}
+
+
+class Commands(click.Group):
+    """A group whose every command turns what the control plane says no with into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; translate at this one edge."""
+        try:
+            return self._carry_out(ctx)
+        except Stop as error:
+            stop = error
+        except KeyboardInterrupt:
+            stop = Stop(INTERRUPTED, "interrupted")
+        except click.Abort:
+            stop = Stop(INTERRUPTED, "interrupted at a question; nothing was changed")
+        click.echo(f"phasegate: {stop.message}", err=True)
+        return ctx.exit(stop.code)
+
+    def _carry_out(self, ctx: click.Context) -> Any:
+        from control.api.client import ApiError
+
+        try:
+            return super().invoke(ctx)
+        except ApiError as error:
+            raise translated(error) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by what they are for, each in one line."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(8), self.commands[name].get_short_help_str(80)) for name in names])
+
+
+def translated(error: ApiError) -> Stop:
+    from control.api.client import Refused, Unreachable
+
+    if isinstance(error, Refused) and error.code == "check_failed":
+        hint = "Mend it (`phasegate check` looks at every part), or go on all the same: --force --reason WHY."
+        return Stop(GATE, f"{error.message}\n{hint}")
+    if isinstance(error, Refused):
+        return Stop(REFUSALS.get(error.status, GATE), str(error))
+    if isinstance(error, Unreachable):
+        return Stop(UNREACHABLE, str(error))
+    return Stop(USAGE, str(error))
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--config", default=CONFIG, show_default=True, envvar="PHASEGATE_CONFIG", help="The configuration file."
+    )(command)
+
+
+def api(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the command a ``client``: the address from PHASEGATE_URL or else from the configuration file."""
+
+    def run(*args: Any, url: str | None, migration: str | None, config: str, **kwargs: Any) -> Any:
+        return command(*args, client=client(url, migration, config), **kwargs)
+
+    return api_options(update_wrapper(run, command))
+
+
+def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``client`` is made of: ``url``, ``migration`` and ``config``."""
+    for option in (
+        click.option("--migration", help="Which migration, where the configuration has several."),
+        click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address."),
+        config_option,
+    ):
+        command = option(command)
+    return command
+
+
+def client(url: str | None, migration: str | None, config: str) -> Client:
+    from control.api.client import DEFAULT_MIGRATION, DEFAULT_URL, Client
+
+    found: Json = {}
+    if url is None or migration is None:
+        found = peek(config, needed=url is None)
+    if url is None:
+        control = found.get("control")
+        listen = control.get("listen") if isinstance(control, dict) else None
+        url = f"http://{listen}" if isinstance(listen, str) else DEFAULT_URL
+    if migration is None:
+        declared = found.get("migrations")
+        names = list(declared) if isinstance(declared, dict) else []
+        migration = DEFAULT_MIGRATION if DEFAULT_MIGRATION in names or not names else names[0]
+        if len(names) > 1 and DEFAULT_MIGRATION not in names:
+            raise Stop(USAGE, f"{config} has several migrations: say which with --migration ({', '.join(names)})")
+    return Client(url, os.environ.get("PHASEGATE_TOKEN"), migration)
+
+
+def peek(config: str, *, needed: bool) -> Json:
+    """The configuration as it stands, unchecked, to find a phasegate that runs by it; {} where there is none."""
+    import tomllib
+
+    if needed and config != CONFIG and not Path(config).is_file():
+        raise Stop(USAGE, f"{config} is not there: name another with --config, or say where with --url")
+    try:
+        return tomllib.loads(Path(config).read_text(encoding="utf-8")) if Path(config).is_file() else {}
+    except (OSError, ValueError) as error:
+        if needed:
+            raise Stop(USAGE, f"{config} cannot be read: {error}. Correct it, or say --url.") from error
+        return {}
+
+
+def proxy(config: str) -> str:
+    """Where clients come to by a configuration: the first of proxy.listen, as an address to connect to."""
+    proxy = peek(config, needed=False).get("proxy")
+    listen = proxy.get("listen") if isinstance(proxy, dict) else None
+    first = listen[0] if isinstance(listen, list) and listen and isinstance(listen[0], str) else "127.0.0.1:8080"
+    anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, read here to connect
+    host, _, port = first.rpartition(":")
+    return f"http://{anywhere.get(host, host)}:{port}"
+
+
+def settings(config: str) -> Any:
+    """Read the configuration, or stop with every mistake in it."""
+    from control.plan.settings import ConfigError, load
+
+    try:
+        return load(Path(config))
+    except ConfigError as error:
+        problems = list(error.problems)
+        if not Path(config).exists():
+            raise Stop(
+                USAGE, f"{config} is not there: `phasegate init` writes one, --config names another"
+            ) from error
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
+
+
+def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Say which version this is, and in which form, and end."""
+    if not asked:
+        return
+    from importlib import metadata
+
+    from proxy.process.form import form
+
+    try:
+        number = metadata.version("phasegate")
+    except metadata.PackageNotFoundError:
+        number = "from its source, not installed"
+    click.echo(f"phasegate {number}, data plane: {form()}")
+    ctx.exit()

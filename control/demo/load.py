@@ -1,0 +1,228 @@
+"""The demo's stream of requests, to data and app, every answer counted. ``python -m control.demo.load``.
+
+Open loop: request k is due at k/rate whatever became of the one before, so a stall is seen as it is. It is told what
+to do as one JSON document on standard input, writes its counts as a JSON line every half second, and on SIGTERM lets
+what is in flight end and writes the last line, which says ``"final": true``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+
+from proxy.process.child import die_with_parent, read_orders
+
+TIMEOUT_S: Final = 30.0
+INFLIGHT_MAX: Final = 256  # and as many connections; a request that is due beyond it is not sent, and counted so
+EXAMPLES_MAX: Final = 8
+REPORT_EVERY_S: Final = 0.5
+USERS: Final = [f"user-{i}" for i in range(20)]
+
+Body = dict[str, Any] | list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of the stream; ``data`` says whether a migration answers it, or else the app."""
+
+    method: str
+    path: str
+    data: bool
+    body: Body = None
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the client saw. ``sources`` counts data answers by ``x-data-source``, cumulative like all the rest."""
+
+    sent: int = 0
+    held_back: int = 0
+    answered: int = 0
+    failed: int = 0
+    failed_reads: int = 0
+    app: int = 0
+    reads: int = 0
+    writes: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    last_start_ns: dict[str, int] = field(default_factory=dict)  # by source: CLOCK_MONOTONIC of the newest start
+    examples: list[str] = field(default_factory=list)  # the first failures, in words
+
+    def fail(self, request: Request, why: str) -> None:
+        """Count a failed request."""
+        self.failed += 1
+        self.failed_reads += request.method == "GET"
+        if len(self.examples) < EXAMPLES_MAX:
+            self.examples.append(f"{request.method} {request.path}: {why}")
+
+    def line(self, final: bool) -> str:
+        """All of it as one line of JSON."""
+        slots = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(slots | {"final": final, "at_ns": time.monotonic_ns()})
+
+
+def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], Request]]]:
+    """What is asked and how often: weights out of their sum, and a maker of each request."""
+
+    def get(path: str) -> Callable[[random.Random], Request]:
+        return lambda chance: Request("GET", path, True)
+
+    def of_scan(tail: str) -> Callable[[random.Random], Request]:
+        return lambda chance: Request("GET", f"/api/scans/{chance.choice(scans)}{tail}", True)
+
+    def publish(chance: random.Random) -> Request:
+        metrics = {"active_users": chance.randrange(500, 1500), "revenue": chance.randrange(10**6) / 100}
+        return Request("PUT", "/api/dashboard/metrics", True, {"metrics": metrics})
+
+    def events(chance: random.Random) -> Request:
+        made = {"user": chance.choice(USERS), "type": "view", "item": f"product-{chance.randrange(50)}"}
+        return Request("POST", "/api/analytics/events", True, [made])
+
+    def scan(chance: random.Random) -> Request:
+        return Request("POST", "/api/scans", True, {"root": f"/home/{chance.choice(USERS)}", "name": "demo"})
+
+    def history(chance: random.Random) -> Request:
+        return Request("GET", f"/api/dashboard/metrics/history?limit={chance.choice((5, 10, 20))}", True)
+
+    table: list[tuple[int, Callable[[random.Random], Request]]] = [
+        (40, get("/api/dashboard/metrics")),
+        (8, history),
+        (1, publish),
+        (6, get("/api/scans?limit=10")),
+        (1, scan),
+        (1, events),
+        (3, lambda chance: Request("GET", f"/api/analytics/users/{chance.choice(USERS)}", True)),
+        (2, get("/api/analytics/system")),
+        (3, get("/api/analytics/trending?window=1h&limit=10")),
+        (6, lambda chance: Request("GET", "/", False)),
+        (4, lambda chance: Request("GET", "/static/app.css", False)),
+        (3, lambda chance: Request("GET", "/app/clock", False)),
+        (1, lambda chance: Request("GET", "/app/download?bytes=20000", False)),
+        (2, lambda chance: Request("POST", "/app/digest", False, {"text": "x" * chance.randrange(4000)})),
+    ]
+    if scans:
+        table += [(6, of_scan("")), (2, of_scan("/results?limit=20")), (1, of_scan("/duplicates"))]
+    return table
+
+
+def visitor(k: int) -> str:
+    """The k-th visitor's id. Nobody comes twice, so every request's arm is drawn anew; and every run has the same.
+
+    One honest run in a hundred would have a phase whose share strays by more than three standard errors. The name
+    is one with which no phase of a short demo does, so that a failed demo is a fault and never luck.
+    """
+    return f"customer-{k}"
+
+
+class Load:
+    """The stream against one address."""
+
+    def __init__(self, url: str, rate: float, scans: list[str]) -> None:
+        self.counts = Counts()
+        self._url = url.rstrip("/")
+        self._rate = rate
+        self._chance = random.Random(2026)  # noqa: S311 - the same stream every time; nothing is secret
+        self._makers = mixture(scans)
+        self._weights = [weight for weight, _ in self._makers]
+        self._visitors = 0
+        self._inflight: set[asyncio.Task[None]] = set()
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Send until ``stopped``, then wait for what is in flight."""
+        connector = aiohttp.TCPConnector(limit=INFLIGHT_MAX, keepalive_timeout=30)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as http:
+            due = time.monotonic()
+            while not stopped.is_set():
+                due += 1 / self._rate
+                delay = due - time.monotonic()
+                if delay > 0:
+                    await asyncio.sleep(delay)
+                self._send(http)
+            if self._inflight:
+                await asyncio.wait(self._inflight, timeout=TIMEOUT_S)
+
+    def _send(self, http: aiohttp.ClientSession) -> None:
+        (_, make) = self._chance.choices(self._makers, self._weights)[0]
+        request = make(self._chance)
+        if len(self._inflight) >= INFLIGHT_MAX:
+            self.counts.held_back += 1
+            return
+        self.counts.sent += 1
+        headers = {}
+        if request.data:
+            headers["x-user-id"] = visitor(self._visitors)
+            self._visitors += 1
+        task = asyncio.create_task(self._one(http, request, headers))
+        self._inflight.add(task)
+        task.add_done_callback(self._inflight.discard)
+
+    async def _one(self, http: aiohttp.ClientSession, request: Request, headers: dict[str, str]) -> None:
+        counts = self.counts
+        started_ns = time.monotonic_ns()
+        try:
+            async with http.request(
+                request.method, self._url + request.path, json=request.body, headers=headers
+            ) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            counts.fail(request, f"{type(error).__name__} {error}".strip())
+            return
+        counts.answered += 1
+        counts.statuses[response.status] += 1
+        if response.status >= 400:
+            counts.fail(request, f"{response.status} {body[:200]!r}")
+        if not request.data:
+            counts.app += 1
+            return
+        source = response.headers.get("x-data-source")
+        if source is None:
+            if response.status < 400:
+                counts.fail(request, "an answer without x-data-source")
+            return
+        counts.sources[source] += 1
+        counts.last_start_ns[source] = max(counts.last_start_ns.get(source, 0), started_ns)
+        if request.method == "GET":
+            counts.reads += 1
+        else:
+            counts.writes += 1
+        if (reason := response.headers.get("x-data-fallback")) is not None:
+            counts.fallbacks[reason] += 1
+
+
+async def main(orders: dict[str, Any]) -> None:
+    """Run the stream that ``orders`` describes until SIGTERM."""
+    load = Load(orders["url"], float(orders["rate"]), list(orders["scans"]))
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
+    async def tell() -> None:
+        while True:
+            sys.stdout.write(load.counts.line(final=False) + "\n")
+            sys.stdout.flush()
+            await asyncio.sleep(REPORT_EVERY_S)
+
+    telling = asyncio.create_task(tell())
+    await load.run(stopped)
+    telling.cancel()
+    sys.stdout.write(load.counts.line(final=True) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    asyncio.run(main(json.loads(read_orders())))

@@ -1,0 +1,1 @@
+"""What has been counted: the board's figures as values, their history, and Prometheus' text."""

@@ -1,0 +1,206 @@
+"""What the board says, as values: who works, what each arm did in a span, what the processes take of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from backends.errors import FaultKind
+from control.judge.verdict import Arm, Counts
+from control.plan.phases import Thresholds
+from proxy.board import histogram
+from proxy.board.board import SOURCE, TARGET, Board, Series
+
+HEARTBEAT_MAX_S: Final = 2.0  # a worker that was silent for longer is not waited for; the lease deals with it
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Worker(NamedTuple):
+    """A slot with a process, as far as one migration is concerned."""
+
+    slot: int
+    pid: int
+    live: bool
+    generation: int
+    inflight_source: int
+    inflight_target: int
+    inflight_old: int
+    heartbeat_age_s: float
+    last_target_start: int
+
+
+def workers(board: Board, m: int, mono: float) -> list[Worker]:
+    """Every worker that has a process, as it is at a moment (CLOCK_MONOTONIC seconds)."""
+    found = []
+    for row in board.workers():
+        if not row.pid:
+            continue
+        share = board.share(row.slot, m)
+        age = max(0.0, mono - row.heartbeat / 1e9)
+        found.append(
+            Worker(
+                row.slot,
+                row.pid,
+                age <= HEARTBEAT_MAX_S,
+                share.generation,
+                share.inflight_source,
+                share.inflight_target,
+                share.inflight_old,
+                age,
+                share.last_target_start,
+            )
+        )
+    return found
+
+
+class Snapshot(NamedTuple):
+    """The counts of both arms at a moment (CLOCK_MONOTONIC seconds)."""
+
+    mono: float
+    source: Series
+    target: Series
+
+    def since(self, earlier: Snapshot) -> Snapshot:
+        """What came between; nothing where the counts have begun anew."""
+        return Snapshot(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
+
+
+def snapshot(board: Board, m: int, mono: float) -> Snapshot:
+    """The counts now."""
+    return Snapshot(mono, board.series(m, SOURCE), board.series(m, TARGET))
+
+
+def by_adapter(board: Board, m: int) -> dict[str, int]:
+    """The target's requests since boot, by adapter."""
+    found: dict[str, int] = {}
+    for number, operation in enumerate(board.layout.migrations[m][1]):
+        adapter = operation.partition(".")[0] if "." in operation.partition(" ")[0] else "http"
+        found[adapter] = found.get(adapter, 0) + board.series(m, TARGET, [number]).requests
+    return found
+
+
+def figures(board: Board, m: int) -> dict[str, Any]:
+    """Every operation since boot, and what each worker's data source counts."""
+    operations = []
+    for number, name in enumerate(board.layout.migrations[m][1]):
+        source, target = (board.series(m, i, [number]) for i in (SOURCE, TARGET))
+        operations.append(
+            {
+                "operation": name,
+                "arms": {"source": summary(source), "target": summary(target)},
+                "faults": {kind.label: target.faults[kind] for kind in FaultKind},
+                "fallbacks": target.fallbacks,
+                "client_errors": source.client_errors + target.client_errors,
+            }
+        )
+    return {"operations": operations, "gauges": board.gauges(m)}
+
+
+class Lag(NamedTuple):
+    """What the target has yet to be told of the source's changes."""
+
+    behind_s: float  # the age of the oldest
+    pending: int
+    lost: int  # since boot: what it will never be told
+
+
+def lag(board: Board, m: int, mono: float) -> Lag:
+    """How far the target is behind, over all workers."""
+    since = min((share.behind_since / 1e9 for share in board.shares(m) if share.behind_since), default=mono)
+    gauges = board.gauges(m)
+    return Lag(max(0.0, mono - since), sum(gauges["mirror_pending"]), sum(gauges["mirror_lost"]))
+
+
+def _since(now: Series, earlier: Series) -> Series:
+    if now.requests < earlier.requests:
+        return Series.empty()
+    return now - earlier
+
+
+def counts(series: Series, thresholds: Thresholds) -> Counts:
+    """What the judge counts of an arm."""
+    slow_p95 = histogram.count_above(series.buckets, int(thresholds.p95_ms * 1000))
+    slow_p99 = histogram.count_above(series.buckets, int(thresholds.p99_ms * 1000))
+    return Counts(series.requests, min(series.errors, series.requests), slow_p95, slow_p99)
+
+
+def arm(series: Series, thresholds: Thresholds) -> Arm:
+    """The same, with the percentiles."""
+    p95, p99 = histogram.quantiles(series.buckets, (0.95, 0.99))
+    return Arm(counts(series, thresholds), _ms(p95), _ms(p99))
+
+
+def summary(series: Series) -> dict[str, Any]:
+    """An arm's figures as status and report show them."""
+    requests, errors = series.requests, series.errors
+    p50, p95, p99 = histogram.quantiles(series.buckets, (0.5, 0.95, 0.99))
+    return {
+        "requests": requests,
+        "errors": errors,
+        "error_rate": round(errors / requests, 6) if requests else 0.0,
+        "p50_ms": _ms(p50),
+        "p95_ms": _ms(p95),
+        "p99_ms": _ms(p99),
+    }
+
+
+def sparse(series: Series) -> dict[str, Any]:
+    """Counts as a checkpoint keeps them."""
+    return {
+        "faults": series.faults,
+        "client_errors": series.client_errors,
+        "fallbacks": series.fallbacks,
+        "sum_us": series.sum_us,
+        "buckets": {str(i): count for i, count in enumerate(series.buckets) if count},
+    }
+
+
+def dense(found: Mapping[str, Any]) -> Series:
+    """What ``sparse`` wrote. Raises ``LookupError``, ``ValueError`` or ``TypeError`` for anything else."""
+    series = Series.empty()
+    for i, count in found["buckets"].items():
+        series.buckets[int(i)] = int(count)
+    for i, count in enumerate(found["faults"]):
+        series.faults[i] = int(count)
+    series.client_errors = int(found["client_errors"])
+    series.fallbacks = int(found["fallbacks"])
+    series.sum_us = int(found["sum_us"])
+    return series
+
+
+class Machine:
+    """Memory and processor time of all phasegate processes, from the board and from ``/proc`` for this one."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._before: tuple[float, float] | None = None
+        self._cores = len(os.sched_getaffinity(0))
+
+    def sample(self, mono: float) -> tuple[float, float | None]:
+        """The largest process's memory in MB, and the share of the machine used since the last sample."""
+        rows = [row for row in self._board.workers() if row.pid]
+        memory = max([row.rss_kb / 1024 for row in rows] + [own_memory_mb()])
+        spent = sum(row.cpu_ms / 1000 for row in rows) + own_cpu_s()
+        before, self._before = self._before, (mono, spent)
+        if before is None or mono <= before[0]:
+            return memory, None
+        # A worker that was replaced takes its processor time with it: then less is seen, never more.
+        return memory, max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
+
+
+def own_memory_mb() -> float:
+    """This process's resident memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE / 1e6
+
+
+def own_cpu_s() -> float:
+    """This process's processor time so far."""
+    times = os.times()
+    return times.user + times.system
+
+
+def _ms(us: float | None) -> float | None:
+    return None if us is None else round(us / 1000, 3)

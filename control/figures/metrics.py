@@ -1,0 +1,159 @@
+"""All figures in Prometheus' text form, read from the board when they are asked for: nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from backends.arm import ARMS, GAUGES, LEVELS
+from backends.errors import FaultKind
+from control.rollout.model import Rollout, State
+from proxy.board import histogram
+from proxy.board.board import Board
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+# The gauges that are read as they are; the others only ever grow.
+BOUNDS_US: Final = (
+    500,
+    1_000,
+    2_000,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+)
+
+
+class Led(Protocol):
+    """What of a coordinator is shown."""
+
+    name: str
+    state: Rollout
+
+    @property
+    def store_error(self) -> str | None:
+        """Why the store was not written last time."""
+
+    @property
+    def index(self) -> int:
+        """Its migration's place on the board."""
+
+    def age_s(self) -> dict[str, float]:
+        """How old the board's signs of life are."""
+
+
+def exposition(board: Board, led: Sequence[Led]) -> bytes:
+    """Everything, now."""
+    registry = CollectorRegistry()
+    registry.register(_Now(board, led))
+    return generate_latest(registry)
+
+
+class _Now(Collector):
+    def __init__(self, board: Board, led: Sequence[Led]) -> None:
+        self._board = board
+        self._led = led
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._rollouts()
+        yield from self._requests()
+        yield from self._sources()
+        yield from self._workers()
+
+    def _rollouts(self) -> Iterator[Metric]:
+        weight = GaugeMetricFamily("phasegate_weight_ratio", "Share of traffic on the target", labels=["migration"])
+        phase = GaugeMetricFamily("phasegate_phase", "Index of the current phase, -1 in none", labels=["migration"])
+        revision = CounterMetricFamily("phasegate_revisions", "Changes of the rollout state", labels=["migration"])
+        state = GaugeMetricFamily("phasegate_state", "1 for the state it is in", labels=["migration", "state"])
+        store = GaugeMetricFamily("phasegate_store_ok", "Whether checkpoints are written", labels=["migration"])
+        rollback = GaugeMetricFamily(
+            "phasegate_last_rollback_seconds", "How long the last rollback took", labels=["migration"]
+        )
+        age = GaugeMetricFamily(
+            "phasegate_board_age_seconds", "How old a sign of life is: the oldest worker's, control's", labels=["who"]
+        )
+        for one in self._led:
+            s = one.state
+            weight.add_metric([one.name], s.weight_bp / 10_000)
+            phase.add_metric([one.name], -1 if s.phase is None else s.phase)
+            revision.add_metric([one.name], s.revision)
+            store.add_metric([one.name], float(one.store_error is None))
+            for value in State:
+                state.add_metric([one.name, value.value], float(s.state is value))
+            if s.last_rollback is not None:
+                rollback.add_metric([one.name], s.last_rollback.total_ms / 1000)
+        for who, seconds in (self._led[0].age_s() if self._led else {}).items():
+            age.add_metric([who], seconds)
+        yield from (weight, phase, revision, state, store, rollback, age)
+
+    def _requests(self) -> Iterator[Metric]:
+        labels = ["migration", "operation", "arm"]
+        took = HistogramMetricFamily("phasegate_request_duration_seconds", "Data requests by duration", labels=labels)
+        faults = CounterMetricFamily("phasegate_faults", "Requests that the arm failed", labels=[*labels, "kind"])
+        client = CounterMetricFamily("phasegate_client_errors", "Requests answered with 4xx", labels=labels)
+        fell_back = CounterMetricFamily(
+            "phasegate_fallbacks", "Target reads that the source answered", labels=labels[:2]
+        )
+        for one in self._led:
+            for number, operation in enumerate(self._board.layout.migrations[one.index][1]):
+                for arm, arm_name in enumerate(ARMS):
+                    series = self._board.series(one.index, arm, [number])
+                    values = [one.name, operation, arm_name]
+                    counts = histogram.cumulative(series.buckets, BOUNDS_US)
+                    buckets = [(str(bound / 1e6), count) for bound, count in zip(BOUNDS_US, counts, strict=True)]
+                    buckets.append(("+Inf", series.requests))
+                    took.add_metric(values, buckets, series.sum_us / 1e6)
+                    client.add_metric(values, series.client_errors)
+                    for kind in FaultKind:
+                        if series.faults[kind]:
+                            faults.add_metric([*values, kind.label], series.faults[kind])
+                    if arm:
+                        fell_back.add_metric(values[:2], series.fallbacks)
+        yield from (took, faults, client, fell_back)
+
+    def _sources(self) -> Iterator[Metric]:
+        """What each worker's data source counts: sums of what grows, the worst of what is read as it is."""
+        found = {one.name: self._board.gauges(one.index) for one in self._led}
+        for gauge in GAUGES:
+            as_it_is = gauge in LEVELS
+            kind: type[GaugeMetricFamily | CounterMetricFamily]
+            kind = GaugeMetricFamily if as_it_is else CounterMetricFamily
+            family = kind(f"phasegate_source_{gauge}", f"The data source's {gauge}", labels=["migration"])
+            for name, gauges in found.items():
+                family.add_metric([name], float((max if as_it_is else sum)(gauges[gauge] or [0])))
+            yield family
+
+    def _workers(self) -> Iterator[Metric]:
+        families: tuple[GaugeMetricFamily | CounterMetricFamily, ...] = (
+            GaugeMetricFamily("phasegate_worker_memory_bytes", "Resident memory", labels=["slot"]),
+            CounterMetricFamily("phasegate_worker_cpu_seconds", "Processor time", labels=["slot"]),
+            GaugeMetricFamily("phasegate_worker_connections", "Open client connections", labels=["slot"]),
+            CounterMetricFamily("phasegate_app_requests", "Requests passed on to the app", labels=["slot"]),
+            CounterMetricFamily("phasegate_app_errors", "Requests that the app did not answer", labels=["slot"]),
+            CounterMetricFamily("phasegate_refused_requests", "Requests refused as malformed", labels=["slot"]),
+        )
+        for row in self._board.workers():
+            if row.pid:
+                values = (
+                    row.rss_kb * 1024,
+                    row.cpu_ms / 1000,
+                    row.connections,
+                    row.app_requests,
+                    row.app_errors,
+                    row.refused,
+                )
+                for family, value in zip(families, values, strict=True):
+                    family.add_metric([str(row.slot)], value)
+        yield from families

@@ -1,0 +1,97 @@
+"""The one set of commands that API, CLI and dashboard go through. Pure: a body in, a ``Command`` or mistakes out."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from control.plan.mistakes import one_of, problems, shown
+from control.rollout.model import Event, On
+
+REASON_MAX: Final = 500
+
+
+class Body(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a POST: ``action``, and what goes with it."""
+
+    action: Literal["start", "advance", "pause", "resume", "rollback", "abort"]
+    reason: str = ""
+    expected_revision: int | None = None
+    dry_run: bool = False
+    resume: bool = False
+    to: Literal["previous", "start"] = "previous"
+    force: bool = False
+
+
+# Which fields an action takes beside ``reason`` and ``expected_revision``.
+FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "start": ("dry_run", "resume", "force"),
+    "advance": ("force",),
+    "pause": (),
+    "resume": ("force",),
+    "rollback": ("to",),
+    "abort": (),
+    "reset": (),
+}
+_COMMON: Final = ("action", "reason", "expected_revision")
+
+
+class Malformed(Exception):  # noqa: N818 - what is so
+    """The body is no command; ``problems`` says everything that is wrong with it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Command(Struct, frozen=True):
+    """What somebody wants done; ``actor`` is who."""
+
+    action: str
+    actor: str
+    reason: str = ""
+    expected_revision: int | None = None
+    dry_run: bool = False
+    resume: bool = False
+    to: Literal["previous", "start"] = "previous"
+    force: bool = False
+
+    def event(self, revision: int | None, detected: float) -> Event:
+        """The rollout's event, to be refused where the state is no longer at ``revision`` (None: whatever it is)."""
+        return Event(
+            On(self.action),
+            actor=self.actor,
+            reason=self.reason,
+            to=self.to,
+            resume=self.resume,
+            forced=self.force,
+            revision=revision,
+            detected=detected,
+        )
+
+
+def parse(body: Any, actor: str) -> Command:
+    """The command that a JSON body asks for. Raises ``Malformed``."""
+    if not isinstance(body, dict):
+        raise Malformed([f'expected an object such as {{"action": "start"}}, found {shown(body)}'])
+    found = problems(Body, body)
+    action = body.get("action")
+    if isinstance(action, str) and action in FIELDS and action != "reset":
+        allowed = (*_COMMON, *FIELDS[action])
+        found += [f"{key}: goes with {_goes_with(key)}, not with {action}" for key in body if _strange(key, allowed)]
+    if isinstance(body.get("reason"), str) and len(body["reason"]) > REASON_MAX:
+        found.append(f"reason: expected at most {REASON_MAX} characters, found {len(body['reason'])}")
+    if body.get("force") is True and not body.get("reason"):
+        found.append("reason: a forced action needs one")
+    if found:
+        raise Malformed(found)
+    return Command(actor=actor, **body)
+
+
+def _strange(key: str, allowed: tuple[str, ...]) -> bool:
+    return key not in allowed and key in Body.__struct_fields__
+
+
+def _goes_with(key: str) -> str:
+    return one_of([action for action, fields in FIELDS.items() if key in fields])

@@ -1,0 +1,89 @@
+"""What a migration shows of itself: its status, its figures, and both as they change, to whoever listens."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from backends.arm import ARMS
+from control.figures.counts import figures, snapshot, summary, workers
+from control.figures.history import History
+from control.lead.events import Hub
+from control.lead.observer import Observer
+from control.lead.saving import Outbox
+from control.lead.status import status_document
+from control.plan.phases import Phase
+from control.rollout.model import Now, Rollout
+from proxy.board.board import Board
+
+STATUS_EVERY_S: Final = 1.0
+
+Json = dict[str, Any]
+
+
+class Teller:
+    """One migration's account of itself. ``hub`` has the listeners, ``history`` what was a second ago and before."""
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        phases: tuple[Phase, ...],
+        kinds: tuple[str, str],
+        board: Board,
+        observer: Observer,
+        outbox: Outbox[Any],
+        now: Now,
+    ) -> None:
+        """``kinds`` names the arms' backends."""
+        self.hub = Hub()
+        self.history = History()
+        self._name = name
+        self._index = index
+        self._phases = phases
+        self._kinds = kinds
+        self._board = board
+        self._observer = observer
+        self._outbox = outbox
+        self._told_at = now.mono
+
+    def tell(self, state: Rollout, now: Now) -> None:
+        """Say how things are, to whoever listens."""
+        self._told_at = now.mono
+        if self.hub:
+            self.hub.publish("status", self.status(state, now))
+
+    def keep_up(self, state: Rollout, now: Now) -> None:
+        """Say and remember what is due."""
+        if self.history.due(now.mono):
+            seen = snapshot(self._board, self._index, now.mono)
+            sample = self.history.add(seen, now.unix, state.weight_bp / 100)
+            if sample is not None:
+                self.hub.publish("sample", sample)
+        if now.mono - self._told_at >= STATUS_EVERY_S:
+            self.tell(state, now)
+
+    def status(self, state: Rollout, now: Now) -> Json:
+        """The migration's status, as the API shows it."""
+        rows = workers(self._board, self._index, now.mono)
+        done = self._observer.so_far(now)
+        inflight = (sum(r.inflight_source for r in rows), sum(r.inflight_target + r.inflight_old for r in rows))
+        arms = {
+            name: {"backend": kind} | summary(series) | {"inflight": open_now}
+            for name, kind, series, open_now in zip(
+                ARMS, self._kinds, (done.source, done.target), inflight, strict=True
+            )
+        }
+        resume = state.resume_phase
+        # A configuration may have fewer phases than the one that the checkpoint was written under.
+        resume_name = None if resume is None else self._phases[min(resume, len(self._phases) - 1)].name
+        checkpoint = self._outbox.status(resume_name)
+        return status_document(self._name, self._phases, state, now, self._observer.verdict, arms, checkpoint, rows)
+
+    def figures(self) -> Json:
+        """Every operation since boot, and the data sources' gauges, as the API shows them."""
+        return {"migration": self._name} | figures(self._board, self._index)
+
+    def age_s(self, now: Now) -> dict[str, float]:
+        """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
+        ages = [row.heartbeat_age_s for row in workers(self._board, self._index, now.mono)]
+        return {"workers": max(ages, default=0.0), "control": max(0.0, now.mono - self._board.control()[1] / 1e9)}

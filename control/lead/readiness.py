@@ -1,0 +1,49 @@
+"""What a higher weight asks of the world: backends that are well, a target that knows every change, the hours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from control.checks import check as checks
+from control.checks.check import Check, failed
+from control.figures.counts import lag
+from control.lead.clock import Clock
+from control.plan import gates
+from control.plan.phases import Phase
+from control.plan.settings import Migration
+from proxy.board.board import Board
+
+HEALTH_WITHIN_S: Final = 5.0
+
+HealthCheck = Callable[[], Awaitable[list[Check]]]  # of both backends
+
+
+class Readiness:
+    """What stands in the way of one migration's next increase, in words."""
+
+    def __init__(self, board: Board, index: int, migration: Migration, health: HealthCheck, clock: Clock) -> None:
+        self._board = board
+        self._index = index
+        self._settings = migration
+        self._health = health
+        self._clock = clock
+
+    async def unwell(self) -> list[str]:
+        """What is not well now; takes as long as the backends take, and at most ``HEALTH_WITHIN_S``."""
+        behind = checks.lag(*lag(self._board, self._index, self._clock.now().mono))
+        try:
+            async with asyncio.timeout(HEALTH_WITHIN_S):
+                found = [*await self._health(), behind]
+        except TimeoutError:
+            found = [Check("health", False, f"no answer within {HEALTH_WITHIN_S:g} s", "Look at the backends.")]
+        return [f"{check.name}: {check.found}" for check in failed(found)]
+
+    def closed(self) -> list[str]:
+        """Why no phase may begin at this hour."""
+        return gates.closed(self._settings.windows, self._settings.freezes, self._clock.now().unix)
+
+    def held(self, following: Phase | None) -> list[str]:
+        """Why ``following`` may not begin by itself now, whatever was earned; None is completion."""
+        return self.closed() + gates.approval(following)

@@ -1,0 +1,161 @@
+"""One migration's way to the store: reads its checkpoint, and saves it with the audit entries that wait.
+
+A store that is slow or broken keeps nobody waiting but who asked for an increase; entries are kept until it is well.
+What cannot be read is not written over: until the checkpoint was read, or there surely is none, nothing is saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from control.lead.clock import Clock
+from control.lead.status import rfc3339
+from control.rollout.model import Entry
+from control.store.chain import Line
+from control.store.sqlite import Checkpoint, StoreError
+
+_log = structlog.get_logger("phasegate.outbox")
+
+T = TypeVar("T", bound=msgspec.Struct)
+ENTRIES_MAX: Final = 10_000
+RETRY_S: Final = 1.0  # between attempts on a store that failed
+
+
+class Storage(Protocol):
+    """What of the store a migration needs. What is awaited may raise ``StoreError``."""
+
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+        """Write a checkpoint and its entries, for good."""
+
+    async def checkpoint(self, migration: str) -> Checkpoint | None:
+        """What was saved last."""
+
+    def when_new(self, tell: Callable[[], None]) -> None:
+        """Call ``tell`` whenever the store has nothing any more of what it was told."""
+
+
+class Owner(NamedTuple, Generic[T]):
+    """What whoever leads the migration is asked, and told."""
+
+    document: Callable[[], tuple[T, int]]  # the checkpoint as it should be now, and its revision
+    found: Callable[[T | None], None]  # what could not be read before was, or there is none
+    saved: Callable[[list[Line], int], None]  # these lines, with the checkpoint of that revision
+    failed: Callable[[str], None]
+
+
+class Outbox(Generic[T]):
+    """What is to be written and has not been: audit entries in their order, and a checkpoint out of date."""
+
+    def __init__(self, store: Storage, migration: str, shape: type[T], clock: Clock, owner: Owner[T]) -> None:
+        self._store = store
+        self._migration = migration
+        self._shape = shape
+        self._clock = clock
+        self._owner = owner
+        self._entries: deque[tuple[float, Entry]] = deque()
+        self._lost = 0  # entries that found the outbox full
+        self._saving: asyncio.Task[tuple[list[Line], int]] | None = None
+        self._saved_at: float | None = None
+        self._saved_revision: int | None = None
+        self.dirty = asyncio.Event()
+        self.known = False  # the checkpoint was read, or there is none: it may be written
+        self.error: str | None = None
+        store.when_new(self.dirty.set)
+
+    @property
+    def entries(self) -> list[tuple[float, Entry]]:
+        """What the store has not taken yet, each with its Unix time."""
+        return list(self._entries)
+
+    def put(self, entry: Entry) -> None:
+        """Keep an entry until it is written."""
+        if len(self._entries) < ENTRIES_MAX:
+            self._entries.append((self._clock.now().unix, entry))
+        else:
+            self._lost += 1
+
+    async def read(self, within_s: float | None = None) -> T | None:
+        """The checkpoint; None where there is none, or none that can be understood: that one is kept in the trail.
+
+        Raises ``StoreError`` where the store cannot say, or not in time.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                found = await self._store.checkpoint(self._migration)
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or f"no answer within {within_s:g} s"
+            self.error = f"the checkpoint cannot be read: {why}"
+            raise StoreError(self.error) from error
+        self.known, self.error = True, None
+        if found is None:
+            return None
+        self._saved_at = found.saved_at
+        try:
+            return msgspec.json.decode(found.document, type=self._shape)
+        except msgspec.DecodeError as error:
+            note = f"the checkpoint of {rfc3339(found.saved_at)} cannot be understood and is kept here: {error}"
+            _log.error("checkpoint not understood", migration=self._migration, error=str(error))
+            self.put(Entry("note", "phasegate", {"note": note, "checkpoint": found.document}))
+            return None
+
+    async def run(self) -> None:
+        """Save whenever there is something to, and try again until the store takes it. Until cancelled."""
+        while True:
+            await self.dirty.wait()
+            self.dirty.clear()
+            before = self.error
+            try:
+                if not self.known:
+                    self._owner.found(await self.read())
+                await self._save()
+            except StoreError as error:
+                if before is None:
+                    _log.error("store failed", migration=self._migration, error=str(error))
+                self._owner.failed(str(error))
+                await self._clock.sleep(RETRY_S)
+                self.dirty.set()
+
+    async def finish(self, within_s: float) -> None:
+        """Let the save that is under way end, and write what is left, as far as the store lets us."""
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                if self._saving is not None:
+                    await asyncio.gather(asyncio.shield(self._saving), return_exceptions=True)
+                if self._entries and self.known:
+                    await self._save()
+
+    async def _save(self) -> None:
+        # Whoever waits for it may be cancelled, and the store's thread cannot: what it commits must be known to be.
+        self._saving = asyncio.create_task(self._write(), name=f"save {self._migration}")
+        self._owner.saved(*await asyncio.shield(self._saving))
+
+    async def _write(self) -> tuple[list[Line], int]:
+        entries, (document, revision), now = self.entries, self._owner.document(), self._clock.now()
+        try:
+            lines = await self._store.save(self._migration, msgspec.json.encode(document).decode(), entries)
+        except StoreError as error:
+            self.error = str(error)
+            raise
+        for _ in entries:
+            self._entries.popleft()
+        self.error, self._saved_at, self._saved_revision = None, now.unix, revision
+        return lines, revision
+
+    def status(self, resume_phase: str | None) -> dict[str, Any]:
+        """The status's ``checkpoint``."""
+        return {
+            "revision": self._saved_revision,
+            "saved_at": rfc3339(self._saved_at),
+            "ok": self.error is None,
+            "error": self.error,
+            "unsaved_entries": len(self._entries),
+            "lost_entries": self._lost,
+            "resume_phase": resume_phase,
+        }

@@ -1,0 +1,104 @@
+"""A migration's status as the control API shows it. Pure: what is known in, a document out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import to_builtins
+
+from control.figures.counts import Worker
+from control.judge.verdict import Verdict
+from control.plan.phases import Phase
+from control.rollout.model import Now, Rollout
+from control.store.chain import Line
+
+Json = dict[str, Any]
+
+
+def rfc3339(unix: float | None) -> str | None:
+    """Unix time as text, in UTC with milliseconds."""
+    if unix is None:
+        return None
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def status_document(
+    name: str,
+    phases: Sequence[Phase],
+    s: Rollout,
+    now: Now,
+    verdict: Verdict | None,
+    arms: Mapping[str, Json],
+    checkpoint: Json,
+    workers: Sequence[Worker],
+) -> Json:
+    """The whole status."""
+    return {
+        "migration": name,
+        "state": s.state.value,
+        "revision": s.revision,
+        "weight": s.weight_bp / 100,
+        "phase": None if s.phase is None else _phase(phases[s.phase], s, now),
+        "phases": [phase_document(phase) for phase in phases],
+        "verdict": verdict_document(verdict),
+        "arms": dict(arms),
+        "last_rollback": to_builtins(s.last_rollback),
+        "checkpoint": checkpoint,
+        "workers": [_worker(worker) for worker in workers],
+    }
+
+
+def _phase(phase: Phase, s: Rollout, now: Now) -> Json:
+    return {
+        "index": s.phase,
+        "name": phase.name,
+        "weight": phase.weight,
+        "entered_at": rfc3339(s.entered_at),
+        "soaked_s": round(s.soaked(now.mono), 3),
+        "min_soak_s": float(phase.min_soak_s),
+        "rollback_within_s": float(phase.rollback_within_s),
+    }
+
+
+def phase_document(phase: Phase) -> Json:
+    """A phase as it is configured."""
+    return {
+        "name": phase.name,
+        "weight": phase.weight,
+        "min_soak_s": float(phase.min_soak_s),
+        "rollback_within_s": float(phase.rollback_within_s),
+        "approval": phase.approval,
+    }
+
+
+def verdict_document(verdict: Verdict | None) -> Json:
+    """A verdict; before the first one, that there is no data."""
+    if verdict is None:
+        return {"outcome": "no_data", "reasons": ["nothing has been judged yet"], "checked_at": None, "rules": []}
+    found: Json = to_builtins(verdict)
+    return found | {"checked_at": rfc3339(verdict.checked_at)}
+
+
+def _worker(worker: Worker) -> Json:
+    return {
+        "slot": worker.slot,
+        "pid": worker.pid,
+        "generation": worker.generation,
+        "inflight_target": worker.inflight_target + worker.inflight_old,
+        "heartbeat_age_ms": round(worker.heartbeat_age_s * 1000, 3),
+    }
+
+
+def audit_document(line: Line) -> Json:
+    """An audit line as the API shows it."""
+    return {
+        "seq": line.seq,
+        "at": rfc3339(line.at),
+        "kind": line.kind,
+        "actor": line.actor,
+        "detail": line.detail,
+        "previous": line.previous,
+        "hash": line.hash,
+    }

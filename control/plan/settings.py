@@ -1,0 +1,378 @@
+"""The configuration file: every table's shape and default, and one reader that tells all mistakes at once.
+
+``load`` raises ``ConfigError`` whose ``problems`` each name the path in the file, what was found and what was
+expected. Paths in the file are relative to the file's own folder. Secrets never stand in it: a token is given by its
+SHA-256, a webhook's key by the name of an environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from backends.kinds.settings import Backend, Duration, Firestore, Http, Mock
+from control.plan.gates import Freeze, Window
+from control.plan.mistakes import join, one_of, problems, shown, sound_keys
+from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, Phase, Thresholds
+from proxy.migration.routes import operations_of
+from proxy.settings import App, Plan, Proxy, Route, mistakes, origin_of
+from proxy.settings import located as place
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
+
+
+class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is told of phase changes and rollbacks; signed with the key in the environment variable ``secret_env``."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
+    secret_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
+class Migration(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[migrations.<name>]``: two backends, the paths they share, and how to go from one to the other."""
+
+    source: str
+    target: str
+    routes: tuple[str, ...]
+    mode: Literal["mock", "firestore", "hybrid"] = "hybrid"
+    validate_every_s: Duration = field(default=Duration(30.0), name="validate_every")
+    lease_s: Duration = field(default=Duration(10.0), name="lease")
+    on_breach: Literal["previous", "start"] = "previous"
+    judge: Literal["sequential", "threshold"] = "sequential"
+    min_samples: Annotated[int, Meta(ge=1)] = 100  # target requests without which no phase is left
+    max_soak_s: Duration | None = field(default=None, name="max_soak")  # none: twice the phase's min_soak
+    on_low_traffic: Literal["hold", "promote"] = "promote"  # after max_soak without proof, limits kept so far
+    phases: tuple[Phase, ...] = DEFAULT_PHASES
+    thresholds: Thresholds = Thresholds()
+    windows: tuple[Window, ...] = ()
+    freezes: tuple[Freeze, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
+
+
+class Token(Struct, frozen=True, forbid_unknown_fields=True):
+    """A static token, known by its SHA-256 alone."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+    role: Literal["viewer", "operator"] = "viewer"
+
+
+class Control(Struct, frozen=True, forbid_unknown_fields=True):
+    """``[control]``: where the control plane listens and whom it believes."""
+
+    listen: str = "127.0.0.1:9090"
+    admins: tuple[str, ...] = ()  # verified e-mail addresses that may operate
+    viewers: tuple[str, ...] = ()  # and those that may look
+    tokens: tuple[Token, ...] = ()
+    firebase_project: str | None = None  # none: the only Firestore backend's project
+    origins: tuple[str, ...] = ()  # further origins the dashboard is served under, behind a TLS proxy
+    session_s: Duration = field(default=Duration(8 * 3600.0), name="session")
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    app: App
+    backends: dict[str, Backend]
+    migrations: dict[str, Migration]
+    proxy: Proxy = Proxy()
+    control: Control = Control()
+
+    def plan(self) -> Plan:
+        """What the data plane needs of it, with the number of workers decided."""
+        workers = self.proxy.workers or len(os.sched_getaffinity(0))
+        routes = tuple(
+            Route(name, migration.routes, migration.source, migration.target, migration.mode)
+            for name, migration in self.migrations.items()
+        )
+        return Plan(self.app, msgspec.structs.replace(self.proxy, workers=workers), self.backends, routes)
+
+    def firebase_project(self) -> str | None:
+        """The audience that an ID token must be for."""
+        projects = {backend.project for backend in self.backends.values() if isinstance(backend, Firestore)}
+        return self.control.firebase_project or (projects.pop() if len(projects) == 1 else None)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``problems`` says everything that is wrong with it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(path: str | Path) -> Settings:
+    """Read and check a configuration file. Raises ``ConfigError``."""
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([f"{path}: no such file; `phasegate init` writes one, `--config` names another"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: no valid TOML: {error}"]) from None
+    return located(parse(document), path.resolve().parent)
+
+
+def parse(document: dict[str, Any]) -> Settings:
+    """Check a parsed document, whole, and make the settings of it. Raises ``ConfigError``."""
+    found = problems(Settings, document) + list(_meanings(document))
+    if found:
+        raise ConfigError(found)
+    return msgspec.convert(document, Settings, dec_hook=_decode)
+
+
+def located(settings: Settings, folder: Path) -> Settings:
+    """The settings with the paths in them made absolute, seen from ``folder``."""
+    replace = msgspec.structs.replace
+    backends = {
+        name: replace(backend, fixtures=str(folder / backend.fixtures))
+        if isinstance(backend, Mock) and backend.fixtures
+        else backend
+        for name, backend in settings.backends.items()
+    }
+    app, proxy = place(settings.app, settings.proxy, lambda path: str(folder / path))
+    return replace(settings, app=app, backends=backends, proxy=proxy)
+
+
+def encode(settings: Settings) -> bytes:
+    """The settings as JSON, for a child's standard input; ``decode`` takes it back."""
+    return msgspec.json.encode(settings, enc_hook=_encode)
+
+
+def decode(data: bytes) -> Settings:
+    """What ``encode`` wrote."""
+    return msgspec.json.decode(data, type=Settings, dec_hook=_decode)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Duration):
+        return float(value)
+    raise NotImplementedError(type(value))
+
+
+def _decode(shape: type, value: Any) -> Any:
+    if shape is Duration:
+        return Duration.parse(value)
+    raise NotImplementedError(shape)
+
+
+def address(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` or ``[V6]:PORT`` taken apart. Raises ``ValueError`` in words."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f'expected HOST:PORT such as "127.0.0.1:8080", found {shown(text)}')
+    return match[1] or match[2], int(match[3])
+
+
+# What shapes cannot say. Each check takes the sections that have a valid shape of their own, so one mistake in the
+# file does not hide another.
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The sections of a document that could be read; None where a section's own shape is wrong."""
+
+    app: App | None
+    proxy: Proxy | None
+    control: Control | None
+    backends: dict[str, Backend | None]
+    migrations: dict[str, Migration | None]
+
+
+def _meanings(document: Mapping[str, Any]) -> Iterator[str]:
+    parts = _Parts(
+        _section(App, document.get("app")),
+        _section(Proxy, document.get("proxy", {})),
+        _section(Control, document.get("control", {})),
+        _sections(Backend, document.get("backends")),
+        _sections(Migration, document.get("migrations")),
+    )
+    for check in _CHECKS:
+        yield from check(parts)
+
+
+def _section(shape: Any, value: object) -> Any:
+    """What can be read of a section: its sound keys, with the defaults of the rest; None where one is required."""
+    sound = sound_keys(shape, value)
+    return None if problems(shape, sound) else msgspec.convert(sound, shape, dec_hook=_decode)
+
+
+def _sections(shape: Any, value: object) -> dict[str, Any]:
+    return {name: _section(shape, inner) for name, inner in value.items()} if isinstance(value, dict) else {}
+
+
+def _addresses(parts: _Parts) -> Iterator[str]:
+    seen: dict[tuple[str, int], str] = {}
+    listens: list[tuple[str, str]] = []
+    if parts.proxy:
+        listens += [(f"proxy.listen[{i}]", text) for i, text in enumerate(parts.proxy.listen)]
+        listens += [(f"proxy.listeners[{i}].address", door.address) for i, door in enumerate(parts.proxy.listeners)]
+    listens += [("control.listen", parts.control.listen)] if parts.control else []
+    for path, text in listens:
+        try:
+            found = address(text)
+        except ValueError as error:
+            yield f"{path}: {error}"
+            continue
+        if found in seen and found[1]:
+            yield f"{path}: {text} is taken by {seen[found]} already"
+        seen[found] = path
+    if parts.proxy and not parts.proxy.doors():
+        yield "proxy.listen: expected at least one address, found none"
+
+
+def _origins(parts: _Parts) -> Iterator[str]:
+    for name, backend in parts.backends.items():
+        if isinstance(backend, Http):
+            try:
+                origin_of(backend.origin)
+            except ValueError as error:
+                yield f"{join('backends', name)}.origin: {error}"
+
+
+def _proxy(parts: _Parts) -> Iterator[str]:
+    yield from (f"{path}: {what}" for path, what in mistakes(parts.app, parts.proxy))
+    if parts.proxy is None:
+        return
+    for i, rule in enumerate(parts.proxy.sticky):
+        if rule not in ("cookie", "ip", "random") and not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", rule):
+            expected = 'expected "header:NAME", "cookie", "ip" or "random"'
+            yield f"proxy.sticky[{i}]: {expected}, found {shown(rule)}"
+    if not 0 <= parts.proxy.workers <= 256:
+        yield f"proxy.workers: expected 1 to 256, or 0 for one a core, found {parts.proxy.workers}"
+
+
+def _arms(parts: _Parts) -> Iterator[str]:
+    names = list(parts.backends)
+    for name, migration in parts.migrations.items():
+        path = join("migrations", name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+            yield f"{path}: expected a name of letters, digits, - and _ (64 at most)"
+        if migration is None:
+            continue
+        for arm in ("source", "target"):
+            backend = getattr(migration, arm)
+            if backend not in names:
+                known = f"expected one of: {', '.join(names)}" if names else "none is configured"
+                yield f"{path}.{arm}: no backend is called {shown(backend)}; {known}"
+        if migration.source == migration.target:
+            yield f"{path}.target: expected another backend than the source, found {shown(migration.target)}"
+    if not parts.migrations:
+        yield "migrations: expected at least one [migrations.NAME]"
+
+
+def _routes(parts: _Parts) -> Iterator[str]:
+    taken: dict[str, set[str]] = {}
+    backends = {name: backend for name, backend in parts.backends.items() if backend is not None}
+    for name, migration in parts.migrations.items():
+        if migration is None:
+            continue
+        path = join("migrations", name)
+        if not migration.routes:
+            yield f"{path}.routes: expected at least one path, found none"
+        taken[name] = set()
+        for i, route in enumerate(migration.routes):
+            if not re.fullmatch(r"/[^\s?#]*", route):
+                yield f'{path}.routes[{i}]: expected a path such as "/api/scans/*", found {shown(route)}'
+            elif {migration.source, migration.target} <= backends.keys():
+                alone = Route(name, (route,), migration.source, migration.target)
+                covered = {operation.name for operation in operations_of(alone, backends)}
+                taken[name] |= covered
+                if not covered:
+                    yield f"{path}.routes[{i}]: {shown(route)} covers no data operation"
+    for (one, first), (other, second) in combinations(taken.items(), 2):
+        both = ", ".join(sorted(first & second))
+        if both:
+            yield f"{join('migrations', other)}.routes: {both} belongs to migration {shown(one)} already"
+
+
+def _phases(parts: _Parts) -> Iterator[str]:
+    for name, migration in parts.migrations.items():
+        if migration is None:
+            continue
+        path = f"{join('migrations', name)}.phases"
+        if not migration.phases:
+            yield f"{path}: expected at least one phase, found none"
+        names: set[str] = set()
+        before: Phase | None = None
+        for i, phase in enumerate(migration.phases):
+            if phase.name in names:
+                yield f"{path}[{i}].name: {shown(phase.name)} is the name of an earlier phase"
+            names.add(phase.name)
+            if phase.weight_bp == 0:
+                yield f"{path}[{i}].weight: expected at least {LEAST_PERCENT:g}, found {phase.weight:g}"
+            elif before is not None and phase.weight_bp <= before.weight_bp:
+                least = f"{LEAST_PERCENT:g} more than the phase before ({before.weight:g})"
+                yield f"{path}[{i}].weight: expected at least {least}, found {phase.weight:g}"
+            before = phase
+            if phase.rollback_within_s <= 0:
+                yield f"{path}[{i}].rollback_within: expected more than 0"
+            if phase.max_soak_s is not None and phase.max_soak_s < phase.min_soak_s:
+                yield f"{path}[{i}].max_soak: expected at least min_soak ({phase.min_soak_s:g}s)"
+
+
+def _times(parts: _Parts) -> Iterator[str]:
+    for name, migration in parts.migrations.items():
+        if migration is None:
+            continue
+        path = join("migrations", name)
+        if not 0.3 <= migration.lease_s <= LEASE_MAX_S:
+            yield f"{path}.lease: expected 300ms to {LEASE_MAX_S:g}s, found {migration.lease_s:g}s"
+        if migration.validate_every_s <= 0:
+            yield f"{path}.validate_every: expected more than 0"
+        for i, freeze in enumerate(migration.freezes):
+            if freeze.ends <= freeze.begins:
+                yield f"{path}.freezes[{i}].to: expected a time after {freeze.begins.isoformat()}"
+
+
+def _access(parts: _Parts) -> Iterator[str]:
+    control = parts.control
+    if control is None:
+        return
+    names = [token.name for token in control.tokens]
+    for i, token in enumerate(control.tokens):
+        if token.name in names[:i]:
+            yield f"control.tokens[{i}].name: {shown(token.name)} is the name of an earlier token"
+    for key in ("admins", "viewers"):
+        for i, email in enumerate(getattr(control, key)):
+            if not re.fullmatch(r"[^\s@]+@[^\s@]+", email):
+                yield f"control.{key}[{i}]: expected an e-mail address, found {shown(email)}"
+    for i, origin in enumerate(control.origins):
+        if not re.fullmatch(r"https?://[^/\s]+", origin):
+            yield f'control.origins[{i}]: expected "https://HOST" or "https://HOST:PORT", found {shown(origin)}'
+    projects = {backend.project for backend in parts.backends.values() if isinstance(backend, Firestore)}
+    if (control.admins or control.viewers) and not control.firebase_project and len(projects) != 1:
+        yield "control.firebase_project: missing; e-mail addresses are believed from one Firebase project's ID tokens"
+    try:
+        host = address(control.listen)[0]
+    except ValueError:
+        return
+    if host not in LOOPBACK and not (control.tokens or control.admins):
+        yield (
+            f"control.listen: {host} is not the loopback address, and nobody could be told apart there; "
+            f"expected control.tokens or control.admins, or {one_of(list(LOOPBACK))}"
+        )
+
+
+_CHECKS: Final[tuple[Callable[[_Parts], Iterator[str]], ...]] = (
+    _addresses,
+    _origins,
+    _proxy,
+    _arms,
+    _routes,
+    _phases,
+    _times,
+    _access,
+)

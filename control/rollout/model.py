@@ -1,0 +1,190 @@
+"""The words of a rollout: its states, what can happen to it, itself as a value, and the effects of a step. Pure.
+
+``control.rollout.machine`` is the machine that is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
+
+from control.plan.phases import Phase
+
+Mode = Literal["mock", "firestore", "hybrid"]
+
+
+class State(StrEnum):
+    """Where a rollout stands."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+
+
+class On(StrEnum):
+    """What can happen to a rollout."""
+
+    # An operator's word.
+    START = "start"
+    ADVANCE = "advance"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ROLLBACK = "rollback"
+    ABORT = "abort"
+    RESET = "reset"
+    # The judge's.
+    PROMOTE = "promote"
+    BREACH = "breach"
+    # What the world answers.
+    PERSISTED = "persisted"
+    UNPERSISTED = "unpersisted"
+    SEEN = "seen"  # every live worker shows the generation
+    DRAINED = "drained"  # and no older request is open on the target
+    LEASE_LOST = "lease_lost"
+
+
+class Event(Struct, frozen=True):
+    """Something that happened, and who made it happen."""
+
+    kind: On
+    actor: str = "phasegate"
+    reason: str = ""
+    to: Literal["previous", "start"] = "previous"  # of a rollback
+    resume: bool = False  # of a start: go on from the checkpoint
+    forced: bool = False  # of an advance: against a failed check
+    revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
+    detected: float | None = None  # of a breach or command: when it was known, CLOCK_MONOTONIC seconds
+    unheard: tuple[int, ...] = ()  # of a drain: slots that had to be left out, hung
+
+
+class Now(NamedTuple):
+    """The time on both clocks: seconds of CLOCK_MONOTONIC, which decides, and Unix time, which is shown."""
+
+    mono: float
+    unix: float
+
+
+class Raise(Struct, frozen=True):
+    """An increase that waits for the store."""
+
+    kind: str
+    to: State
+    phase: int
+    weight_bp: int
+    pinned: bool
+    soaked_s: float
+    revision: int  # of the state that carries it
+    new_run: bool  # a start, and not from a checkpoint
+    new_phase: bool  # the phase is entered, and not gone on with
+
+
+class Descent(Struct, frozen=True):
+    """A rollback that is draining. Times are CLOCK_MONOTONIC seconds."""
+
+    trigger: str
+    reason: str
+    from_bp: int
+    detected: float
+    decided: float
+    within_s: float
+    final: State
+    seen: float | None = None
+
+
+class Rollback(Struct, frozen=True):
+    """A rollback that is complete: the steps one after the other, which add up to the total."""
+
+    trigger: str
+    reason: str
+    from_weight: float
+    to_weight: float
+    decided_ms: float  # detected → published
+    seen_ms: float  # → every live worker shows it
+    drained_ms: float  # → no older request open on the target
+    total_ms: float
+    within_deadline: bool
+
+
+class Rollout(Struct, frozen=True):
+    """All that is known of a rollout, and all that a checkpoint holds of it."""
+
+    state: State = State.IDLE
+    mode: Mode = "hybrid"
+    phase: int | None = None
+    weight_bp: int = 0
+    pinned: bool = False
+    revision: int = 0
+    generation: int = 0
+    started_at: float | None = None  # Unix time
+    entered_at: float | None = None
+    ended_at: float | None = None
+    soaked_s: float = 0.0  # earned before ``soaking_since``
+    soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock stands
+    verified: bool = False  # every live worker has shown the generation
+    resume_phase: int | None = None  # where `start --resume` goes on
+    pending: Raise | None = None
+    descent: Descent | None = None
+    last_rollback: Rollback | None = None
+
+    def soaked(self, mono: float) -> float:
+        """Seconds of soak earned in this phase."""
+        return self.soaked_s + (max(0.0, mono - self.soaking_since) if self.soaking_since is not None else 0.0)
+
+
+class Plan(Struct, frozen=True):
+    """What of a configuration the machine needs."""
+
+    phases: tuple[Phase, ...]
+    on_breach: Literal["previous", "start"] = "previous"
+
+
+# Effects: what a step asks to be done, in the order given.
+
+
+class Publish(Struct, frozen=True):
+    """Set the board's word. Times in CLOCK_MONOTONIC seconds; None: never."""
+
+    weight_bp: int
+    pinned: bool
+    cut_over_at: float | None = None
+    cancel_at: float | None = None
+
+
+class Entry(Struct, frozen=True):
+    """A line of the audit trail, before it has its number and hash."""
+
+    kind: str
+    actor: str
+    detail: dict[str, Any]
+
+
+class Persist(Struct, frozen=True):
+    """Write the new state and these lines, as one."""
+
+    entries: tuple[Entry, ...] = ()
+
+
+class Notify(Struct, frozen=True):
+    """Tell whoever asked to be told; never waited for."""
+
+    kind: str
+    detail: dict[str, Any]
+
+
+class Refuse(Struct, frozen=True):
+    """The event is not allowed now; nothing has changed. In words, with what to do instead."""
+
+    message: str
+    hint: str
+
+
+Effect = Publish | Persist | Notify | Refuse
+Step = tuple[Rollout, tuple[Effect, ...]]
+Act = Callable[[Plan, Rollout, Event, Now], Step]

@@ -1,0 +1,192 @@
+"""Where a rollout goes on after its control process was away: min(checkpoint, board), and why. Pure.
+
+Where the checkpoint cannot be read for now, ``wait`` says what holds meanwhile: the board's weight, which is never
+above the checkpoint's, under the lease and the judge as ever, and no way up. Once it could be read, ``recover`` goes
+on as if it had been at once; but where something was decided meanwhile, ``rejoin`` keeps that, for it can only have
+been a way down. To take what cannot be read for what is not there would make an idle migration of a completed one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from control.plan.phases import FULL_BP, phase_at_or_below
+from control.rollout.model import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step
+from control.rollout.transitions import raised
+
+
+class Found(NamedTuple):
+    """What the board's word says when the control process starts."""
+
+    generation: int
+    weight_bp: int
+    pinned: bool
+
+
+def recover(
+    plan: Plan,
+    saved: Rollout | None,
+    found: Found,
+    mode: Mode,
+    now: Now,
+    lapsed: bool = False,
+    here: Found | None = None,
+) -> Step:
+    """Go on from what is known: never with more weight than both the checkpoint and the board say.
+
+    ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
+    means a new board: the first start, a reboot, or another layout. Then what was in flight is held at 0 until an
+    operator resumes; what was completed stays where it is, for the data written since is there. ``lapsed``: the lease
+    had run out, so the workers are at 0 already and stay there. ``here`` is what the board says now, where ``wait``
+    has changed it since.
+    """
+    here = here or found
+    if saved is None:
+        settled, why = _without_checkpoint(plan, found)
+    elif found.generation == 0:
+        settled, why = _on_a_new_board(saved)
+    else:
+        settled, why = _on_the_same_board(plan, saved, found, now)
+    settled, why = _fitted(plan, *_in_mode(settled, why, saved, mode))
+    if lapsed and settled.weight_bp and not settled.pinned:
+        settled, why = _lapsed(settled), f"{why}; but the lease had run out: held at 0"
+    settled = replace(
+        settled,
+        revision=settled.revision + 1,
+        generation=here.generation,
+        soaking_since=None,
+        verified=False,
+    )
+    persist = Persist((_recovered(settled, why),))
+    if (settled.weight_bp, settled.pinned) == (here.weight_bp, here.pinned) and here.generation:
+        return settled, (persist,)
+    published = replace(settled, generation=here.generation + 1)
+    return published, (Publish(published.weight_bp, published.pinned), persist)
+
+
+def wait(plan: Plan, found: Found, mode: Mode, lapsed: bool) -> Step:
+    """What holds until the checkpoint can be read. Revision 0, so that whatever is decided meanwhile shows."""
+    if mode == "mock":
+        held = Rollout(mode=mode, pinned=True)
+    elif found.weight_bp and (found.pinned or not lapsed):
+        state = State.COMPLETED if found.pinned else State.ROLLED_BACK
+        phase = phase_at_or_below(plan.phases, found.weight_bp)
+        held = Rollout(state, mode, phase, found.weight_bp, found.pinned)
+    else:
+        held = Rollout(State.ROLLED_BACK, mode)
+    if (held.weight_bp, held.pinned) == (found.weight_bp, found.pinned):
+        return replace(held, generation=found.generation), ()
+    return replace(held, generation=found.generation + 1), (Publish(held.weight_bp, held.pinned),)
+
+
+def rejoin(saved: Rollout | None, here: Rollout) -> Step:
+    """Go on from what was decided before the checkpoint could be read; of the checkpoint is what came before it."""
+    before = saved if saved is not None else Rollout()
+    joined = replace(
+        here,
+        revision=max(before.revision, here.revision) + 1,
+        started_at=before.started_at,
+        last_rollback=here.last_rollback or before.last_rollback,
+        resume_phase=before.resume_phase if here.resume_phase is None else here.resume_phase,
+    )
+    if joined.state is State.IDLE:
+        joined = replace(joined, resume_phase=None)
+    return joined, (Persist((_recovered(joined, "decided before the checkpoint could be read: kept"),)),)
+
+
+def _recovered(s: Rollout, why: str) -> Entry:
+    detail = {"why": why, "state": s.state.value, "weight": s.weight_bp / 100, "revision": s.revision}
+    return Entry("recovered", "phasegate", detail)
+
+
+def _lapsed(s: Rollout) -> Rollout:
+    state = s.descent.final if s.descent is not None else State.ROLLED_BACK
+    resume_phase = s.resume_phase if s.phase is None else s.phase
+    return replace(
+        s, state=state, phase=None, weight_bp=0, pending=None, descent=None, soaked_s=0.0, resume_phase=resume_phase
+    )
+
+
+def _without_checkpoint(plan: Plan, found: Found) -> tuple[Rollout, str]:
+    if found.weight_bp == 0:
+        return Rollout(), "no checkpoint; nothing on the target"
+    if found.pinned:
+        last = phase_at_or_below(plan.phases, found.weight_bp)
+        completed = Rollout(state=State.COMPLETED, phase=last, weight_bp=found.weight_bp, pinned=True)
+        return completed, "no checkpoint; the board says completed"
+    return Rollout(state=State.ROLLED_BACK, resume_phase=0), "no checkpoint: taken back to 0"
+
+
+def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
+    none = replace(saved, pending=None, descent=None)
+    match saved.state:
+        case State.COMPLETED:
+            return none, "a new board; completed stays"
+        case State.RUNNING | State.PAUSED:
+            held = replace(none, state=State.PAUSED, weight_bp=0, soaked_s=0.0)
+            return held, "a new board, as after a reboot: held at 0 until an operator resumes"
+        case State.ROLLING_BACK:
+            final = saved.descent.final if saved.descent is not None else State.ROLLED_BACK
+            return replace(none, state=final, phase=None, weight_bp=0), "a new board: the rollback is complete"
+        case _:
+            return replace(none, phase=None, weight_bp=0), "a new board"
+
+
+def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tuple[Rollout, str]:
+    settled = replace(saved, pending=None)
+    if (found.generation, found.weight_bp, found.pinned) == (saved.generation, saved.weight_bp, saved.pinned):
+        return settled, "as the checkpoint says" if saved.pending is None else "an increase was asked for: called off"
+    wanted = saved.pending
+    if wanted is not None and found == (saved.generation + 1, wanted.weight_bp, wanted.pinned):
+        return raised(saved, wanted, now), "the increase had been published"
+    weight_bp = min(saved.weight_bp, found.weight_bp)
+    if saved.weight_bp == 0 or (weight_bp == saved.weight_bp and found.generation <= saved.generation):
+        return settled, "the checkpoint has no more weight than the board, which differs"
+    held = replace(
+        settled,
+        state=State.ROLLED_BACK,
+        phase=phase_at_or_below(plan.phases, weight_bp),
+        weight_bp=weight_bp,
+        pinned=False,
+        soaked_s=0.0,
+        descent=None,
+        resume_phase=saved.resume_phase if saved.phase is None else max(0, saved.phase - 1),
+    )
+    return held, "a decrease was published that had not been written: kept"
+
+
+def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
+    """A mode with one arm only decides once, when it is first met; from then on what operators do holds."""
+    before = saved.mode if saved is not None else "hybrid"
+    if mode == "mock":
+        return Rollout(mode=mode, pinned=True, revision=settled.revision, last_rollback=settled.last_rollback), why
+    if mode == before:
+        return settled, why
+    if mode == "firestore":
+        completed = replace(
+            settled,
+            state=State.COMPLETED,
+            mode=mode,
+            phase=None,
+            weight_bp=FULL_BP,
+            pinned=True,
+            pending=None,
+            descent=None,
+        )
+        return completed, f"{why}; the mode is firestore"
+    pinned = settled.pinned and settled.state is State.COMPLETED
+    return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is hybrid"
+
+
+def _fitted(plan: Plan, s: Rollout, why: str) -> tuple[Rollout, str]:
+    """Where the phases in the config have changed under a migration in flight, hold its weight for an operator."""
+    if s.phase is None or s.state is State.COMPLETED:
+        return replace(s, phase=None if s.phase is None else len(plan.phases) - 1), why
+    known = s.phase < len(plan.phases)
+    if known and (s.weight_bp in (0, plan.phases[s.phase].weight_bp) or s.state is State.ROLLED_BACK):
+        return s, why
+    phase = phase_at_or_below(plan.phases, s.weight_bp)
+    held = replace(s, state=State.ROLLED_BACK, phase=phase, descent=None, soaked_s=0.0, resume_phase=phase or 0)
+    return held, f"{why}; the configured phases have changed: held"

@@ -1,0 +1,360 @@
+"""What each row of the rollout's table does: ``act(plan, state, event, now) → (state, effects)``. Pure.
+
+In the table's three manners: a higher weight is asked for and, once it is written, published; a weight is held; a
+lower weight is published before anything else. When an act may be done is the table's affair, in ``rollout``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec.structs import replace
+
+from control.plan.phases import phase_at_or_below
+from control.rollout.model import (
+    Act,
+    Descent,
+    Entry,
+    Event,
+    Notify,
+    Now,
+    On,
+    Persist,
+    Plan,
+    Publish,
+    Raise,
+    Rollback,
+    Rollout,
+    State,
+    Step,
+)
+
+ABORT_WITHIN_S: Final = 10.0  # where no phase says how long a rollback may take
+_PHASE_FAILED: Final = ("breach", "command")  # triggers that say the phase was not good: go on from the one before
+
+
+# Raising: asked for, persisted, published.
+
+
+def _ask(
+    plan: Plan,
+    s: Rollout,
+    e: Event,
+    now: Now,
+    kind: str,
+    to: State,
+    phase: int,
+    *,
+    soaked_s: float = 0.0,
+    new_phase: bool = True,
+) -> Step:
+    revision = s.revision + 1
+    weight_bp = plan.phases[phase].weight_bp
+    pinned = to is State.COMPLETED
+    wanted = Raise(kind, to, phase, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
+    detail = {
+        "from_weight": s.weight_bp / 100,
+        "to_weight": weight_bp / 100,
+        "phase": plan.phases[phase].name,
+        "revision": revision,
+        "reason": e.reason,
+    }
+    left = (_phase_left(plan, s, now),) if s.state is State.RUNNING else ()
+    entries = (*left, Entry(kind, e.actor, detail | ({"forced": True} if e.forced else {})))
+    if weight_bp < s.weight_bp:  # a start below what is held: a decrease after all
+        lowered = raised(replace(s, revision=revision), wanted, now)
+        return lowered, (Publish(weight_bp, pinned), Persist(entries), _told(plan, lowered))
+    return replace(s, revision=revision, pending=wanted), (Persist(entries),)
+
+
+def raised(s: Rollout, wanted: Raise, now: Now) -> Rollout:
+    """The state once the increase is published."""
+    completed = wanted.to is State.COMPLETED
+    return replace(
+        s,
+        state=wanted.to,
+        phase=wanted.phase,
+        weight_bp=wanted.weight_bp,
+        pinned=wanted.pinned,
+        generation=s.generation + 1,
+        started_at=now.unix if wanted.new_run else s.started_at,
+        entered_at=now.unix if wanted.new_phase else s.entered_at,
+        ended_at=now.unix if completed else None,
+        soaked_s=wanted.soaked_s,
+        soaking_since=None,
+        verified=False,
+        resume_phase=wanted.phase,
+        pending=None,
+    )
+
+
+def start(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Ask for the first phase, or for the one that the checkpoint says to go on from."""
+    if e.resume:
+        return resume_start(plan, s, e, now)
+    return _ask(plan, s, e, now, "start", State.RUNNING, 0)
+
+
+def resume_start(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Ask for the phase it was taken back to, or for the checkpoint's where it was taken back to none."""
+    assert s.resume_phase is not None
+    phase = min(s.resume_phase, len(plan.phases) - 1) if s.phase is None else s.phase
+    return _ask(plan, s, e, now, "resume", State.RUNNING, phase)
+
+
+def advance(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Ask for the next phase."""
+    assert s.phase is not None
+    return _ask(plan, s, e, now, "advance", State.RUNNING, s.phase + 1)
+
+
+def complete(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Ask for the last phase's weight to be pinned: it needs no lease from then on."""
+    assert s.phase is not None
+    soaked_s = s.soaked(now.mono)
+    return _ask(plan, s, e, now, "complete", State.COMPLETED, s.phase, soaked_s=soaked_s, new_phase=False)
+
+
+def persisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """The store has what was asked for: publish it."""
+    assert s.pending is not None
+    up = raised(s, s.pending, now)
+    # Written once more as done: after a reboot the board cannot say so.
+    return up, (Publish(up.weight_bp, up.pinned), Persist(), _told(plan, up))
+
+
+def unpersisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """The store has failed: call off what was asked for."""
+    assert s.pending is not None
+    called_off = Entry("called_off", e.actor, {"what": s.pending.kind, "reason": e.reason})
+    return replace(s, revision=s.revision + 1, pending=None), (Persist((called_off,)),)
+
+
+# Holding.
+
+
+def pause(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Hold the weight, keep the soak earned so far, and call off what was asked for."""
+    paused = replace(
+        s,
+        state=State.PAUSED,
+        revision=s.revision + 1,
+        soaked_s=s.soaked(now.mono),
+        soaking_since=None,
+        pending=None,
+    )
+    return paused, (Persist((_entry(e, paused),)),)
+
+
+def resume(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Soak on from what was earned."""
+    running = replace(s, state=State.RUNNING, revision=s.revision + 1, soaking_since=now.mono if s.verified else None)
+    return running, (Persist((_entry(e, running),)),)
+
+
+def resume_weight(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Ask for the phase's weight anew, which a reboot took away."""
+    assert s.phase is not None
+    return _ask(plan, s, e, now, "resume", State.RUNNING, s.phase, soaked_s=s.soaked_s, new_phase=False)
+
+
+def seen(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Every live worker shows the weight: its soak begins."""
+    soaking = s.state is State.RUNNING
+    return replace(s, verified=True, soaking_since=now.mono if soaking else s.soaking_since), ()
+
+
+# Lowering: published first.
+
+
+def _down_to(plan: Plan, s: Rollout, to: Literal["previous", "start"]) -> int | None:
+    """The phase below: the last with less weight than there is now, or none."""
+    if to == "start":
+        return None
+    return phase_at_or_below(plan.phases, s.weight_bp - 1)
+
+
+def _descend(
+    plan: Plan,
+    s: Rollout,
+    e: Event,
+    now: Now,
+    trigger: str,
+    phase: int | None,
+    final: State,
+    *,
+    at_once: bool = False,
+) -> Step:
+    """Publish the lower weight, then write and tell.
+
+    Open target reads are handed to the source at half the time allowed (``at_once``: now) and what is then still
+    open is cancelled just before its end, so that the end is kept.
+    """
+    weight_bp = 0 if phase is None else min(plan.phases[phase].weight_bp, s.weight_bp)
+    within = ABORT_WITHIN_S if s.phase is None else float(plan.phases[s.phase].rollback_within_s)
+    if s.descent is not None:
+        within = max(0.5, s.descent.decided + s.descent.within_s - now.mono)
+    from_bp = s.descent.from_bp if s.descent is not None else s.weight_bp
+    failed = s.phase if s.descent is None else None
+    lowered = replace(
+        s,
+        state=State.ROLLING_BACK,
+        phase=phase,
+        weight_bp=weight_bp,
+        pinned=False,
+        revision=s.revision + 1,
+        generation=s.generation + 1,
+        entered_at=now.unix,
+        soaked_s=0.0,
+        soaking_since=None,
+        verified=False,
+        pending=None,
+        resume_phase=s.resume_phase if failed is None else max(0, failed - (trigger in _PHASE_FAILED)),
+        descent=Descent(
+            trigger=trigger,
+            reason=e.reason,
+            from_bp=from_bp,
+            detected=min(now.mono, now.mono if e.detected is None else e.detected),
+            decided=now.mono,
+            within_s=within,
+            final=final,
+        ),
+    )
+    detail = {
+        "trigger": trigger,
+        "from_weight": s.weight_bp / 100,
+        "to_weight": weight_bp / 100,
+        "reason": e.reason,
+        "revision": lowered.revision,
+    }
+    publish = Publish(
+        weight_bp,
+        False,
+        cut_over_at=now.mono if at_once else now.mono + within / 2,
+        cancel_at=now.mono + within * (0.5 if at_once else 0.9),
+    )
+    left = (_phase_left(plan, s, now),) if s.phase is not None and s.state in (State.RUNNING, State.PAUSED) else ()
+    entries = (*left, Entry("rollback" if final is State.ROLLED_BACK else trigger, e.actor, detail))
+    return lowered, (publish, Persist(entries), Notify("rollback", detail))
+
+
+def rollback(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Go down by command."""
+    return _descend(plan, s, e, now, "command", _down_to(plan, s, e.to), State.ROLLED_BACK)
+
+
+def breach(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Go down because the target has failed."""
+    return _descend(plan, s, e, now, "breach", _down_to(plan, s, plan.on_breach), State.ROLLED_BACK)
+
+
+def lease_lost(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Go down to where the workers went by themselves."""
+    return _descend(plan, s, e, now, "lease_lost", None, State.ROLLED_BACK)
+
+
+def abort(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Go down to nothing, and end."""
+    return _descend(plan, s, e, now, "abort", None, State.ABORTED, at_once=True)
+
+
+def reset(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Go down to nothing, and forget the checkpoint."""
+    return _descend(plan, s, e, now, "reset", None, State.IDLE, at_once=True)
+
+
+def join(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """A rollback to the phase below while one is going on: it is the same wish, and is answered by the same end."""
+    return s, ()
+
+
+def at_zero(final: State) -> Act:
+    """There is nothing to take back: say 0 again, for whoever doubts it, and take the state asked for."""
+
+    def act(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+        to = s.state if e.kind is On.ROLLBACK and s.state is not State.PAUSED else final
+        down = replace(
+            s,
+            state=to,
+            phase=None,
+            weight_bp=0,
+            pinned=False,
+            revision=s.revision + 1,
+            generation=s.generation + 1,
+            soaked_s=0.0,
+            soaking_since=None,
+            verified=False,
+            pending=None,
+            resume_phase=None if final is State.IDLE else s.resume_phase,
+            ended_at=s.ended_at if to is s.state else now.unix,
+        )
+        return down, (Publish(0, False, cut_over_at=now.mono), Persist((_entry(e, down),)))
+
+    return act
+
+
+def drained(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """No older request is open on the target any more: take the state that was meant, and say what each step took."""
+    d = s.descent
+    assert d is not None
+    seen = now.mono if d.seen is None else d.seen
+    total = now.mono - d.detected
+    done = Rollback(
+        trigger=d.trigger,
+        reason=d.reason,
+        from_weight=d.from_bp / 100,
+        to_weight=s.weight_bp / 100,
+        decided_ms=_ms(d.decided - d.detected),
+        seen_ms=_ms(seen - d.decided),
+        drained_ms=_ms(now.mono - seen),
+        total_ms=_ms(total),
+        within_deadline=total <= d.within_s,
+    )
+    final = replace(
+        s,
+        state=d.final,
+        revision=s.revision + 1,
+        verified=True,
+        descent=None,
+        last_rollback=done,
+        ended_at=now.unix,
+        phase=None if d.final is State.IDLE else s.phase,
+        resume_phase=None if d.final is State.IDLE else s.resume_phase,
+    )
+    detail = {name: getattr(done, name) for name in done.__struct_fields__}
+    unheard = {"unheard_workers": list(e.unheard)} if e.unheard else {}
+    entry = Entry("rollback_complete", e.actor, detail | unheard)
+    return final, (Persist((entry,)), Notify("rollback_complete", detail))
+
+
+def descent_seen(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    """Every live worker shows the lower weight."""
+    assert s.descent is not None
+    return replace(s, descent=replace(s.descent, seen=now.mono)), ()
+
+
+def _entry(e: Event, s: Rollout) -> Entry:
+    return Entry(e.kind.value, e.actor, {"reason": e.reason, "weight": s.weight_bp / 100, "revision": s.revision})
+
+
+def _phase_left(plan: Plan, s: Rollout, now: Now) -> Entry:
+    """The facts of the phase that ends; whoever persists it adds what the arms did in it."""
+    assert s.phase is not None
+    phase = plan.phases[s.phase]
+    detail = {
+        "name": phase.name,
+        "weight": phase.weight,
+        "entered_at": s.entered_at,
+        "left_at": now.unix,
+        "soaked_s": round(s.soaked(now.mono), 3),
+    }
+    return Entry("phase_left", "phasegate", detail)
+
+
+def _told(plan: Plan, s: Rollout) -> Notify:
+    name = plan.phases[s.phase].name if s.phase is not None else None
+    return Notify("phase_change", {"state": s.state.value, "phase": name, "weight": s.weight_bp / 100})
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,346 @@
+"""Checkpoints and the audit trail, in SQLite: one file in the run directory, WAL, synchronous=FULL.
+
+``Store`` is the file, used by one thread. ``StoreThread`` is that thread: its calls are awaited, so a slow disk
+delays whoever awaits it and never the event loop.
+
+Each audit entry carries the SHA-256 of the one before it and its own content, a chain a migration. Each checkpoint
+carries the head of the chain, so that a chain cut short is found too. ``Store.verify`` and ``verify_file`` follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from control.rollout.model import Entry
+from control.store.chain import Chain, Line, Trail, digest, genesis
+
+_log = structlog.get_logger("phasegate.store")
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S: Final = 5.0
+PAGE_MAX: Final = 1000
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS checkpoint (
+    migration TEXT PRIMARY KEY,
+    document TEXT NOT NULL,
+    saved_at REAL NOT NULL,
+    audit_seq INTEGER NOT NULL,
+    audit_hash TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS audit (
+    migration TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    at REAL NOT NULL,
+    kind TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    PRIMARY KEY (migration, seq)
+) STRICT, WITHOUT ROWID;
+"""
+_KNOWN: Final = "SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?"
+_MIGRATIONS: Final = "SELECT migration FROM checkpoint UNION SELECT migration FROM audit"
+
+
+class StoreError(Exception):
+    """The store could not be written or read: full, read-only, locked or broken. In words for a person."""
+
+
+class Checkpoint(Struct, frozen=True):
+    """What was saved of a migration last, and when (Unix time)."""
+
+    document: str
+    saved_at: float
+
+
+class Store:
+    """The open file. Every method may raise ``StoreError``; used by one thread at a time."""
+
+    def __init__(self, path: Path, tell: Callable[[Path], None] = lambda kept_as: None) -> None:
+        """Open or make the file. One that is no sound database is set aside first, and ``tell`` told as what."""
+        self.path = path
+        try:
+            try:
+                self._db = self._open()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                tell(_set_aside(path))
+                self._db = self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: {error}") from error
+
+    def _open(self) -> sqlite3.Connection:
+        with suppress(OSError):
+            # SQLite would make it readable to all; its log and index take the file's own mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        try:
+            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(_SCHEMA)
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._db.close()
+
+    def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float) -> list[Line]:
+        """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, synced to disk."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                lines = list(self._append(migration, entries))
+                head = (lines[-1].seq, lines[-1].hash) if lines else self._head(migration)
+                self._db.execute(
+                    "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?)", (migration, document, now, *head)
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                # After some failures SQLite has rolled back by itself already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        return lines
+
+    def _head(self, migration: str) -> tuple[int, str]:
+        """Where the chain goes on: after the entry that the checkpoint knows, so that one cut off stays missing."""
+        last = self._db.execute(
+            "SELECT seq, hash FROM audit WHERE migration = ? ORDER BY seq DESC LIMIT 1", (migration,)
+        ).fetchone()
+        known: tuple[int, str] | None = self._db.execute(_KNOWN, (migration,)).fetchone()
+        if known is not None and (last is None or known[0] >= last[0]):
+            return known
+        return (last[0], last[1]) if last else (0, genesis(migration))
+
+    def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[Line]:
+        seq, previous = self._head(migration)
+        for at, entry in entries:
+            seq += 1
+            line = Line(
+                seq, at, entry.kind, entry.actor, entry.detail, previous, digest(previous, migration, seq, at, entry)
+            )
+            detail = json.dumps(entry.detail, sort_keys=True, separators=(",", ":"))
+            self._db.execute(
+                "INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (migration, seq, at, entry.kind, entry.actor, detail, previous, line.hash),
+            )
+            previous = line.hash
+            yield line
+
+    def checkpoint(self, migration: str) -> Checkpoint | None:
+        """What was saved last."""
+        sql = "SELECT CAST(document AS BLOB), saved_at FROM checkpoint WHERE migration = ?"
+        found = self._query(sql, (migration,))
+        # A byte that is no UTF-8 makes a document that cannot be understood, and not a store that cannot be read.
+        return Checkpoint(found[0][0].decode("utf-8", "replace"), found[0][1]) if found else None
+
+    def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+        """The newest ``limit`` lines, or those before a sequence number; newest first."""
+        rows = self._query(
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? AND seq < ?"
+            " ORDER BY seq DESC LIMIT ?",
+            (migration, before if before is not None else 1 << 62, min(limit, PAGE_MAX)),
+        )
+        return [_line(row) for row in rows]
+
+    def run(self, migration: str) -> list[Line]:
+        """The lines since the last start of a run, oldest first, the recoveries between them included."""
+        rows = self._query(
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
+            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT 10000",
+            (migration,),
+        )
+        return [_line(row) for row in rows]
+
+    def verify(self, migration: str) -> Trail:
+        """Follow the migration's chain."""
+        try:
+            return _follow(self._db, migration)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+    def migrations(self) -> list[str]:
+        """Every migration that has a line or a checkpoint."""
+        return [row[0] for row in self._query(_MIGRATIONS, ())]
+
+    def _query(self, sql: str, values: Sequence[object]) -> list[Any]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+
+class StoreThread:
+    """The store behind one thread of its own, in the order of the calls; each opens the file where it is not yet.
+
+    A file that turns out to be broken, at the start or while it is used, is set aside and a new one begun. The new
+    one says so, in a note before the first entry of each migration; and whoever asked by ``when_new`` is told, for
+    there is no checkpoint in it yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._store: Store | None = None
+        self._listeners: list[Callable[[], None]] = []
+        # The store's thread alone sets these.
+        self._set_aside: Path | None = None  # the newest that was, by this process
+        self._noted: set[str] = set()  # migrations whose trail says so
+        self._is_new = False  # and the listeners do not know it yet
+
+    def when_new(self, tell: Callable[[], None]) -> None:
+        """Call ``tell``, on the event loop, whenever a new file was begun in place of a broken one."""
+        self._listeners.append(tell)
+
+    async def close(self) -> None:
+        """Write what was asked for, and end the thread."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._close)
+        self._pool.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+        """As ``Store.save``; the first one into a new file begins with a note of what became of the old one."""
+        return await self._call(lambda store: self._save(store, migration, document, entries))
+
+    def _save(
+        self, store: Store, migration: str, document: str, entries: Sequence[tuple[float, Entry]]
+    ) -> list[Line]:
+        now, noted = time.time(), list(entries)
+        if self._set_aside is not None and migration not in self._noted:
+            note = f"the store was broken; it is kept as {self._set_aside.name}, and this is a new one"
+            noted.insert(0, (now, Entry("note", "phasegate", {"note": note})))
+        lines = store.save(migration, document, noted, now)
+        self._noted.add(migration)
+        return lines
+
+    async def checkpoint(self, migration: str) -> Checkpoint | None:
+        """As ``Store.checkpoint``."""
+        return await self._call(lambda store: store.checkpoint(migration))
+
+    async def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+        """As ``Store.audit``."""
+        return await self._call(lambda store: store.audit(migration, limit, before))
+
+    async def run(self, migration: str) -> list[Line]:
+        """As ``Store.run``."""
+        return await self._call(lambda store: store.run(migration))
+
+    async def verify(self, migration: str) -> Trail:
+        """As ``Store.verify``."""
+        return await self._call(lambda store: store.verify(migration))
+
+    async def _call(self, what: Callable[[Store], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._with_store, what)
+        finally:
+            if self._is_new:
+                self._is_new = False
+                for tell in self._listeners:
+                    tell()
+
+    def _put_aside(self, kept_as: Path) -> None:
+        _log.error("the store was broken and is set aside", kept_as=str(kept_as))
+        self._set_aside, self._noted, self._is_new = kept_as, set(), True
+
+    def _with_store(self, what: Callable[[Store], T]) -> T:
+        if self._store is None:
+            self._store = Store(self._path, self._put_aside)
+        try:
+            return what(self._store)
+        except StoreError as error:
+            if type(error.__cause__) is sqlite3.DatabaseError:  # malformed: the next call looks at the file anew
+                _log.error("the store is broken", error=str(error))
+                self._close()
+            raise
+
+
+def verify_file(path: Path) -> dict[str, Trail]:
+    """Follow every chain of a store's file, in use or not, or of a copy; the file and its log stay as they are.
+
+    Raises ``StoreError`` where it cannot be read.
+    """
+    path = path.resolve()  # the log lies beside the file, not beside a link to it
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with closing(_open_to_read(path, Path(folder))) as db:
+                db.execute("BEGIN")  # one moment's trails and checkpoints, whatever is written meanwhile
+                return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: {error}") from error
+
+
+def _open_to_read(path: Path, folder: Path) -> sqlite3.Connection:
+    """The file opened as it is found: in use, a copy, or a copy with its log, which is read from ``folder``."""
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if not log.exists():
+        how = "immutable=1"  # nobody has it open, and no lock is needed, nor a folder that may be written
+    elif index.exists():
+        how = "mode=ro"
+    else:  # SQLite would make an index beside it
+        for part in (path, log):
+            shutil.copy(part, folder)
+        path, how = folder / path.name, "mode=ro"
+    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=BUSY_TIMEOUT_S)
+
+
+def _follow(db: sqlite3.Connection, migration: str) -> Trail:
+    chain = Chain(migration)
+    try:
+        rows = db.execute(
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? ORDER BY seq",
+            (migration,),
+        )
+        for row in rows:
+            chain.add(_line(row))
+    except (sqlite3.Error, StoreError) as error:
+        chain.broke(str(error))
+    return chain.end(db.execute(_KNOWN, (migration,)).fetchone())
+
+
+def _line(row: Sequence[Any]) -> Line:
+    """A row of the table. Raises ``StoreError`` where it has not the form of one that was written."""
+    try:
+        found = dict(zip(Line.__struct_fields__, row, strict=True))
+        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, Line)
+    except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
+        raise StoreError(f"entry {row[0]} is no entry of phasegate's: somebody changed it") from error
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a broken database out of the way, with its log, under a name that says what it is."""
+    kept = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + suffix))
+    return kept

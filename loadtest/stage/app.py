@@ -1,0 +1,54 @@
+"""The app behind phasegate in a rehearsal: says which page it was asked for, and how much it was given.
+
+``python -m loadtest.stage.app PORT`` serves on loopback until SIGTERM; port 0 takes a free one. It says which as
+one line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+
+from aiohttp import web
+
+from loadtest.bench.lifeline import end_with_parent
+
+
+async def page(request: web.Request) -> web.Response:
+    """The page's own number, so that an answer that went to the wrong visitor is seen."""
+    return web.json_response({"number": int(request.match_info["number"])})
+
+
+async def form(request: web.Request) -> web.Response:
+    """How many bytes came."""
+    return web.json_response({"bytes": len(await request.read())})
+
+
+async def hold(request: web.Request) -> web.Response:
+    """Never."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+async def serve(port: int) -> None:
+    """Serve until told to end."""
+    app = web.Application()
+    app.router.add_get(r"/page/{number:\d+}", page)
+    app.router.add_post("/form", form)
+    app.router.add_get("/hold", hold)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+    sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
+    sys.stdout.flush()
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    await ended.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    asyncio.run(serve(int(sys.argv[1])))

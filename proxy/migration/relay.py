@@ -1,0 +1,212 @@
+"""One data request forwarded to one of two HTTP origins, streamed both ways and recorded by its time to the head.
+
+A read whose target cannot be reached, is too slow or answers 5xx is sent to the source instead, as long as nothing of
+an answer has gone to the client. Anything with a body, or that is no safe method, has the arm's own answer.
+"""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import Final, Protocol
+
+from backends.arm import SOURCE
+from backends.errors import FaultKind
+from proxy.board import board
+from proxy.http1.downstream import Downstream
+from proxy.http1.head import Response
+from proxy.http1.passage import Forwarded
+from proxy.http1.pool import Pool
+from proxy.http1.upstream import Failure
+from proxy.migration.routes import Endpoint
+from proxy.migration.share import Share
+from proxy.migration.sticky import Stickiness
+from proxy.process.gateway import Gateway, Service
+
+_SOURCE_FIELD: Final = b"x-data-source: http\r\n"
+_CLIENT_GONE: Final = 499  # never sent: what a request is counted as whose client did not wait
+_FELL_BACK: Final = 502  # never sent either: the target's part in a request that the source answered
+_KINDS: Final = {502: FaultKind.UNAVAILABLE, 503: FaultKind.EXHAUSTED, 504: FaultKind.DEADLINE}
+
+
+def fault_of(status: int) -> FaultKind | None:
+    """The fault that an origin's status stands for; None where it answered."""
+    return _KINDS.get(status, FaultKind.INTERNAL) if status >= 500 else None
+
+
+class Relaying(Service):
+    """A migration between HTTP origins, as one worker serves it."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        cells: memoryview[int],
+        layout: board.Layout,
+        slot: int,
+        migration: int,
+        stickiness: Stickiness,
+        pools: tuple[Pool, Pool],
+    ) -> None:
+        self.gateway = gateway
+        self.share = Share(cells, layout, slot, migration, stickiness)
+        self.pools = pools
+
+    def begin(self, client: Downstream, endpoint: Endpoint, rest: bytes) -> None:
+        """A data request's head is here, and ``rest`` of its body."""
+        began = monotonic_ns()
+        arm, _, cookie = self.share.choose(client, began)
+        client.exchange = Relay(self, client, endpoint, arm, began, cookie)
+        client.forward(self.pools[arm], rest)
+
+    def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
+        """Never called: a relayed body is not gathered."""
+        raise AssertionError("a relayed body is not gathered")
+
+    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+        """Send a read that the target failed to the source."""
+        relay.turn_to_source(fault)
+        client.forward(self.pools[SOURCE], b"")
+
+    def tick(self, now_ns: int) -> None:
+        """The weight and a rollback's deadlines."""
+        self.share.tick(now_ns)
+
+    def gauge(self) -> None:
+        """An HTTP origin has no figures of its own."""
+
+
+class Origins(Protocol):
+    """The migration that a relay serves."""
+
+    share: Share
+
+    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+        """Have a read that the target failed answered by the source."""
+
+
+class Relay(Forwarded):
+    """A forwarded data request: a ``Flight`` of its share and the ``Forwarded`` of its client.
+
+    ``fault``: the target, a store, has failed it already, and it goes to the source.
+    """
+
+    __slots__ = (
+        "_client",
+        "_endpoint",
+        "_fault",
+        "_recorded",
+        "_service",
+        "_share",
+        "arm",
+        "began",
+        "cookie",
+        "generation",
+        "on",
+    )
+
+    def __init__(
+        self,
+        service: Origins,
+        client: Downstream,
+        endpoint: Endpoint,
+        arm: int,
+        began: int,
+        cookie: bytes,
+        fault: FaultKind | None = None,
+    ) -> None:
+        self._service = service
+        share = self._share = service.share
+        self._client = client
+        self._endpoint = endpoint
+        self._fault = fault
+        self._recorded = False
+        self.arm = arm
+        self.on = arm if fault is None else SOURCE
+        self.began = began
+        self.cookie = cookie
+        self.generation = share.generation
+        self.extra = _SOURCE_FIELD + cookie if cookie else _SOURCE_FIELD
+        if fault is not None:
+            self.extra += _fallback_field(fault)
+        share.enter(self)
+
+    def judged(self, response: Response) -> bool:
+        fault = fault_of(response.status)
+        if fault is not None and self._fall_back(fault):
+            return False
+        self._record(response.status, fault)
+        return True
+
+    def failed(self, failure: Failure) -> bool:
+        fault = fault_of(failure.status)
+        if fault is not None and self._fall_back(fault):
+            return True
+        self._record(failure.status, fault)
+        return False
+
+    def broke_off(self) -> None:
+        if self._fault is None:  # else it is the source's, in the target's place
+            self._fault = FaultKind.UNAVAILABLE
+            self._share.spoil(self._endpoint.number, self.arm, self._fault)
+
+    def done(self) -> None:
+        self._share.leave(self)
+
+    def gone(self) -> None:
+        self._record(_CLIENT_GONE, None)
+        self._share.leave(self)
+
+    def cut_over(self) -> None:
+        """Hand a read to the source whose answer has not begun."""
+        if not self._recorded and self._is_safe():
+            self._client.recall()
+            self._fall_back(FaultKind.DEADLINE)
+
+    def cancel(self) -> None:
+        """Leave the target now: an answer half sent is broken off, a write is told that nothing is known of it."""
+        if self._recorded:
+            self._client.reset()
+        elif self._is_safe():
+            self.cut_over()
+        else:
+            self._client.recall()
+            message = "a rollback cancelled this request before the target answered: look before you repeat it"
+            self._client.failed(Failure(504, "write_uncertain", message))
+
+    def turn_to_source(self, fault: FaultKind) -> None:
+        """From now on it waits for the source, an origin too."""
+        share = self._share
+        share.leave(self)
+        self._fault = fault
+        self._record(_FELL_BACK, fault)
+        self.on = SOURCE
+        share.enter(self)
+        self.extra += _fallback_field(fault)
+
+    def release(self) -> None:
+        """Give the request up to somebody who records it."""
+        self._recorded = True
+        self._share.leave(self)
+        self._client.exchange = None
+
+    def _is_safe(self) -> bool:
+        """Whether the source may answer in the target's place."""
+        client = self._client
+        return self.on != SOURCE and not client.fields.has_body and client.line.method in (b"GET", b"HEAD")
+
+    def _fall_back(self, fault: FaultKind) -> bool:
+        """Have the source answer; False where it may not, or already does."""
+        if not self._is_safe():
+            return False
+        self._service.from_source(self._client, self._endpoint, self, fault)
+        return True
+
+    def _record(self, status: int, fault: FaultKind | None) -> None:
+        if not self._recorded:
+            self._recorded = True
+            fell_back = self._fault is not None
+            counted = self._fault = self._fault if fell_back else fault
+            self._share.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
+
+
+def _fallback_field(fault: FaultKind) -> bytes:
+    return b"x-data-fallback: %b\r\n" % fault.label.encode()

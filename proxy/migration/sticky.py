@@ -1,0 +1,74 @@
+"""Whose request is it: the sticky key by the config's order, and the bucket that follows.
+
+A key that lies in the fields is looked for once and its buckets kept with the block (see ``head.Heads``), so for a
+browser's next request the split is an index into a tuple.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from proxy.http1.head import Fields
+from proxy.migration import splitter
+
+if TYPE_CHECKING:
+    from proxy.http1.downstream import Downstream
+
+COOKIE: Final = "phasegate"
+_VALUE: Final = re.compile(rb"(?:^|;)[ \t]*phasegate=([0-9A-Za-z_\-]{1,64})[ \t]*(?:;|$)")
+_SET_COOKIE: Final = b"set-cookie: phasegate=%b; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax\r\n"
+
+# What a block of fields that holds no key leads to.
+_MINT, _ADDRESS, _RANDOM = "mint", "address", "random"
+
+
+class Stickiness:
+    """The rules of ``[proxy] sticky``, for the migrations of a plan."""
+
+    def __init__(self, rules: Sequence[str], migrations: Sequence[str]) -> None:
+        self._rules = rules
+        self._salts = tuple(splitter.salt(name) for name in migrations)
+
+    @staticmethod
+    def wanted(rules: Sequence[str]) -> frozenset[bytes]:
+        """The fields, in lower case, whose values the rules need."""
+        headers = (rule.partition(":")[2].lower().encode() for rule in rules if rule.startswith("header:"))
+        return frozenset(headers) | {b"cookie"}
+
+    def bucket(self, migration: int, client: Downstream) -> tuple[int, bytes]:
+        """The bucket of the client's current request, and the Set-Cookie line its answer must carry, if any."""
+        fields = client.fields
+        sticky = fields.sticky
+        if sticky is None:
+            sticky = fields.sticky = self._resolve(fields)
+        if isinstance(sticky, tuple):
+            return sticky[migration], b""
+        salt = self._salts[migration]
+        if sticky is _ADDRESS:
+            return splitter.bucket(salt, client.client_address.encode()), b""
+        if sticky is _RANDOM:
+            return secrets.randbelow(splitter.BUCKETS), b""
+        minted = secrets.token_hex(8).encode()
+        return splitter.bucket(salt, minted), _SET_COOKIE % minted
+
+    def _resolve(self, fields: Fields) -> tuple[int, ...] | str:
+        for rule in self._rules:
+            kind, _, name = rule.partition(":")
+            key: bytes | None = None
+            if kind == "header":
+                key = fields.values.get(name.lower().encode())
+            elif kind == "cookie":
+                match = _VALUE.search(fields.values.get(b"cookie", b""))
+                if match is None:
+                    return _MINT
+                key = match[1]
+            elif kind == "ip":
+                return _ADDRESS
+            elif kind == "random":
+                return _RANDOM
+            if key:
+                return tuple(splitter.bucket(salt, key) for salt in self._salts)
+        return _RANDOM

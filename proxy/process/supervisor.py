@@ -1,0 +1,362 @@
+"""The supervisor: binds the sockets, makes the board, starts children and restarts them. It does nothing else.
+
+It owns one listening socket a worker and address (SO_REUSEPORT), so a worker that is killed loses what it had in
+flight and nothing more: its accept queue waits for the next one. It never reads a request, never opens a backend and
+holds no state that a child needs to go on. Signals are waited for, never handled in between:
+
+    SIGTERM, SIGINT   every child drains, then this process ends
+    SIGHUP            the config is read again; if it is good, control is restarted and workers are replaced one by
+                      one, each only when its successor serves
+    SIGCHLD           a child ended: restart it, later and later if it keeps ending
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, monotonic_ns
+from typing import IO, Final
+
+import msgspec
+import structlog
+
+from backends.kinds.settings import encode_hook
+from proxy.board import board
+from proxy.migration.routes import layout
+from proxy.process.form import form
+from proxy.process.listening import CannotStartError, address_of, bind
+from proxy.process.supervision import History, after_death, is_hung
+from proxy.settings import Plan
+from proxy.tls import check_files
+
+_log = structlog.get_logger("phasegate.supervisor")
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_WORKER_HUNG_S: Final = 10.0
+_CONTROL_HUNG_S: Final = 30.0
+_STARTING_S: Final = 30.0  # until a child's first sign of life
+_KILL_AFTER_S: Final = 5.0  # beyond the drain's time
+_POLL_S: Final = 1.0
+_ORPHANS_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What to run: a config, as the composition root reads it.
+
+    ``control_module`` is run as ``python -m``; ``control_orders`` reaches it on its standard input, with the board's
+    place and its listening socket.
+    """
+
+    plan: Plan
+    control_listen: str
+    control_module: str
+    control_orders: str
+
+
+@dataclass
+class _Child:
+    name: str
+    start: Callable[[], subprocess.Popen[bytes]]
+    board: board.Board  # the one it was started with: a new config may have brought another since
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    started_ns: int = 0
+    history: History = field(default_factory=History)
+    due: float = 0.0  # when to start it, while it has no process
+    row: int = -1  # a worker's
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Supervisor:
+    """One run, from binding to the last child's end."""
+
+    def __init__(self, load: Callable[[], Launch]) -> None:
+        self._load = load
+        self._launch = load()
+        self._boot = board.boot_id()
+        plan = self._launch.plan
+        check_files(plan.app, plan.proxy.doors())
+        self._run_dir = Path(plan.proxy.run_dir)
+        self._lock = self._take_run_dir()
+        self._workers = plan.proxy.workers or os.cpu_count() or 1
+        self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
+        # Where an earlier run was killed, its workers may hold the addresses for the moment they need to notice.
+        patience_s = _ORPHANS_S if (self._run_dir / "ready.json").exists() else 0.0
+        self._sockets = [bind(door.address, self._workers, patience_s) for door in plan.proxy.doors()]
+        (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
+        self._board = self._open_board(plan)
+        self._control = _Child("control", self._start_control, self._board)
+        self._slots = [self._slot(i) for i in range(self._workers)]
+        self._leaving: list[_Child] = []  # replaced workers that are still draining
+        self._replacing: list[int] = []  # slots whose worker is yet to be replaced
+        self._successor: tuple[int, _Child] | None = None
+
+    def run(self) -> int:
+        """Keep the children alive until told to end. Returns the exit code."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._announce()
+        try:
+            while True:
+                for child in self._children():
+                    self._keep(child)
+                self._replace()
+                received = signal.sigtimedwait(_SIGNALS, self._patience())
+                if received is None or received.si_signo == signal.SIGCHLD:
+                    continue
+                if received.si_signo == signal.SIGHUP:
+                    self._reload()
+                    continue
+                _log.info("stopping", signal=signal.Signals(received.si_signo).name)
+                return 0
+        finally:
+            self._stop()
+
+    # What there is before the first child
+
+    def _take_run_dir(self) -> IO[str]:
+        try:
+            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (self._run_dir / "lock").open("a+")
+        except OSError as error:
+            raise CannotStartError(
+                f"cannot use the run directory {self._run_dir}: {error.strerror}; "
+                "let this user write there, or choose another proxy.run_dir"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            lock.close()
+            raise CannotStartError(
+                f"another phasegate (process {owner}) uses the run directory {self._run_dir}; "
+                "stop it, or give this one another proxy.run_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
+
+    def _open_board(self, plan: Plan) -> board.Board:
+        """The board of an earlier run on this boot, with its counts and weights, or a new one."""
+        path = self._run_dir / "board"
+        shape = layout(plan, self._rows)
+        try:
+            found = board.Board.open(path, shape, self._boot)
+        except board.BoardError:
+            return self._new_board(shape, None)
+        if any(worker.pid and _is_alive(worker.pid) for worker in found.workers()):
+            # Workers of a supervisor that was killed are still finishing, and write their rows.
+            return self._new_board(shape, found)
+        for row in range(self._rows):
+            found.clear_volatile(row)
+        return found
+
+    def _new_board(self, shape: board.Layout, old: board.Board | None) -> board.Board:
+        """A board with nothing counted; migrations that the old one had keep their weight."""
+        path = self._run_dir / "board"
+        try:
+            new = board.Board.create(path, shape, self._boot)
+        except OSError as error:
+            raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
+        names = [] if old is None else [name for name, _ in old.layout.migrations]
+        for m, (name, _) in enumerate(shape.migrations):
+            if old is not None and name in names:
+                before, after = old.layout.migration(names.index(name)), shape.migration(m)
+                for cell in (board.M_LEASE_UNTIL, board.M_WORD):
+                    new.cells[after + cell] = old.cells[before + cell]
+        return new
+
+    def _announce(self) -> None:
+        """Say where everything is: to people on the log, to scripts in ``ready.json``."""
+        addresses = [address_of(sockets[0]) for sockets in self._sockets]
+        control = address_of(self._control_socket)
+        _log.info("listening", proxy=addresses, control=control, workers=self._workers, data_plane=form())
+        text = json.dumps({"pid": os.getpid(), "proxy": addresses, "control": control})
+        new = self._run_dir / "ready.json.new"
+        new.write_text(text)
+        new.rename(self._run_dir / "ready.json")
+
+    # Children
+
+    def _children(self) -> list[_Child]:
+        successor = [] if self._successor is None else [self._successor[1]]
+        return [self._control, *self._slots, *successor, *self._leaving]
+
+    def _slot(self, index: int) -> _Child:
+        child = _Child(f"worker {index}", lambda: self._start_worker(index, child), self._board)
+        return child
+
+    def _keep(self, child: _Child) -> None:
+        """Reap, restart, or end a child, as its state asks."""
+        now = monotonic()
+        if child.process is None:
+            if now >= child.due:
+                child.process = child.start()
+                child.started, child.started_ns = now, monotonic_ns()
+            return
+        code = child.process.poll()
+        if code is None:
+            self._end_hung(child)
+            return
+        child.process = None
+        if child.row >= 0:
+            child.board.clear_volatile(child.row)
+        if child in self._leaving:
+            self._leaving.remove(child)
+            return
+        restart = after_death(child.history, now - child.started)
+        child.history = restart.history
+        child.due = now + restart.delay_s
+        _log.warning("child_ended", child=child.name, code=code, restart_in_s=restart.delay_s)
+        if restart.looping:
+            _log.error("crash_loop", child=child.name, code=code, hint="its last lines above say why it cannot live")
+        if now >= child.due:
+            self._keep(child)
+
+    def _end_hung(self, child: _Child) -> None:
+        """A process that shows no life holds what it holds for ever: end it, and its successor takes over."""
+        assert child.process is not None
+        if child.row >= 0:
+            beat, limit = child.board.worker(child.row).heartbeat, _WORKER_HUNG_S
+        else:
+            beat, limit = child.board.control()[1], _CONTROL_HUNG_S
+        if beat < child.started_ns:
+            limit = _STARTING_S
+        if is_hung(beat, child.started_ns, monotonic_ns(), limit):
+            _log.error("child_hung", child=child.name, process_id=child.process.pid, silent_s=limit)
+            child.process.kill()
+            child.process.wait()
+
+    def _spawn(self, module: str, orders: dict[str, object], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, pass_fds=fds)
+        assert process.stdin is not None
+        try:
+            process.stdin.write(msgspec.json.encode(orders, enc_hook=encode_hook))
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once: the next look reaps it
+        return process
+
+    def _start_worker(self, index: int, child: _Child) -> subprocess.Popen[bytes]:
+        in_use = {other.row for other in self._children() if other is not child and other.process is not None}
+        child.row = next(row for row in (index, *range(self._rows)) if row not in in_use)
+        child.board = self._board
+        self._board.clear_volatile(child.row)
+        fds = tuple(sockets[index].fileno() for sockets in self._sockets)
+        orders: dict[str, object] = {
+            "slot": child.row,
+            "rows": self._rows,
+            "fds": fds,
+            "board": str(self._board.path),
+            "boot": self._boot,
+            "plan": self._launch.plan,
+        }
+        return self._spawn("proxy.process.worker", orders, fds)
+
+    def _start_control(self) -> subprocess.Popen[bytes]:
+        self._control.board = self._board
+        fd = self._control_socket.fileno()
+        orders: dict[str, object] = {
+            "fd": fd,
+            "rows": self._rows,
+            "board": str(self._board.path),
+            "boot": self._boot,
+            "orders": self._launch.control_orders,
+        }
+        return self._spawn(self._launch.control_module, orders, (fd,))
+
+    # A new config
+
+    def _reload(self) -> None:
+        """Take a new config, or say why not and go on with the old one."""
+        try:
+            launch = self._load()
+            check_files(launch.plan.app, launch.plan.proxy.doors())
+        except Exception as error:
+            _log.error("reload_refused", reason=str(error))
+            return
+        old, new = self._launch.plan.proxy, launch.plan.proxy
+        fixed = [
+            f"proxy.{name}" for name in ("listen", "workers", "run_dir") if getattr(old, name) != getattr(new, name)
+        ]
+        if [door.address for door in old.listeners] != [door.address for door in new.listeners]:
+            fixed.append("proxy.listeners")
+        if self._launch.control_listen != launch.control_listen:
+            fixed.append("control.listen")
+        if fixed:
+            _log.error("reload_refused", reason=f"{', '.join(fixed)} can be changed by a restart only")
+            return
+        self._launch = launch
+        shape = layout(launch.plan, self._rows)
+        if shape != self._board.layout:
+            self._board = self._new_board(shape, self._board)  # the old workers keep the old one
+        _log.info("reloading")
+        if self._control.process is not None:
+            self._control.process.terminate()
+            self._control.history = History()
+        self._replacing = list(range(self._workers))
+
+    def _replace(self) -> None:
+        """One step of replacing workers: a successor first, and only when it serves, the old one leaves."""
+        if self._successor is not None:
+            index, child = self._successor
+            alive = child.process is not None and child.board.worker(child.row).pid == child.process.pid
+            if not alive:
+                return
+            old, self._slots[index] = self._slots[index], child
+            self._successor = None
+            if old.process is not None:
+                old.process.terminate()
+                self._leaving.append(old)
+        # A slot without a process, for the moment, needs its row again.
+        if self._replacing and len(self._slots) + len(self._leaving) < self._rows:
+            index = self._replacing.pop(0)
+            self._successor = (index, self._slot(index))
+            self._keep(self._successor[1])
+
+    def _patience(self) -> float:
+        """How long to wait for a signal before the next look."""
+        if self._successor is not None:
+            return 0.02
+        due = [child.due - monotonic() for child in self._children() if child.process is None]
+        return max(0.0, min([_POLL_S, *due]))
+
+    def _stop(self) -> None:
+        """Let every child drain; end by force what does not in its time, or when told to end once more."""
+        running = [child.process for child in self._children() if child.process is not None]
+        for process in running:
+            process.terminate()
+        end = monotonic() + self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S
+        while any(process.poll() is None for process in running):
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, min(_POLL_S, end - monotonic())))
+            impatient = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
+            if impatient or monotonic() >= end:
+                for process in running:
+                    process.kill()
+        (self._run_dir / "ready.json").unlink(missing_ok=True)
+
+
+def supervise(load: Callable[[], Launch]) -> int:
+    """Run phasegate until told to end. Raises ``CannotStartError``, and whatever ``load`` raises the first time."""
+    return Supervisor(load).run()
+
+
+__all__ = ["CannotStartError", "Launch", "Supervisor", "supervise"]
