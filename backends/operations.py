@@ -1,4 +1,4 @@
-"""The table of data operations, and the values that travel between the data plane and an adapter. Pure.
+"""A data operation, and the values that travel between the data plane and an adapter. Pure.
 
 A ``Call`` fixes its id and its time before it is dispatched, so a write can be applied twice, or to two stores,
 and mean the same.
@@ -20,7 +20,10 @@ EVENT_STREAM: Final = b"text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One kind of data request: ``method path`` is what the client sends, ``adapter.call`` is who answers."""
+    """One kind of data request: ``method path`` is what the client sends, ``adapter.call`` is who answers.
+
+    The table of them is the adapters': see ``adapters.registry``.
+    """
 
     name: str
     method: str
@@ -28,30 +31,6 @@ class Operation:
     kind: Kind
     adapter: str
     call: str
-
-
-def _table(*rows: tuple[str, str, str, Kind]) -> tuple[Operation, ...]:
-    return tuple(Operation(name, method, path, kind, *name.split(".", 1)) for name, method, path, kind in rows)
-
-
-OPERATIONS: Final = _table(
-    ("dashboard.current", "GET", "/api/dashboard/metrics", "read"),
-    ("dashboard.history", "GET", "/api/dashboard/metrics/history", "read"),
-    ("dashboard.publish", "PUT", "/api/dashboard/metrics", "write"),
-    ("dashboard.stream", "GET", "/api/dashboard/metrics/stream", "stream"),
-    ("scans.create", "POST", "/api/scans", "write"),
-    ("scans.list", "GET", "/api/scans", "read"),
-    ("scans.get", "GET", "/api/scans/{id}", "read"),
-    ("scans.update", "PATCH", "/api/scans/{id}", "write"),
-    ("scans.add_results", "POST", "/api/scans/{id}/results", "write"),
-    ("scans.results", "GET", "/api/scans/{id}/results", "read"),
-    ("scans.duplicates", "GET", "/api/scans/{id}/duplicates", "read"),
-    ("scans.stream", "GET", "/api/scans/{id}/stream", "stream"),
-    ("analytics.ingest", "POST", "/api/analytics/events", "write"),
-    ("analytics.user", "GET", "/api/analytics/users/{uid}", "read"),
-    ("analytics.system", "GET", "/api/analytics/system", "read"),
-    ("analytics.trending", "GET", "/api/analytics/trending", "read"),
-)
 
 
 @dataclass(slots=True)

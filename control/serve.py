@@ -75,17 +75,20 @@ class Orders(msgspec.Struct, frozen=True):
     board: str
     boot: int
     orders: str
+    adapters: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME
 
 
 def main() -> None:
     """The control process."""
     import uvloop
 
+    from backends.adapters import loading
     from proxy.process import child, logs
 
     orders = msgspec.json.decode(child.read_orders(), type=Orders)
     child.die_with_parent()
     logs.configure("control")
+    loading.use(orders.adapters)
     uvloop.run(control(orders))
 
 

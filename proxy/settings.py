@@ -116,6 +116,7 @@ class Plan(msgspec.Struct, frozen=True):
     proxy: Proxy
     backends: dict[str, Backend]
     migrations: tuple[Route, ...]
+    adapters: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME: loaded before the board is looked at
 
 
 class Origin(NamedTuple):

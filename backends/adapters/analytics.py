@@ -13,6 +13,7 @@ digests: nothing is written in the order of its key.
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,19 +23,12 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
-from backends.adapters.common import (
-    EPOCH,
-    Written,
-    from_unix,
-    limit_of,
-    moment_after,
-    moment_cursor,
-    read_body,
-    refused,
-    reply,
-    rest_for,
-    to_micros,
-)
+from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_cursor
+from backends.adapters.replies import Written, refused, reply, rest_for
+from backends.adapters.requests import read_body
+from backends.adapters.shapes import Strict
+from backends.adapters.times import EPOCH, from_unix, to_micros
 from backends.documents.changes import ATTEMPTS, All, contended
 from backends.documents.port import (
     COMMIT_LIMIT,
@@ -77,9 +71,14 @@ GRAINS: Final = (
     Grain("analytics_days", timedelta(days=1), timedelta(days=90)),
 )
 
+RECENT: Final = Limit(20, 100)
+RANKED: Final = Limit(10, 100)
 _WINDOW: Final = re.compile(r"([1-9]\d{0,4})([mhd])")
+_USUAL: Final = "1h"
 _UNIT: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_EXAMPLE: Final = '{"user": "u1", "type": "view", "item": "p7"} or a list of up to 500 of these'
+_EXAMPLE: Final = '{"user": "u1", "type": "view", "item": "p7"}'
+_EXPECTED: Final = f"{_EXAMPLE} or a list of up to 500 of these"
+MADE_UP: Final = 500  # events
 
 
 class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -95,6 +94,80 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 # A union is no class, which is what a type checker asks of an argument that is a type.
 Batch: Final[Any] = Annotated[list[Event], msgspec.Meta(min_length=1, max_length=500)] | Event
+
+
+class Ingested(Strict):
+    """Events that were taken, each id counted once."""
+
+    accepted: int
+
+
+class StoredEvent(Strict):
+    """An event of a user's."""
+
+    id: str
+    type: str
+    item: str | None
+    at: datetime
+    properties: dict[str, Any]
+
+
+class Activity(Strict):
+    """What a user did, newest first."""
+
+    user: str
+    events: int
+    recent: list[StoredEvent]
+    next_cursor: str | None
+
+
+class Totals(Strict):
+    """Events since the beginning."""
+
+    events: int
+    types: dict[str, int]
+    last_event_at: datetime | None
+
+
+class Trend(Strict):
+    """An item and its events in the window."""
+
+    item: str
+    events: int
+
+
+class Trending(Strict):
+    """The items with most events since the start of the window's first bucket; ``events`` counts all items'."""
+
+    since: datetime
+    events: int
+    items: list[Trend]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The parameter ``window``: how far back to look."""
+
+    name = "window"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """As ``Parameter.schema``."""
+        pattern, widest = "^[1-9][0-9]{0,4}[mhd]$", f"at most {GRAINS[-1].widest.days}d"
+        return {"type": "string", "pattern": pattern, "default": _USUAL, "description": widest}
+
+    def of(self, call: Call) -> timedelta:
+        """The window that the call asks for. Raises ``Refused``."""
+        text = call.query.get(self.name, _USUAL)
+        match = _WINDOW.fullmatch(text)
+        window = int(match[1]) * _UNIT[match[2]] if match else None
+        if window is None or window > GRAINS[-1].widest:
+            expected = f"expected 1m to {GRAINS[-1].widest.days}d, such as 15m, 1h or 7d"
+            raise refused(400, "invalid_query", f"window: {expected}, found {text[:40]!r}")
+        return window
+
+
+WINDOW: Final = Window()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +284,7 @@ class Analytics:
 
     async def ingest(self, call: Call, ctx: Context) -> Written:
         """Store events and count them. An event whose id is known already changes nothing."""
-        body: list[Event] | Event = read_body(call.body, Batch, _EXAMPLE)
+        body: list[Event] | Event = read_body(call.body, Batch, _EXPECTED)
         batch = [body] if isinstance(body, Event) else body
         events: dict[str, Fields] = {}
         for index, event in enumerate(batch):
@@ -238,7 +311,7 @@ class Analytics:
         if len(user) > USER_LENGTH:
             message = f"the user's name has {len(user)} characters, expected at most {USER_LENGTH}"
             raise refused(400, "invalid_path", message)
-        limit = limit_of(call, default=20, maximum=100)
+        limit = RECENT.of(call)
         mine = (Filter("user", "==", user),)
         query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
         recent = await self._store.query(query, ctx, max_age=USER_AGE_S)
@@ -274,8 +347,8 @@ class Analytics:
 
     async def trending(self, call: Call, ctx: Context) -> Answer:
         """The items with most events in the window, which begins at a bucket's start."""
-        limit = limit_of(call, default=10, maximum=100)
-        window = _window(call)
+        limit = RANKED.of(call)
+        window = WINDOW.of(call)
         grain = next(grain for grain in GRAINS if window <= grain.widest)
         now = from_unix(call.now)
         since = EPOCH + (now - window - EPOCH) // grain.size * grain.size
@@ -306,18 +379,6 @@ def _shown(document: Document) -> dict[str, object]:
     }
 
 
-def _window(call: Call) -> timedelta:
-    text = call.query.get("window", "1h")
-    match = _WINDOW.fullmatch(text)
-    window = int(match[1]) * _UNIT[match[2]] if match else None
-    if window is None or window > GRAINS[-1].widest:
-        widest = GRAINS[-1].widest.days
-        raise refused(
-            400, "invalid_query", f"window: expected 1m to {widest}d, such as 15m, 1h or 7d, found {text[:40]!r}"
-        )
-    return window
-
-
 def _number(value: object) -> int:
     assert isinstance(value, int)
     return value
@@ -326,3 +387,44 @@ def _number(value: object) -> int:
 def _numbers(value: object) -> dict[str, int]:
     assert isinstance(value, dict)
     return value
+
+
+def events(dice: random.Random) -> Iterator[MadeUp]:
+    """A day of events, in one batch."""
+    batch = [
+        {
+            "id": f"seed-{nth}",
+            "user": f"user-{dice.randrange(20)}",
+            "type": dice.choice(("view", "click", "purchase")),
+            "item": f"item-{min(dice.randrange(30), dice.randrange(30))}",
+            "at": (ANCHOR - timedelta(seconds=dice.randrange(86_400))).isoformat(),
+        }
+        for nth in range(MADE_UP)
+    ]
+    yield made_up(dice, Analytics.ingest, ANCHOR, batch)
+
+
+ADAPTER: Final = Adapter(
+    name="analytics",
+    handlers=Analytics,
+    serves=(
+        Spec(
+            *(Analytics.ingest, "POST", "/api/analytics/events", "write", Ingested),
+            status=202,
+            body=Batch,
+            example=Example(_EXAMPLE),
+        ),
+        Spec(
+            *(Analytics.user, "GET", "/api/analytics/users/{uid}", "read", Activity),
+            parameters=(RECENT, MOMENT_CURSOR),
+            in_path={"uid": {"maxLength": USER_LENGTH}},
+            example=Example(params={"uid": "u1"}),
+        ),
+        Spec(Analytics.system, "GET", "/api/analytics/system", "read", Totals),
+        Spec(Analytics.trending, "GET", "/api/analytics/trending", "read", Trending, parameters=(WINDOW, RANKED)),
+    ),
+    collections=(EVENTS, TOTALS, *(grain.collection for grain in GRAINS)),
+    views=(Query(TOTALS),),
+    made_up=events,
+    times=frozenset({"start"}),  # of a bucket
+)

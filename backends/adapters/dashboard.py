@@ -6,23 +6,20 @@ publishers need no lock, a publication can be applied twice or late, and no docu
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
-from backends.adapters.common import (
-    Scene,
-    Written,
-    from_unix,
-    limit_of,
-    moment_after,
-    moment_cursor,
-    read_body,
-    refused,
-    reply,
-    stream,
-    time_of,
-)
+from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_cursor
+from backends.adapters.replies import Written, refused, reply
+from backends.adapters.requests import Moment, read_body
+from backends.adapters.shapes import Strict
+from backends.adapters.streams import Scene, stream
+from backends.adapters.times import from_unix
 from backends.documents.changes import Put
 from backends.documents.port import Context, Document, DocumentStore, Fields, Filter, Query, put
 from backends.operations import Answer, Call, error_answer
@@ -30,6 +27,10 @@ from backends.operations import Answer, Call, error_answer
 COLLECTION: Final = "dashboard_snapshots"
 NEWEST: Final = Query(COLLECTION, order="published_at", descending=True, limit=1)
 HISTORY_AGE_S: Final = 2.0  # how old a page of history may be
+SNAPSHOTS: Final = 60  # made up, one a minute
+FROM: Final = Moment("from")
+TO: Final = Moment("to")
+PAGE: Final = Limit(50, 500)
 _EXAMPLE: Final = '{"metrics": {"active_users": 120, "revenue": 99.5}}'
 
 
@@ -39,6 +40,21 @@ class Publish(msgspec.Struct, forbid_unknown_fields=True):
     metrics: dict[str, Any]
     id: str | None = None
     published_at: str | None = None
+
+
+class Snapshot(Strict):
+    """Dashboard metrics as they were published."""
+
+    id: str
+    published_at: datetime
+    metrics: dict[str, Any]
+
+
+class History(Strict):
+    """Earlier snapshots, newest first."""
+
+    snapshots: list[Snapshot]
+    next_cursor: str | None
 
 
 def shown(document: Document) -> dict[str, object]:
@@ -65,8 +81,8 @@ class Dashboard:
 
     async def history(self, call: Call, ctx: Context) -> Answer:
         """Snapshots before the current one, newest first, from ``from`` to ``to``, both included."""
-        limit = limit_of(call, default=50, maximum=500)
-        first, last = time_of(call, "from"), time_of(call, "to")
+        limit = PAGE.of(call)
+        first, last = FROM.of(call), TO.of(call)
         if first is not None and last is not None and first > last:
             raise refused(400, "invalid_query", "from is later than to")
         bounds = [] if first is None else [Filter("published_at", ">=", first)]
@@ -103,3 +119,35 @@ class Dashboard:
             return Scene(newest.id, "metrics", reply(200, shown(newest)).body)
 
         return stream(self._store, COLLECTION, None, look, await look(ctx))
+
+
+def snapshots(dice: random.Random) -> Iterator[MadeUp]:
+    """An hour of snapshots."""
+    for ago in reversed(range(SNAPSHOTS)):
+        metrics = {
+            "active_users": dice.randint(800, 1200),
+            "requests_per_minute": dice.randint(9_000, 12_000),
+            "error_rate": round(dice.uniform(0.001, 0.01), 4),
+            "revenue": round(dice.uniform(1_000, 2_000), 2),
+        }
+        yield made_up(dice, Dashboard.publish, ANCHOR - timedelta(minutes=ago), {"metrics": metrics})
+
+
+_METRICS: Final = "/api/dashboard/metrics"
+
+ADAPTER: Final = Adapter(
+    name="dashboard",
+    handlers=Dashboard,
+    serves=(
+        Spec(Dashboard.current, "GET", _METRICS, "read", Snapshot, refuses=(404,)),
+        Spec(
+            *(Dashboard.history, "GET", f"{_METRICS}/history", "read", History),
+            parameters=(FROM, TO, PAGE, MOMENT_CURSOR),
+        ),
+        Spec(Dashboard.publish, "PUT", _METRICS, "write", Snapshot, body=Publish, example=Example(_EXAMPLE)),
+        Spec(Dashboard.stream, "GET", f"{_METRICS}/stream", "stream"),
+    ),
+    collections=(COLLECTION,),
+    views=(Query(COLLECTION, order="published_at", descending=True, limit=100),),
+    made_up=snapshots,
+)

@@ -14,28 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from backends.adapters.common import (
-    Scene,
-    Written,
-    cursor_of,
-    from_unix,
-    invalid_cursor,
-    limit_of,
-    moment_after,
-    moment_cursor,
-    read_body,
-    refused,
-    reply,
-    stream,
-    write_cursor,
-)
+from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.pages import MOMENT_CURSOR, Cursor, Limit, invalid_cursor, moment_after, moment_cursor
+from backends.adapters.replies import Written, refused, reply
+from backends.adapters.requests import Choice, read_body
+from backends.adapters.shapes import Strict
+from backends.adapters.streams import Scene, stream
+from backends.adapters.times import from_unix
 from backends.documents.changes import ATTEMPTS, All, Change, Newest, Once, contended
 from backends.documents.port import (
     Context,
@@ -59,8 +52,10 @@ CHUNK_FILES: Final = 400  # files in one commit: with a group each it stays belo
 CHUNK_BYTES: Final = 600_000  # of a batch's document, which may hold 1 MiB
 LIST_AGE_S: Final = 1.0
 RESULTS_AGE_S: Final = 2.0
+SCANS: Final = 12  # made up
 
-STATUSES: Final = ("queued", "running", "completed", "failed", "cancelled")
+Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
 
 # Which status may follow which. A job's own status may be repeated with new progress.
@@ -69,6 +64,12 @@ MAY_FOLLOW: Final[dict[str, frozenset[str]]] = {
     "running": frozenset({"running", "completed", "failed", "cancelled"}),
     **dict.fromkeys(FINISHED, frozenset[str]()),
 }
+
+STATUS: Final = Choice("status", STATUSES)
+LIST_PAGE: Final = Limit(50, 200)
+PAGE: Final = Limit(100, 500)
+RESULTS_CURSOR: Final = Cursor((str, int))  # the batch that the page ended in, and how many of its files were shown
+GROUPS_CURSOR: Final = Cursor((int, str))  # the last group's waste, and its id
 
 _EXAMPLES: Final = {
     "create": '{"root": "/home", "name": "weekly"}',
@@ -112,6 +113,60 @@ class Results(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a batch of results."""
 
     files: Annotated[list[File], msgspec.Meta(min_length=1, max_length=500)]
+
+
+class Scan(Strict):
+    """A scan job."""
+
+    id: str
+    status: Status
+    progress: float
+    root: str
+    name: str
+    message: str
+    created_at: datetime
+    updated_at: datetime
+    files: int
+    bytes: int
+
+
+class ScanPage(Strict):
+    """Scan jobs, newest first."""
+
+    scans: list[Scan]
+    next_cursor: str | None
+
+
+class Accepted(Strict):
+    """Files that were taken."""
+
+    scan: str
+    accepted: int
+
+
+class FilePage(Strict):
+    """Files that a scan found."""
+
+    files: list[File]
+    next_cursor: str | None
+
+
+class Group(Strict):
+    """Files of equal content."""
+
+    hash: str
+    size: int
+    copies: int
+    bytes_wasted: int
+
+
+class Duplicates(Strict):
+    """Groups of equal files, the most wasteful first; the totals are over all groups, not this page's."""
+
+    groups: list[Group]
+    total_groups: int
+    total_bytes_wasted: int
+    next_cursor: str | None
 
 
 def shown(document: Document) -> dict[str, object]:
@@ -176,14 +231,9 @@ class Scans:
 
     async def list(self, call: Call, ctx: Context) -> Answer:
         """Jobs, newest first, of one status or all."""
-        limit = limit_of(call, default=50, maximum=200)
-        where: tuple[Filter, ...] = ()
-        status = call.query.get("status")
-        if status is not None:
-            if status not in STATUSES:
-                expected = ", ".join(STATUSES)
-                raise refused(400, "invalid_query", f"status: expected one of {expected}, found {status[:40]!r}")
-            where = (Filter("status", "==", status),)
+        limit = LIST_PAGE.of(call)
+        status = STATUS.of(call)
+        where = () if status is None else (Filter("status", "==", status),)
         query = Query(COLLECTION, where, "created_at", True, limit + 1, moment_cursor(call))
         found = await self._store.query(query, ctx, max_age=LIST_AGE_S)
         cursor = moment_after(found[limit - 1], "created_at") if len(found) > limit else None
@@ -225,14 +275,13 @@ class Scans:
 
     async def results(self, call: Call, ctx: Context) -> Answer:
         """The files, in the order in which their batches came."""
-        limit = limit_of(call, default=100, maximum=500)
-        cursor = cursor_of(call, str, int)
+        limit = PAGE.of(call)
+        cursor = RESULTS_CURSOR.of(call)
         scan = await self._find(call, ctx)
         collection = f"{scan.path}/results"
         skip = 0
         batches: Sequence[Document] = ()
         if cursor is not None:
-            # The batch that the last page ended in, and how many of its files were shown.
             batch_id, skip = str(cursor[0]), int(cursor[1])
             batch = await self._store.get(f"{collection}/{batch_id}", ctx)
             if batch is None or skip < 0:
@@ -250,7 +299,7 @@ class Scans:
                 skip += len(taken)
                 place = batch.fields["posted_at"], batch.id
                 if len(page) == limit and skip < len(files):
-                    return reply(200, {"files": page, "next_cursor": write_cursor(batch.id, skip)})
+                    return reply(200, {"files": page, "next_cursor": RESULTS_CURSOR.write(batch.id, skip)})
                 if len(page) < limit:
                     skip = 0
                 else:
@@ -261,7 +310,7 @@ class Scans:
             if not batches:
                 return reply(200, {"files": page, "next_cursor": None})
             if full:
-                return reply(200, {"files": page, "next_cursor": write_cursor(batches[0].id, 0)})
+                return reply(200, {"files": page, "next_cursor": RESULTS_CURSOR.write(batches[0].id, 0)})
             wanted = min(2 * wanted, 64)
 
     async def duplicates(self, call: Call, ctx: Context) -> Answer:
@@ -269,8 +318,8 @@ class Scans:
 
         Empty files waste nothing and are not among them.
         """
-        limit = limit_of(call, default=100, maximum=500)
-        cursor = cursor_of(call, int, str)
+        limit = PAGE.of(call)
+        cursor = GROUPS_CURSOR.of(call)
         scan = await self._find(call, ctx)
         wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
         place = None if cursor is None else (cursor[0], str(cursor[1]))
@@ -281,7 +330,7 @@ class Scans:
         if len(groups) > limit:
             wasted = groups[limit - 1].fields["wasted"]
             assert isinstance(wasted, int)
-            more = write_cursor(wasted, groups[limit - 1].id)
+            more = GROUPS_CURSOR.write(wasted, groups[limit - 1].id)
         return reply(
             200,
             {
@@ -386,3 +435,71 @@ def _batch(scan: str, files: Sequence[File], now: float, nth: int) -> Once:
 def _digest(content: bytes) -> str:
     """An id that says nothing of the order in which documents were made."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def jobs(dice: random.Random) -> Iterator[MadeUp]:
+    """Jobs in turn queued, running and completed, with files of which some are equal."""
+    for nth in range(SCANS):
+        at = ANCHOR - timedelta(minutes=10 * (SCANS - nth))
+        create = made_up(dice, Scans.create, at, {"root": f"/data/{nth}", "name": f"scan {nth}"})
+        yield create
+        steps: tuple[tuple[str, int], ...] = ((), (("running", 40),), (("running", 50), ("completed", 100)))[nth % 3]
+        for minutes, (status, progress) in enumerate(steps, 1):
+            later = at + timedelta(minutes=minutes)
+            yield made_up(dice, Scans.update, later, {"status": status, "progress": progress}, id=create.id)
+            if status == "running":
+                files = [
+                    {"path": f"/data/{nth}/{index}", "size": 1000 * (index % 7), "hash": f"{dice.randrange(40):08x}"}
+                    for index in range(120)
+                ]
+                yield made_up(dice, Scans.add_results, later, {"files": files}, id=create.id)
+
+
+_ONE: Final = "/api/scans/{id}"
+_MADE: Final = Example(of=Scans.create)
+
+ADAPTER: Final = Adapter(
+    name="scans",
+    handlers=Scans,
+    serves=(
+        Spec(
+            *(Scans.create, "POST", "/api/scans", "write", Scan),
+            status=201,
+            body=Create,
+            body_optional=True,
+            example=Example(_EXAMPLES["create"]),
+        ),
+        Spec(Scans.list, "GET", "/api/scans", "read", ScanPage, parameters=(STATUS, LIST_PAGE, MOMENT_CURSOR)),
+        Spec(Scans.get, "GET", _ONE, "read", Scan, refuses=(404,), example=_MADE),
+        Spec(
+            *(Scans.update, "PATCH", _ONE, "write", Scan),
+            refuses=(404, 409),
+            body=Update,
+            example=Example(_EXAMPLES["update"], of=Scans.create),
+        ),
+        Spec(
+            *(Scans.add_results, "POST", f"{_ONE}/results", "write", Accepted),
+            status=201,
+            refuses=(404, 409),
+            body=Results,
+            example=Example(_EXAMPLES["results"], of=Scans.create),
+        ),
+        Spec(
+            *(Scans.results, "GET", f"{_ONE}/results", "read", FilePage),
+            refuses=(404,),
+            parameters=(PAGE, RESULTS_CURSOR),
+            example=_MADE,
+        ),
+        Spec(
+            *(Scans.duplicates, "GET", f"{_ONE}/duplicates", "read", Duplicates),
+            refuses=(404,),
+            parameters=(PAGE, GROUPS_CURSOR),
+            example=_MADE,
+        ),
+        Spec(Scans.stream, "GET", f"{_ONE}/stream", "stream", refuses=(404,), example=_MADE),
+    ),
+    collections=(COLLECTION,),
+    views=(Query(COLLECTION, order="created_at", descending=True, limit=500),),
+    made_up=jobs,
+    newer={COLLECTION: newer},
+)

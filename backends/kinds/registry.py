@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backends.adapters.views import VIEWS
+from backends.adapters.registry import views
 from backends.copy.fixtures import initial
 from backends.documents.port import DocumentStore
 from backends.kinds import settings
@@ -26,7 +26,7 @@ def build_store(backend: settings.Backend, shared: Path | None, *, live: bool = 
             )
         case settings.Firestore():
             fence = _file(shared, "firestore.fence") if shared is not None else None
-            return FirestoreStore(backend, VIEWS if live else (), fence)
+            return FirestoreStore(backend, views() if live else (), fence)
         case settings.Http():
             raise ValueError("an http backend is forwarded to by the data plane, it has no document store")
 

@@ -13,15 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from backends.adapters.analytics import Analytics
-from backends.adapters.common import Refused
-from backends.adapters.dashboard import Dashboard
-from backends.adapters.scans import Scans
+from backends.adapters import registry
+from backends.adapters.replies import Refused
 from backends.arm import Health
 from backends.documents.changes import Change
 from backends.documents.port import Cell, Context, DocumentStore, Reason, Rejected
 from backends.errors import Fault, FaultKind
-from backends.operations import OPERATIONS, Answer, Call, Operation, error_answer
+from backends.operations import Answer, Call, Operation, error_answer
 
 MEMO_LIMIT: Final = 4096  # answers kept, an arm
 TARGET_LIMIT: Final = 512  # bytes of a request-target whose answer is kept
@@ -57,10 +55,7 @@ class StoreArm:
         self._memos: dict[bytes, _Memo] = {}
         self._memo_hits = 0
         self._gaps: set[str] = set()  # operations of which the store refused a read
-        adapters = {"dashboard": Dashboard(store), "scans": Scans(store), "analytics": Analytics(store)}
-        self._handlers: dict[str, Callable[[Call, Context], Any]] = {
-            operation.name: getattr(adapters[operation.adapter], operation.call) for operation in OPERATIONS
-        }
+        self._handlers: dict[str, Callable[[Call, Context], Any]] = registry.handlers(store)
 
     def peek(self, operation: Operation, target: bytes) -> Answer | None:
         """As ``Arm.peek``."""

@@ -14,7 +14,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from backends import openapi as data_openapi
+from backends.adapters import openapi as data_openapi
 from control.api import answers, openapi
 from control.api.answers import Problem, whole
 from control.api.auth import (

@@ -1,8 +1,8 @@
 """Warms the demo's Firestore emulator up: a fresh Java process is seconds slower than one that has worked a little.
 
-``python -m control.demo.warm`` asks every operation of a project of its own, round by round, until rounds are quick
-or its time is over. Without it a demo's first phases measure Java's compiler: on two busy cores p95 was 3 s, and a
-third of the runs rolled back; with it p95 is 30 to 300 ms.
+``python -m control.demo.warm`` asks every operation of a project of its own, by its adapter's example, round by round
+until rounds are quick or its time is over. Without it a demo's first phases measure Java's compiler: on two busy
+cores p95 was 3 s, and a third of the runs rolled back; with it p95 is 30 to 300 ms.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import asyncio
 import json
 import secrets
 import time
-from typing import Final
+from typing import Any, Final
 
+from backends.adapters.adapter import Adapter, Spec, example_call
+from backends.adapters.registry import adapters
 from backends.arm import Arm
 from backends.errors import Fault
 from backends.kinds.settings import Duration, Firestore
-from backends.operations import OPERATIONS, Answer, Call
+from backends.operations import Answer, Call
 from backends.pair.manager import build_arm
 from proxy.process.child import die_with_parent
 
@@ -24,27 +26,22 @@ PROJECT: Final = "demo-warm-up"
 QUICK_S: Final = 0.25  # a round of every operation at once
 QUICK_ROUNDS: Final = 5
 WITHIN_S: Final = 20.0
-_BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
+
+Answered = dict[str, dict[str, Any]]
 
 
-def calls(scan: str, k: int) -> list[Call]:
-    """One of each: writes, then reads, none like one of another round, so that none is answered from memory."""
-    writes = {
-        "dashboard.publish": {"metrics": {"round": k}},
-        "scans.create": {"root": f"/{k}"},
-        "analytics.ingest": [{"user": f"user-{k % 20}", "type": "view", "item": f"product-{k % 50}"}],
-        "scans.add_results": {"files": [{"path": f"/{k}/a", "size": k, "hash": "same"}]},
-    }
-    reads = [name for name, operation in _BY_NAME.items() if operation.kind == "read"]
-    return [_call(name, scan, k, json.dumps(body).encode()) for name, body in writes.items()] + [
-        _call(name, scan, k) for name in reads
-    ]
+def examples() -> list[tuple[Adapter, Spec]]:
+    """What is asked in a round: every operation but the streams, which would not end."""
+    return [(adapter, spec) for adapter in adapters() for spec in adapter.serves if spec.kind != "stream"]
 
 
-def _call(name: str, scan: str, k: int, body: bytes = b"") -> Call:
-    params = {"id": scan, "uid": f"user-{k % 20}"}
-    query = {"limit": str(1 + k % 50)}
-    return Call(_BY_NAME[name], f"{name}?{k}".encode(), params, query, body, time.time(), secrets.token_hex(10))
+def call(adapter: Adapter, spec: Spec, k: int, answered: Answered) -> Call:
+    """An operation's example, unlike that of another round, so that it is not answered from memory."""
+    made = example_call(adapter, spec, answered, time.time(), secrets.token_hex(10))
+    if "limit" in (parameter.name for parameter in spec.parameters):
+        made.query["limit"] = str(1 + k % 50)
+    made.target = f"{made.operation.name}?{k}".encode()
+    return made
 
 
 async def warm_up() -> int:
@@ -52,14 +49,22 @@ async def warm_up() -> int:
     arm = build_arm(Firestore(PROJECT, deadline_s=Duration(WITHIN_S)))
     await arm.start()
     ends, quick, k = time.monotonic() + WITHIN_S, 0, 0
+    answered: Answered = {}  # by operation, what made the documents that other examples are of
     try:
-        made = await arm.answer(_call("scans.create", "", 0, b"{}"))
-        scan = json.loads(made.body)["id"]
+        for adapter, spec in examples():
+            if any(other.example.of == spec.handler for other in adapter.serves):
+                answer = await arm.answer(call(adapter, spec, 0, answered))
+                answered[f"{adapter.name}.{spec.call}"] = json.loads(answer.body)
         while quick < QUICK_ROUNDS and time.monotonic() < ends:
             k += 1
             began = time.monotonic()
-            await asyncio.gather(*(_ask(arm, call) for call in calls(scan, k)))
+            calls = [call(adapter, spec, k, answered) for adapter, spec in examples()]
+            answers = await asyncio.gather(*(_ask(arm, each) for each in calls))
             quick = quick + 1 if time.monotonic() - began < QUICK_S else 0
+            # The next round is about the documents that this one made.
+            for each, given in zip(calls, answers, strict=True):
+                if each.operation.name in answered and given is not None:
+                    answered[each.operation.name] = json.loads(given.body)
     finally:
         await arm.close()
     return k

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from backends.adapters.loading import added
 from backends.kinds.settings import Backend, Duration, Firestore, Http, Mock
 from control.plan.gates import Freeze, Window
 from control.plan.mistakes import join, one_of, problems, shown, sound_keys
@@ -95,7 +96,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             Route(name, migration.routes, migration.source, migration.target, migration.mode)
             for name, migration in self.migrations.items()
         )
-        return Plan(self.app, msgspec.structs.replace(self.proxy, workers=workers), self.backends, routes)
+        proxy = msgspec.structs.replace(self.proxy, workers=workers)
+        return Plan(self.app, proxy, self.backends, routes, added())
 
     def firebase_project(self) -> str | None:
         """The audience that an ID token must be for."""

@@ -14,8 +14,9 @@ from fnmatch import translate
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
+from backends.adapters.registry import operations as table
 from backends.kinds.settings import Backend, Http
-from backends.operations import OPERATIONS, Kind, Operation
+from backends.operations import Kind, Operation
 from proxy.board.board import Layout
 from proxy.http1.head import Line
 from proxy.http1.refusal import Refused
@@ -63,7 +64,7 @@ def _matches(pattern: str) -> Callable[[str], object]:
 def operations_of(route: Route, backends: dict[str, Backend]) -> tuple[Operation, ...]:
     """The operations of a migration, in the order of the board's cells.
 
-    Where an arm is a document store: those of the table that its routes reach. Between HTTP origins: one for each
+    Where an arm is a document store: those of the adapters that its routes reach. Between HTTP origins: one for each
     route and kind, since what a path means is known to the origins alone.
     """
     if is_http(route, backends):
@@ -75,7 +76,7 @@ def operations_of(route: Route, backends: dict[str, Backend]) -> tuple[Operation
         )
     patterns = [_matches(pattern) for pattern in route.routes]
     # "/api/scans/*" means the collection itself too: /api/scans.
-    return tuple(op for op in OPERATIONS if any(match(op.path) or match(op.path + "/") for match in patterns))
+    return tuple(op for op in table() if any(match(op.path) or match(op.path + "/") for match in patterns))
 
 
 def layout(plan: Plan, workers: int) -> Layout:

@@ -280,6 +280,7 @@ class Supervisor:
             "board": str(self._board.path),
             "boot": self._boot,
             "orders": self._launch.control_orders,
+            "adapters": self._launch.plan.adapters,
         }
         return self._spawn(self._launch.control_module, orders, (fd,))
 

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 import uvloop
 
+from backends.adapters import loading
 from backends.arm import SOURCE, TARGET, DataSource
 from backends.kinds.settings import Backend, Http, decode_hook
 from backends.pair.alone import build_alone
@@ -153,6 +154,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     raise_descriptor_limit()
+    loading.use(orders.plan.adapters)
     uvloop.run(_serve(orders))
 
 

@@ -34,6 +34,7 @@ import grpc
 import uvloop
 from google.cloud import firestore
 
+from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.documents.port import Context, put
 from backends.kinds import settings
@@ -41,11 +42,11 @@ from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
 from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.settings import Firestore
-from backends.operations import OPERATIONS, Call
+from backends.operations import Call
 from backends.pair.manager import Source, build_source
 from tests.bench import views
 
-BY_NAME = {operation.name: operation for operation in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in operations()}
 PROJECT = "demo-bench"
 
 

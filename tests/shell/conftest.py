@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from backends.adapters.registry import operations
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
-from backends.operations import OPERATIONS
 from control.api.app import Api
 from control.api.auth import Gatekeeper
 from control.checks.check import Check
@@ -30,7 +30,7 @@ from proxy.board import board as boards
 from proxy.board import histogram
 from proxy.board.board import Board, Layout
 
-NAMES = tuple(operation.name for operation in OPERATIONS)
+NAMES = tuple(operation.name for operation in operations())
 
 
 class Workers:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from backends.adapters.analytics import SHARDS, _digest
+from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.copy import fixtures
 from backends.copy.seed import seed
@@ -23,11 +24,11 @@ from backends.errors import Fault, FaultKind
 from backends.kinds import settings
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.settings import Duration
-from backends.operations import OPERATIONS, Answer, Call
+from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_arm, build_source
 from backends.pair.storearm import MEMO_LIMIT, StoreArm
 
-BY_NAME = {operation.name: operation for operation in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in operations()}
 
 
 def call(name: str, body: Any = None, target: bytes | None = None, query: Any = None, **params: str) -> Call:
@@ -306,9 +307,9 @@ async def test_an_abandoned_read_leaves_the_target_at_once() -> None:
 
 
 def test_made_up_data_is_the_same_every_time_and_seeds_differ() -> None:
-    fixtures.made_up.cache_clear()
+    fixtures.documents.cache_clear()
     first = fixtures.made_up(1)
-    fixtures.made_up.cache_clear()
+    fixtures.documents.cache_clear()
     assert fixtures.made_up(1) == first
     assert fixtures.made_up(2) != first
     assert {mutation.path.split("/")[0] for mutation in first} >= {"dashboard_snapshots", "scans", "analytics_events"}

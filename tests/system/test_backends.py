@@ -20,8 +20,9 @@ import grpc
 import msgspec
 import pytest
 
-from backends import openapi
 from backends.adapters.analytics import GRAINS, SHARDS, _digest
+from backends.adapters.registry import operations, specs
+from backends.adapters.shapes import Error
 from backends.arm import GAUGES, SOURCE, TARGET, Outcome
 from backends.documents.port import Context, Filter, Query, Reason, Rejected
 from backends.errors import FaultKind
@@ -29,12 +30,12 @@ from backends.kinds import settings
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
 from backends.kinds.settings import Duration
-from backends.operations import OPERATIONS, Answer, Call
+from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_source
 from backends.resilience.breaker import MIN_CALLS
 from tests.support.fault_proxy import FaultProxy
 
-BY_NAME = {operation.name: operation for operation in OPERATIONS}
+BY_NAME = {operation.name: operation for operation in operations()}
 NOW = 1_790_000_000.0  # when requests of these tests are made, if it matters
 
 
@@ -102,10 +103,10 @@ class Both:
         assert [outcome.arm for outcome in answers] == [SOURCE, TARGET], answers
         self.asked += 1
         self.statuses[mine.status] += 1
-        status, shape, refusals = openapi.ANSWERS[name]
-        assert mine.status in {status, 400, *refusals}, f"{name}: {mine.status} is not published"
+        spec = specs()[name]
+        assert mine.status in {spec.status, 400, *spec.refuses}, f"{name}: {mine.status} is not published"
         return msgspec.to_builtins(
-            msgspec.json.decode(mine.body, type=shape if mine.status == status else openapi.Error)
+            msgspec.json.decode(mine.body, type=spec.answer if mine.status == spec.status else Error)
         )
 
 

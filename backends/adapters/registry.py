@@ -1,0 +1,93 @@
+"""The table of adapters, and what follows from it: operations, live views, handlers, who claims a document. Pure.
+
+Adding an adapter to the product is its file and its place in ``BUILT_IN``; ``loading`` adds one from outside. The
+table is filled before a process reads its plan. What was built by then (a board's layout, a router, an arm) keeps the
+operations that it was built with, so every process of one run must have the same table: see ``loading``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from itertools import combinations
+from typing import Any, Final
+
+from backends.adapters.adapter import PLACEHOLDER, Adapter, AdapterError, Spec
+from backends.adapters.analytics import ADAPTER as ANALYTICS
+from backends.adapters.dashboard import ADAPTER as DASHBOARD
+from backends.adapters.scans import ADAPTER as SCANS
+from backends.documents.port import Context, DocumentStore, Query
+from backends.operations import Call, Operation
+
+BUILT_IN: Final = (DASHBOARD, SCANS, ANALYTICS)
+
+_table: tuple[Adapter, ...] = BUILT_IN
+
+
+def install(adapters: Sequence[Adapter]) -> None:
+    """Make these the table. Raises ``AdapterError``, and leaves the table as it is, where two claim the same."""
+    problems = list(_conflicts(adapters))
+    if problems:
+        raise AdapterError("\n".join(problems))
+    global _table
+    _table = tuple(adapters)
+
+
+def adapters() -> tuple[Adapter, ...]:
+    """Every adapter, in the order of the board's cells."""
+    return _table
+
+
+def operations() -> tuple[Operation, ...]:
+    """Every operation, in the order of the board's cells."""
+    return tuple(operation for adapter in _table for operation in adapter.operations)
+
+
+def specs() -> dict[str, Spec]:
+    """What each operation declares, by the operation's name."""
+    return {
+        operation.name: spec
+        for adapter in _table
+        for operation, spec in zip(adapter.operations, adapter.serves, strict=True)
+    }
+
+
+def views() -> tuple[Query, ...]:
+    """What a store keeps live."""
+    return tuple(view for adapter in _table for view in adapter.views)
+
+
+def handlers(store: DocumentStore) -> dict[str, Callable[[Call, Context], Coroutine[Any, Any, Any]]]:
+    """Every operation's handler over the store, by the operation's name."""
+    made = [(adapter, adapter.handlers(store)) for adapter in _table]
+    return {
+        operation.name: getattr(instance, operation.call)
+        for adapter, instance in made
+        for operation in adapter.operations
+    }
+
+
+def claiming(path: str) -> Adapter | None:
+    """The adapter whose document this is, or whose collection."""
+    collection = path.split("/")[0]
+    return next((adapter for adapter in _table if collection in adapter.collections), None)
+
+
+def _conflicts(adapters: Sequence[Adapter]) -> Iterator[str]:
+    for one, other in combinations(adapters, 2):
+        said = f"{other.file}: adapter {other.name!r}"
+        whose = f"belongs to adapter {one.name!r} already ({one.file})"
+        if one.name == other.name:
+            yield f"{said}: the name {whose}"
+        for collection in sorted({*one.collections} & {*other.collections}):
+            yield f"{said}: the collection {collection} {whose}"
+        for path in sorted({spec.path for spec in other.serves}):
+            if any(_meet(path, spec.path) for spec in one.serves):
+                yield f"{said}: the path {path} {whose}"
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether some path fits both templates."""
+    pairs = zip(one.split("/"), other.split("/"), strict=False)
+    return one.count("/") == other.count("/") and all(
+        a == b or PLACEHOLDER.fullmatch(a) or PLACEHOLDER.fullmatch(b) for a, b in pairs
+    )
