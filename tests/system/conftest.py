@@ -24,6 +24,7 @@ from control.api.client import Client
 from control.demo.children import Children
 from control.demo.run import Traffic
 
+ROUTES = ("/api/dashboard/*", "/api/scans/*", "/api/analytics/*")
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
 VIEWER = "a-token-that-may-only-look"
@@ -43,7 +44,6 @@ deadline = "10s"
 [migrations.phase6]
 source = "mock"
 target = "firestore"
-routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
 {more}
 phases = [
 {phases}
@@ -95,8 +95,9 @@ def own_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 class Running:
     """A phasegate in front of the demo's app, as real processes: its addresses, its command line, its children."""
 
-    def __init__(self, folder: Path, config: Path, children: Children) -> None:
+    def __init__(self, folder: Path, config: Path, children: Children, module: str) -> None:
         self.folder = folder
+        self.module = module
         self.config = config
         self.children = children
         self.token = TOKEN
@@ -114,7 +115,7 @@ class Running:
 
     def command(self, *args: str) -> list[str]:
         """``phasegate`` with these arguments, as a command."""
-        return [sys.executable, "-m", "control.cli", *args]
+        return [sys.executable, "-m", self.module, *args]
 
     def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run ``phasegate`` with these arguments."""
@@ -163,7 +164,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
         rows = "\n".join(
             f'  {{ name = "{name}", weight = {weight}, min_soak = "{soak}" }},' for name, weight, soak in phases
         )
-        told = {"validate_every": "500ms", "lease": "30s", "min_samples": 5} | migration
+        told = {"routes": ROUTES, "validate_every": "500ms", "lease": "30s", "min_samples": 5} | migration
         more = "\n".join(f"{key} = {json.dumps(value)}" for key, value in told.items())
         path = tmp_path / "phasegate.toml"
         path.write_text(
@@ -185,11 +186,16 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
 def serving(
     configured: Callable[..., Path], children: Children, until: Callable[..., None]
 ) -> Callable[..., Running]:
-    """Serve a configuration (see ``configured``) and wait until app and control plane answer through it."""
+    """Serve a configuration (see ``configured``) and wait until app and control plane answer through it.
 
-    def serve(project: str, phases: Sequence[tuple[str, float, str]], **migration: Any) -> Running:
+    ``module`` is the command line: phasegate's own, or one that adds to the product first.
+    """
+
+    def serve(
+        project: str, phases: Sequence[tuple[str, float, str]], module: str = "control.cli", **migration: Any
+    ) -> Running:
         config = configured(project, phases, **migration)
-        process = children.python("phasegate", "control.cli", "serve", "--config", str(config))
+        process = children.python("phasegate", module, "serve", "--config", str(config))
         ready = config.parent / "run" / "ready.json"
 
         def started() -> bool:
@@ -197,7 +203,7 @@ def serving(
             return ready.exists()
 
         until(started, 120, "phasegate's start")
-        running = Running(config.parent, config, children)
+        running = Running(config.parent, config, children, module)
         until(running.client.ready, 120, "the control plane")
         until(lambda: len(running.client.status()["workers"]) == 2, 120, "both workers")
         seeded = running.phasegate("seed", "--config", str(config), "--yes")
