@@ -19,6 +19,10 @@ from backends.kinds.settings import Backend, Duration
 Count = Annotated[int, Meta(ge=0)]
 
 
+class CannotStartError(Exception):
+    """Something outside this process is in the way; the message says what, and what to do."""
+
+
 class OriginTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TLS toward the app, beyond what https:// says by itself."""
 

@@ -20,11 +20,11 @@ import structlog
 from backends.arm import SOURCE, DataSource, Outcome
 from backends.errors import Fault, FaultKind
 from backends.operations import Answer, Call, error_answer
-from proxy.board import board
+from proxy.board.layout import Layout
 from proxy.http1.body import chunk, last_chunk
 from proxy.http1.downstream import Downstream
 from proxy.migration.routes import Endpoint
-from proxy.migration.share import Share
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway, Service
 
@@ -52,14 +52,14 @@ class Answering(Service):
         self,
         gateway: Gateway,
         cells: memoryview[int],
-        layout: board.Layout,
+        layout: Layout,
         slot: int,
         migration: int,
         stickiness: Stickiness,
         source: DataSource,
     ) -> None:
         self.gateway = gateway
-        self.share = Share(cells, layout, slot, migration, stickiness)
+        self.share = Split(cells, layout, slot, migration, stickiness)
         self.source = source
         self.kinds = tuple(arm.kind.encode() for arm in source.arms)
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from backends.arm import SOURCE, TARGET, DataSource
 from backends.errors import Fault, FaultKind
-from proxy.board import board
+from proxy.board.layout import Layout
 from proxy.http1.downstream import Downstream
 from proxy.http1.pool import Pool
 from proxy.migration.answering import Answering, Exchange
-from proxy.migration.relay import Relay
+from proxy.migration.relaying import Relay
 from proxy.migration.routes import Endpoint
 from proxy.migration.sticky import Stickiness
 
@@ -30,7 +30,7 @@ class Mixing(Answering):
         self,
         gateway: Gateway,
         cells: memoryview[int],
-        layout: board.Layout,
+        layout: Layout,
         slot: int,
         migration: int,
         stickiness: Stickiness,

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote
 
 from backends.kinds.settings import Backend, Http
 from backends.operations import OPERATIONS, Kind, Operation
-from proxy.board.board import Layout
+from proxy.board.layout import Layout
 from proxy.http1.head import Line
 from proxy.http1.refusal import Refused
 from proxy.settings import Plan, Route

@@ -11,8 +11,9 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from proxy.board.layout import BUCKETS
 from proxy.http1.head import Fields
-from proxy.migration import splitter
+from proxy.migration import buckets
 
 if TYPE_CHECKING:
     from proxy.http1.downstream import Downstream
@@ -30,7 +31,7 @@ class Stickiness:
 
     def __init__(self, rules: Sequence[str], migrations: Sequence[str]) -> None:
         self._rules = rules
-        self._salts = tuple(splitter.salt(name) for name in migrations)
+        self._salts = tuple(buckets.salt(name) for name in migrations)
 
     @staticmethod
     def wanted(rules: Sequence[str]) -> frozenset[bytes]:
@@ -48,11 +49,11 @@ class Stickiness:
             return sticky[migration], b""
         salt = self._salts[migration]
         if sticky is _ADDRESS:
-            return splitter.bucket(salt, client.client_address.encode()), b""
+            return buckets.bucket(salt, client.client_address.encode()), b""
         if sticky is _RANDOM:
-            return secrets.randbelow(splitter.BUCKETS), b""
+            return secrets.randbelow(BUCKETS), b""
         minted = secrets.token_hex(8).encode()
-        return splitter.bucket(salt, minted), _SET_COOKIE % minted
+        return buckets.bucket(salt, minted), _SET_COOKIE % minted
 
     def _resolve(self, fields: Fields) -> tuple[int, ...] | str:
         for rule in self._rules:
@@ -70,5 +71,5 @@ class Stickiness:
             elif kind == "random":
                 return _RANDOM
             if key:
-                return tuple(splitter.bucket(salt, key) for salt in self._salts)
+                return tuple(buckets.bucket(salt, key) for salt in self._salts)
         return _RANDOM

@@ -8,7 +8,7 @@ from email.utils import formatdate
 from time import monotonic, monotonic_ns, time
 from typing import Final
 
-from proxy.board import board
+from proxy.board import layout as at
 from proxy.http1 import forwarding
 from proxy.http1.access import LogFile, Logged
 from proxy.http1.connection import LINGER_S
@@ -78,9 +78,9 @@ class Gateway:
         self.pools: list[Pool] = []
         self.app = self.pool(plan.app)
         self._cells = cells
-        self._app_requests = row + board.W_APP_REQUESTS
-        self._app_errors = row + board.W_APP_ERRORS
-        self._refused = row + board.W_REFUSED
+        self._app_requests = row + at.W_APP_REQUESTS
+        self._app_errors = row + at.W_APP_ERRORS
+        self._refused = row + at.W_REFUSED
         self.tick()
 
     def pool(self, app: App) -> Pool:

@@ -8,11 +8,9 @@ from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import Final
 
+from proxy.settings import CannotStartError
+
 _BACKLOG: Final = 1024
-
-
-class CannotStartError(Exception):
-    """Something outside this process is in the way; the message says what, and what to do."""
 
 
 def parse_address(text: str) -> tuple[str, int]:

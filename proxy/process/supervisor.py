@@ -28,12 +28,13 @@ import msgspec
 import structlog
 
 from backends.kinds.settings import encode_hook
-from proxy.board import board
+from proxy.board.board import Board, BoardError, boot_id
+from proxy.board.layout import M_LEASE_UNTIL, M_WORD, Layout
 from proxy.migration.routes import layout
 from proxy.process.form import form
-from proxy.process.listening import CannotStartError, address_of, bind
+from proxy.process.listening import address_of, bind
 from proxy.process.supervision import History, after_death, is_hung
-from proxy.settings import Plan
+from proxy.settings import CannotStartError, Plan
 from proxy.tls import check_files
 
 _log = structlog.get_logger("phasegate.supervisor")
@@ -65,7 +66,7 @@ class Launch:
 class _Child:
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
-    board: board.Board  # the one it was started with: a new config may have brought another since
+    board: Board  # the one it was started with: a new config may have brought another since
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     started_ns: int = 0
@@ -90,7 +91,7 @@ class Supervisor:
     def __init__(self, load: Callable[[], Launch]) -> None:
         self._load = load
         self._launch = load()
-        self._boot = board.boot_id()
+        self._boot = boot_id()
         plan = self._launch.plan
         check_files(plan.app, plan.proxy.doors())
         self._run_dir = Path(plan.proxy.run_dir)
@@ -154,13 +155,13 @@ class Supervisor:
         lock.flush()
         return lock
 
-    def _open_board(self, plan: Plan) -> board.Board:
+    def _open_board(self, plan: Plan) -> Board:
         """The board of an earlier run on this boot, with its counts and weights, or a new one."""
         path = self._run_dir / "board"
         shape = layout(plan, self._rows)
         try:
-            found = board.Board.open(path, shape, self._boot)
-        except board.BoardError:
+            found = Board.open(path, shape, self._boot)
+        except BoardError:
             return self._new_board(shape, None)
         if any(worker.pid and _is_alive(worker.pid) for worker in found.workers()):
             # Workers of a supervisor that was killed are still finishing, and write their rows.
@@ -169,18 +170,18 @@ class Supervisor:
             found.clear_volatile(row)
         return found
 
-    def _new_board(self, shape: board.Layout, old: board.Board | None) -> board.Board:
+    def _new_board(self, shape: Layout, old: Board | None) -> Board:
         """A board with nothing counted; migrations that the old one had keep their weight."""
         path = self._run_dir / "board"
         try:
-            new = board.Board.create(path, shape, self._boot)
+            new = Board.create(path, shape, self._boot)
         except OSError as error:
             raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
         names = [] if old is None else [name for name, _ in old.layout.migrations]
         for m, (name, _) in enumerate(shape.migrations):
             if old is not None and name in names:
                 before, after = old.layout.migration(names.index(name)), shape.migration(m)
-                for cell in (board.M_LEASE_UNTIL, board.M_WORD):
+                for cell in (M_LEASE_UNTIL, M_WORD):
                     new.cells[after + cell] = old.cells[before + cell]
         return new
 

@@ -18,11 +18,12 @@ from backends.arm import SOURCE, TARGET, DataSource
 from backends.kinds.settings import Backend, Http, decode_hook
 from backends.pair.alone import build_alone
 from backends.pair.manager import build_source
-from proxy.board import board
+from proxy.board import layout as at
+from proxy.board.board import Board
 from proxy.http1.pool import Pool
 from proxy.migration.answering import Answering
 from proxy.migration.mixing import Mixing
-from proxy.migration.relay import Relaying
+from proxy.migration.relaying import Relaying
 from proxy.migration.routes import layout
 from proxy.migration.sticky import Stickiness
 from proxy.process import logs
@@ -53,7 +54,7 @@ class Worker:
     def __init__(self, orders: Orders) -> None:
         plan = orders.plan
         self._layout = layout(plan, orders.rows)
-        self._board = board.Board.open(Path(orders.board), self._layout, orders.boot)
+        self._board = Board.open(Path(orders.board), self._layout, orders.boot)
         self._cells = self._board.cells
         self._row = self._layout.worker(orders.slot)
         self._orders = orders
@@ -104,8 +105,8 @@ class Worker:
         # What lives from here on lives as long as the process: the collector need not walk it again.
         gc.collect()
         gc.freeze()
-        self._cells[self._row + board.W_STARTED_AT] = monotonic_ns()
-        self._cells[self._row + board.W_PID] = os.getpid()
+        self._cells[self._row + at.W_STARTED_AT] = monotonic_ns()
+        self._cells[self._row + at.W_PID] = os.getpid()
         await self._leaving.wait()
         for door in self._doors:
             door.close()  # this process's hold on the sockets; their queues are the supervisor's
@@ -114,7 +115,7 @@ class Worker:
             await source.close()
         for share in self.gateway.shares:
             share.gauge()  # what could not be handed on to the end is lost, and counted so
-        self._cells[self._row + board.W_PID] = 0
+        self._cells[self._row + at.W_PID] = 0
 
     async def _drain(self) -> None:
         self.gateway.drain()
@@ -134,16 +135,16 @@ class Worker:
         asyncio.get_running_loop().call_later(_TICK_S, self._tick)
         gateway = self.gateway
         gateway.tick()
-        self._cells[self._row + board.W_HEARTBEAT] = monotonic_ns()
+        self._cells[self._row + at.W_HEARTBEAT] = monotonic_ns()
         if gateway.now >= self._sweep_at:
             self._sweep_at = gateway.now + _SWEEP_S
             gateway.sweep()
             for door in self._doors:
                 door.refresh()
-            self._cells[self._row + board.W_CONNECTIONS] = len(gateway.clients)
-            self._cells[self._row + board.W_RSS_KB] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB
+            self._cells[self._row + at.W_CONNECTIONS] = len(gateway.clients)
+            self._cells[self._row + at.W_RSS_KB] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB
             times = os.times()
-            self._cells[self._row + board.W_CPU_MS] = int((times.user + times.system) * 1000)
+            self._cells[self._row + at.W_CPU_MS] = int((times.user + times.system) * 1000)
 
 
 def main() -> None:

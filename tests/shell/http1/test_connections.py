@@ -441,7 +441,7 @@ class TestUnreachable:
         assert (await here.talk(GET, "GET"))[0].status == 200
 
     async def test_the_counts_say_what_happened(self, rig: Any) -> None:
-        from proxy.board import board
+        from proxy.board import layout as layouts
 
         here = await rig()
         here.origin.script = [OK, b"nonsense\r\n\r\n"]
@@ -449,7 +449,9 @@ class TestUnreachable:
         await here.talk(GET, "GET")
         await here.refusal(b"nonsense\r\n\r\n")
         row = here.layout.worker(0)
-        counts = [here.cells[row + cell] for cell in (board.W_APP_REQUESTS, board.W_APP_ERRORS, board.W_REFUSED)]
+        counts = [
+            here.cells[row + cell] for cell in (layouts.W_APP_REQUESTS, layouts.W_APP_ERRORS, layouts.W_REFUSED)
+        ]
         assert counts == [2, 1, 1]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from backends.arm import GAUGES, SOURCE, Arm, Outcome
 from backends.operations import EVENT_STREAM, Answer, Call, Operation, json_answer
-from proxy.board import board
+from proxy.board import layout as layouts
 from proxy.migration.answering import Answering
 from proxy.migration.sticky import Stickiness
 from proxy.settings import Route
@@ -75,7 +75,7 @@ async def data(rig: Any, **options: Any) -> tuple[Any, Recorded]:
 
 def inflight(here: Any) -> int:
     own = here.layout.share(0, 0)
-    return sum(here.cells[own + cell] for cell in (board.S_INFLIGHT_SOURCE, board.S_INFLIGHT_TARGET))
+    return sum(here.cells[own + cell] for cell in (layouts.S_INFLIGHT_SOURCE, layouts.S_INFLIGHT_TARGET))
 
 
 def post(body: bytes, *fields: bytes) -> bytes:

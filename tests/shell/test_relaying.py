@@ -16,7 +16,7 @@ from backends.errors import FaultKind
 from backends.kinds.settings import Duration, Http
 from proxy.board.board import Board
 from proxy.http1.downstream import Downstream
-from proxy.migration.relay import Relaying
+from proxy.migration.relaying import Relaying
 from proxy.migration.routes import layout
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway

@@ -11,14 +11,14 @@ from typing import Final, Protocol
 
 from backends.arm import SOURCE
 from backends.errors import FaultKind
-from proxy.board import board
+from proxy.board.layout import Layout
 from proxy.http1.downstream import Downstream
 from proxy.http1.head import Response
 from proxy.http1.passage import Forwarded
 from proxy.http1.pool import Pool
 from proxy.http1.upstream import Failure
 from proxy.migration.routes import Endpoint
-from proxy.migration.share import Share
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway, Service
 
@@ -40,14 +40,14 @@ class Relaying(Service):
         self,
         gateway: Gateway,
         cells: memoryview[int],
-        layout: board.Layout,
+        layout: Layout,
         slot: int,
         migration: int,
         stickiness: Stickiness,
         pools: tuple[Pool, Pool],
     ) -> None:
         self.gateway = gateway
-        self.share = Share(cells, layout, slot, migration, stickiness)
+        self.share = Split(cells, layout, slot, migration, stickiness)
         self.pools = pools
 
     def begin(self, client: Downstream, endpoint: Endpoint, rest: bytes) -> None:
@@ -77,7 +77,7 @@ class Relaying(Service):
 class Origins(Protocol):
     """The migration that a relay serves."""
 
-    share: Share
+    share: Split
 
     def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
         """Have a read that the target failed answered by the source."""
