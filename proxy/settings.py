@@ -98,7 +98,7 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     errors: Errors | None = None
     access_log: AccessLog | None = None
 
-    def doors(self) -> tuple[Listener, ...]:
+    def all_listeners(self) -> tuple[Listener, ...]:
         """Every listener, in the order in which its sockets are bound and handed on."""
         return (*(Listener(address) for address in self.listen), *self.listeners)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import translate
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -19,36 +18,12 @@ from backends.operations import OPERATIONS, Kind, Operation
 from proxy.board.layout import Layout
 from proxy.http1.head import Line
 from proxy.http1.refusal import Refused
+from proxy.http1.service import Endpoint, NotAllowed, Options
 from proxy.settings import Plan, Route
 
 _TARGET_MAX: Final = 4096  # of a data request, whose path and query are decoded
 _PARAMETERS_MAX: Final = 64
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(slots=True)
-class Endpoint:
-    """What a data request leads to: operation ``number`` of migration ``migration``, with its path and query."""
-
-    migration: int
-    number: int
-    operation: Operation
-    params: dict[str, str]
-    query: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class NotAllowed:
-    """The path is a data path, the method none of its."""
-
-    allow: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """OPTIONS of an origin: a request that Max-Forwards may end at this hop. ``beyond``: None is the app."""
-
-    beyond: Endpoint | None
 
 
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:

@@ -9,7 +9,7 @@ all those times is settled; the newest time known to be settled is kept, so that
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from backends.arm import ARMS, GAUGES, LEVELS, SOURCE, TARGET
 from backends.errors import FaultKind
@@ -35,10 +35,8 @@ from proxy.board.layout import (
     S_VOLATILE,
     Layout,
 )
+from proxy.http1.client import Client
 from proxy.migration.sticky import Stickiness
-
-if TYPE_CHECKING:
-    from proxy.http1.downstream import Downstream
 
 _PINNED_BIT: Final = PINNED << 16
 # A mark is dated so much later. Of two workers that mark a bucket at once one is overwritten: it is as well kept.
@@ -91,7 +89,7 @@ class Split:
         self.generation = cells[self._word] >> 32
         cells[self._own + S_GENERATION] = self.generation
 
-    def choose(self, client: Downstream, now_ns: int) -> tuple[int, int, bytes]:
+    def choose(self, client: Client, now_ns: int) -> tuple[int, int, bytes]:
         """The arm of the client's current request, its bucket, and the Set-Cookie line of its answer, if any."""
         bucket, cookie = self._stickiness.bucket(self.migration, client)
         cells = self.cells

@@ -1,6 +1,6 @@
 """Whose request is it: the sticky key by the config's order, and the bucket that follows.
 
-A key that lies in the fields is looked for once and its buckets kept with the block (see ``head.Heads``), so for a
+A key that lies in the fields is looked for once and its buckets kept with the block (see ``headcache``), so for a
 browser's next request the split is an index into a tuple.
 """
 
@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from proxy.board.layout import BUCKETS
+from proxy.http1.client import Client
 from proxy.http1.head import Fields
 from proxy.migration import buckets
-
-if TYPE_CHECKING:
-    from proxy.http1.downstream import Downstream
 
 COOKIE: Final = "phasegate"
 _VALUE: Final = re.compile(rb"(?:^|;)[ \t]*phasegate=([0-9A-Za-z_\-]{1,64})[ \t]*(?:;|$)")
@@ -39,7 +37,7 @@ class Stickiness:
         headers = (rule.partition(":")[2].lower().encode() for rule in rules if rule.startswith("header:"))
         return frozenset(headers) | {b"cookie"}
 
-    def bucket(self, migration: int, client: Downstream) -> tuple[int, bytes]:
+    def bucket(self, migration: int, client: Client) -> tuple[int, bytes]:
         """The bucket of the client's current request, and the Set-Cookie line its answer must carry, if any."""
         fields = client.fields
         sticky = fields.sticky
@@ -49,7 +47,7 @@ class Stickiness:
             return sticky[migration], b""
         salt = self._salts[migration]
         if sticky is _ADDRESS:
-            return buckets.bucket(salt, client.client_address.encode()), b""
+            return buckets.bucket(salt, client.client_address().encode()), b""
         if sticky is _RANDOM:
             return secrets.randbelow(BUCKETS), b""
         minted = secrets.token_hex(8).encode()

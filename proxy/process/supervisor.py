@@ -93,14 +93,14 @@ class Supervisor:
         self._launch = load()
         self._boot = boot_id()
         plan = self._launch.plan
-        check_files(plan.app, plan.proxy.doors())
+        check_files(plan.app, plan.proxy.all_listeners())
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = self._take_run_dir()
         self._workers = plan.proxy.workers or os.cpu_count() or 1
         self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
         # Where an earlier run was killed, its workers may hold the addresses for the moment they need to notice.
         patience_s = _ORPHANS_S if (self._run_dir / "ready.json").exists() else 0.0
-        self._sockets = [bind(door.address, self._workers, patience_s) for door in plan.proxy.doors()]
+        self._sockets = [bind(listener.address, self._workers, patience_s) for listener in plan.proxy.all_listeners()]
         (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
         self._board = self._open_board(plan)
         self._control = _Child("control", self._start_control, self._board)
@@ -290,7 +290,7 @@ class Supervisor:
         """Take a new config, or say why not and go on with the old one."""
         try:
             launch = self._load()
-            check_files(launch.plan.app, launch.plan.proxy.doors())
+            check_files(launch.plan.app, launch.plan.proxy.all_listeners())
         except Exception as error:
             _log.error("reload_refused", reason=str(error))
             return
@@ -298,7 +298,7 @@ class Supervisor:
         fixed = [
             f"proxy.{name}" for name in ("listen", "workers", "run_dir") if getattr(old, name) != getattr(new, name)
         ]
-        if [door.address for door in old.listeners] != [door.address for door in new.listeners]:
+        if [listener.address for listener in old.listeners] != [listener.address for listener in new.listeners]:
             fixed.append("proxy.listeners")
         if self._launch.control_listen != launch.control_listen:
             fixed.append("control.listen")

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.kinds.settings import Firestore, Mock
-from proxy.http1.downstream import Downstream
 from proxy.http1.pool import Pool
 from proxy.http1.upstream import Upstream
 from proxy.migration.routes import layout
@@ -79,12 +78,15 @@ class Stage:
         plan = Plan(App("http://127.0.0.1:1"), Proxy(), {"mock": Mock(), "firestore": Firestore("demo")}, ())
         shape = layout(plan, 1)
         self.gateway = Gateway(plan, memoryview(bytearray(8 * shape.cells())).cast("Q"), shape.worker(0))
-        self.gateway.date = b"date: x\r\n"
+        shared = self.gateway.shared
+        shared.date = b"date: x\r\n"
         self.ups: list[Upstream] = []
-        self.gateway.app = Pool(plan.app, self.gateway.heads, lambda: self.gateway.now, self.dial)
-        self.gateway.pools = [self.gateway.app]
+        self.gateway.shared.app = Pool(
+            plan.app, self.gateway.shared.heads, lambda: self.gateway.shared.now, self.dial
+        )
+        self.gateway.pools = [self.gateway.shared.app]
         self.client = Transport()
-        self.down = Downstream(self.gateway)
+        self.down = self.gateway.client()
         self.client.protocol = self.down
         self.down.connection_made(self.client)  # type: ignore[arg-type] # what of a transport is used
         self.fin = False
@@ -119,7 +121,7 @@ class Stage:
         if not self.client.closing:
             self.client.abort()
         await self.settle()
-        pool = self.gateway.app
+        pool = self.gateway.shared.app
         idle = [up for up in pool._idle if not up.closed]
         assert not self.gateway.clients
         assert pool.opened == len(idle)
@@ -322,9 +324,9 @@ class Play:
                 self.choked.resume_writing()
             self.choked = None
         elif event == "drain":
-            stage.gateway.drain()
+            stage.gateway.clients.drain()
         elif event in ("soon", "late"):
-            stage.gateway.now += 5 if event == "soon" else 100
+            stage.gateway.shared.now += 5 if event == "soon" else 100
             stage.gateway.sweep()
 
     async def turn(self, request: list[bytes], before: list[str], answer: list[bytes], after: list[str]) -> None:
@@ -342,7 +344,7 @@ class Play:
             self.happen(event)
             await stage.settle()
         assert len(stage.down._held) < 400_000
-        assert stage.gateway.app.opened == sum(not up.closed for up in stage.ups)
+        assert stage.gateway.shared.app.opened == sum(not up.closed for up in stage.ups)
 
 
 async def play(turns: list[Any]) -> None:
@@ -368,7 +370,7 @@ def test_a_breach_of_the_rules_would_be_seen(run: Run, monkeypatch: pytest.Monke
     dial = Stage.dial
 
     async def forget(stage: Stage, up: Upstream) -> None:
-        stage.gateway.app.opened += 1
+        stage.gateway.shared.app.opened += 1
         await dial(stage, up)
 
     monkeypatch.setattr(Stage, "dial", forget)

@@ -17,7 +17,7 @@ _PARAMETER: Final = 256  # and what each parameter of a query does, which a data
 T = TypeVar("T")
 
 
-class Heads:
+class HeadCache:
     """What has been parsed lately, by its bytes: request lines, blocks of fields, answers' heads.
 
     Each table has a young and an old half: when the young one holds its share of bytes it becomes the old one, and
@@ -34,9 +34,9 @@ class Heads:
         self.lines: dict[bytes, Line] = {}
         self.blocks: dict[bytes, Fields] = {}
         self.responses: dict[bytes, Response] = {}
-        self._lines = _Turn[Line](budget)
-        self._blocks = _Turn[Fields](budget)
-        self._responses = _Turn[Response](budget)
+        self._lines = _Generations[Line](budget)
+        self._blocks = _Generations[Fields](budget)
+        self._responses = _Generations[Response](budget)
 
     def line(self, raw: bytes) -> Line:
         """The request line, parsed and routed. Raises ``Refused``."""
@@ -74,7 +74,7 @@ class Heads:
         return response
 
 
-class _Turn(Generic[T]):
+class _Generations(Generic[T]):
     """The old half of a table, and what the young one holds by now, in bytes: of its keys, and about what beside."""
 
     __slots__ = ("_budget", "_held", "old")
