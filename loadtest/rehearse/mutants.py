@@ -61,10 +61,10 @@ BUGS: Final = (
                 "        self.migration = migration\n        self._kept = slot\n",
             ),
             (
-                "        if (\n            bucket < word & 0xFFFF\n",
+                "        if (\n            bucket < word & WEIGHT_MASK\n",
                 "        if self._kept:\n            self._kept = max(self._kept, word & 0xFFFF)\n"
                 "            word = word & ~0xFFFF | self._kept\n"
-                "        if (\n            bucket < word & 0xFFFF\n",
+                "        if (\n            bucket < word & WEIGHT_MASK\n",
             ),
         ),
     ),

@@ -75,6 +75,11 @@ C_BUCKETS: Final = 16
 SERIES_CELLS: Final = C_BUCKETS + histogram.BUCKETS
 assert C_SUM_US < C_BUCKETS
 
+# A migration's word: the weight, the flags above it, the generation above those.
+WEIGHT_MASK: Final = 0xFFFF
+FLAGS_SHIFT: Final = 16
+GENERATION_SHIFT: Final = 32
+
 # Flags of a migration's word.
 PINNED: Final = 1  # the weight needs no lease: a completed migration, or a mode that has one arm only
 
@@ -88,12 +93,12 @@ class Word(NamedTuple):
 
     def pack(self) -> int:
         """The 8-byte cell."""
-        return self.generation << 32 | self.flags << 16 | self.weight_bp
+        return self.generation << GENERATION_SHIFT | self.flags << FLAGS_SHIFT | self.weight_bp
 
     @classmethod
     def unpack(cls, cell: int) -> Word:
         """The state that a cell holds."""
-        return cls(cell >> 32, cell >> 16 & 0xFFFF, cell & 0xFFFF)
+        return cls(cell >> GENERATION_SHIFT, cell >> FLAGS_SHIFT & 0xFFFF, cell & WEIGHT_MASK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,7 @@ class Downstream(Client):
         self._taking = False
 
     def _more(self, data: bytes) -> None:
-        """Bytes behind a head that is not whole, or behind requests that others are let go before."""
+        """More bytes while a part of a head is held, or while other connections have their turn."""
         held = self._held
         self._held = held + data
         if self._taking:
@@ -229,13 +229,13 @@ class Downstream(Client):
             self._take(data)
 
     def _turn(self) -> None:
-        """Others have had their turn."""
+        """Go on: other connections have had their turn."""
         self._taking = False
         if self.state == HEAD:
             self._next()
 
     def _next(self) -> None:
-        """The answer is complete: go on with what was held, or wait for the next request."""
+        """No request is current: go on with what was held, or wait for the next one."""
         if self._taking or self.writing_paused:
             return
         self._resume_reading()

@@ -17,7 +17,8 @@ _SEAM: Final = len(HEAD_END) - 1  # bytes before a piece that can belong to an e
 class HeadReader:
     """Reads a head at a time. ``line`` and ``fields`` are the last one's.
 
-    ``close``: it asks for the connection's end. ``head_only``: its answer has no body; after a refusal, the refusal.
+    ``close``: it asks for the connection's end. ``head_only``: the answer to it has no body, be it a refusal. What
+    was refused is a connection's last head, so nothing is read after it.
     """
 
     __slots__ = ("_block", "_cache", "_max", "close", "fields", "head_only", "line")
@@ -46,26 +47,25 @@ class HeadReader:
                 raise Refused(400, "bad_request_line", "expected a request, found empty lines")
             return 2 + self.read(data[2:])
         cache = self._cache
-        self.head_only = False
-        block, self._block = self._block, None
+        self.head_only = False  # of the refusal, should the line be bad
         raw = data[:eol]
         line = cache.lines.get(raw)
         if line is None:
             line = cache.line(raw)
         self.head_only = line.is_head
-        found = data[eol + 2 : end + 2]
+        block = data[eol + 2 : end + 2]
         if line.http10:
-            fields = cache.fields_http10(found)
-        elif found == block:
+            self._block = None
+            fields = cache.fields_http10(block)
+        elif block == self._block:
             fields = self.fields
         else:
-            known = cache.blocks.get(found)
-            fields = cache.fields(found) if known is None else known
+            known = cache.blocks.get(block)
+            fields = cache.fields(block) if known is None else known
+            self._block = block
         self.close = fields.close
         if line.authority is not None or fields.host is None or line.http10:
             self._check_unusual(line, fields)
-        if not line.http10:
-            self._block = found
         self.line = line
         self.fields = fields
         return end + len(HEAD_END)

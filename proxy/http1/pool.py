@@ -1,7 +1,7 @@
 """The connections to one origin: a stack of idle ones, and a count of those that are open.
 
-The connection used last is used next, so the others grow old and are dropped. What is open is an integer and what is
-idle a deque; nothing is scanned on a request's path.
+The connection used last is used next, so that those not needed become old and are closed. Nothing is scanned on a
+request's path.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Pool(Owner):
         self.max_idle = app.max_idle
         self._now = now
         self._idle: deque[Upstream] = deque()
-        self._down = False  # the last try to connect failed, and the log says why
+        self._down = False  # the last try to connect failed, and was logged
         self.opened = 0
 
     def take(self) -> Upstream | None:
@@ -98,13 +98,13 @@ class Pool(Owner):
         self.opened -= 1
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle too long. The stack's bottom is the oldest: the look ends at the first young."""
+        """Close what has been idle too long. The oldest are at the bottom, so it stops at the first that is not."""
         idle = self._idle
         while idle and (idle[0].closed or idle[0].idle_since + self.idle_timeout_s < now):
             idle.popleft().abort()
 
     async def connect(self) -> Upstream | Failure:
-        """Open a connection, or say in words for a client why there is none; where the origin is, the log says."""
+        """Open a connection, or say why there is none: to a client without naming the origin, which the log does."""
         if self.opened >= self._app.max_connections:
             return _overloaded(f"{self.opened} connections to the upstream are open")
         self.opened += 1  # counted before it is open, or a burst would overrun the limit
@@ -120,7 +120,9 @@ class Pool(Owner):
             if error.errno in _NO_MORE:
                 return _overloaded("no further connection can be opened")
             return self._unreachable("the upstream cannot be reached", error.strerror or str(error))
-        except Exception as error:  # a name that is none, say: whatever it is, the client has its answer
+        except (
+            Exception
+        ) as error:  # a host name that cannot be one, say; the client must get an answer
             upstream.abort()
             return self._unreachable("the upstream cannot be reached", repr(error))
         except BaseException:
@@ -134,7 +136,7 @@ class Pool(Owner):
         return upstream
 
     def _unreachable(self, message: str, reason: str) -> Failure:
-        """Told to the client; and to the log, once until a connection is made again."""
+        """A failure for the client. It is logged too, but once until a connection is made again."""
         if not self._down:
             self._down = True
             _log.warning("origin_unreachable", origin=self.origin, reason=reason)

@@ -15,7 +15,7 @@ from proxy.http1.refusal import BAD_GATEWAY, Refused
 
 _HEAD_MAX: Final = 64 * 1024
 _FINISH_S: Final = 2.0  # for what is left to be sent when both sides of a tunnel have ended
-_LEFT_MAX: Final = 64 * 1024  # of an early answer, what is read when the request's body could not be sent on
+_LEFT_MAX: Final = 64 * 1024  # bytes of an early answer that are read when the request's body could not be sent on
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 
 
@@ -134,7 +134,7 @@ class Upstream(asyncio.Protocol):
         self._head_only = False  # the answer is to a HEAD request, and has no body whatever its head says
         self._answered = False  # a byte of the answer has come
         self._interims = 0
-        self._ended = False  # the origin said that it was done: by a FIN, or under TLS by a closing alert
+        self._ended = False  # the origin said that it will send no more: by a FIN, or under TLS by a closing alert
         self._tunnel = False
         self._paused = False
         self.closed = False
@@ -157,7 +157,7 @@ class Upstream(asyncio.Protocol):
         self.transport.write(wire)
 
     def abandon(self) -> None:
-        """Whoever waited is gone: what this connection still carries belongs to nobody, so it ends."""
+        """Nobody waits any more. What is left of the answer must not be taken for the next one, so close."""
         self._sink = None
         self.abort()
 
@@ -187,12 +187,12 @@ class Upstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._connected = True
         if self.closed:
-            self.transport.abort()  # nobody waits for it any more
+            self.transport.abort()  # it was given up while it was connecting
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
         if sink is None:
-            self.abort()  # bytes that nobody asked for: its next answer would be taken for another's
+            self.abort()  # bytes that answer no request would be taken for the next request's answer
         elif self._decoder is not None:
             self._body(sink, data)
         elif self._tunnel:
@@ -220,7 +220,7 @@ class Upstream(asyncio.Protocol):
         self._ended = True
         if self._tunnel and self._sink is not None:
             return self._sink.upstream_eof()
-        return False  # the transport closes, and connection_lost tells the rest
+        return False  # the transport closes, and connection_lost sees to the rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._sink is not None and not self._tunnel:
@@ -249,9 +249,9 @@ class Upstream(asyncio.Protocol):
             )
 
     def _left(self) -> bytes:
-        """What the origin had answered before it took no more of the body: still in the socket, unread.
+        """What the origin had answered before it closed on a request's body: still in the socket, unread.
 
-        The failure to write ended the connection before its time. Under TLS these would be records, not the answer.
+        The transport ended on the failed write and read no further. Under TLS these would be records, no answer.
         """
         sock = self.transport.get_extra_info("socket")
         if sock is None or self.transport.get_extra_info("sslcontext") is not None:

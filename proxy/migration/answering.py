@@ -27,7 +27,8 @@ from proxy.migration.split import Split
 
 _log = structlog.get_logger("phasegate.answering")
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
-_CLIENT_GONE: Final = 499  # never sent: what a read is counted as whose client did not wait
+_ID_BYTES: Final = 10  # of randomness, in what a write creates
+_CLIENT_GONE: Final = 499  # never sent: the status by which a read is counted whose client went away first
 
 
 def encode_head(answer: Answer, kind: bytes) -> bytes:
@@ -135,7 +136,7 @@ class Exchange(Waiting):
         self._cookie = cookie
         self._task: asyncio.Task[None] | None = None
         self._streaming = False  # a stream's head is out
-        self._taken: asyncio.Event | None = None  # set when a client that took no more takes again
+        self._taken: asyncio.Event | None = None  # waited for while the client takes no more of a stream
 
     def start(self, body: bytes, instead: Fault | None = None) -> None:
         """Ask the arm; with ``instead``, its failure, ask the source in its place.
@@ -145,7 +146,7 @@ class Exchange(Waiting):
         client, endpoint = self.client, self.endpoint
         assert client is not None
         client.waiting = self
-        fresh = "" if endpoint.operation.kind == "read" else secrets.token_hex(10)
+        fresh = "" if endpoint.operation.kind == "read" else secrets.token_hex(_ID_BYTES)
         target = client.line.target
         self.call = Call(endpoint.operation, target, endpoint.params, endpoint.query, body, time(), fresh)
         if instead is not None:
@@ -166,7 +167,7 @@ class Exchange(Waiting):
             outcome = await self._service.source.answer(arm, self.call)
         except asyncio.CancelledError:
             raise
-        except Exception:  # a bug of ours costs one request and is in the log; the connection goes on
+        except Exception:  # a bug of ours: it is logged and costs one request, and the connection goes on
             _log.exception("operation_failed", operation=self.endpoint.operation.name)
             broken = Fault(FaultKind.INTERNAL, "phasegate failed")
             outcome = Outcome(
@@ -232,7 +233,7 @@ class Exchange(Waiting):
             client.end_answer(b"")
 
     def release(self) -> tuple[Client | None, bytes]:
-        """Give the request up to somebody else: its client, and the Set-Cookie line of its answer."""
+        """Leave the request to another arm: its client, and the Set-Cookie line of its answer."""
         client, self.client = self.client, None
         self._service.split.leave(self)
         if client is not None:
@@ -245,7 +246,7 @@ class Exchange(Waiting):
         """The client went away: a read is given up; a write runs to its end, for it may have been applied."""
         self.client = None
         if self.endpoint.operation.kind != "write" and self._stop() and not self._streaming:
-            # How long it had waited is the arm's doing, and its histogram would be the better for leaving it out.
+            # Counted with the time that it waited: to leave slow reads out would make the arm look faster than it is.
             self._record(Outcome(Answer(_CLIENT_GONE), self.arm))
             self._service.split.leave(self)
 
@@ -287,12 +288,12 @@ class Exchange(Waiting):
             self._run(self._deliver(outcome))
 
     def _stop(self) -> bool:
-        """Stop waiting; False where the end is already on its way."""
+        """Stop waiting; False where the request is about to end by itself."""
         return self._task is not None and self._task.cancel()
 
 
 async def _close(stream: AsyncIterator[bytes]) -> None:
-    """Let the stream give back what it holds."""
+    """Close the stream, so that it gives back what it holds of the backend."""
     close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(stream, "aclose", None)
     if close is not None:
         await close()

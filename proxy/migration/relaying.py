@@ -20,8 +20,10 @@ from proxy.migration.split import Split
 
 _SOURCE: Final = b"http"
 _SOURCE_FIELD: Final = b"x-data-source: %b\r\n" % _SOURCE
-_CLIENT_GONE: Final = 499  # never sent: what a request is counted as whose client did not wait
-_FELL_BACK: Final = 502  # never sent either: the target's part in a request that the source answered
+_CLIENT_GONE: Final = 499  # never sent: the status by which a request is counted whose client went away first
+_FELL_BACK: Final = (
+    502  # never sent: the status by which the target is counted when the source answered instead
+)
 _KINDS: Final = {502: FaultKind.UNAVAILABLE, 503: FaultKind.EXHAUSTED, 504: FaultKind.DEADLINE}
 
 
@@ -73,7 +75,7 @@ class Origins(Protocol):
 class Relay(Forwarded):
     """A forwarded data request: a ``Flight`` of its split and the ``Forwarded`` of its client.
 
-    ``fault``: the target, a store, has failed it already, and it goes to the source.
+    ``fault``: why the target, a document store, has failed it already; then it goes to the source.
     """
 
     __slots__ = (
@@ -132,7 +134,7 @@ class Relay(Forwarded):
         return False
 
     def broke_off(self) -> None:
-        if self._fault is None:  # else it is the source's, in the target's place
+        if self._fault is None:  # else the source answered in the target's place, and it is no fault of the target's
             self._fault = FaultKind.UNAVAILABLE
             self._split.spoil(self._endpoint.number, self.arm, self._fault)
 

@@ -27,7 +27,7 @@ _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
-    """Whether both arms are HTTP origins: what a path means is then their affair."""
+    """Whether both arms are HTTP origins: then they alone know what a path means."""
     return all(isinstance(backends[name], Http) for name in (route.source, route.target))
 
 
@@ -67,7 +67,7 @@ def _template(path: str) -> re.Pattern[str]:
 
 
 class Router:
-    """Resolves request lines. The answer is kept with the line, so a path is matched once and not for ever."""
+    """Resolves request lines. What a line leads to is remembered with it, so a path is matched once."""
 
     def __init__(self, plan: Plan) -> None:
         self._literal: dict[str, dict[str, tuple[int, int, Operation]]] = {}

@@ -1,4 +1,4 @@
-"""One worker's part in one migration: which arm a request gets, and what came of it, onto the board.
+"""One worker's part in one migration: decides which arm a request gets, and records on the board what came of it.
 
 A session reads its own writes. It may have written to the source a moment ago, under a lower weight or because the
 target failed, and the target has yet to take that change: until then the session stays on the source. Each worker
@@ -20,6 +20,8 @@ from proxy.board.layout import (
     C_FALLBACKS,
     C_FAULTS,
     C_SUM_US,
+    FLAGS_SHIFT,
+    GENERATION_SHIFT,
     M_CANCEL_AT,
     M_CUT_OVER_AT,
     M_LEASE_UNTIL,
@@ -33,13 +35,15 @@ from proxy.board.layout import (
     S_INFLIGHT_TARGET,
     S_LAST_TARGET_START,
     S_VOLATILE,
+    WEIGHT_MASK,
     Layout,
 )
 from proxy.http1.client import Client
 from proxy.migration.sticky import Stickiness
 
-_PINNED_BIT: Final = PINNED << 16
-# A mark is dated so much later. Of two workers that mark a bucket at once one is overwritten: it is as well kept.
+_PINNED_BIT: Final = PINNED << FLAGS_SHIFT
+# Marks are dated this much later than they are made. Two workers may mark a bucket at once, and one overwrites the
+# other: by so much the one that is kept is late enough for both.
 _MARGIN_NS: Final = 5_000_000
 
 
@@ -81,12 +85,12 @@ class Split:
         self._settled = 0
         self._counted = [
             0 if name in LEVELS else cells[self._own + S_GAUGES + i] for i, name in enumerate(GAUGES)
-        ]  # by those who had the row before
+        ]  # by the processes that had this row before
         self._open: set[Flight] = set()  # on the target
         # A fresh process has nothing in flight, and has seen what is published now.
         for volatile in S_VOLATILE:
             cells[self._own + volatile] = 0
-        self.generation = cells[self._word] >> 32
+        self.generation = cells[self._word] >> GENERATION_SHIFT
         cells[self._own + S_GENERATION] = self.generation
 
     def choose(self, client: Client, now_ns: int) -> tuple[int, int, bytes]:
@@ -94,10 +98,10 @@ class Split:
         bucket, cookie = self._stickiness.bucket(self.migration, client)
         cells = self.cells
         word = cells[self._word]
-        if word >> 32 != self.generation:
-            self._turn(word >> 32)
+        if word >> GENERATION_SHIFT != self.generation:
+            self._turn(word >> GENERATION_SHIFT)
         if (
-            bucket < word & 0xFFFF
+            bucket < word & WEIGHT_MASK
             and (word & _PINNED_BIT or now_ns < cells[self._lease])
             and (cells[self._marks + bucket] < self._settled or self._has_all(bucket))
         ):
@@ -108,7 +112,7 @@ class Split:
     def _has_all(self, bucket: int) -> bool:
         """Whether the target has taken every change that the bucket's sessions made."""
         cells = self.cells
-        now = monotonic_ns()  # before the others' cells are read: what they begin to lack later is younger
+        now = monotonic_ns()  # read before the workers' cells: a change that one of them makes in between is younger
         self._settled = min([cells[at] or now for at in self._behind])
         return cells[self._marks + bucket] < self._settled
 
@@ -157,7 +161,7 @@ class Split:
             self.cells[self._own + S_INFLIGHT_SOURCE] += 1
 
     def leave(self, flight: Flight) -> None:
-        """It no longer is."""
+        """A request is no longer in flight."""
         if flight.on == SOURCE:
             which = S_INFLIGHT_SOURCE
         else:
@@ -166,9 +170,9 @@ class Split:
         self.cells[self._own + which] -= 1
 
     def tick(self, now_ns: int) -> None:
-        """See the weight though no request came, and carry out a rollback's deadlines."""
+        """Take note of a new weight though no request came, and carry out a rollback's deadlines."""
         cells = self.cells
-        generation = cells[self._word] >> 32
+        generation = cells[self._word] >> GENERATION_SHIFT
         if generation != self.generation:
             self._turn(generation)
         if cells[self._own + S_INFLIGHT_OLD]:
@@ -182,7 +186,7 @@ class Split:
                     flight.cut_over()
 
     def _turn(self, generation: int) -> None:
-        """A new weight: what is in flight on the target is of an older generation from now on."""
+        """A new weight is published: what is in flight on the target is of an older generation from now on."""
         cells, own = self.cells, self._own
         cells[own + S_INFLIGHT_OLD] += cells[own + S_INFLIGHT_TARGET]
         cells[own + S_INFLIGHT_TARGET] = 0

@@ -1,4 +1,4 @@
-"""Whose request is it: the sticky key by the config's order, and the bucket that follows.
+"""Whose request it is: the sticky key, by the order of ``[proxy] sticky``, and the bucket that follows from it.
 
 A key that lies in the fields is looked for once and its buckets kept with the block (see ``headcache``), so for a
 browser's next request the split is an index into a tuple.
@@ -19,6 +19,8 @@ from proxy.migration import buckets
 COOKIE: Final = "phasegate"
 _VALUE: Final = re.compile(rb"(?:^|;)[ \t]*phasegate=([0-9A-Za-z_\-]{1,64})[ \t]*(?:;|$)")
 _SET_COOKIE: Final = b"set-cookie: phasegate=%b; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax\r\n"
+
+_KEY_BYTES: Final = 8  # of randomness, in a key that is made here
 
 # What a block of fields that holds no key leads to.
 _MINT, _ADDRESS, _RANDOM = "mint", "address", "random"
@@ -50,7 +52,7 @@ class Stickiness:
             return buckets.bucket(salt, client.client_address().encode()), b""
         if sticky is _RANDOM:
             return secrets.randbelow(BUCKETS), b""
-        minted = secrets.token_hex(8).encode()
+        minted = secrets.token_hex(_KEY_BYTES).encode()
         return buckets.bucket(salt, minted), _SET_COOKIE % minted
 
     def _resolve(self, fields: Fields) -> tuple[int, ...] | str:

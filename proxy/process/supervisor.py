@@ -45,7 +45,8 @@ _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
 _KILL_AFTER_S: Final = 5.0  # beyond the drain's time
 _POLL_S: Final = 1.0
-_ORPHANS_S: Final = 5.0
+_ORPHANS_S: Final = 5.0  # that the workers of a supervisor which was killed may take to notice and leave
+_SUCCESSOR_POLL_S: Final = 0.02  # while a replaced worker's successor is starting
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ class Supervisor:
             self._keep(child)
 
     def _end_hung(self, child: _Child) -> None:
-        """A process that shows no life holds what it holds for ever: end it, and its successor takes over."""
+        """A process without a heartbeat would hold its connections for ever: kill it, and start another."""
         assert child.process is not None
         if child.row >= 0:
             beat, limit = child.board.worker(child.row).heartbeat, _WORKER_HUNG_S
@@ -336,7 +337,7 @@ class Supervisor:
     def _patience(self) -> float:
         """How long to wait for a signal before the next look."""
         if self._successor is not None:
-            return 0.02
+            return _SUCCESSOR_POLL_S
         due = [child.due - monotonic() for child in self._children() if child.process is None]
         return max(0.0, min([_POLL_S, *due]))
 

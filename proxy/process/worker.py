@@ -33,8 +33,8 @@ from proxy.process.child import die_with_parent, raise_descriptor_limit, read_or
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan
 
-_TICK_S = 0.02
-_SWEEP_S = 1.0
+_TICK_S = 0.02  # how old the clock may be, and how late a new weight is seen where no request comes
+_SWEEP_S = 1.0  # how late a deadline of a client's may be noticed
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -104,19 +104,19 @@ class Worker:
         self._tick()
         for acceptor in self._acceptors:
             await acceptor.open()
-        # What lives from here on lives as long as the process: the collector need not walk it again.
+        # All that was made so far lives as long as the process: keep the garbage collector from walking it again.
         gc.collect()
         gc.freeze()
         self._cells[self._row + at.W_STARTED_AT] = monotonic_ns()
         self._cells[self._row + at.W_PID] = os.getpid()
         await self._leaving.wait()
         for acceptor in self._acceptors:
-            acceptor.close()  # this process's hold on the sockets; their queues are the supervisor's
+            acceptor.close()  # the supervisor holds the sockets too, so what waits in their queues is not lost
         await self._drain()
         for source in self._sources:
             await source.close()
         for service in self.gateway.shared.services:
-            service.gauge()  # what could not be handed on to the end is lost, and counted so
+            service.gauge()  # changes that could not be mirrored before the end are lost, and counted as lost
         self._cells[self._row + at.W_PID] = 0
 
     async def _drain(self) -> None:
