@@ -54,9 +54,9 @@ pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
 
 # What the compiled modules do, held against the same tests; and that it is they that were tested.
 test-compiled: compiled
-	$(RUN_COMPILED) $(BIN)/python -m pytest -o "pythonpath=$(COMPILED) ." tests/shell/http1 tests/shell/test_exchange.py \
-		tests/shell/test_relay.py tests/shell/test_mixing.py tests/shell/test_arm.py tests/shell/test_board.py \
-		tests/core/test_histogram.py tests/core/test_splitter.py tests/system/test_form.py \
+	$(RUN_COMPILED) $(BIN)/python -m pytest -o "pythonpath=$(COMPILED) ." tests/shell/http1 tests/shell/test_answering.py \
+		tests/shell/test_relaying.py tests/shell/test_mixing.py tests/shell/test_arm.py tests/shell/test_board.py \
+		tests/core/test_histogram.py tests/core/test_buckets.py tests/system/test_form.py \
 		tests/system/test_serve.py::test_no_answer_that_started_after_a_rollback_came_from_the_target
 
 compiled: $(BUILT)

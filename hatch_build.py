@@ -25,11 +25,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGES = ("backends", "proxy")
 HOT = (
     *(f"backends/{name}.py" for name in ("arm", "errors", "operations", "pair/manager", "pair/storearm")),
-    *(f"proxy/board/{name}.py" for name in ("board", "histogram")),
-    *(f"proxy/migration/{name}.py" for name in ("answering", "mixing", "relay", "routes")),
-    *(f"proxy/migration/{name}.py" for name in ("share", "splitter", "sticky")),
-    *(f"proxy/http1/{name}.py" for name in ("access", "body", "connection", "downstream", "forwarding", "head")),
-    *(f"proxy/http1/{name}.py" for name in ("heads", "passage", "pool", "refusal", "upstream")),
+    *(f"proxy/board/{name}.py" for name in ("board", "histogram", "layout", "series")),
+    *(f"proxy/migration/{name}.py" for name in ("answering", "mixing", "relaying", "routes")),
+    *(f"proxy/migration/{name}.py" for name in ("buckets", "split", "sticky")),
+    *(f"proxy/http1/{name}.py" for name in ("accesslog", "addresses", "body", "client", "clients", "downstream")),
+    *(f"proxy/http1/{name}.py" for name in ("forwarder", "head", "headcache", "headreader", "liveness", "logfile")),
+    *(f"proxy/http1/{name}.py" for name in ("nexthop", "pool", "refusal", "service", "shared", "states", "upstream")),
     "proxy/process/gateway.py",
 )
 GROUP = "phasegate__mypyc"  # the one library that holds the code of all; a module's own file only leads to it

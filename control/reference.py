@@ -1,8 +1,8 @@
 """Writes the parts of the documentation that are read from the source, so that they cannot be out of date.
 
     docs/configuration.md   every key of the configuration: from the settings' types, defaults and comments
-    docs/architecture.md    between its marks: the code map from the modules' docstrings, and the rollout's states
-                            from its table of transitions
+    docs/architecture.md    between its marks: the code map from the modules' docstrings, and the states of the
+                            rollout and of a client's connection from their tables of transitions
 
 ``python -m control.reference`` writes them; ``documents`` gives them, for the test that they are current.
 """
@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -28,6 +28,7 @@ from msgspec.structs import FieldInfo, fields
 from backends.kinds.settings import Duration, Firestore, Http, Mock
 from control.plan import gates, phases, settings
 from control.rollout.machine import TRANSITIONS
+from proxy.http1 import states
 from proxy.settings import AccessLog, App, Errors, Listener, Proxy, Tls
 
 ROOT: Final = Path(__file__).parents[1]
@@ -137,6 +138,7 @@ def documents() -> dict[Path, str]:
     text = architecture.read_text("utf-8")
     text = _between(text, "code map", "\n".join(_code_map()))
     text = _between(text, "states", "\n".join(_states()))
+    text = _between(text, "connection", "\n".join(_connection()))
     return {ROOT / "docs" / "configuration.md": "\n".join(configuration()), architecture: text}
 
 
@@ -306,15 +308,26 @@ def _summary(docstring: str) -> str:
 
 def _states() -> Iterator[str]:
     """The rollout's states and what leads from one to another, as Mermaid draws it."""
+    return _diagram("idle", ((row.state.value, row.on.value, row.to.value) for row in TRANSITIONS))
+
+
+def _connection() -> Iterator[str]:
+    """Likewise for a client's connection."""
+    rows = ((states.STATES[row.state], states.EVENTS[row.event], states.STATES[row.to]) for row in states.TRANSITIONS)
+    return _diagram(states.STATES[states.HEAD], rows)
+
+
+def _diagram(first: str, rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Rows of state, event and next state, as Mermaid draws them; what stays in its state is left out."""
     edges: dict[tuple[str, str], list[str]] = {}
-    for row in TRANSITIONS:
-        if row.state != row.to:
-            said = edges.setdefault((row.state.value, row.to.value), [])
-            if row.on.value not in said:
-                said.append(row.on.value)
+    for before, event, after in rows:
+        if before != after:
+            events = edges.setdefault((before, after), [])
+            if event not in events:
+                events.append(event)
     yield "```mermaid"
     yield "stateDiagram-v2"
-    yield "    [*] --> idle"
+    yield f"    [*] --> {first}"
     for (before, after), events in edges.items():
         yield f"    {before} --> {after}: {', '.join(event.replace('_', ' ') for event in events)}"
     yield "```\n"

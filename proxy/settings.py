@@ -19,6 +19,10 @@ from backends.kinds.settings import Backend, Duration
 Count = Annotated[int, Meta(ge=0)]
 
 
+class CannotStartError(Exception):
+    """Something outside this process is in the way; the message says what, and what to do."""
+
+
 class OriginTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TLS toward the app, beyond what https:// says by itself."""
 
@@ -94,7 +98,7 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     errors: Errors | None = None
     access_log: AccessLog | None = None
 
-    def doors(self) -> tuple[Listener, ...]:
+    def all_listeners(self) -> tuple[Listener, ...]:
         """Every listener, in the order in which its sockets are bound and handed on."""
         return (*(Listener(address) for address in self.listen), *self.listeners)
 

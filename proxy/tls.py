@@ -9,8 +9,7 @@ from typing import Final
 
 import structlog
 
-from proxy.process.listening import CannotStartError
-from proxy.settings import App, Listener, OriginTls, Tls
+from proxy.settings import App, CannotStartError, Listener, OriginTls, Tls
 
 _log = structlog.get_logger("phasegate.tls")
 

@@ -36,7 +36,7 @@ from control.checks.check import Check
 from control.plan.phases import FULL_BP
 from control.plan.settings import Settings, address
 from proxy.board import board
-from proxy.migration import splitter
+from proxy.migration.buckets import assign, bucket, salt
 from proxy.migration.routes import layout
 
 APP_TIMEOUT_S: Final = 5.0
@@ -272,12 +272,12 @@ def _rehearsal(scene: Scene) -> Iterator[Check]:
         rehearsed = board.Board.create(Path(folder) / "board", layout(plan, plan.proxy.workers), board.boot_id())
         try:
             for number, (name, migration) in enumerate(scene.settings.migrations.items()):
-                buckets = [splitter.bucket(splitter.salt(name), key) for key in keys]
+                buckets = [bucket(salt(name), key) for key in keys]
                 weight_bp = migration.phases[-1].weight_bp
 
                 def on_target(number: int = number, buckets: list[int] = buckets) -> int:
                     word = rehearsed.word(number)
-                    return sum(splitter.assign(bucket, word.weight_bp) == TARGET for bucket in buckets)
+                    return sum(assign(one, word.weight_bp) == TARGET for one in buckets)
 
                 rehearsed.publish(number, weight_bp, pinned=False, now_ns=time.monotonic_ns())
                 before = on_target()

@@ -46,7 +46,7 @@ def main() -> None:
 def serve(config: str) -> None:
     """Serve the app's traffic, until SIGTERM or Ctrl-C."""
     from control.serve import serve as run
-    from proxy.process.supervisor import CannotStartError
+    from proxy.settings import CannotStartError
 
     read_settings(config)
     if sys.stderr.isatty():

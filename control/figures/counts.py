@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from control.judge.verdict import Arm, Counts
 from control.plan.phases import Thresholds
 from proxy.board import histogram
-from proxy.board.board import SOURCE, TARGET, Board, Series
+from proxy.board.board import Board
+from proxy.board.series import Series
 
 HEARTBEAT_MAX_S: Final = 2.0  # a worker that was silent for longer is not waited for; the lease deals with it
 _TICKS: Final = os.sysconf("SC_CLK_TCK")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from control.figures.counts import Snapshot, summary
 from proxy.board import histogram
-from proxy.board.board import Series
+from proxy.board.series import Series
 
 Json = dict[str, Any]
 

@@ -39,8 +39,8 @@ from control.rollout.model import Effect, Event, Notify, Now, On, Persist, Plan,
 from control.rollout.recovery import Found, recover, rejoin, wait
 from control.store.chain import Line
 from control.store.sqlite import StoreError
-from proxy.board import board as boards
 from proxy.board.board import Board
+from proxy.board.layout import PINNED
 
 _log = structlog.get_logger("phasegate.coordinator")
 
@@ -145,7 +145,7 @@ class Coordinator:
 
     def _word(self) -> Found:
         word = self._board.word(self.index)
-        return Found(word.generation, word.weight_bp, bool(word.flags & boards.PINNED))
+        return Found(word.generation, word.weight_bp, bool(word.flags & PINNED))
 
     async def run(self) -> None:
         """Go on until cancelled."""

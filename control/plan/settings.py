@@ -231,7 +231,7 @@ def _addresses(parts: _Parts) -> Iterator[str]:
         if found in seen and found[1]:
             yield f"{path}: {text} is taken by {seen[found]} already"
         seen[found] = path
-    if parts.proxy and not parts.proxy.doors():
+    if parts.proxy and not parts.proxy.all_listeners():
         yield "proxy.listen: expected at least one address, found none"
 
 

@@ -37,7 +37,7 @@ BUGS: Final = (
     Bug(
         "counter-off-by-one",
         "one request in a hundred is not counted",
-        "proxy/migration/share.py",
+        "proxy/migration/split.py",
         (("C_BUCKETS + histogram.index(us)] += 1", "C_BUCKETS + histogram.index(us)] += us % 97 != 0"),),
     ),
     Bug(
@@ -47,24 +47,24 @@ BUGS: Final = (
         (
             (
                 'return sticky[migration], b""',
-                'return (sticky[migration] * len(client.line.target)) % splitter.BUCKETS, b""',
+                'return (sticky[migration] * len(client.line.target)) % BUCKETS, b""',
             ),
         ),
     ),
     Bug(
         "rollback-forgets-worker",
         "one worker goes on with the greatest weight it has seen",
-        "proxy/migration/share.py",
+        "proxy/migration/split.py",
         (
             (
                 "        self.migration = migration\n",
                 "        self.migration = migration\n        self._kept = slot\n",
             ),
             (
-                "        if (\n            bucket < word & 0xFFFF\n",
+                "        if (\n            bucket < word & WEIGHT_MASK\n",
                 "        if self._kept:\n            self._kept = max(self._kept, word & 0xFFFF)\n"
                 "            word = word & ~0xFFFF | self._kept\n"
-                "        if (\n            bucket < word & 0xFFFF\n",
+                "        if (\n            bucket < word & WEIGHT_MASK\n",
             ),
         ),
     ),
@@ -77,13 +77,13 @@ BUGS: Final = (
     Bug(
         "lease-ignored",
         "workers ask the target though the lease has run out",
-        "proxy/migration/share.py",
+        "proxy/migration/split.py",
         (("(word & _PINNED_BIT or now_ns < cells[self._lease])", "(word or now_ns < cells[self._lease])"),),
     ),
     Bug(
         "own-writes-forgotten",
         "a visitor whose write fell back to the source is sent to the target before it has the write",
-        "proxy/migration/share.py",
+        "proxy/migration/split.py",
         ((" or self._has_all(bucket))", " or True)"),),
     ),
     Bug(

@@ -9,9 +9,9 @@ merely tolerated here, a chunk extension say, reaches the next hop to be underst
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol
+from typing import Final
 
-from proxy.http1.head import CRLF, FORWARDING, HEAD_END, HOP_BY_HOP
+from proxy.http1.head import CRLF, FORWARDING, HEAD_END, HOP_BY_HOP, Fields
 from proxy.http1.refusal import Refused
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
@@ -33,20 +33,23 @@ _NO_TRAILER: Final = (
 )
 
 
-class Decoder(Protocol):
-    """A body on its way in."""
+class Decoder:
+    """A body on its way in: a base, for calls at C's cost."""
+
+    __slots__ = ("done", "trailers")
 
     done: bool
     trailers: bytes
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Return ``(payload, rest)``. Raises ``Refused`` where the framing is bad."""
+        raise NotImplementedError
 
 
-class ByLength:
+class ByLength(Decoder):
     """A body of a known number of bytes."""
 
-    __slots__ = ("_left", "done", "trailers")
+    __slots__ = ("_left",)
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -63,10 +66,10 @@ class ByLength:
         return (data, b"") if size == left else (data[:left], data[left:])
 
 
-class UntilClose:
+class UntilClose(Decoder):
     """An answer's body that ends when its connection does: only the connection's owner can say that it is done."""
 
-    __slots__ = ("done", "trailers")
+    __slots__ = ()
 
     def __init__(self) -> None:
         self.done = False
@@ -76,10 +79,10 @@ class UntilClose:
         return data, b""
 
 
-class Chunked:
+class Chunked(Decoder):
     """The chunked transfer-coding, with no tolerance beyond its grammar."""
 
-    __slots__ = ("_excess", "_held", "_left", "_trailing", "done", "trailers")
+    __slots__ = ("_excess", "_held", "_left", "_trailing")
 
     def __init__(self) -> None:
         self._held = b""
@@ -161,6 +164,41 @@ class Chunked:
         self.trailers = b"".join(line for line in lines if line.partition(b":")[0].lower() not in _NO_TRAILER)
         self.done = True
         return data[end + 4 :]
+
+
+class RequestBody:
+    """A request's body on its way through: decoded, held to a limit, and framed anew for the next hop."""
+
+    __slots__ = ("_chunked", "_decoder", "_received", "ended", "limit", "rest")
+
+    def __init__(self, fields: Fields) -> None:
+        self._decoder: Decoder = Chunked() if fields.chunked else ByLength(fields.length)
+        self._chunked = fields.chunked
+        self._received = 0
+        self.limit = 0  # of the whole body, in bytes; 0: any
+        self.ended = False
+        self.rest = b""  # what came behind the body, once it has ended
+
+    def feed(self, data: bytes) -> bytes:
+        """What of ``data`` is payload. Raises ``Refused`` where the framing is bad, or beyond the limit."""
+        payload, self.rest = self._decoder.feed(data)
+        self._received += len(payload)
+        if self.limit and self._received > self.limit:
+            raise too_large(self.limit)
+        self.ended = self._decoder.done
+        return payload
+
+    def framed(self, payload: bytes) -> bytes:
+        """The payload as the next hop gets it, with the end where it has come."""
+        if not self._chunked:
+            return payload
+        framed = chunk(payload) if payload else b""
+        return framed + last_chunk(self._decoder.trailers) if self.ended else framed
+
+
+def too_large(limit: int) -> Refused:
+    """The refusal of a body beyond its limit in bytes."""
+    return Refused(413, "body_too_large", f"expected a body of at most {limit} bytes")
 
 
 def chunk(payload: bytes) -> bytes:

@@ -1,261 +1,269 @@
-"""One client's requests, in order: heads and bodies in; each request forwarded, gathered or answered.
+"""A client's connection: takes its requests in order, hands each to whoever answers it, and writes the answers.
 
-Both directions have back-pressure: a side that takes no more stops the other side's reading, so a connection holds a
-few write buffers at most, whatever the bodies' size. What comes while an answer is on its way is the next request and
-waits; a client that sends ahead without end is not read, and one that is answered from memory takes its turn.
+What may follow what is the table in ``states``. Both directions have back-pressure, so a connection holds a few write
+buffers at most, whatever the bodies' size. What comes while an answer is on its way is the next request and waits; a
+client that sends ahead without end is not read, and one that is answered from memory lets others have their turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING, Final
+from typing import Final, cast
 
-from proxy.http1 import forwarding
-from proxy.http1.body import ByLength, Chunked, chunk, last_chunk
-from proxy.http1.connection import BODY, BUSY, CLOSED, HEAD, LINGER, NEVER, TUNNEL
-from proxy.http1.head import CRLF, HEAD_END, Fields, Line
-from proxy.http1.passage import Passage
+from proxy.http1 import liveness
+from proxy.http1.accesslog import Entry
+from proxy.http1.addresses import address_of
+from proxy.http1.body import RequestBody, chunk, last_chunk, too_large
+from proxy.http1.client import APP, Client
+from proxy.http1.clients import Clients
+from proxy.http1.forwarder import Forwarder
+from proxy.http1.head import CRLF, Response
+from proxy.http1.headreader import HeadReader
+from proxy.http1.nexthop import Peer
 from proxy.http1.pool import Pool
 from proxy.http1.refusal import Refused
+from proxy.http1.service import Endpoint, NotAllowed, Options
+from proxy.http1.shared import NEVER, Shared
+from proxy.http1.states import (
+    ANSWERED,
+    BODY,
+    BODY_ENDED,
+    BUSY,
+    CLOSED,
+    GAVE_UP,
+    HEAD,
+    LINGER,
+    LOST,
+    NEXT,
+    NOWHERE,
+    REQUEST,
+    REQUEST_BEGUN,
+    SWITCHED,
+    TUNNEL,
+    WIDTH,
+)
 from proxy.http1.upstream import Failure
-from proxy.migration.routes import Endpoint, NotAllowed, Options
 
-if TYPE_CHECKING:
-    from proxy.process.gateway import Gateway
-
-_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
-_BEGINS_REQUEST: Final = re.compile(rb"[\r!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE: Final = b"connection: close\r\n"
 
 
-class Downstream(Passage):
+class Downstream(Client):
     """A client's connection."""
 
-    __slots__ = ("_block", "_body", "_received", "_taking")
+    __slots__ = (
+        "_body",
+        "_chunking",
+        "_clients",
+        "_close",
+        "_forwarder",
+        "_gathered",
+        "_held",
+        "_log",
+        "_reader",
+        "_scheme",
+        "_shared",
+        "_taking",
+        "_unsent",
+    )
 
-    def __init__(self, gateway: Gateway, scheme: bytes = b"http", address: str = "") -> None:
-        super().__init__(gateway, scheme, address)
-        self._taking = False
-        self._block: bytes | None = None  # the fields of the last request, which a client repeats to the byte
-        self._body: list[bytes] | None = None  # gathered for a data request; None: the body goes on
-        self._received = 0
+    def __init__(
+        self, shared: Shared, clients: Clients, log: Entry | None = None, scheme: bytes = b"http", address: str = ""
+    ) -> None:
+        """``address``: the client's, where somebody else told who it is; ``log`` is None where the log is off."""
+        self._shared = shared
+        self._clients = clients
+        self._log = log
+        self._scheme = scheme
+        self.address = address
+        self.place = None
+        self.state = HEAD
+        self.deadline = NEVER
+        self.paused = False
+        self.writing_paused = False
+        self.eof = False
+        self._unsent = 0  # in the write buffer when it was last looked at
+        # Requests.
+        self._taking = False  # ``_take`` is at work, or has let others have their turn
+        self._held = b""  # what came behind the current request, or of a head that is not whole
+        self._reader = HeadReader(shared.heads, shared.max_head)
+        self._body: RequestBody | None = None  # of the current request, until it has ended
+        self._gathered: list[bytes] | None = None  # its pieces, for a data request; None: it goes on to an origin
+        self._forwarder = Forwarder(self, shared)
+        self.invited = True
+        # The current answer.
+        self.forwarded = None
+        self.waiting = None
+        self.begun = False
+        self._chunking = False  # the body goes in chunks
+        self._close = False  # it is the last on this connection
+
+    def _go(self, event: int) -> None:
+        """Change the state, by the table."""
+        state = NEXT[self.state * WIDTH + event]
+        assert state != NOWHERE, f"event {event} in state {self.state}"
+        self.state = state
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._trusted = forwarding.is_trusted(self.address, self.gateway.trusted)
-        self._own_forwarding = forwarding.replaced(self.address, self.scheme)
-        turned_away = self.gateway.admit(self)
-        if turned_away is not None:
-            self.refuse(*turned_away)
+        shared = self._shared
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        if not self.address:
+            name = transport.get_extra_info("peername")
+            self.address = address_of(name[0]) if isinstance(name, tuple) else ""
+        self.peer = Peer(self.address, self._scheme, shared.trusted)
+        self.deadline = shared.now + shared.head_timeout_s
+        refusal = self._clients.admit(self)
+        if refusal is not None:
+            self._refuse(*refusal)
 
     def data_received(self, data: bytes) -> None:
-        state = self._state
+        state = self.state
         if state == HEAD:
             if self._held or self._taking:
                 self._more(data)
             else:
                 self._take(data)
         elif state == BODY:
-            self._upload(data)
+            body = self._body
+            assert body is not None
+            self._upload(body, data)
         elif state == BUSY:
             self._held += data
-            if len(self._held) > self.gateway.max_head:
-                self._pause_reading()
-        elif state == TUNNEL and self._up is not None:
-            self.deadline = self.gateway.now + self._pool.quiet_s
-            self._up.transport.write(data)
+            self._pause_if_far_ahead()
+        elif state == TUNNEL:
+            self._forwarder.send_tunnelled(data)
 
     def eof_received(self) -> bool:
         if not self.transport.can_write_eof():
             return False  # TLS ends both ways at once
-        state = self._state
-        if state == BUSY or (state == HEAD and (self._taking or self._writing_paused)):
+        state = self.state
+        if state == BUSY or (state == HEAD and (self._taking or self.writing_paused)):
             # Either the client will send no more and waits for its answer, or it is gone: the FIN is the same.
-            self._eof = True
+            self.eof = True
             if state == BUSY:
-                self._probe(self.line.http10)
+                self._probe()
             return True
-        if state == TUNNEL and self._up is not None:
-            self._eof = True
-            if not self._up_eof:
-                return self._up.send_eof()
-            self._up.finish()
-            self._up = None
+        if state == TUNNEL:
+            self.eof = True
+            return self._forwarder.send_eof()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state = CLOSED
-        self.gateway.left(self)
+        log = self._log
+        if log is not None and log.under_way:
+            log.end(self.address, self.line, self.fields, "ended" if log.status == 101 else "client gone")
+        self._go(LOST)
+        self._clients.left(self)
         self._held = b""
-        self.recall()
+        self._forwarder.recall()
         if self.waiting is not None:
             self.waiting.gone()
             self.waiting = None
-        if self.exchange is not None:
-            self.exchange.gone()
-            self.exchange = None
+        self._end_forwarded()
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
-        if self._up is not None:
-            self._up.pause_reading()
+        self.writing_paused = True
+        self._forwarder.pause_answer()
         if self.waiting is not None:
             self.waiting.pause()
         self._watch_sending()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
-        if self._state == LINGER:
+        self.writing_paused = False
+        state = self.state
+        if state == LINGER:
             return  # its deadline is about what is left
         self.deadline = NEVER
-        if self._up is not None:
-            self.deadline = self.gateway.now + self._pool.quiet_s
-            self._up.resume_reading()
+        self._forwarder.resume_answer()
         if self.waiting is not None:
             self.waiting.resume()
-        if self._state == HEAD:
-            self.deadline = self.gateway.now + self.gateway.idle_timeout_s
+        if state == HEAD:
+            self.deadline = self._shared.now + self._shared.idle_timeout_s
             self._next()
 
     # Heads
 
     def _take(self, data: bytes) -> None:
         """Deal with the requests in ``data``: whole heads while each is answered at once, the rest is held."""
-        gateway = self.gateway
-        heads = gateway.heads
-        turns = gateway.pipeline
+        shared = self._shared
+        reader = self._reader
+        turns = shared.pipeline
         self._taking = True
         while data:
-            end = data.find(HEAD_END)
-            if end < 0 or end > gateway.max_head:
-                self._partial(data, end)
+            try:
+                size = reader.read(data)
+            except Refused as refused:
+                self._refuse(refused.status, refused.code, refused.message)
+                break
+            if not size:
+                self._held = data
+                self.deadline = shared.now + shared.head_timeout_s
                 break
             if not turns:
                 self._held = data
-                if len(data) > gateway.max_head:
-                    self._pause_reading()
+                self._pause_if_far_ahead()
                 asyncio.get_running_loop().call_soon(self._turn)
                 return
             turns -= 1
-            eol = data.find(CRLF)
-            if eol == 0:  # RFC 9112 section 2.2: an empty line before a request is ignored; one, and no flood of them
-                if data.startswith(CRLF, 2):
-                    self.expects_head_only = False
-                    self.refuse(400, "bad_request_line", "expected a request, found empty lines")
-                    break
-                data = data[2:]
-                continue
-            line = None
-            try:
-                raw = data[:eol]
-                line = heads.lines.get(raw)
-                if line is None:
-                    line = heads.line(raw)
-                block = data[eol + 2 : end + 2]
-                if line.http10:
-                    self._block = None
-                    fields = heads.fields_http10(block)
-                elif block == self._block:
-                    fields = self.fields
-                else:
-                    known = heads.blocks.get(block)
-                    fields = heads.fields(block) if known is None else known
-                    self._block = block
-                self._close = fields.close
-                if line.authority is not None or fields.host is None or line.http10:
-                    self._unusual(line, fields)
-            except Refused as refused:
-                self._block = None
-                self.expects_head_only = line is not None and line.is_head
-                self.refuse(refused.status, refused.code, refused.message)
-                break
-            self.line = line
-            self.fields = fields
-            self.expects_head_only = line.is_head
+            self.line = reader.line
+            self.fields = reader.fields
+            self._close = reader.close
             self.deadline = NEVER
-            self._begin(line, fields, data[end + 4 :])
-            if self._state != HEAD or self._writing_paused:
-                if len(self._held) > gateway.max_head:
-                    self._pause_reading()
+            self._begin(data[size:])
+            if self.state != HEAD or self.writing_paused:
+                self._pause_if_far_ahead()
                 break
             data, self._held = self._held, b""
         self._taking = False
 
-    def _unusual(self, line: Line, fields: Fields) -> None:
-        """An absolute-form, a request without a Host, or HTTP/1.0. Raises ``Refused``."""
-        if line.http10:
-            self._close = not fields.keep_alive or fields.close
-        if fields.host is None:
-            if not line.http10:
-                raise Refused(400, "missing_host", "expected a Host field")
-        elif line.authority is not None and line.authority.lower() != fields.host.lower():
-            raise Refused(400, "bad_host", "Host and the target's authority differ")
-
-    def _partial(self, data: bytes, end: int) -> None:
-        """The beginning of a head, or one that is too large."""
-        self.expects_head_only = False  # that was the request before
-        if end > 0 or len(data) > self.gateway.max_head:
-            self.refuse(431, "head_too_large", f"expected a head of at most {self.gateway.max_head} bytes")
-        elif _BARE_LF.search(data):
-            self.refuse(400, "bad_line_end", "expected every line to end in CRLF")
-        elif not _BEGINS_REQUEST.match(data):
-            self.refuse(400, "bad_request_line", "expected a method")
-        else:
-            self.deadline = self.gateway.now + self.gateway.head_timeout_s
-            self._held = data
-
     def _more(self, data: bytes) -> None:
-        """Bytes behind a head that is not whole: only where they meet is searched, however small the pieces are."""
+        """More bytes while a part of a head is held, or while other connections have their turn."""
         held = self._held
         self._held = held + data
         if self._taking:
-            if len(self._held) > self.gateway.max_head:
-                self._pause_reading()
-            return
-        seam = held[-3:] + data
-        if HEAD_END in seam:
+            self._pause_if_far_ahead()
+        elif self._reader.is_decided(held, data):
             data, self._held = self._held, b""
             self._take(data)
-        elif len(self._held) > self.gateway.max_head or _BARE_LF.search(seam, min(3, len(held))):
-            data, self._held = self._held, b""
-            self._partial(data, -1)
 
     def _turn(self) -> None:
-        """Others have had their turn."""
+        """Go on: other connections have had their turn."""
         self._taking = False
-        if self._state == HEAD:
+        if self.state == HEAD:
             self._next()
 
     def _next(self) -> None:
-        if self._taking or self._writing_paused:
+        """No request is current: go on with what was held, or wait for the next one."""
+        if self._taking or self.writing_paused:
             return
-        if self.paused:
-            self._resume_reading()
+        self._resume_reading()
         if self._held:
             data, self._held = self._held, b""
             self._take(data)
-        if self._eof and self._state == HEAD and not (self._taking or self._writing_paused):
-            self._give_up(more=False)  # what is left of its requests can never become whole
+        if self.eof and self.state == HEAD and not (self._taking or self.writing_paused):
+            self.give_up(more=False)  # what is left of its requests can never become whole
 
-    def _begin(self, line: Line, fields: Fields, rest: bytes) -> None:
+    def _begin(self, rest: bytes) -> None:
         """A request's head is here, with ``rest`` behind it: send it where it belongs."""
-        route = line.route
+        shared, line, fields = self._shared, self.line, self.fields
+        if self._log is not None:
+            self._log.begin()
         if fields.has_body:
-            self._decoder = Chunked() if fields.chunked else ByLength(fields.length)
-            self._state = BODY
-            self._received = 0
-            self._invited = not fields.expects_continue or bool(rest)
-            self.deadline = self.gateway.now + self.gateway.body_timeout_s
+            self._go(REQUEST_BEGUN)
+            self._body = RequestBody(fields)
+            self.invited = not fields.expects_continue or bool(rest)
+            self.deadline = shared.now + shared.body_timeout_s
         else:
+            self._go(REQUEST)
             self._held = rest
-            self._state = BUSY
+        route = line.route
         if route is None:
-            self.gateway.count_app()
-            self.forward(self.gateway.app, rest)
+            shared.count_app()
+            self.forward(shared.app, rest)
         elif isinstance(route, Endpoint):
-            self.gateway.shares[route.migration].begin(self, route, rest)
+            shared.services[route.migration].begin(self, route, rest)
         elif isinstance(route, NotAllowed):
             message = f"{line.method.decode()} is not allowed here"
             self.answer_error(405, "method_not_allowed", message, b"allow: %b\r\n" % route.allow)
@@ -263,144 +271,329 @@ class Downstream(Passage):
             assert isinstance(route, Options)
             beyond = route.beyond
             if beyond is None:
-                self.gateway.count_app()
+                shared.count_app()
             if fields.max_forwards == 0:  # RFC 9110 section 7.6.2: it was to reach this hop and no other
-                self.write(b"HTTP/1.1 204 No Content\r\n%b" % self.gateway.date, b"")
+                self.write(204, APP, b"HTTP/1.1 204 No Content\r\n%b" % shared.date, b"")
             elif beyond is None:
-                self.forward(self.gateway.app, rest)
+                self.forward(shared.app, rest)
             else:
-                self.gateway.shares[beyond.migration].begin(self, beyond, rest)
+                shared.services[beyond.migration].begin(self, beyond, rest)
 
     # Bodies
 
     def forward(self, pool: Pool, rest: bytes) -> None:
-        """Send the current request to an origin; ``rest`` is what has come of its body."""
-        if self._decoder is None:
-            self._send(pool, b"")
-            return
-        if pool.max_body and self.fields.length > pool.max_body:
-            self._too_large(pool.max_body)
-            return
-        body = self._decode(rest, pool.max_body)
+        body = self._body
         if body is None:
+            self._forwarder.send(pool, b"")
             return
-        self._send(pool, self._framed(body))
-        if self._state == BODY and not self._invited:
-            self.deadline = self.gateway.now + pool.timeout_s
-
-    def forward_gathered(self, pool: Pool, body: bytes) -> None:
-        """Send the current request to an origin, with its whole body as it was gathered."""
-        if self.fields.chunked:
-            body = (chunk(body) if body else b"") + last_chunk(b"")
-        self._send(pool, body)
-
-    def gather(self, rest: bytes) -> None:
-        """Gather the body; the share's ``ready`` is called when it is whole."""
-        limit = self.gateway.max_body
-        if limit and self.fields.length > limit:
-            self._too_large(limit)
+        if not self._limit_body(body, pool.max_body):
             return
-        self._body = []
-        if not self._invited:
-            self._invited = True
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._upload(rest)
-
-    def _upload(self, data: bytes) -> None:
-        """More of a request's body."""
-        gathered = self._body
-        payload = self._decode(data, self._pool.max_body if gathered is None else self.gateway.max_body)
+        payload = self._decode(body, rest)
         if payload is None:
             return
+        self._forwarder.send(pool, body.framed(payload))
+        if self.state == BODY and not self.invited:
+            self.deadline = self._shared.now + pool.timeout_s
+
+    def forward_gathered(self, pool: Pool, body: bytes) -> None:
+        if self.fields.chunked:
+            body = (chunk(body) if body else b"") + last_chunk(b"")
+        self._forwarder.send(pool, body)
+
+    def gather(self, rest: bytes) -> None:
+        body = self._body
+        assert body is not None
+        if not self._limit_body(body, self._shared.max_body):
+            return
+        self._gathered = []
+        if not self.invited:
+            self.invited = True
+            self.transport.write(_CONTINUE)
+        self._upload(body, rest)
+
+    def _upload(self, body: RequestBody, data: bytes) -> None:
+        """More of a request's body."""
+        payload = self._decode(body, data)
+        if payload is None:
+            return
+        gathered = self._gathered
         if gathered is None:
-            body = self._framed(payload)
-            up = self._up
-            if up is None:
-                self._early += body  # still connecting: reading is paused, so this is one buffer at most
-                return
-            up.sending = self._decoder is not None
-            if body:
-                up.transport.write(body)
+            self._forwarder.send_more(body.framed(payload))
             return
         gathered.append(payload)
-        if self._state == BUSY:
-            self._decoder = None
-            self._body = None
+        if self.state == BUSY:
+            self._gathered = None
             self.deadline = NEVER
             route = self.line.route
             assert isinstance(route, Endpoint)
-            self.gateway.shares[route.migration].ready(self, route, b"".join(gathered))
+            self._shared.services[route.migration].ready(self, route, b"".join(gathered))
 
-    def _decode(self, data: bytes, limit: int) -> bytes | None:
-        """What of ``data`` belongs to the request's body; None where it was refused. ``limit`` in bytes; 0: none."""
-        decoder = self._decoder
-        assert decoder is not None
-        payload = b""
-        if data:
-            self._invited = True
-            try:
-                payload, rest = decoder.feed(data)
-            except Refused as refused:
-                self.refuse(refused.status, refused.code, refused.message)
-                return None
-            self._received += len(payload)
-            if limit and self._received > limit:
-                self._too_large(limit)
-                return None
-            gateway = self.gateway
-            now = gateway.now
-            if decoder.done:
-                self._state = BUSY
-                self._held = rest
-                if len(rest) > gateway.max_head:
-                    self._pause_reading()
-                if not self._begun and self._up is not None:
-                    self.deadline = now + self._pool.timeout_s
-            elif not self._begun:
-                # Each piece earns time at the least rate, so a trickle runs out of it and a slow line does not.
-                earned = len(payload) / gateway.min_rate if gateway.min_rate else gateway.body_timeout_s
-                self.deadline = min(now + gateway.body_timeout_s, self.deadline + earned)
+    def _decode(self, body: RequestBody, data: bytes) -> bytes | None:
+        """What of ``data`` is payload of the request's body; None where it was refused."""
+        if not data:
+            return data
+        self.invited = True
+        try:
+            payload = body.feed(data)
+        except Refused as refused:
+            self._refuse(refused.status, refused.code, refused.message)
+            return None
+        if body.ended:
+            self._go(BODY_ENDED)
+            self._body = None
+            self._held = body.rest
+            self._pause_if_far_ahead()
+            self._forwarder.expect_answer()
+        elif not self.begun:
+            # Each piece earns time at the least rate, so a trickle runs out of it and a slow line does not.
+            shared = self._shared
+            earned = len(payload) / shared.min_rate if shared.min_rate else shared.body_timeout_s
+            self.deadline = min(shared.now + shared.body_timeout_s, self.deadline + earned)
         return payload
 
-    def _framed(self, payload: bytes) -> bytes:
-        """The payload as the next hop gets it, with the end where it has come."""
-        decoder = self._decoder
-        assert decoder is not None
-        if self.fields.chunked:
-            payload = chunk(payload) if payload else b""
-            if decoder.done:
-                payload += last_chunk(decoder.trailers)
-        if decoder.done:
-            self._decoder = None
-        return payload
+    def _limit_body(self, body: RequestBody, limit: int) -> bool:
+        """Hold the body to ``limit`` bytes, 0 for any. False: its head says more, and it was refused."""
+        body.limit = limit
+        if not limit or self.fields.length <= limit:
+            return True
+        refused = too_large(limit)
+        self._refuse(refused.status, refused.code, refused.message)
+        return False
 
-    def _too_large(self, limit: int) -> None:
-        self.refuse(413, "body_too_large", f"expected a body of at most {limit} bytes")
+    # Answers
+
+    def write(self, status: int, source: bytes, head: bytes, body: bytes) -> None:
+        if self._log is not None:
+            self._log.answered(status, source, len(body))
+        close = self._connection_field()
+        if self._reader.head_only:
+            body = b""
+        self.transport.write(b"%b%b\r\n%b" % (head, close, body))
+        self._complete()
+
+    def pass_on(self, response: Response, source: bytes, extra: bytes, tail: bytes) -> None:
+        if self._log is not None:
+            self._log.answered(response.status, source, len(tail) - len(CRLF))
+        if not response.dated:
+            extra = self._shared.date + extra
+        close = self._connection_field()
+        if close:
+            extra = close + extra
+        self.begun = True
+        self.transport.write(response.wire + extra + tail if extra else response.wire + tail)
+        self._complete()
+
+    def begin_answer(self, status: int, source: bytes, head: bytes, sized: bool) -> None:
+        if self._log is not None:
+            self._log.answered(status, source, 0)
+        if not sized:
+            if self.line.http10:
+                self._close = True  # the body's end is the connection's
+            else:
+                self._chunking = True
+                head += b"transfer-encoding: chunked\r\n"
+        self.begun = True
+        self.transport.write(head + self._connection_field() + CRLF)
+
+    def payload(self, data: bytes) -> None:
+        if self._log is not None:
+            self._log.add(len(data))
+        if self._chunking:
+            self.transport.writelines((b"%x\r\n" % len(data), data, CRLF))
+        else:
+            self.transport.write(data)
+
+    def end_answer(self, trailers: bytes) -> None:
+        if self._chunking:
+            self.transport.write(last_chunk(trailers))
+        self._complete()
+
+    def answer_error(self, status: int, code: str, message: str, extra: bytes = b"") -> None:
+        if self._log is not None:
+            self._log.answered(status, APP, 0)
+        extra += self._shared.date + self._connection_field()
+        self.transport.write(self._shared.form.encode(status, code, message, extra, bodiless=self._reader.head_only))
+        self._complete()
+
+    def switch(self, source: bytes, head: bytes, data: bytes) -> bytes:
+        if self._log is not None:
+            self._log.answered(101, source, 0)
+        self._go(SWITCHED)
+        self.begun = True
+        self.transport.write(head + data)
+        ahead, self._held = self._held, b""
+        return ahead
+
+    def recall(self) -> None:
+        self._forwarder.recall()
+
+    def fail(self, failure: Failure) -> None:
+        self._forwarder.failed(failure)
+
+    def _refuse(self, status: int, code: str, message: str, extra: bytes = b"") -> None:
+        """What came is no request that can be passed on: say so and close, for what follows cannot be trusted."""
+        self._shared.count_refused()
+        self._forwarder.recall()
+        log = self._log
+        if log is not None:
+            log.refused(status)
+            if log.under_way:
+                log.end(self.address, self.line, self.fields, "refused")
+            else:
+                log.unreadable(self.address)
+        if self.begun:
+            self.reset()
+            return
+        extra += self._shared.date + _CLOSE
+        self.transport.write(self._shared.form.encode(status, code, message, extra, bodiless=self._reader.head_only))
+        self.give_up(more=True)
+
+    def _complete(self) -> None:
+        """The answer is written whole."""
+        log = self._log
+        if log is not None:
+            log.end(self.address, self.line, self.fields)
+        self.begun = False
+        self._chunking = False
+        if self.forwarded is not None:
+            self.forwarded.done()
+            self.forwarded = None
+        self.waiting = None
+        state = self.state
+        if state == BODY or self._close:
+            self.give_up(more=state == BODY)
+            return
+        self._go(ANSWERED)
+        if not self.writing_paused:
+            self.deadline = self._shared.now + self._shared.idle_timeout_s
+        if self._held or self.paused or self.eof:
+            self._next()
+
+    def _connection_field(self) -> bytes:
+        """What the answer's head says of the connection, decided now."""
+        if self.state == BODY or self._shared.draining:
+            self._close = True  # the request's body is not wanted any more, so no next request can be found
+        if self._close:
+            return _CLOSE
+        return b"connection: keep-alive\r\n" if self.line.http10 else b""
+
+    def _end_forwarded(self) -> None:
+        """Tell whoever had the request forwarded that nobody waits for its answer any more."""
+        if self.forwarded is not None:
+            self.forwarded.gone()
+            self.forwarded = None
+
+    # Reading and writing
+
+    def pause_reading(self) -> None:
+        if not self.paused and not self.transport.is_closing():
+            self.paused = True
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        if len(self._held) <= self._shared.max_head:
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if self.paused and not self.transport.is_closing():
+            self.paused = False
+            self.transport.resume_reading()
+
+    def _pause_if_far_ahead(self) -> None:
+        """Read no further when the client has sent more ahead than a head may be."""
+        if len(self._held) > self._shared.max_head:
+            self.pause_reading()
+
+    def _watch_sending(self) -> None:
+        """From now on the client has to take what is written at the least rate."""
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self._shared.now + self._shared.body_timeout_s
+
+    def _still_sending(self) -> bool:
+        """Whether the client took enough of what is written since it was last looked at, and of what is left."""
+        shared = self._shared
+        left = self.transport.get_write_buffer_size()
+        if not left or left > self._unsent - shared.min_rate * shared.body_timeout_s:
+            return False
+        self._unsent = left
+        self.deadline = shared.now + shared.body_timeout_s
+        return True
+
+    # The end
+
+    def give_up(self, more: bool) -> None:
+        """Take no further request, and close without a reset that would take the last answer away from the client.
+
+        Where the client may be sending still, a FIN tells it to stop. TLS has no such half of an end: there the
+        client ends the connection when it has read the answer, or the deadline does.
+        """
+        self._held = b""
+        self._body = None
+        self._end_forwarded()
+        self._go(GAVE_UP)
+        self._resume_reading()
+        if self.transport.can_write_eof():
+            if self.eof:
+                self.transport.close()
+            else:
+                self.transport.write_eof()
+        elif not more:
+            self.transport.close()
+        shared = self._shared
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = shared.now + (shared.body_timeout_s if self._unsent else shared.linger_s)
+
+    def reset(self) -> None:
+        liveness.reset(self.transport)
+
+    def end_if_reset(self) -> bool:
+        return liveness.end_if_reset(self.transport)
+
+    def _probe(self) -> None:
+        """Find out whether a client that sent FIN still reads: something harmless makes a closed socket reset.
+
+        Before an answer that is an interim one, which every client must be able to take (RFC 9110 section 15.2);
+        within a chunked answer the leading zero of the next chunk's size, which may have any number of them. In what
+        is left the kernel asks, and is told when the client's own kernel has forgotten the connection: a minute.
+        """
+        if self._chunking:
+            self.transport.write(b"0")
+        elif not self.begun and not self.line.http10:
+            self.transport.write(_CONTINUE)
+        liveness.keep_asking(self.transport)
 
     # Time
 
     def expire(self) -> None:
-        """The deadline passed."""
-        state = self._state
+        state = self.state
         if state == LINGER:
             self._end_lingering()
-        elif self._writing_paused:
+        elif self.writing_paused:
             if not self._still_sending():
                 self.reset()
         elif state == HEAD:
             if self._held:
-                self.refuse(408, "request_timeout", "the request's head did not come in time")
+                self._refuse(408, "request_timeout", "the request's head did not come in time")
             else:
-                self._give_up(more=False)
-        elif self._begun or state == CLOSED:
+                self.give_up(more=False)
+        elif self.begun or state == CLOSED:
             self.reset()
-        elif state == BODY and self._invited and not self.paused:
-            self.refuse(408, "request_timeout", "the request's body did not come in time")
+        elif state == BODY and self.invited and not self.paused:
+            self._refuse(408, "request_timeout", "the request's body did not come in time")
         else:
-            self.recall()
-            self.failed(Failure(504, "gateway_timeout", "the upstream did not answer in time"))
+            self._forwarder.recall()
+            self._forwarder.failed(Failure(504, "gateway_timeout", "the upstream did not answer in time"))
+
+    def _end_lingering(self) -> None:
+        """Go on as long as the client takes its answer, and a moment beyond."""
+        if self._still_sending():
+            return
+        if self._unsent and not self.transport.get_write_buffer_size():
+            self._unsent = 0
+            self.deadline = self._shared.now + self._shared.linger_s
+            return
+        self.transport.abort()
 
     def close_when_idle(self, grace_s: float) -> None:
-        """The worker is leaving: the request under way is the last; one on its way has ``grace_s`` to come."""
-        if self._state == HEAD and not (self._held or self._writing_paused):
-            self.deadline = min(self.deadline, self.gateway.now + grace_s)
+        if self.state == HEAD and not (self._held or self.writing_paused):
+            self.deadline = min(self.deadline, self._shared.now + grace_s)

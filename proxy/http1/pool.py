@@ -1,7 +1,7 @@
 """The connections to one origin: a stack of idle ones, and a count of those that are open.
 
-The connection used last is used next, so the others grow old and are dropped. What is open is an integer and what is
-idle a deque; nothing is scanned on a request's path.
+The connection used last is used next, so that those not needed become old and are closed. Nothing is scanned on a
+request's path.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from typing import Any, Final
 import structlog
 
 from proxy.http1.head import Response
-from proxy.http1.heads import Heads
+from proxy.http1.headcache import HeadCache
 from proxy.http1.refusal import BAD_GATEWAY
-from proxy.http1.upstream import Failure, Upstream
+from proxy.http1.upstream import Failure, Owner, Upstream
 from proxy.settings import App, origin_of
 from proxy.tls import toward_origin
 
 _log = structlog.get_logger("phasegate.pool")
 _NO_MORE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL)
+_IDLE_S: Final = 55.0  # below the minute after which most servers close an idle connection
+_TLS_SHUTDOWN_S: Final = 2.0
 
 Dial = Callable[[Upstream], Awaitable[None]]
 
 
-class Pool:
+class Pool(Owner):
     """The connections to one origin, of one worker.
 
     Limits: ``timeout_s`` until an answer begins, ``quiet_s`` between two pieces of one and in a tunnel, and
@@ -42,9 +44,8 @@ class Pool:
         "_now",
         "_ssl",
         "_where",
-        "heads",
         "host",
-        "host_told",
+        "host_asked",
         "idle_timeout_s",
         "max_body",
         "max_idle",
@@ -54,23 +55,23 @@ class Pool:
         "timeout_s",
     )
 
-    def __init__(self, app: App, heads: Heads, now: Callable[[], float], dial: Dial | None = None) -> None:
+    def __init__(self, app: App, heads: HeadCache, now: Callable[[], float], dial: Dial | None = None) -> None:
         self._app = app
         self._dial = dial or self._open
         self._where = origin_of(app.origin)
         self._ssl = toward_origin(app.tls) if self._where.secure else None
         self.origin = app.origin
         self.host = self._where.authority.encode()
-        self.host_told = (app.host or "").encode()
+        self.host_asked = (app.host or "").encode()
         self.heads = heads
         self.timeout_s = app.timeout_s
         self.quiet_s = app.quiet_timeout_s
         self.max_body = app.max_body
-        self.idle_timeout_s = 55.0  # below the minute after which most servers hang up
+        self.idle_timeout_s = _IDLE_S
         self.max_idle = app.max_idle
         self._now = now
         self._idle: deque[Upstream] = deque()
-        self._down = False  # the last try to connect failed, and the log says why
+        self._down = False  # the last try to connect failed, and was logged
         self.opened = 0
 
     def take(self) -> Upstream | None:
@@ -92,18 +93,18 @@ class Pool:
         upstream.idle_since = self._now()
         idle.append(upstream)
 
-    def lost(self, upstream: Upstream) -> None:
-        """A connection of this pool ended. Each is counted here once, whatever ended it."""
+    def lost(self) -> None:
+        """A connection of this pool ended."""
         self.opened -= 1
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle too long. The stack's bottom is the oldest: the look ends at the first young."""
+        """Close what has been idle too long. The oldest are at the bottom, so it stops at the first that is not."""
         idle = self._idle
         while idle and (idle[0].closed or idle[0].idle_since + self.idle_timeout_s < now):
             idle.popleft().abort()
 
     async def connect(self) -> Upstream | Failure:
-        """Open a connection, or say in words for a client why there is none; where the origin is, the log says."""
+        """Open a connection, or say why there is none: to a client without naming the origin, which the log does."""
         if self.opened >= self._app.max_connections:
             return _overloaded(f"{self.opened} connections to the upstream are open")
         self.opened += 1  # counted before it is open, or a burst would overrun the limit
@@ -119,7 +120,7 @@ class Pool:
             if error.errno in _NO_MORE:
                 return _overloaded("no further connection can be opened")
             return self._unreachable("the upstream cannot be reached", error.strerror or str(error))
-        except Exception as error:  # a name that is none, say: whatever it is, the client has its answer
+        except Exception as error:  # a host name that cannot be one, say; the client must get an answer
             upstream.abort()
             return self._unreachable("the upstream cannot be reached", repr(error))
         except BaseException:
@@ -133,7 +134,7 @@ class Pool:
         return upstream
 
     def _unreachable(self, message: str, reason: str) -> Failure:
-        """Told to the client; and to the log, once until a connection is made again."""
+        """A failure for the client. It is logged too, but once until a connection is made again."""
         if not self._down:
             self._down = True
             _log.warning("origin_unreachable", origin=self.origin, reason=reason)
@@ -145,7 +146,7 @@ class Pool:
         tls: dict[str, Any] = {}
         if self._ssl is not None:
             name = self._app.tls.server_name if self._app.tls is not None else None
-            tls = {"ssl": self._ssl, "server_hostname": name or where.host, "ssl_shutdown_timeout": 2.0}
+            tls = {"ssl": self._ssl, "server_hostname": name or where.host, "ssl_shutdown_timeout": _TLS_SHUTDOWN_S}
         if where.path:
             await loop.create_unix_connection(lambda: upstream, where.path, **tls)
         else:

@@ -11,13 +11,14 @@ import re
 import struct
 from typing import Final
 
-from proxy.http1.forwarding import address_of
+from proxy.http1.addresses import address_of
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V1: Final = b"PROXY "
 _V1_MAX: Final = 107
 _V2_HEAD: Final = 16
-_V2_MAX: Final = 4096
+_V2_MAX: Final = 4096  # of addresses and what may follow them
+HEADER_MAX: Final = _V2_HEAD + _V2_MAX
 _V1_LINE: Final = re.compile(
     rb"PROXY (?:UNKNOWN(?: [\x20-\x7e]*)?|(TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) (\d{1,5}) (\d{1,5}))\r\n"
 )

@@ -12,7 +12,7 @@ import orjson
 BAD_GATEWAY: Final = "bad_gateway"
 
 
-class Refused(Exception):  # noqa: N818 - the name of what happened to the message, not of a mistake of ours
+class Refused(Exception):  # noqa: N818 - it says what happened to a message, and is no error of ours
     """A message that is not passed on. ``status`` and ``code`` go to the client, with ``message`` in words."""
 
     __slots__ = ("code", "message", "status")

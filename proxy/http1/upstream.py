@@ -1,4 +1,4 @@
-"""One connection to an origin, and one request's answer on its way back. ``pool`` keeps those that are idle."""
+"""One connection to an origin, and one answer at a time on its way back. ``pool`` keeps those that are idle."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import asyncio
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import Final, cast
 
 from proxy.http1.body import ByLength, Chunked, Decoder, UntilClose
 from proxy.http1.head import HEAD_END, Response
+from proxy.http1.headcache import HeadCache
 from proxy.http1.refusal import BAD_GATEWAY, Refused
 
-if TYPE_CHECKING:
-    from proxy.http1.pool import Pool
-
 _HEAD_MAX: Final = 64 * 1024
-_FINISH_S: Final = 2.0
-_LEFT_MAX: Final = 64 * 1024  # of an early answer, what is read when the request's body could not be sent on
+_FINISH_S: Final = 2.0  # for what is left to be sent when both sides of a tunnel have ended
+_LEFT_MAX: Final = 64 * 1024  # bytes of an early answer that are read when the request's body could not be sent on
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 
 
@@ -31,43 +29,73 @@ class Failure:
     repeatable: bool = False
 
 
-class Sink(Protocol):
-    """Who waits for an upstream's answer. Each call is the upstream's last but for ``interim`` and ``payload``."""
+class Sink:
+    """Who waits for an upstream's answer: a base, for calls at C's cost.
 
-    expects_head_only: bool
+    Each call is the upstream's last but for ``interim``, ``payload`` and those on uploads.
+    """
+
+    __slots__ = ()
 
     def interim(self, response: Response) -> None:
         """A 1xx answer; a final one follows."""
+        raise NotImplementedError
 
     def whole(self, response: Response, tail: bytes) -> None:
         """The answer came in one piece; ``tail`` is the empty line and the body as they were sent."""
+        raise NotImplementedError
 
     def head(self, response: Response, size: int) -> None:
         """An answer begins whose body follows; ``size`` in bytes or ``NO_LENGTH``."""
+        raise NotImplementedError
 
     def payload(self, data: bytes) -> None:
         """A piece of the body."""
+        raise NotImplementedError
 
     def end(self, trailers: bytes) -> None:
         """The body is complete."""
+        raise NotImplementedError
 
     def failed(self, failure: Failure) -> None:
         """No answer will come, or no more of it."""
+        raise NotImplementedError
 
     def tunnel(self, response: Response, data: bytes) -> None:
         """The upstream changed protocols (101); ``data`` is what it already sent in the new one."""
+        raise NotImplementedError
 
     def upstream_eof(self) -> bool:
         """The tunnel's far end will send no more. True: it may go on being sent to."""
+        raise NotImplementedError
 
     def upstream_closed(self, broken: bool) -> None:
         """The tunnel's far end went away; ``broken``: not as it should."""
+        raise NotImplementedError
 
     def pause_upload(self) -> None:
         """The upstream takes no more of the request's body for now."""
+        raise NotImplementedError
 
     def resume_upload(self) -> None:
         """It does again."""
+        raise NotImplementedError
+
+
+class Owner:
+    """Whose a connection to an origin is: a base, for calls at C's cost."""
+
+    __slots__ = ("heads",)
+
+    heads: HeadCache
+
+    def put(self, upstream: Upstream, response: Response) -> None:
+        """An answer is complete: the connection may serve another request, or is closed."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """A connection has ended: told once for each."""
+        raise NotImplementedError
 
 
 class Upstream(asyncio.Protocol):
@@ -78,10 +106,11 @@ class Upstream(asyncio.Protocol):
         "_connected",
         "_decoder",
         "_ended",
+        "_head_only",
         "_held",
         "_interims",
+        "_owner",
         "_paused",
-        "_pool",
         "_response",
         "_sink",
         "_tunnel",
@@ -95,16 +124,17 @@ class Upstream(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._connected = False
-        self._pool = pool
+        self._owner = owner
         self._sink: Sink | None = None
         self._decoder: Decoder | None = None
         self._response: Response | None = None
         self._held = b""
+        self._head_only = False  # the answer is to a HEAD request, and has no body whatever its head says
         self._answered = False  # a byte of the answer has come
         self._interims = 0
-        self._ended = False  # the origin said that it was done: by a FIN, or under TLS by a closing alert
+        self._ended = False  # the origin said that it will send no more: by a FIN, or under TLS by a closing alert
         self._tunnel = False
         self._paused = False
         self.closed = False
@@ -113,9 +143,13 @@ class Upstream(asyncio.Protocol):
         self.uses = 0
         self.sending = False  # the request's body is still on its way: an answer now is an early one
 
-    def begin(self, sink: Sink, wire: bytes, sending: bool) -> None:
-        """Send a request's head and what there is of its body, for ``sink``; ``sending``: more of it will come."""
+    def begin(self, sink: Sink, wire: bytes, head_only: bool, sending: bool) -> None:
+        """Send a request's head and what there is of its body, for ``sink``.
+
+        ``head_only``: it is a HEAD request; ``sending``: more of the body will come.
+        """
         self._sink = sink
+        self._head_only = head_only
         self.sending = sending
         self._answered = False
         self._interims = 0
@@ -123,7 +157,7 @@ class Upstream(asyncio.Protocol):
         self.transport.write(wire)
 
     def abandon(self) -> None:
-        """Whoever waited is gone: what this connection still carries belongs to nobody, so it ends."""
+        """Nobody waits any more. What is left of the answer must not be taken for the next one, so close."""
         self._sink = None
         self.abort()
 
@@ -131,7 +165,7 @@ class Upstream(asyncio.Protocol):
         """Close now, open or not yet. Idempotent."""
         if not self.closed:
             self.closed = True
-            self._pool.lost(self)
+            self._owner.lost()
             if self._connected:
                 self.transport.abort()
 
@@ -153,12 +187,12 @@ class Upstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._connected = True
         if self.closed:
-            self.transport.abort()  # nobody waits for it any more
+            self.transport.abort()  # it was given up while it was connecting
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
         if sink is None:
-            self.abort()  # bytes that nobody asked for: its next answer would be taken for another's
+            self.abort()  # bytes that answer no request would be taken for the next request's answer
         elif self._decoder is not None:
             self._body(sink, data)
         elif self._tunnel:
@@ -186,7 +220,7 @@ class Upstream(asyncio.Protocol):
         self._ended = True
         if self._tunnel and self._sink is not None:
             return self._sink.upstream_eof()
-        return False  # the transport closes, and connection_lost tells the rest
+        return False  # the transport closes, and connection_lost sees to the rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._sink is not None and not self._tunnel:
@@ -196,7 +230,7 @@ class Upstream(asyncio.Protocol):
         sink, self._sink = self._sink, None
         if not self.closed:
             self.closed = True
-            self._pool.lost(self)
+            self._owner.lost()
         if sink is None:
             return
         if self._tunnel:
@@ -215,9 +249,9 @@ class Upstream(asyncio.Protocol):
             )
 
     def _left(self) -> bytes:
-        """What the origin had answered before it took no more of the body: still in the socket, unread.
+        """What the origin had answered before it closed on a request's body: still in the socket, unread.
 
-        The failure to write ended the connection before its time. Under TLS these would be records, not the answer.
+        The transport ended on the failed write and read no further. Under TLS these would be records, no answer.
         """
         sock = self.transport.get_extra_info("socket")
         if sock is None or self.transport.get_extra_info("sslcontext") is not None:
@@ -249,7 +283,7 @@ class Upstream(asyncio.Protocol):
                 self._held = data
             return
         try:
-            response = self._pool.heads.response(data[: end + 2])
+            response = self._owner.heads.response(data[: end + 2])
         except Refused as refused:
             self._fail(sink, refused.message)
             return
@@ -269,11 +303,11 @@ class Upstream(asyncio.Protocol):
             return
         length = response.length
         size = len(data) - end - 4
-        if sink.expects_head_only or status == 204 or status == 304:
+        if self._head_only or status == 204 or status == 304:
             length = 0
         if length == size:  # the common answer: all of it is here
             self._sink = None
-            self._pool.put(self, response)
+            self._owner.put(self, response)
             sink.whole(response, data[end + 2 :])
             return
         if 0 <= length < size:
@@ -307,7 +341,7 @@ class Upstream(asyncio.Protocol):
                 self.abort()
             else:
                 assert self._response is not None
-                self._pool.put(self, self._response)
+                self._owner.put(self, self._response)
             sink.end(decoder.trailers)
 
     def _fail(self, sink: Sink, message: str) -> None:

@@ -20,17 +20,15 @@ import structlog
 from backends.arm import SOURCE, DataSource, Outcome
 from backends.errors import Fault, FaultKind
 from backends.operations import Answer, Call, error_answer
-from proxy.board import board
-from proxy.http1.body import chunk, last_chunk
-from proxy.http1.downstream import Downstream
-from proxy.migration.routes import Endpoint
-from proxy.migration.share import Share
-from proxy.migration.sticky import Stickiness
-from proxy.process.gateway import Gateway, Service
+from proxy.http1.client import Client, Waiting
+from proxy.http1.service import Endpoint, Service
+from proxy.http1.shared import Shared
+from proxy.migration.split import Split
 
-_log = structlog.get_logger("phasegate.exchange")
+_log = structlog.get_logger("phasegate.answering")
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
-_CLIENT_GONE: Final = 499  # never sent: what a read is counted as whose client did not wait
+_ID_BYTES: Final = 10  # of randomness, in what a write creates
+_CLIENT_GONE: Final = 499  # never sent: the status by which a read is counted whose client went away first
 
 
 def encode_head(answer: Answer, kind: bytes) -> bytes:
@@ -48,39 +46,30 @@ def encode_head(answer: Answer, kind: bytes) -> bytes:
 class Answering(Service):
     """A migration between document stores, as one worker serves it."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        cells: memoryview[int],
-        layout: board.Layout,
-        slot: int,
-        migration: int,
-        stickiness: Stickiness,
-        source: DataSource,
-    ) -> None:
-        self.gateway = gateway
-        self.share = Share(cells, layout, slot, migration, stickiness)
+    def __init__(self, shared: Shared, split: Split, source: DataSource) -> None:
+        self.shared = shared
+        self.split = split
         self.source = source
         self.kinds = tuple(arm.kind.encode() for arm in source.arms)
 
-    def begin(self, client: Downstream, endpoint: Endpoint, rest: bytes) -> None:
+    def begin(self, client: Client, endpoint: Endpoint, rest: bytes) -> None:
         """A data request's head is here, and ``rest`` of its body."""
         if client.fields.has_body:
             client.gather(rest)
         else:
             self.ready(client, endpoint, b"")
 
-    def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
+    def ready(self, client: Client, endpoint: Endpoint, body: bytes) -> None:
         """A data request is here whole: answer it now, or begin to."""
         began = monotonic_ns()
-        arm, bucket, cookie = self.share.choose(client, began)
+        arm, bucket, cookie = self.split.choose(client, began)
         self.ask(client, endpoint, body, arm, bucket, began, cookie)
 
     def ask(
-        self, client: Downstream, endpoint: Endpoint, body: bytes, arm: int, bucket: int, began: int, cookie: bytes
+        self, client: Client, endpoint: Endpoint, body: bytes, arm: int, bucket: int, began: int, cookie: bytes
     ) -> None:
         """Answer from an arm of the data source."""
-        share = self.share
+        split = self.split
         operation = endpoint.operation
         if operation.kind == "read":
             answer = self.source.peek(arm, operation, client.line.target)
@@ -88,27 +77,28 @@ class Answering(Service):
                 head = answer.wire
                 if head is None:
                     head = answer.wire = encode_head(answer, self.kinds[arm])
-                share.record(endpoint.number, arm, began, answer.status)
-                client.write(b"%b%b%b" % (head, self.gateway.date, cookie), answer.body)
+                split.record(endpoint.number, arm, began, answer.status)
+                head = b"%b%b%b" % (head, self.shared.date, cookie)
+                client.write(answer.status, self.kinds[arm], head, answer.body)
                 return
         Exchange(self, client, endpoint, arm, bucket, began, cookie).start(body)
 
-    def turn_away(self, exchange: Exchange, fault: Fault) -> bool:
+    def hand_over(self, exchange: Exchange, fault: Fault) -> bool:
         """Have a read that the target failed answered by somebody else than the data source. True: it will be."""
         return False
 
     def tick(self, now_ns: int) -> None:
         """The weight and a rollback's deadlines; and what the target has taken by now."""
-        self.share.tick(now_ns)
-        self.share.behind(self.source.behind_since())
+        self.split.tick(now_ns)
+        self.split.behind(self.source.behind_since())
 
     def gauge(self) -> None:
         """The data source's figures, onto the board."""
-        self.share.gauge(self.source.gauges())
+        self.split.gauge(self.source.gauges())
 
 
-class Exchange:
-    """A data request that is waited for: a ``Flight`` of its share, and what its client is ``Waiting`` for."""
+class Exchange(Waiting):
+    """A data request that is waited for: a ``Flight`` of its split, and what its client is ``Waiting`` for."""
 
     __slots__ = (
         "_bucket",
@@ -129,7 +119,7 @@ class Exchange:
     def __init__(
         self,
         service: Answering,
-        client: Downstream,
+        client: Client,
         endpoint: Endpoint,
         arm: int,
         bucket: int,
@@ -137,16 +127,16 @@ class Exchange:
         cookie: bytes,
     ) -> None:
         self._service = service
-        self.client: Downstream | None = client
+        self.client: Client | None = client
         self.endpoint = endpoint
         self.arm = self.on = arm
         self.began = began
-        self.generation = service.share.generation
+        self.generation = service.split.generation
         self._bucket = bucket
         self._cookie = cookie
         self._task: asyncio.Task[None] | None = None
         self._streaming = False  # a stream's head is out
-        self._taken: asyncio.Event | None = None  # set when a client that took no more takes again
+        self._taken: asyncio.Event | None = None  # waited for while the client takes no more of a stream
 
     def start(self, body: bytes, instead: Fault | None = None) -> None:
         """Ask the arm; with ``instead``, its failure, ask the source in its place.
@@ -156,12 +146,12 @@ class Exchange:
         client, endpoint = self.client, self.endpoint
         assert client is not None
         client.waiting = self
-        fresh = "" if endpoint.operation.kind == "read" else secrets.token_hex(10)
+        fresh = "" if endpoint.operation.kind == "read" else secrets.token_hex(_ID_BYTES)
         target = client.line.target
         self.call = Call(endpoint.operation, target, endpoint.params, endpoint.query, body, time(), fresh)
         if instead is not None:
             self.on = SOURCE
-        self._service.share.enter(self)
+        self._service.split.enter(self)
         self._run(self._ask(self.on, instead))
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -177,16 +167,16 @@ class Exchange:
             outcome = await self._service.source.answer(arm, self.call)
         except asyncio.CancelledError:
             raise
-        except Exception:  # a bug of ours costs one request and is in the log; the connection goes on
+        except Exception:  # a bug of ours: it is logged and costs one request, and the connection goes on
             _log.exception("operation_failed", operation=self.endpoint.operation.name)
             broken = Fault(FaultKind.INTERNAL, "phasegate failed")
             outcome = Outcome(
                 error_answer(500, "internal", "phasegate failed to answer; its log says why"), arm, broken
             )
         if outcome.arm == SOURCE and self.endpoint.operation.kind == "write":
-            self._service.share.wrote(self._bucket, self._service.source.behind_since())
+            self._service.split.wrote(self._bucket, self._service.source.behind_since())
         outcome.fault = fault or outcome.fault
-        if outcome.fault is None or not self._service.turn_away(self, outcome.fault):
+        if outcome.fault is None or not self._service.hand_over(self, outcome.fault):
             await self._deliver(outcome)
 
     async def _deliver(self, outcome: Outcome) -> None:
@@ -194,32 +184,31 @@ class Exchange:
         service, client, answer = self._service, self.client, outcome.answer
         self._record(outcome)
         if client is None:
-            service.share.leave(self)
+            service.split.leave(self)
             return
         head = answer.wire or encode_head(answer, service.kinds[outcome.arm])
         if answer.stream is None:
             answer.wire = head
-        head = b"%b%b%b" % (head, service.gateway.date, self._cookie)
+        head = b"%b%b%b" % (head, service.shared.date, self._cookie)
         if outcome.fault is not None and outcome.arm != self.arm:
             head += b"x-data-fallback: %b\r\n" % outcome.fault.kind.label.encode()
         if answer.stream is not None and client.line.method != b"HEAD":
-            await self._stream(client, head, answer.stream)
+            self._streaming = True
+            client.begin_answer(answer.status, service.kinds[outcome.arm], head, sized=False)
+            await self._stream(client, answer.stream)
             return
-        service.share.leave(self)
+        service.split.leave(self)
         client.waiting = None
-        client.write(head, answer.body)
+        client.write(answer.status, service.kinds[outcome.arm], head, answer.body)
         if answer.stream is not None:
             await _close(answer.stream)
 
     def _record(self, outcome: Outcome) -> None:
         kind = None if outcome.fault is None else outcome.fault.kind
         fell_back = outcome.arm != self.arm
-        self._service.share.record(self.endpoint.number, self.arm, self.began, outcome.answer.status, kind, fell_back)
+        self._service.split.record(self.endpoint.number, self.arm, self.began, outcome.answer.status, kind, fell_back)
 
-    async def _stream(self, client: Downstream, head: bytes, stream: AsyncIterator[bytes]) -> None:
-        self._streaming = True
-        client.stream_head(head)
-        chunked = not client.line.http10
+    async def _stream(self, client: Client, stream: AsyncIterator[bytes]) -> None:
         try:
             async for data in stream:
                 if self._taken is not None:
@@ -227,7 +216,7 @@ class Exchange:
                 if client.closed:
                     return
                 if data:
-                    client.transport.write(chunk(data) if chunked else data)
+                    client.payload(data)
             self._end_stream(client)
         except Fault:
             client.reset()  # the backend broke off: not to be taken for the stream's end
@@ -235,20 +224,18 @@ class Exchange:
             _log.exception("stream_failed", operation=self.endpoint.operation.name)
             client.reset()
         finally:
-            self._service.share.leave(self)
+            self._service.split.leave(self)
             await _close(stream)
 
-    def _end_stream(self, client: Downstream) -> None:
+    def _end_stream(self, client: Client) -> None:
         if not client.closed:
             client.waiting = None
-            if not client.line.http10:
-                client.transport.write(last_chunk(b""))
-            client.complete()
+            client.end_answer(b"")
 
-    def release(self) -> tuple[Downstream | None, bytes]:
-        """Give the request up to somebody else: its client, and the Set-Cookie line of its answer."""
+    def release(self) -> tuple[Client | None, bytes]:
+        """Leave the request to another arm: its client, and the Set-Cookie line of its answer."""
         client, self.client = self.client, None
-        self._service.share.leave(self)
+        self._service.split.leave(self)
         if client is not None:
             client.waiting = None
         return client, self._cookie
@@ -259,9 +246,9 @@ class Exchange:
         """The client went away: a read is given up; a write runs to its end, for it may have been applied."""
         self.client = None
         if self.endpoint.operation.kind != "write" and self._stop() and not self._streaming:
-            # How long it had waited is the arm's doing, and its histogram would be the better for leaving it out.
+            # Counted with the time that it waited: to leave slow reads out would make the arm look faster than it is.
             self._record(Outcome(Answer(_CLIENT_GONE), self.arm))
-            self._service.share.leave(self)
+            self._service.split.leave(self)
 
     def pause(self) -> None:
         self._taken = asyncio.Event()
@@ -282,11 +269,11 @@ class Exchange:
                 self._end_stream(self.client)
             return
         fault = Fault(FaultKind.DEADLINE, "cut over by a rollback")
-        if self._service.turn_away(self, fault):
+        if self._service.hand_over(self, fault):
             return
-        self._service.share.leave(self)
+        self._service.split.leave(self)
         self.on = SOURCE
-        self._service.share.enter(self)
+        self._service.split.enter(self)
         self._run(self._ask(SOURCE, fault))
 
     def cancel(self) -> None:
@@ -301,12 +288,12 @@ class Exchange:
             self._run(self._deliver(outcome))
 
     def _stop(self) -> bool:
-        """Stop waiting; False where the end is already on its way."""
+        """Stop waiting; False where the request is about to end by itself."""
         return self._task is not None and self._task.cancel()
 
 
 async def _close(stream: AsyncIterator[bytes]) -> None:
-    """Let the stream give back what it holds."""
+    """Close the stream, so that it gives back what it holds of the backend."""
     close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(stream, "aclose", None)
     if close is not None:
         await close()

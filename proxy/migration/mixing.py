@@ -7,65 +7,50 @@ since only then is it known who gets it. A read that one arm fails as the target
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING
 
 from backends.arm import SOURCE, TARGET, DataSource
 from backends.errors import Fault, FaultKind
-from proxy.board import board
-from proxy.http1.downstream import Downstream
+from proxy.http1.client import Client
 from proxy.http1.pool import Pool
+from proxy.http1.service import Endpoint
+from proxy.http1.shared import Shared
 from proxy.migration.answering import Answering, Exchange
-from proxy.migration.relay import Relay
-from proxy.migration.routes import Endpoint
-from proxy.migration.sticky import Stickiness
-
-if TYPE_CHECKING:
-    from proxy.process.gateway import Gateway
+from proxy.migration.relaying import Relay
+from proxy.migration.split import Split
 
 
 class Mixing(Answering):
     """Such a migration, as one worker serves it; ``origin`` is the arm that ``pool`` leads to."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        cells: memoryview[int],
-        layout: board.Layout,
-        slot: int,
-        migration: int,
-        stickiness: Stickiness,
-        source: DataSource,
-        origin: int,
-        pool: Pool,
-    ) -> None:
-        super().__init__(gateway, cells, layout, slot, migration, stickiness, source)
+    def __init__(self, shared: Shared, split: Split, source: DataSource, origin: int, pool: Pool) -> None:
+        super().__init__(shared, split, source)
         self._origin = origin
         self._pool = pool
 
-    def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
+    def ready(self, client: Client, endpoint: Endpoint, body: bytes) -> None:
         """A data request is here whole: answer it, or forward it."""
         began = monotonic_ns()
-        arm, bucket, cookie = self.share.choose(client, began)
+        arm, bucket, cookie = self.split.choose(client, began)
         if arm == self._origin:
-            client.exchange = Relay(self, client, endpoint, arm, began, cookie)
+            client.forwarded = Relay(self, client, endpoint, arm, began, cookie)
             client.forward_gathered(self._pool, body)
         else:
             self.ask(client, endpoint, body, arm, bucket, began, cookie)
 
-    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+    def from_source(self, client: Client, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
         """The origin failed a read, as the target: the store answers it."""
         relay.release()
         unmarked = 0  # only a write's bucket is marked
         exchange = Exchange(self, client, endpoint, TARGET, unmarked, relay.began, relay.cookie)
         exchange.start(b"", Fault(fault, "the origin failed"))
 
-    def turn_away(self, exchange: Exchange, fault: Fault) -> bool:
+    def hand_over(self, exchange: Exchange, fault: Fault) -> bool:
         """The store failed a read, as the target: the origin answers it."""
         if self._origin != SOURCE or exchange.arm != TARGET or exchange.endpoint.operation.kind == "write":
             return False
         client, cookie = exchange.release()
         if client is not None:
             relay = Relay(self, client, exchange.endpoint, TARGET, exchange.began, cookie, fault.kind)
-            client.exchange = relay
+            client.forwarded = relay
             client.forward_gathered(self._pool, exchange.call.body)
         return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import translate
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -17,9 +16,10 @@ from urllib.parse import parse_qsl, unquote
 from backends.adapters.registry import operations as table
 from backends.kinds.settings import Backend, Http
 from backends.operations import Kind, Operation
-from proxy.board.board import Layout
+from proxy.board.layout import Layout
 from proxy.http1.head import Line
 from proxy.http1.refusal import Refused
+from proxy.http1.service import Endpoint, NotAllowed, Options
 from proxy.settings import Plan, Route
 
 _TARGET_MAX: Final = 4096  # of a data request, whose path and query are decoded
@@ -27,33 +27,8 @@ _PARAMETERS_MAX: Final = 64
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 
-@dataclass(slots=True)
-class Endpoint:
-    """What a data request leads to: operation ``number`` of migration ``migration``, with its path and query."""
-
-    migration: int
-    number: int
-    operation: Operation
-    params: dict[str, str]
-    query: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class NotAllowed:
-    """The path is a data path, the method none of its."""
-
-    allow: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """OPTIONS of an origin: a request that Max-Forwards may end at this hop. ``beyond``: None is the app."""
-
-    beyond: Endpoint | None
-
-
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
-    """Whether both arms are HTTP origins: what a path means is then their affair."""
+    """Whether both arms are HTTP origins: then they alone know what a path means."""
     return all(isinstance(backends[name], Http) for name in (route.source, route.target))
 
 
@@ -93,7 +68,7 @@ def _template(path: str) -> re.Pattern[str]:
 
 
 class Router:
-    """Resolves request lines. The answer is kept with the line, so a path is matched once and not for ever."""
+    """Resolves request lines. What a line leads to is remembered with it, so a path is matched once."""
 
     def __init__(self, plan: Plan) -> None:
         self._literal: dict[str, dict[str, tuple[int, int, Operation]]] = {}

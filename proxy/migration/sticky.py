@@ -1,6 +1,6 @@
-"""Whose request is it: the sticky key by the config's order, and the bucket that follows.
+"""Whose request it is: the sticky key, by the order of ``[proxy] sticky``, and the bucket that follows from it.
 
-A key that lies in the fields is looked for once and its buckets kept with the block (see ``head.Heads``), so for a
+A key that lies in the fields is looked for once and its buckets kept with the block (see ``headcache``), so for a
 browser's next request the split is an index into a tuple.
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from proxy.board.layout import BUCKETS
+from proxy.http1.client import Client
 from proxy.http1.head import Fields
-from proxy.migration import splitter
-
-if TYPE_CHECKING:
-    from proxy.http1.downstream import Downstream
+from proxy.migration import buckets
 
 COOKIE: Final = "phasegate"
 _VALUE: Final = re.compile(rb"(?:^|;)[ \t]*phasegate=([0-9A-Za-z_\-]{1,64})[ \t]*(?:;|$)")
 _SET_COOKIE: Final = b"set-cookie: phasegate=%b; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax\r\n"
+
+_KEY_BYTES: Final = 8  # of randomness, in a key that is made here
 
 # What a block of fields that holds no key leads to.
 _MINT, _ADDRESS, _RANDOM = "mint", "address", "random"
@@ -30,7 +31,7 @@ class Stickiness:
 
     def __init__(self, rules: Sequence[str], migrations: Sequence[str]) -> None:
         self._rules = rules
-        self._salts = tuple(splitter.salt(name) for name in migrations)
+        self._salts = tuple(buckets.salt(name) for name in migrations)
 
     @staticmethod
     def wanted(rules: Sequence[str]) -> frozenset[bytes]:
@@ -38,7 +39,7 @@ class Stickiness:
         headers = (rule.partition(":")[2].lower().encode() for rule in rules if rule.startswith("header:"))
         return frozenset(headers) | {b"cookie"}
 
-    def bucket(self, migration: int, client: Downstream) -> tuple[int, bytes]:
+    def bucket(self, migration: int, client: Client) -> tuple[int, bytes]:
         """The bucket of the client's current request, and the Set-Cookie line its answer must carry, if any."""
         fields = client.fields
         sticky = fields.sticky
@@ -48,11 +49,11 @@ class Stickiness:
             return sticky[migration], b""
         salt = self._salts[migration]
         if sticky is _ADDRESS:
-            return splitter.bucket(salt, client.client_address.encode()), b""
+            return buckets.bucket(salt, client.client_address().encode()), b""
         if sticky is _RANDOM:
-            return secrets.randbelow(splitter.BUCKETS), b""
-        minted = secrets.token_hex(8).encode()
-        return splitter.bucket(salt, minted), _SET_COOKIE % minted
+            return secrets.randbelow(BUCKETS), b""
+        minted = secrets.token_hex(_KEY_BYTES).encode()
+        return buckets.bucket(salt, minted), _SET_COOKIE % minted
 
     def _resolve(self, fields: Fields) -> tuple[int, ...] | str:
         for rule in self._rules:
@@ -70,5 +71,5 @@ class Stickiness:
             elif kind == "random":
                 return _RANDOM
             if key:
-                return tuple(splitter.bucket(salt, key) for salt in self._salts)
+                return tuple(buckets.bucket(salt, key) for salt in self._salts)
         return _RANDOM

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import Final
 
+from proxy.settings import CannotStartError
+
 _BACKLOG: Final = 1024
-
-
-class CannotStartError(Exception):
-    """Something outside this process is in the way; the message says what, and what to do."""
+_RETRY_S: Final = 0.05  # between two tries for an address that is in use
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -36,13 +35,13 @@ def bind(text: str, count: int, patience_s: float = 0.0) -> list[socket.socket]:
             if error.errno != errno.EADDRINUSE or monotonic() >= end:
                 mend = "stop what listens there, or choose another address in the config"
                 raise CannotStartError(f"cannot listen on {text}: {error.strerror}; {mend}") from None
-        sleep(0.05)
+        sleep(_RETRY_S)
 
 
 def _bind(host: str, port: int, count: int) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Sockets with SO_REUSEPORT share an address with any other of ours, so another phasegate would not be in the way
-    # and would take half the traffic. One without it finds out.
+    # Sockets with SO_REUSEPORT would share the address with those of another phasegate, which would then take half
+    # of the traffic. A socket without it finds out whether the address is free.
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))

@@ -28,12 +28,13 @@ import msgspec
 import structlog
 
 from backends.kinds.settings import encode_hook
-from proxy.board import board
+from proxy.board.board import Board, BoardError, boot_id
+from proxy.board.layout import M_LEASE_UNTIL, M_WORD, Layout
 from proxy.migration.routes import layout
 from proxy.process.form import form
-from proxy.process.listening import CannotStartError, address_of, bind
+from proxy.process.listening import address_of, bind
 from proxy.process.supervision import History, after_death, is_hung
-from proxy.settings import Plan
+from proxy.settings import CannotStartError, Plan
 from proxy.tls import check_files
 
 _log = structlog.get_logger("phasegate.supervisor")
@@ -44,7 +45,8 @@ _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
 _KILL_AFTER_S: Final = 5.0  # beyond the drain's time
 _POLL_S: Final = 1.0
-_ORPHANS_S: Final = 5.0
+_ORPHANS_S: Final = 5.0  # that the workers of a supervisor which was killed may take to notice and leave
+_SUCCESSOR_POLL_S: Final = 0.02  # while a replaced worker's successor is starting
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Launch:
 class _Child:
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
-    board: board.Board  # the one it was started with: a new config may have brought another since
+    board: Board  # the one it was started with: a new config may have brought another since
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     started_ns: int = 0
@@ -90,16 +92,16 @@ class Supervisor:
     def __init__(self, load: Callable[[], Launch]) -> None:
         self._load = load
         self._launch = load()
-        self._boot = board.boot_id()
+        self._boot = boot_id()
         plan = self._launch.plan
-        check_files(plan.app, plan.proxy.doors())
+        check_files(plan.app, plan.proxy.all_listeners())
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = self._take_run_dir()
         self._workers = plan.proxy.workers or os.cpu_count() or 1
         self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
         # Where an earlier run was killed, its workers may hold the addresses for the moment they need to notice.
         patience_s = _ORPHANS_S if (self._run_dir / "ready.json").exists() else 0.0
-        self._sockets = [bind(door.address, self._workers, patience_s) for door in plan.proxy.doors()]
+        self._sockets = [bind(listener.address, self._workers, patience_s) for listener in plan.proxy.all_listeners()]
         (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
         self._board = self._open_board(plan)
         self._control = _Child("control", self._start_control, self._board)
@@ -154,13 +156,13 @@ class Supervisor:
         lock.flush()
         return lock
 
-    def _open_board(self, plan: Plan) -> board.Board:
+    def _open_board(self, plan: Plan) -> Board:
         """The board of an earlier run on this boot, with its counts and weights, or a new one."""
         path = self._run_dir / "board"
         shape = layout(plan, self._rows)
         try:
-            found = board.Board.open(path, shape, self._boot)
-        except board.BoardError:
+            found = Board.open(path, shape, self._boot)
+        except BoardError:
             return self._new_board(shape, None)
         if any(worker.pid and _is_alive(worker.pid) for worker in found.workers()):
             # Workers of a supervisor that was killed are still finishing, and write their rows.
@@ -169,18 +171,18 @@ class Supervisor:
             found.clear_volatile(row)
         return found
 
-    def _new_board(self, shape: board.Layout, old: board.Board | None) -> board.Board:
+    def _new_board(self, shape: Layout, old: Board | None) -> Board:
         """A board with nothing counted; migrations that the old one had keep their weight."""
         path = self._run_dir / "board"
         try:
-            new = board.Board.create(path, shape, self._boot)
+            new = Board.create(path, shape, self._boot)
         except OSError as error:
             raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
         names = [] if old is None else [name for name, _ in old.layout.migrations]
         for m, (name, _) in enumerate(shape.migrations):
             if old is not None and name in names:
                 before, after = old.layout.migration(names.index(name)), shape.migration(m)
-                for cell in (board.M_LEASE_UNTIL, board.M_WORD):
+                for cell in (M_LEASE_UNTIL, M_WORD):
                     new.cells[after + cell] = old.cells[before + cell]
         return new
 
@@ -232,7 +234,7 @@ class Supervisor:
             self._keep(child)
 
     def _end_hung(self, child: _Child) -> None:
-        """A process that shows no life holds what it holds for ever: end it, and its successor takes over."""
+        """A process without a heartbeat would hold its connections for ever: kill it, and start another."""
         assert child.process is not None
         if child.row >= 0:
             beat, limit = child.board.worker(child.row).heartbeat, _WORKER_HUNG_S
@@ -290,7 +292,7 @@ class Supervisor:
         """Take a new config, or say why not and go on with the old one."""
         try:
             launch = self._load()
-            check_files(launch.plan.app, launch.plan.proxy.doors())
+            check_files(launch.plan.app, launch.plan.proxy.all_listeners())
         except Exception as error:
             _log.error("reload_refused", reason=str(error))
             return
@@ -298,7 +300,7 @@ class Supervisor:
         fixed = [
             f"proxy.{name}" for name in ("listen", "workers", "run_dir") if getattr(old, name) != getattr(new, name)
         ]
-        if [door.address for door in old.listeners] != [door.address for door in new.listeners]:
+        if [listener.address for listener in old.listeners] != [listener.address for listener in new.listeners]:
             fixed.append("proxy.listeners")
         if self._launch.control_listen != launch.control_listen:
             fixed.append("control.listen")
@@ -336,7 +338,7 @@ class Supervisor:
     def _patience(self) -> float:
         """How long to wait for a signal before the next look."""
         if self._successor is not None:
-            return 0.02
+            return _SUCCESSOR_POLL_S
         due = [child.due - monotonic() for child in self._children() if child.process is None]
         return max(0.0, min([_POLL_S, *due]))
 

@@ -19,21 +19,23 @@ from backends.arm import SOURCE, TARGET, DataSource
 from backends.kinds.settings import Backend, Http, decode_hook
 from backends.pair.alone import build_alone
 from backends.pair.manager import build_source
-from proxy.board import board
+from proxy.board import layout as at
+from proxy.board.board import Board
 from proxy.http1.pool import Pool
 from proxy.migration.answering import Answering
 from proxy.migration.mixing import Mixing
-from proxy.migration.relay import Relaying
+from proxy.migration.relaying import Relaying
 from proxy.migration.routes import layout
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process import logs
+from proxy.process.accepting import Acceptor
 from proxy.process.child import die_with_parent, raise_descriptor_limit, read_orders
-from proxy.process.doors import Door
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan
 
-_TICK_S = 0.02
-_SWEEP_S = 1.0
+_TICK_S = 0.02  # how old the clock may be, and how late a new weight is seen where no request comes
+_SWEEP_S = 1.0  # how late a deadline of a client's may be noticed
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -54,36 +56,37 @@ class Worker:
     def __init__(self, orders: Orders) -> None:
         plan = orders.plan
         self._layout = layout(plan, orders.rows)
-        self._board = board.Board.open(Path(orders.board), self._layout, orders.boot)
+        self._board = Board.open(Path(orders.board), self._layout, orders.boot)
         self._cells = self._board.cells
         self._row = self._layout.worker(orders.slot)
         self._orders = orders
         self._drain_s = plan.proxy.drain_timeout_s
         self._leaving = asyncio.Event()
         self.gateway = Gateway(plan, self._cells, self._row)
-        listeners = zip(plan.proxy.doors(), orders.fds, strict=True)
-        self._doors = [Door(self.gateway, listener, socket.socket(fileno=fd)) for listener, fd in listeners]
+        listeners = zip(plan.proxy.all_listeners(), orders.fds, strict=True)
+        self._acceptors = [Acceptor(self.gateway, listener, socket.socket(fileno=fd)) for listener, fd in listeners]
         stickiness = Stickiness(plan.proxy.sticky, [route.name for route in plan.migrations])
         run_dir = Path(plan.proxy.run_dir)
+        shared, services = self.gateway.shared, self.gateway.shared.services
         self._sources: list[DataSource] = []
         for m, route in enumerate(plan.migrations):
-            place = (self.gateway, self._cells, self._layout, orders.slot, m, stickiness)
+            split = Split(self._cells, self._layout, orders.slot, m, stickiness)
             pair = (plan.backends[route.source], plan.backends[route.target])
             pools = tuple(self._pool(backend) for backend in pair)
             match pools:
                 case (Pool() as old, Pool() as new):
-                    self.gateway.shares.append(Relaying(*place, (old, new)))
+                    services.append(Relaying(split, (old, new)))
                 case (None, None):
                     source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
                     self._sources.append(source)
-                    self.gateway.shares.append(Answering(*place, source))
+                    services.append(Answering(shared, split, source))
                 case _:
                     origin = SOURCE if pools[SOURCE] is not None else TARGET
                     alone = build_alone(pair[1 - origin], 1 - origin, run_dir=run_dir, name=route.name)
                     self._sources.append(alone)
                     pool = pools[origin]
                     assert pool is not None
-                    self.gateway.shares.append(Mixing(*place, alone, origin, pool))
+                    services.append(Mixing(shared, split, alone, origin, pool))
 
     def _pool(self, backend: Backend) -> Pool | None:
         """The connections to a backend that is an HTTP origin."""
@@ -100,51 +103,51 @@ class Worker:
             await source.start()
         self._sweep_at = monotonic() + _SWEEP_S
         self._tick()
-        for door in self._doors:
-            await door.open()
-        # What lives from here on lives as long as the process: the collector need not walk it again.
+        for acceptor in self._acceptors:
+            await acceptor.open()
+        # All that was made so far lives as long as the process: keep the garbage collector from walking it again.
         gc.collect()
         gc.freeze()
-        self._cells[self._row + board.W_STARTED_AT] = monotonic_ns()
-        self._cells[self._row + board.W_PID] = os.getpid()
+        self._cells[self._row + at.W_STARTED_AT] = monotonic_ns()
+        self._cells[self._row + at.W_PID] = os.getpid()
         await self._leaving.wait()
-        for door in self._doors:
-            door.close()  # this process's hold on the sockets; their queues are the supervisor's
+        for acceptor in self._acceptors:
+            acceptor.close()  # the supervisor holds the sockets too, so what waits in their queues is not lost
         await self._drain()
         for source in self._sources:
             await source.close()
-        for share in self.gateway.shares:
-            share.gauge()  # what could not be handed on to the end is lost, and counted so
-        self._cells[self._row + board.W_PID] = 0
+        for service in self.gateway.shared.services:
+            service.gauge()  # changes that could not be mirrored before the end are lost, and counted as lost
+        self._cells[self._row + at.W_PID] = 0
 
     async def _drain(self) -> None:
-        self.gateway.drain()
+        self.gateway.clients.drain()
         end = monotonic() + self._drain_s
         while self._is_occupied() and monotonic() < end:
             await asyncio.sleep(_TICK_S)
             self.gateway.sweep()
-        for door in self._doors:
-            door.clear()
+        for acceptor in self._acceptors:
+            acceptor.end_entering()
         self.gateway.close()
 
     def _is_occupied(self) -> bool:
         """Whether somebody is served, or about to be."""
-        return bool(self.gateway.clients) or any(door.entering for door in self._doors)
+        return len(self.gateway.clients) > 0 or any(acceptor.entering for acceptor in self._acceptors)
 
     def _tick(self) -> None:
         asyncio.get_running_loop().call_later(_TICK_S, self._tick)
         gateway = self.gateway
         gateway.tick()
-        self._cells[self._row + board.W_HEARTBEAT] = monotonic_ns()
-        if gateway.now >= self._sweep_at:
-            self._sweep_at = gateway.now + _SWEEP_S
+        self._cells[self._row + at.W_HEARTBEAT] = monotonic_ns()
+        if gateway.shared.now >= self._sweep_at:
+            self._sweep_at = gateway.shared.now + _SWEEP_S
             gateway.sweep()
-            for door in self._doors:
-                door.refresh()
-            self._cells[self._row + board.W_CONNECTIONS] = len(gateway.clients)
-            self._cells[self._row + board.W_RSS_KB] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB
+            for acceptor in self._acceptors:
+                acceptor.refresh()
+            self._cells[self._row + at.W_CONNECTIONS] = len(gateway.clients)
+            self._cells[self._row + at.W_RSS_KB] = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KB
             times = os.times()
-            self._cells[self._row + board.W_CPU_MS] = int((times.user + times.system) * 1000)
+            self._cells[self._row + at.W_CPU_MS] = int((times.user + times.system) * 1000)
 
 
 def main() -> None:

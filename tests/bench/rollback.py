@@ -42,7 +42,8 @@ from control.demo.children import Children
 from control.lead.priority import NICENESS
 from control.plan.phases import DEFAULT_PHASES
 from control.plan.settings import load
-from proxy.board.board import Board, Layout, boot_id
+from proxy.board.board import Board, boot_id
+from proxy.board.layout import Layout
 from proxy.migration.routes import layout
 
 LAST_START_MS: Final = 50.0

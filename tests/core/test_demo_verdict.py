@@ -10,7 +10,7 @@ import pytest
 
 from control.demo.findings import STANDARD_ERRORS, findings
 from control.demo.load import visitor
-from proxy.migration.splitter import bucket, salt
+from proxy.migration.buckets import bucket, salt
 
 KINDS = ("mock", "firestore")
 WEIGHTS = (5, 25, 50, 75, 100)

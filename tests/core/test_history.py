@@ -7,7 +7,7 @@ import pytest
 from control.figures.counts import Snapshot
 from control.figures.history import HEAT_BOUNDS_US, History, heat
 from proxy.board import histogram
-from proxy.board.board import Series
+from proxy.board.series import Series
 
 
 def series(*latencies_us: int, errors: int = 0) -> Series:

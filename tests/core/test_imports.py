@@ -40,7 +40,7 @@ MUST_BE_PURE = {
         "backends/kinds/firestore/codec.py",
     ),
     *("backends/resilience/breaker.py", "proxy/http1/head.py", "proxy/http1/body.py", "proxy/migration/routes.py"),
-    *("proxy/migration/splitter.py", "proxy/board/histogram.py", "proxy/process/supervision.py"),
+    *("proxy/migration/buckets.py", "proxy/board/histogram.py", "proxy/process/supervision.py"),
     *(
         "control/plan/phases.py",
         "control/rollout/model.py",
@@ -172,9 +172,9 @@ def test_an_import_the_wrong_way_is_seen(path: str, source: str) -> None:
     ],
 )
 def test_an_impurity_is_seen(source: str) -> None:
-    assert impurities(ast.parse(source), {"proxy/migration/splitter.py"})
+    assert impurities(ast.parse(source), {"proxy/migration/buckets.py"})
 
 
 def test_seeded_chance_and_given_times_are_pure() -> None:
-    source = "import random, datetime\nfrom proxy import splitter\nrandom.Random(7)\ndatetime.date.fromtimestamp(0)"
-    assert impurities(ast.parse(source), {"proxy/migration/splitter.py"}) == []
+    source = "import random, datetime\nfrom proxy import buckets\nrandom.Random(7)\ndatetime.date.fromtimestamp(0)"
+    assert impurities(ast.parse(source), {"proxy/migration/buckets.py"}) == []

@@ -26,9 +26,10 @@ from control.lead.clock import SystemClock
 from control.lead.coordinator import Coordinator
 from control.plan.settings import Settings, parse
 from control.store.sqlite import StoreThread
-from proxy.board import board as boards
 from proxy.board import histogram
-from proxy.board.board import Board, Layout
+from proxy.board import layout as layouts
+from proxy.board.board import Board
+from proxy.board.layout import Layout
 
 NAMES = tuple(operation.name for operation in operations())
 
@@ -53,7 +54,7 @@ class Workers:
     def weight(self, m: int) -> float:
         """The share of requests that go to the target now."""
         word = self.board.word(m)
-        leased = word.flags & boards.PINNED or time.monotonic_ns() < self.board.lease_until(m)
+        leased = word.flags & layouts.PINNED or time.monotonic_ns() < self.board.lease_until(m)
         return word.weight_bp / 10_000 if leased else 0.0
 
     def tick(self) -> None:
@@ -65,9 +66,9 @@ class Workers:
             if slot in self.deaf:
                 continue
             row = layout.worker(slot)
-            cells[row + boards.W_PID] = os.getpid()
-            cells[row + boards.W_HEARTBEAT] = time.monotonic_ns()
-            cells[row + boards.W_RSS_KB] = 50_000
+            cells[row + layouts.W_PID] = os.getpid()
+            cells[row + layouts.W_HEARTBEAT] = time.monotonic_ns()
+            cells[row + layouts.W_RSS_KB] = 50_000
             for m in range(len(layout.migrations)):
                 self._share(slot, m)
         for m in range(len(layout.migrations)):
@@ -78,24 +79,24 @@ class Workers:
         cells, share = self.board.cells, self.board.layout.share(slot, m)
         generation = self.board.word(m).generation
         if self._seen.get((slot, m)) != generation:
-            cells[share + boards.S_INFLIGHT_OLD] += cells[share + boards.S_INFLIGHT_TARGET]
-            cells[share + boards.S_INFLIGHT_TARGET] = self.held if self.board.word(m).weight_bp else 0
-            cells[share + boards.S_GENERATION] = generation
+            cells[share + layouts.S_INFLIGHT_OLD] += cells[share + layouts.S_INFLIGHT_TARGET]
+            cells[share + layouts.S_INFLIGHT_TARGET] = self.held if self.board.word(m).weight_bp else 0
+            cells[share + layouts.S_GENERATION] = generation
             self._seen[slot, m] = generation
         base, now = self.board.layout.migration(m), time.monotonic_ns()
-        for at in (boards.M_CUT_OVER_AT, boards.M_CANCEL_AT):
+        for at in (layouts.M_CUT_OVER_AT, layouts.M_CANCEL_AT):
             if cells[base + at] and now >= cells[base + at]:
-                cells[share + boards.S_INFLIGHT_OLD] = 0
+                cells[share + layouts.S_INFLIGHT_OLD] = 0
 
     def _request(self, m: int) -> None:
         arm = TARGET if self._random.random() < self.weight(m) else SOURCE
         operation = self._random.randrange(len(self.board.layout.migrations[m][1]))
         series = self.board.layout.series(self._random.randrange(self.slots), m, operation, arm)
         us = self.target_us if arm == TARGET else 500
-        self.board.cells[series + boards.C_BUCKETS + histogram.index(us)] += 1
-        self.board.cells[series + boards.C_SUM_US] += us
+        self.board.cells[series + layouts.C_BUCKETS + histogram.index(us)] += 1
+        self.board.cells[series + layouts.C_SUM_US] += us
         if self._random.random() < (self.target_faults if arm == TARGET else self.source_faults):
-            self.board.cells[series + boards.C_FAULTS + FaultKind.UNAVAILABLE] += 1
+            self.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += 1
 
     async def run(self) -> None:
         while True:

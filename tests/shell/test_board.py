@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.errors import FaultKind
-from proxy.board import board, histogram
-from proxy.board.board import Board, BoardError, Layout, Word
-from proxy.migration.splitter import BUCKETS
+from proxy.board import histogram
+from proxy.board import layout as layouts
+from proxy.board.board import Board, BoardError
+from proxy.board.layout import BUCKETS, Layout, Word
 
 LAYOUT = Layout(3, (("phase6", ("a", "b", "c")), ("other", ("x",))))
 BOOT = 42
@@ -32,14 +33,14 @@ def test_a_word_comes_back_as_it_was_packed(generation: int, flags: int, weight_
 
 
 def test_no_two_places_share_a_cell() -> None:
-    starts = [(0, board.HEADER_CELLS)]
-    starts += [(LAYOUT.migration(m), board.MIGRATION_CELLS) for m in range(2)]
+    starts = [(0, layouts.HEADER_CELLS)]
+    starts += [(LAYOUT.migration(m), layouts.MIGRATION_CELLS) for m in range(2)]
     for slot in range(3):
-        starts.append((LAYOUT.worker(slot), board.WORKER_CELLS))
+        starts.append((LAYOUT.worker(slot), layouts.WORKER_CELLS))
         for m, (_, operations) in enumerate(LAYOUT.migrations):
-            starts.append((LAYOUT.share(slot, m), board.SHARE_CELLS))
+            starts.append((LAYOUT.share(slot, m), layouts.SHARE_CELLS))
             for o in range(len(operations)):
-                starts += [(LAYOUT.series(slot, m, o, arm), board.SERIES_CELLS) for arm in (SOURCE, TARGET)]
+                starts += [(LAYOUT.series(slot, m, o, arm), layouts.SERIES_CELLS) for arm in (SOURCE, TARGET)]
     starts += [(LAYOUT.marks(m), BUCKETS) for m in range(2)]
     starts.sort()
     assert all(start + size == following for (start, size), (following, _) in pairwise(starts)), "no gap, no overlap"
@@ -52,7 +53,7 @@ def test_what_one_process_publishes_another_reads(fresh: Board) -> None:
     fresh.publish(1, 10_000, pinned=True, now_ns=7)
     fresh.renew_lease(0, 123)
     assert other.word(0) == Word(1, 0, 2500)
-    assert other.word(1) == Word(1, board.PINNED, 10_000)
+    assert other.word(1) == Word(1, layouts.PINNED, 10_000)
     assert other.lease_until(0) == 123
 
 
@@ -64,9 +65,9 @@ def test_series_are_summed_over_workers_and_operations(fresh: Board) -> None:
     for slot in range(3):
         for operation in range(3):
             base = LAYOUT.series(slot, 0, operation, TARGET)
-            fresh.cells[base + board.C_FAULTS + FaultKind.DEADLINE] = 1
-            fresh.cells[base + board.C_SUM_US] = 10
-            fresh.cells[base + board.C_BUCKETS + histogram.index(1000)] = 2
+            fresh.cells[base + layouts.C_FAULTS + FaultKind.DEADLINE] = 1
+            fresh.cells[base + layouts.C_SUM_US] = 10
+            fresh.cells[base + layouts.C_BUCKETS + histogram.index(1000)] = 2
     whole = fresh.series(0, TARGET)
     assert (whole.requests, whole.errors, whole.sum_us) == (18, 9, 90)
     assert whole.faults[FaultKind.DEADLINE] == 9
@@ -79,9 +80,9 @@ def test_series_are_summed_over_workers_and_operations(fresh: Board) -> None:
 def test_a_dead_workers_row_forgets_what_was_in_flight_and_keeps_its_counts(fresh: Board) -> None:
     row, share = LAYOUT.worker(1), LAYOUT.share(1, 0)
     base = LAYOUT.series(1, 0, 0, SOURCE)
-    fresh.cells[row + board.W_PID] = 77
-    fresh.cells[share + board.S_INFLIGHT_OLD] = 5
-    fresh.cells[base + board.C_BUCKETS] = 3
+    fresh.cells[row + layouts.W_PID] = 77
+    fresh.cells[share + layouts.S_INFLIGHT_OLD] = 5
+    fresh.cells[base + layouts.C_BUCKETS] = 3
     assert [s.inflight_old for s in fresh.shares(0)] == [5]
     fresh.clear_volatile(1)
     assert fresh.shares(0) == []
@@ -90,12 +91,12 @@ def test_a_dead_workers_row_forgets_what_was_in_flight_and_keeps_its_counts(fres
 
 def test_what_an_ended_worker_counted_counts_on_and_its_levels_do_not(fresh: Board) -> None:
     def told(slot: int, name: str, value: int) -> None:
-        fresh.cells[LAYOUT.share(slot, 0) + board.S_GAUGES + GAUGES.index(name)] = value
+        fresh.cells[LAYOUT.share(slot, 0) + layouts.S_GAUGES + GAUGES.index(name)] = value
 
     for slot in (0, 1):
         told(slot, "mirrored", 5 + slot)
         told(slot, "view_age_ms", 100)
-    fresh.cells[LAYOUT.worker(1) + board.W_PID] = 7
+    fresh.cells[LAYOUT.worker(1) + layouts.W_PID] = 7
     found = fresh.gauges(0)
     assert (found["mirrored"], found["view_age_ms"], found["mirror_lost"]) == ([5, 6], [100], [0])
 

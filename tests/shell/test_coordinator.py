@@ -22,7 +22,7 @@ from control.lead.execution import Refused
 from control.rollout.model import Entry, Event, Now, On, State
 from control.store.chain import Line
 from control.store.sqlite import Checkpoint, StoreError, StoreThread
-from proxy.board import board as boards
+from proxy.board import layout as layouts
 from proxy.board.board import Board
 
 Make = Callable[..., Any]
@@ -125,9 +125,9 @@ class Scene:
     def workers_see(self) -> None:
         """One worker shows the generation, and has nothing open."""
         cells, layout = self.board.cells, self.board.layout
-        cells[layout.worker(0) + boards.W_PID] = 1
-        cells[layout.worker(0) + boards.W_HEARTBEAT] = int(self.clock.mono * 1e9)
-        cells[layout.share(0, 0) + boards.S_GENERATION] = self.board.word(0).generation
+        cells[layout.worker(0) + layouts.W_PID] = 1
+        cells[layout.worker(0) + layouts.W_HEARTBEAT] = int(self.clock.mono * 1e9)
+        cells[layout.share(0, 0) + layouts.S_GENERATION] = self.board.word(0).generation
 
     async def settle(self) -> None:
         """Let everything that can happen without time happen."""
@@ -200,7 +200,7 @@ async def test_what_is_pinned_needs_no_lease(scene: Scene) -> None:
     scene.clock.mono += 1000.0
     await scene.settle()
     assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
-    assert scene.board.word(0).flags & boards.PINNED
+    assert scene.board.word(0).flags & layouts.PINNED
 
 
 async def test_an_increase_waits_for_the_store_and_a_decrease_does_not(scene: Scene) -> None:
@@ -259,14 +259,14 @@ async def test_an_unhealthy_backend_refuses_an_advance_unless_it_is_forced_with_
 async def test_a_target_that_lags_behind_the_sources_changes_takes_no_more_weight(scene: Scene) -> None:
     await scene.act("start")
     share = scene.board.layout.share(0, 0)
-    scene.board.cells[share + boards.S_BEHIND_SINCE] = int((scene.clock.mono - 6.0) * 1e9)
+    scene.board.cells[share + layouts.S_BEHIND_SINCE] = int((scene.clock.mono - 6.0) * 1e9)
     scene.workers_see()
     with pytest.raises(Refused, match="lacks the source's changes of the last 6 s"):
         await scene.act("advance")
     await scene.act("pause")
     with pytest.raises(Refused, match="lacks"):
         await scene.act("resume")
-    scene.board.cells[share + boards.S_BEHIND_SINCE] = 0
+    scene.board.cells[share + layouts.S_BEHIND_SINCE] = 0
     await scene.act("resume")
     await scene.act("advance")
     assert scene.board.word(0).weight_bp == 2500
@@ -399,7 +399,7 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
     scene.store.unreadable = None
     await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
-    assert scene.board.word(0).flags & boards.PINNED
+    assert scene.board.word(0).flags & layouts.PINNED
     assert scene.store.entries[-1] == "recovered"
 
 
@@ -472,7 +472,7 @@ async def test_a_mode_with_one_arm_is_pinned_there(
     scene = Scene(make_board(), settings_of({"migrations": {"phase6": {"mode": mode}}}))
     await scene.coordinator.recover()
     word = scene.board.word(0)
-    assert (word.weight_bp, bool(word.flags & boards.PINNED)) == (weight, True)
+    assert (word.weight_bp, bool(word.flags & layouts.PINNED)) == (weight, True)
     with pytest.raises(Refused):
         await scene.act("start")
 
@@ -485,8 +485,8 @@ async def test_a_completed_migration_whose_target_fails_is_saved_as_seldom_as_an
     saves = scene.store.saves
     verdicts = set()
     for _ in range(40):  # ten seconds; it is validated once a minute
-        scene.board.cells[series + boards.C_BUCKETS] += 100
-        scene.board.cells[series + boards.C_FAULTS + FaultKind.UNAVAILABLE] += 100
+        scene.board.cells[series + layouts.C_BUCKETS] += 100
+        scene.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += 100
         scene.clock.mono += 0.25
         await scene.settle()
         verdicts.add(scene.coordinator.status()["verdict"]["outcome"])

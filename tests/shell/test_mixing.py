@@ -15,9 +15,9 @@ from backends.arm import SOURCE, TARGET
 from backends.errors import Fault, FaultKind
 from backends.kinds.settings import Duration, Http, Mock
 from proxy.board.board import Board
-from proxy.http1.downstream import Downstream
 from proxy.migration.mixing import Mixing
 from proxy.migration.routes import layout
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
@@ -63,7 +63,9 @@ async def running(origin: Origin, at: int, path: Path) -> AsyncIterator[Bench]:
         gate.set()
     pool = gateway.pool(App(f"http://127.0.0.1:{port}", timeout_s=Duration(0.5)))
     stickiness = Stickiness(plan.proxy.sticky, ["move"])
-    gateway.shares.append(Mixing(gateway, board.cells, shape, 0, 0, stickiness, store, at, pool))
+    gateway.shared.services.append(
+        Mixing(gateway.shared, Split(board.cells, shape, 0, 0, stickiness), store, at, pool)
+    )
 
     async def ticking() -> None:
         while True:
@@ -72,7 +74,7 @@ async def running(origin: Origin, at: int, path: Path) -> AsyncIterator[Bench]:
             await asyncio.sleep(0.005)
 
     ticks = asyncio.create_task(ticking())
-    proxy = await asyncio.get_running_loop().create_server(lambda: Downstream(gateway), "127.0.0.1", 0)
+    proxy = await asyncio.get_running_loop().create_server(gateway.client, "127.0.0.1", 0)
     try:
         yield Bench(board, store, proxy.sockets[0].getsockname()[1])
     finally:

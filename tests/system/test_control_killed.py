@@ -30,7 +30,7 @@ from control.lead.coordinator import Document
 from control.plan.settings import Settings, parse
 from control.rollout.model import Entry, Rollout, State
 from control.store.sqlite import Store
-from proxy.board import board as boards
+from proxy.board import layout as layouts
 from proxy.board.board import Board, boot_id
 from proxy.migration.routes import layout
 
@@ -87,15 +87,15 @@ class Scene:
         while not self._stop.wait(0.003):
             self.highest = max(self.highest, self.effective)
             for slot in range(ROWS):
-                cells[shape.worker(slot) + boards.W_PID] = os.getpid()
-                cells[shape.worker(slot) + boards.W_HEARTBEAT] = time.monotonic_ns()
-                cells[shape.share(slot, 0) + boards.S_GENERATION] = self.board.word(0).generation
+                cells[shape.worker(slot) + layouts.W_PID] = os.getpid()
+                cells[shape.worker(slot) + layouts.W_HEARTBEAT] = time.monotonic_ns()
+                cells[shape.share(slot, 0) + layouts.S_GENERATION] = self.board.word(0).generation
 
     @property
     def effective(self) -> int:
         """The weight that workers take from the board now."""
         word = self.board.word(0)
-        leased = word.flags & boards.PINNED or time.monotonic_ns() < self.board.lease_until(0)
+        leased = word.flags & layouts.PINNED or time.monotonic_ns() < self.board.lease_until(0)
         return word.weight_bp if leased else 0
 
     def start(self, point: str = "", limit: Callable[[], None] | None = None) -> None:

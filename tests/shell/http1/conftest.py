@@ -362,7 +362,7 @@ class Rig:
 
     def later(self, seconds: float) -> None:
         """Let time pass, for the gateway, and have it look."""
-        self.gateway.now += seconds
+        self.gateway.shared.now += seconds
         self.gateway.sweep()
 
     async def finish(self) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from proxy.http1.access import LogFile, Logged
-from proxy.http1.downstream import Downstream
+from proxy.http1.accesslog import Entry
+from proxy.http1.logfile import LogFile
 from proxy.settings import AccessLog
 
 GET = b"GET /x?y=1 HTTP/1.1\r\nHost: a\r\ntraceparent: 00-aa-bb-01\r\n\r\n"
@@ -22,15 +22,15 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-async def test_it_is_no_part_of_the_plain_connection(rig: Any) -> None:
+async def test_where_it_is_off_a_connection_notes_nothing(rig: Any) -> None:
     here = await rig()
-    assert type(here.gateway.client()) is Downstream
+    assert here.gateway.client()._log is None
 
 
 async def test_each_request_has_its_line(rig: Any, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     here = await rig(proxy={"access_log": AccessLog(str(path))})
-    assert type(here.gateway.client()) is Logged
+    assert type(here.gateway.client()._log) is Entry
     here.origin.script = [OK, LONG + b"0\r\n\r\n", b"nonsense\r\n\r\n"]
     await here.talk(GET * 3, "GET", "GET", "GET")
     await here.refusal(b"nonsense\r\n\r\n")
@@ -92,7 +92,7 @@ async def test_a_file_that_was_moved_is_begun_anew(rig: Any, tmp_path: Path) -> 
 def test_a_line_that_is_taken_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.write
     monkeypatch.setattr("os.write", lambda fd, data: whole(fd, data[:3]))
-    log = LogFile(AccessLog(str(tmp_path / "access.log")))
+    log = LogFile(str(tmp_path / "access.log"))
     log.add(b"a line\n")
     log.close()
     assert (tmp_path / "access.log").read_bytes() == b"a line\n"

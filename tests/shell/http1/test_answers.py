@@ -440,9 +440,9 @@ class TestStreams:
         client = await here.connect()
         client.transport.pause_reading()
         client.send(GET)
-        await here.until(lambda: any(down._writing_paused for down in here.gateway.clients), "back-pressure")
+        await here.until(lambda: any(down.writing_paused for down in here.gateway.clients), "back-pressure")
         (down,) = here.gateway.clients
-        assert down._up._paused
+        assert down._forwarder._up._paused
         assert down.transport.get_write_buffer_size() < 1_000_000
         client.transport.resume_reading()
         (answer,) = await client.answers("GET")
@@ -455,7 +455,7 @@ class TestStreams:
         client = await here.connect()
         client.transport.pause_reading()
         client.send(GET)
-        await here.until(lambda: any(down._writing_paused for down in here.gateway.clients), "back-pressure")
+        await here.until(lambda: any(down.writing_paused for down in here.gateway.clients), "back-pressure")
         here.later(31)
         await here.until(lambda: not here.gateway.clients, "the end")
         await here.origin.lines[0].gone()

@@ -109,7 +109,10 @@ def deaf(line: Any) -> None:
 
 def choked(here: Any) -> bool:
     """The gateway has stopped reading its client, since the origin takes no more."""
-    return any(down.paused and down._up is not None and down._up.choked for down in here.gateway.clients)
+    return any(
+        down.paused and down._forwarder._up is not None and down._forwarder._up.choked
+        for down in here.gateway.clients
+    )
 
 
 BY_LENGTH: dict[str, tuple[bytes, bytes]] = {
@@ -238,7 +241,7 @@ class TestEarlyAnswers:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\nbegun" % length)
         await here.until(lambda: here.origin.received and here.origin.received[0].endswith(b"begun"))
         (down,) = here.gateway.clients
-        down._up.transport.pause_reading()  # as a busy loop would: it writes before it reads
+        down._forwarder._up.transport.pause_reading()  # as a busy loop would: it writes before it reads
         origin = here.origin.lines[0].transport
         origin.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
         await here.until(lambda: not origin.get_write_buffer_size())
@@ -356,7 +359,7 @@ async def test_a_large_upload_holds_a_few_buffers_at_most(rig: Any) -> None:
     client.send(bytes(size))
     await here.until(lambda: choked(here), "back-pressure")
     (down,) = here.gateway.clients
-    assert down._up.transport.get_write_buffer_size() < 1_000_000
+    assert down._forwarder._up.transport.get_write_buffer_size() < 1_000_000
     here.origin.lines[0].transport.resume_reading()
     (line,) = here.origin.lines
     await here.until(lambda: len(line.received) > size, "all of it")

@@ -262,7 +262,7 @@ class TestReuse:
             line.transport.write(OK)
         for client in clients:
             await client.answers("GET")
-        await here.until(lambda: here.gateway.app.opened == 1)
+        await here.until(lambda: here.gateway.shared.app.opened == 1)
 
 
 class TestHalfClose:
@@ -347,16 +347,16 @@ class TestGone:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await here.origin.lines[0].gone()
         await here.until(lambda: not here.gateway.clients)
-        assert here.gateway.app.opened == 0
+        assert here.gateway.shared.app.opened == 0
 
     async def test_while_it_connects(self, rig: Any, full_queue: int) -> None:
         here = await rig(origin=f"http://127.0.0.1:{full_queue}")
         client = await here.connect()
         client.send(GET)
-        await here.until(lambda: here.gateway.app.opened == 1)
+        await here.until(lambda: here.gateway.shared.app.opened == 1)
         client.transport.abort()
         await here.until(lambda: not here.gateway.clients)
-        await here.until(lambda: here.gateway.app.opened == 0)
+        await here.until(lambda: here.gateway.shared.app.opened == 0)
 
     async def test_within_its_body(self, rig: Any) -> None:
         here = await rig()
@@ -387,7 +387,9 @@ class TestUnreachable:
 
     async def test_an_origin_whose_name_is_none_is_502(self, rig: Any) -> None:
         here = await rig(origin="http://127.0.0.1:1")
-        here.gateway.app._where = here.gateway.app._where._replace(host="a..b")  # as no config may have it
+        here.gateway.shared.app._where = here.gateway.shared.app._where._replace(
+            host="a..b"
+        )  # as no config may have it
         assert (await here.talk(GET, "GET"))[0].status == 502
 
     async def test_one_that_is_back_is_used(self, rig: Any) -> None:
@@ -406,7 +408,7 @@ class TestUnreachable:
         (answer,) = await here.talk(GET, "GET")
         assert answer.status == 502
         assert b"in time" in answer.body
-        assert here.gateway.app.opened == 0
+        assert here.gateway.shared.app.opened == 0
 
     async def test_an_origin_that_is_slow_is_504(self, rig: Any) -> None:
         here = await rig(app={"timeout_s": 3})
@@ -441,7 +443,7 @@ class TestUnreachable:
         assert (await here.talk(GET, "GET"))[0].status == 200
 
     async def test_the_counts_say_what_happened(self, rig: Any) -> None:
-        from proxy.board import board
+        from proxy.board import layout as layouts
 
         here = await rig()
         here.origin.script = [OK, b"nonsense\r\n\r\n"]
@@ -449,7 +451,9 @@ class TestUnreachable:
         await here.talk(GET, "GET")
         await here.refusal(b"nonsense\r\n\r\n")
         row = here.layout.worker(0)
-        counts = [here.cells[row + cell] for cell in (board.W_APP_REQUESTS, board.W_APP_ERRORS, board.W_REFUSED)]
+        counts = [
+            here.cells[row + cell] for cell in (layouts.W_APP_REQUESTS, layouts.W_APP_ERRORS, layouts.W_REFUSED)
+        ]
         assert counts == [2, 1, 1]
 
 
@@ -559,7 +563,7 @@ class TestLimits:
         other.transport.abort()
         one.transport.abort()
         await here.until(lambda: not here.gateway.clients)
-        assert here.gateway._by_address == {}
+        assert here.gateway.clients._by_address == {}
         assert (await here.talk(GET, "GET"))[0].status == 200
 
     async def test_ipv4_clients_of_an_ipv6_listener_are_told_apart(self, rig: Any) -> None:
@@ -588,7 +592,7 @@ class TestLimits:
 
     async def test_remembered_heads_are_bounded_in_bytes(self, rig: Any) -> None:
         here = await rig()
-        heads = here.gateway.heads
+        heads = here.gateway.shared.heads
         for i in range(6000):
             heads.fields(b"Host: a\r\nX: %08d%b\r\n" % (i, b"x" * 1000))
         kept = list(heads.blocks) + list(heads._blocks.old)
@@ -598,7 +602,7 @@ class TestLimits:
 
     async def test_a_head_in_use_stays_remembered(self, rig: Any) -> None:
         here = await rig()
-        heads = here.gateway.heads
+        heads = here.gateway.shared.heads
         used = heads.fields(b"Host: a\r\nUsed: 1\r\n")
         for i in range(6000):
             heads.fields(b"Host: a\r\nX: %08d%b\r\n" % (i, b"x" * 1000))
@@ -629,7 +633,7 @@ class TestDraining:
         client = await here.connect()
         client.send(GET)
         await here.until(lambda: here.origin.requests)
-        here.gateway.drain()
+        here.gateway.clients.drain()
         here.origin.lines[0].transport.write(OK)
         (answer,) = await client.answers("GET")
         assert (answer.body, answer["connection"]) == (b"ok", "close")
@@ -641,7 +645,7 @@ class TestDraining:
         client = await here.connect()
         client.send(GET)
         await client.answers("GET")
-        here.gateway.drain()
+        here.gateway.clients.drain()
         client.send(GET)
         answers = await client.answers("GET", "GET")
         assert answers[1]["connection"] == "close"
@@ -652,7 +656,7 @@ class TestDraining:
         client = await here.connect()
         client.send(GET)
         await client.until(lambda: client.received.endswith(b"ab"))
-        here.gateway.drain()
+        here.gateway.clients.drain()
         here.origin.lines[0].transport.write(b"cd")
         await client.answers("GET")
         here.later(1)
@@ -664,6 +668,6 @@ class TestDraining:
         client = await here.connect()
         client.send(GET)
         await client.answers("GET")
-        here.gateway.drain()
+        here.gateway.clients.drain()
         here.later(1)
         await client.closed()

@@ -11,8 +11,9 @@ import pytest
 
 from backends.arm import GAUGES, SOURCE, Arm, Outcome
 from backends.operations import EVENT_STREAM, Answer, Call, Operation, json_answer
-from proxy.board import board
+from proxy.board import layout as layouts
 from proxy.migration.answering import Answering
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.settings import Route
 from tests.support.scripted import Named
@@ -69,13 +70,15 @@ async def data(rig: Any, **options: Any) -> tuple[Any, Recorded]:
     here = await rig(migrations=ROUTES, **options)
     source = Recorded()
     stickiness = Stickiness(here.plan.proxy.sticky, ["phase6"])
-    here.gateway.shares.append(Answering(here.gateway, here.cells, here.layout, 0, 0, stickiness, source))
+    here.gateway.shared.services.append(
+        Answering(here.gateway.shared, Split(here.cells, here.layout, 0, 0, stickiness), source)
+    )
     return here, source
 
 
 def inflight(here: Any) -> int:
     own = here.layout.share(0, 0)
-    return sum(here.cells[own + cell] for cell in (board.S_INFLIGHT_SOURCE, board.S_INFLIGHT_TARGET))
+    return sum(here.cells[own + cell] for cell in (layouts.S_INFLIGHT_SOURCE, layouts.S_INFLIGHT_TARGET))
 
 
 def post(body: bytes, *fields: bytes) -> bytes:
@@ -147,7 +150,7 @@ class TestRouting:
 
     async def test_what_is_remembered_of_queries_is_bounded(self, rig: Any) -> None:
         here, _ = await data(rig)
-        heads = here.gateway.heads
+        heads = here.gateway.shared.heads
         for i in range(5000):
             heads.line(b"GET /api/scans?%d&%b HTTP/1.1" % (i, b"&".join(b"%x" % n for n in range(300, 360))))
         lines = [*heads.lines.values(), *heads._lines.old.values()]
@@ -248,7 +251,7 @@ class TestBodies:
         here, source = await data(rig)
         client = await here.connect()
         client.send(post(b"0123456789")[:-5])
-        await here.until(lambda: any(down._received for down in here.gateway.clients))
+        await here.until(lambda: any(down._body and down._body._received for down in here.gateway.clients))
         here.later(32)
         (answer,) = await client.answers("POST")
         assert answer.status == 408
@@ -359,7 +362,7 @@ class TestStreams:
         client = await here.connect()
         client.transport.pause_reading()
         client.send(self.STREAM)
-        await here.until(lambda: any(down._writing_paused for down in here.gateway.clients), "back-pressure")
+        await here.until(lambda: any(down.writing_paused for down in here.gateway.clients), "back-pressure")
         (down,) = here.gateway.clients
         assert down.transport.get_write_buffer_size() < 1_000_000
         source.more.set()
@@ -375,8 +378,8 @@ async def test_a_leaving_worker_does_not_cut_an_answer_that_is_still_taken(rig: 
     client = await here.connect()
     client.transport.pause_reading()
     client.send(METRICS)
-    await here.until(lambda: any(down._writing_paused for down in here.gateway.clients))
-    here.gateway.drain()
+    await here.until(lambda: any(down.writing_paused for down in here.gateway.clients))
+    here.gateway.clients.drain()
     here.later(1)
     client.transport.resume_reading()
     assert (await client.answers("GET"))[0].complete
@@ -411,7 +414,7 @@ class TestStickiness:
             client.send(METRICS.replace(b"\r\n\r\n", b"\r\n" + field + b"\r\n"))
             await client.answers(*["GET"] * (i + 1))
             (down,) = here.gateway.clients
-            assert down.client_address == address
+            assert down.client_address() == address
 
     async def test_a_strangers_word_for_its_address_counts_for_nothing(self, rig: Any) -> None:
         here, _ = await data(rig, proxy={"sticky": ("ip",)})
@@ -419,4 +422,4 @@ class TestStickiness:
         client.send(METRICS.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"))
         await client.answers("GET")
         (down,) = here.gateway.clients
-        assert down.client_address == "127.0.0.1"
+        assert down.client_address() == "127.0.0.1"

@@ -142,7 +142,7 @@ class TestEnds:
     async def test_a_tunnel_ends_with_its_worker(self, rig: Any) -> None:
         here = await rig()
         client, line = await tunnel(here)
-        here.gateway.drain()
+        here.gateway.clients.drain()
         client.send(b"still")
         await here.until(lambda: line.received == b"still")
         here.gateway.close()
@@ -156,8 +156,8 @@ class TestBackPressure:
         client.transport.pause_reading()
         line.transport.write(bytes(12_000_000))
         (down,) = here.gateway.clients
-        await here.until(lambda: down._writing_paused, "back-pressure")
-        assert down._up._paused
+        await here.until(lambda: down.writing_paused, "back-pressure")
+        assert down._forwarder._up._paused
         assert down.transport.get_write_buffer_size() < 1_000_000
         client.transport.resume_reading()
         await client.until(lambda: len(client.received) == 12_000_000)
@@ -169,7 +169,7 @@ class TestBackPressure:
         client.send(bytes(12_000_000))
         (down,) = here.gateway.clients
         await here.until(lambda: down.paused, "back-pressure")
-        assert down._up.transport.get_write_buffer_size() < 1_000_000
+        assert down._forwarder._up.transport.get_write_buffer_size() < 1_000_000
         line.transport.resume_reading()
         await here.until(lambda: len(line.received) == 12_000_000)
 

@@ -1,4 +1,4 @@
-"""One worker's part in one migration: which arm a request gets, and what came of it, onto the board.
+"""One worker's part in one migration: decides which arm a request gets, and records on the board what came of it.
 
 A session reads its own writes. It may have written to the source a moment ago, under a lower weight or because the
 target failed, and the target has yet to take that change: until then the session stays on the source. Each worker
@@ -9,18 +9,41 @@ all those times is settled; the newest time known to be settled is kept, so that
 from __future__ import annotations
 
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from backends.arm import ARMS, GAUGES, LEVELS, SOURCE, TARGET
 from backends.errors import FaultKind
-from proxy.board import board, histogram
+from proxy.board import histogram
+from proxy.board.layout import (
+    C_BUCKETS,
+    C_CLIENT_ERRORS,
+    C_FALLBACKS,
+    C_FAULTS,
+    C_SUM_US,
+    FLAGS_SHIFT,
+    GENERATION_SHIFT,
+    M_CANCEL_AT,
+    M_CUT_OVER_AT,
+    M_LEASE_UNTIL,
+    M_WORD,
+    PINNED,
+    S_BEHIND_SINCE,
+    S_GAUGES,
+    S_GENERATION,
+    S_INFLIGHT_OLD,
+    S_INFLIGHT_SOURCE,
+    S_INFLIGHT_TARGET,
+    S_LAST_TARGET_START,
+    S_VOLATILE,
+    WEIGHT_MASK,
+    Layout,
+)
+from proxy.http1.client import Client
 from proxy.migration.sticky import Stickiness
 
-if TYPE_CHECKING:
-    from proxy.http1.downstream import Downstream
-
-_PINNED_BIT: Final = board.PINNED << 16
-# A mark is dated so much later. Of two workers that mark a bucket at once one is overwritten: it is as well kept.
+_PINNED_BIT: Final = PINNED << FLAGS_SHIFT
+# Marks are dated this much later than they are made. Two workers may mark a bucket at once, and one overwrites the
+# other: by so much the one that is kept is late enough for both.
 _MARGIN_NS: Final = 5_000_000
 
 
@@ -38,19 +61,19 @@ class Flight(Protocol):
         """Leave the target now, whatever becomes of the request."""
 
 
-class Share:
+class Split:
     """The split and the record of one migration. Writes the cells of its worker's row and no others."""
 
     def __init__(
-        self, cells: memoryview[int], layout: board.Layout, slot: int, migration: int, stickiness: Stickiness
+        self, cells: memoryview[int], layout: Layout, slot: int, migration: int, stickiness: Stickiness
     ) -> None:
         self.cells = cells
         self.migration = migration
         self._stickiness = stickiness
-        self._word = layout.migration(migration) + board.M_WORD
-        self._lease = layout.migration(migration) + board.M_LEASE_UNTIL
-        self._cut_over_at = layout.migration(migration) + board.M_CUT_OVER_AT
-        self._cancel_at = layout.migration(migration) + board.M_CANCEL_AT
+        self._word = layout.migration(migration) + M_WORD
+        self._lease = layout.migration(migration) + M_LEASE_UNTIL
+        self._cut_over_at = layout.migration(migration) + M_CUT_OVER_AT
+        self._cancel_at = layout.migration(migration) + M_CANCEL_AT
         self._own = layout.share(slot, migration)
         operations = range(len(layout.migrations[migration][1]))
         self._series = [
@@ -58,38 +81,38 @@ class Share:
             for operation in operations
         ]
         self._marks = layout.marks(migration)
-        self._behind = [layout.share(row, migration) + board.S_BEHIND_SINCE for row in range(layout.workers)]
+        self._behind = [layout.share(row, migration) + S_BEHIND_SINCE for row in range(layout.workers)]
         self._settled = 0
         self._counted = [
-            0 if name in LEVELS else cells[self._own + board.S_GAUGES + i] for i, name in enumerate(GAUGES)
-        ]  # by those who had the row before
+            0 if name in LEVELS else cells[self._own + S_GAUGES + i] for i, name in enumerate(GAUGES)
+        ]  # by the processes that had this row before
         self._open: set[Flight] = set()  # on the target
         # A fresh process has nothing in flight, and has seen what is published now.
-        for volatile in board.S_VOLATILE:
+        for volatile in S_VOLATILE:
             cells[self._own + volatile] = 0
-        self.generation = cells[self._word] >> 32
-        cells[self._own + board.S_GENERATION] = self.generation
+        self.generation = cells[self._word] >> GENERATION_SHIFT
+        cells[self._own + S_GENERATION] = self.generation
 
-    def choose(self, client: Downstream, now_ns: int) -> tuple[int, int, bytes]:
+    def choose(self, client: Client, now_ns: int) -> tuple[int, int, bytes]:
         """The arm of the client's current request, its bucket, and the Set-Cookie line of its answer, if any."""
         bucket, cookie = self._stickiness.bucket(self.migration, client)
         cells = self.cells
         word = cells[self._word]
-        if word >> 32 != self.generation:
-            self._turn(word >> 32)
+        if word >> GENERATION_SHIFT != self.generation:
+            self._turn(word >> GENERATION_SHIFT)
         if (
-            bucket < word & 0xFFFF
+            bucket < word & WEIGHT_MASK
             and (word & _PINNED_BIT or now_ns < cells[self._lease])
             and (cells[self._marks + bucket] < self._settled or self._has_all(bucket))
         ):
-            cells[self._own + board.S_LAST_TARGET_START] = now_ns
+            cells[self._own + S_LAST_TARGET_START] = now_ns
             return TARGET, bucket, cookie
         return SOURCE, bucket, cookie
 
     def _has_all(self, bucket: int) -> bool:
         """Whether the target has taken every change that the bucket's sessions made."""
         cells = self.cells
-        now = monotonic_ns()  # before the others' cells are read: what they begin to lack later is younger
+        now = monotonic_ns()  # read before the workers' cells: a change that one of them makes in between is younger
         self._settled = min([cells[at] or now for at in self._behind])
         return cells[self._marks + bucket] < self._settled
 
@@ -101,7 +124,7 @@ class Share:
 
     def behind(self, since: int) -> None:
         """The data source's ``behind_since``, for every worker to see."""
-        self.cells[self._own + board.S_BEHIND_SINCE] = since
+        self.cells[self._own + S_BEHIND_SINCE] = since
 
     def record(
         self,
@@ -116,43 +139,43 @@ class Share:
         cells = self.cells
         base = self._series[operation][arm]
         us = (monotonic_ns() - began_ns) // 1000
-        cells[base + board.C_SUM_US] += us
-        cells[base + board.C_BUCKETS + histogram.index(us)] += 1
+        cells[base + C_SUM_US] += us
+        cells[base + C_BUCKETS + histogram.index(us)] += 1
         if fault is not None:
-            cells[base + board.C_FAULTS + fault] += 1
+            cells[base + C_FAULTS + fault] += 1
             if fell_back:
-                cells[base + board.C_FALLBACKS] += 1
+                cells[base + C_FALLBACKS] += 1
         elif 400 <= status < 500:
-            cells[base + board.C_CLIENT_ERRORS] += 1
+            cells[base + C_CLIENT_ERRORS] += 1
 
     def spoil(self, operation: int, arm: int, fault: FaultKind) -> None:
         """A request that was recorded as answered has failed after all: its answer broke off."""
-        self.cells[self._series[operation][arm] + board.C_FAULTS + fault] += 1
+        self.cells[self._series[operation][arm] + C_FAULTS + fault] += 1
 
     def enter(self, flight: Flight) -> None:
         """A request that must be waited for is in flight on ``flight.on``."""
         if flight.on == TARGET:
             self._open.add(flight)
-            self.cells[self._own + board.S_INFLIGHT_TARGET] += 1
+            self.cells[self._own + S_INFLIGHT_TARGET] += 1
         else:
-            self.cells[self._own + board.S_INFLIGHT_SOURCE] += 1
+            self.cells[self._own + S_INFLIGHT_SOURCE] += 1
 
     def leave(self, flight: Flight) -> None:
-        """It no longer is."""
+        """A request is no longer in flight."""
         if flight.on == SOURCE:
-            which = board.S_INFLIGHT_SOURCE
+            which = S_INFLIGHT_SOURCE
         else:
             self._open.discard(flight)
-            which = board.S_INFLIGHT_TARGET if flight.generation == self.generation else board.S_INFLIGHT_OLD
+            which = S_INFLIGHT_TARGET if flight.generation == self.generation else S_INFLIGHT_OLD
         self.cells[self._own + which] -= 1
 
     def tick(self, now_ns: int) -> None:
-        """See the weight though no request came, and carry out a rollback's deadlines."""
+        """Take note of a new weight though no request came, and carry out a rollback's deadlines."""
         cells = self.cells
-        generation = cells[self._word] >> 32
+        generation = cells[self._word] >> GENERATION_SHIFT
         if generation != self.generation:
             self._turn(generation)
-        if cells[self._own + board.S_INFLIGHT_OLD]:
+        if cells[self._own + S_INFLIGHT_OLD]:
             cut_over_at, cancel_at = cells[self._cut_over_at], cells[self._cancel_at]
             old = [flight for flight in self._open if flight.generation != self.generation]
             if cancel_at and now_ns >= cancel_at:
@@ -163,15 +186,15 @@ class Share:
                     flight.cut_over()
 
     def _turn(self, generation: int) -> None:
-        """A new weight: what is in flight on the target is of an older generation from now on."""
+        """A new weight is published: what is in flight on the target is of an older generation from now on."""
         cells, own = self.cells, self._own
-        cells[own + board.S_INFLIGHT_OLD] += cells[own + board.S_INFLIGHT_TARGET]
-        cells[own + board.S_INFLIGHT_TARGET] = 0
+        cells[own + S_INFLIGHT_OLD] += cells[own + S_INFLIGHT_TARGET]
+        cells[own + S_INFLIGHT_TARGET] = 0
         self.generation = generation
-        cells[own + board.S_GENERATION] = generation
+        cells[own + S_GENERATION] = generation
 
     def gauge(self, values: list[int]) -> None:
         """Put the data source's figures onto the board."""
-        base = self._own + board.S_GAUGES
+        base = self._own + S_GAUGES
         for i, (before, value) in enumerate(zip(self._counted, values, strict=True)):
             self.cells[base + i] = before + value

@@ -1,41 +1,55 @@
-"""What the next hop is told of the client (RFC 7239, and the X-Forwarded fields), by a policy of trust. Pure.
+"""A request's head as the next hop gets it, with the fields that tell of the client (RFC 7239, X-Forwarded-*). Pure.
 
-From a trusted network a request's own forwarding fields are kept and appended to; from anywhere else they are what a
+From a trusted network a request's own forwarding fields are kept and appended to. From anywhere else they are what a
 stranger wrote, and are replaced.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
+from typing import Final
 
-from proxy.http1.head import Fields
+from proxy.http1.addresses import Networks, address_of, is_trusted
+from proxy.http1.head import Fields, Line
 
-Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
-
-_VIA = {False: b"1.1 phasegate", True: b"1.0 phasegate"}  # by what the client spoke (RFC 9110 section 7.6.3)
+_VIA: Final = {False: b"1.1 phasegate", True: b"1.0 phasegate"}  # by what the client spoke (RFC 9110 section 7.6.3)
 
 
-def networks(texts: Sequence[str]) -> Networks:
-    """The networks of a config. Raises ``ValueError`` for what is none."""
-    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+class Peer:
+    """Who opened a connection, and by which scheme it speaks."""
 
+    __slots__ = ("_address", "_own", "_scheme", "_trusted", "_trusts")
 
-def address_of(text: str) -> str:
-    """An address in the one form it has here: IPv4 as such, though IPv6 carried it. Raises ``ValueError``."""
-    ip = ipaddress.ip_address(text)
-    return str((ip.version == 6 and ip.ipv4_mapped) or ip)
+    def __init__(self, address: str, scheme: bytes, trusted: Networks) -> None:
+        self._address = address
+        self._scheme = scheme
+        self._trusted = trusted
+        self._trusts = is_trusted(address, trusted)
+        self._own = replaced(address, scheme)
 
+    def client_address(self, fields: Fields) -> str:
+        """Who asks: the peer, or whom a trusted peer names in X-Forwarded-For."""
+        if not self._trusts:
+            return self._address
+        return client_address(self._address, fields, self._trusted)
 
-def is_trusted(address: str, trusted: Networks) -> bool:
-    """Whether a peer's own forwarding fields count."""
-    if not trusted:
-        return False
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(ip in network for network in trusted)
+    def onward(self, line: Line, fields: Fields, host: bytes, default_host: bytes) -> bytes:
+        """The head for the next hop, from behind the request line on: the same for each request with these fields.
+
+        ``host`` is the Host that the config asks for, or empty; ``default_host`` is used where nobody named one.
+        """
+        named = fields.host or line.authority or b""
+        if self._trusts:
+            told = appended(self._address, self._scheme, named, fields, line.http10)
+        else:
+            told = complete(self._own, named, line.http10)
+        if fields.chunked:
+            told += b"transfer-encoding: chunked\r\n"
+        if fields.max_forwards is not None:
+            hops = fields.max_forwards - (line.method == b"OPTIONS")  # RFC 9110 section 7.6.2
+            told += b"max-forwards: %d\r\n" % hops
+        if fields.upgrade:
+            told += b"connection: upgrade\r\nupgrade: %b\r\n" % fields.upgrade
+        return b"host: %b\r\n%b%b\r\n" % (host or named or default_host, fields.kept, told)
 
 
 def client_address(peer: str, fields: Fields, trusted: Networks) -> str:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from proxy.http1.proxyheader import BadHeaderError, Reader
-from proxy.process.doors import Door
+from proxy.process.accepting import Acceptor
 from proxy.settings import Listener, OriginTls, Tls
 from proxy.tls import Certificate
 
@@ -86,19 +86,19 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-Opened = Callable[..., Awaitable[tuple[Door, int]]]
+Opened = Callable[..., Awaitable[tuple[Acceptor, int]]]
 
 
 @pytest.fixture
 async def door(rig: Any) -> AsyncIterator[Opened]:
     """Opens a listener of a gateway; gives its port."""
-    doors: list[Door] = []
+    doors: list[Acceptor] = []
 
-    async def open_(here: Any, **options: Any) -> tuple[Door, int]:
+    async def open_(here: Any, **options: Any) -> tuple[Acceptor, int]:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         sock.listen(100)
-        door = Door(here.gateway, Listener("127.0.0.1:0", **options), sock)
+        door = Acceptor(here.gateway, Listener("127.0.0.1:0", **options), sock)
         await door.open()
         doors.append(door)
         return door, sock.getsockname()[1]
@@ -106,7 +106,7 @@ async def door(rig: Any) -> AsyncIterator[Opened]:
     yield open_
     for door in doors:
         door.close()
-        door.clear()
+        door.end_entering()
 
 
 async def ask(port: int, request: bytes = GET, **tls: Any) -> bytes:
@@ -413,16 +413,16 @@ class TestAddress:
         listener, port = await door(here, tls=authority.issue("one"))
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
         await here.until(lambda: listener.entering == 2)
-        assert here.gateway._by_address == {"127.0.0.1": 2}
+        assert here.gateway.clients._by_address == {"127.0.0.1": 2}
         other = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0), ssl=authority.client())
         other[1].write(GET)
         async with asyncio.timeout(5):
             assert (await other[0].read(1000)).endswith(b"ok")
-        assert here.gateway._by_address["127.0.0.2"] == 1, "who comes in is not counted twice"
+        assert here.gateway.clients._by_address["127.0.0.2"] == 1, "who comes in is not counted twice"
         for _, writer in [*silent, other]:
             writer.transport.abort()
         await here.until(lambda: not (here.gateway.clients or listener.entering))
-        assert here.gateway._by_address == {}
+        assert here.gateway.clients._by_address == {}
 
     async def test_behind_a_load_balancer_it_is_the_clients(self, rig: Any, door: Opened) -> None:
         here = await rig(proxy={**TRUSTED, "max_connections_per_address": 1})
@@ -462,7 +462,7 @@ class TestLeaving:
         sock.setblocking(False)
         await here.until(lambda: listener.entering == 1)
         listener.close()
-        here.gateway.drain()
+        here.gateway.clients.drain()
         await loop.sock_sendall(sock, PROXY_HEADERS["v2 of IPv4"][0])
         reader, writer = await asyncio.open_connection(sock=sock, ssl=authority.client(), server_hostname="localhost")
         await here.until(lambda: not listener.entering)
@@ -480,7 +480,7 @@ class TestLeaving:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await here.until(lambda: listener.entering == 1)
         listener.close()
-        listener.clear()
+        listener.end_entering()
         async with asyncio.timeout(5):
             assert await reader.read() == b""
         assert listener.entering == 0

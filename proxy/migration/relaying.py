@@ -11,20 +11,17 @@ from typing import Final, Protocol
 
 from backends.arm import SOURCE
 from backends.errors import FaultKind
-from proxy.board import board
-from proxy.http1.downstream import Downstream
+from proxy.http1.client import Client, Forwarded
 from proxy.http1.head import Response
-from proxy.http1.passage import Forwarded
 from proxy.http1.pool import Pool
+from proxy.http1.service import Endpoint, Service
 from proxy.http1.upstream import Failure
-from proxy.migration.routes import Endpoint
-from proxy.migration.share import Share
-from proxy.migration.sticky import Stickiness
-from proxy.process.gateway import Gateway, Service
+from proxy.migration.split import Split
 
-_SOURCE_FIELD: Final = b"x-data-source: http\r\n"
-_CLIENT_GONE: Final = 499  # never sent: what a request is counted as whose client did not wait
-_FELL_BACK: Final = 502  # never sent either: the target's part in a request that the source answered
+_SOURCE: Final = b"http"
+_SOURCE_FIELD: Final = b"x-data-source: %b\r\n" % _SOURCE
+_CLIENT_GONE: Final = 499  # never sent: the status by which a request is counted whose client went away first
+_FELL_BACK: Final = 502  # never sent: the status by which the target is counted when the source answered instead
 _KINDS: Final = {502: FaultKind.UNAVAILABLE, 503: FaultKind.EXHAUSTED, 504: FaultKind.DEADLINE}
 
 
@@ -36,39 +33,29 @@ def fault_of(status: int) -> FaultKind | None:
 class Relaying(Service):
     """A migration between HTTP origins, as one worker serves it."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        cells: memoryview[int],
-        layout: board.Layout,
-        slot: int,
-        migration: int,
-        stickiness: Stickiness,
-        pools: tuple[Pool, Pool],
-    ) -> None:
-        self.gateway = gateway
-        self.share = Share(cells, layout, slot, migration, stickiness)
+    def __init__(self, split: Split, pools: tuple[Pool, Pool]) -> None:
+        self.split = split
         self.pools = pools
 
-    def begin(self, client: Downstream, endpoint: Endpoint, rest: bytes) -> None:
+    def begin(self, client: Client, endpoint: Endpoint, rest: bytes) -> None:
         """A data request's head is here, and ``rest`` of its body."""
         began = monotonic_ns()
-        arm, _, cookie = self.share.choose(client, began)
-        client.exchange = Relay(self, client, endpoint, arm, began, cookie)
+        arm, _, cookie = self.split.choose(client, began)
+        client.forwarded = Relay(self, client, endpoint, arm, began, cookie)
         client.forward(self.pools[arm], rest)
 
-    def ready(self, client: Downstream, endpoint: Endpoint, body: bytes) -> None:
+    def ready(self, client: Client, endpoint: Endpoint, body: bytes) -> None:
         """Never called: a relayed body is not gathered."""
         raise AssertionError("a relayed body is not gathered")
 
-    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+    def from_source(self, client: Client, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
         """Send a read that the target failed to the source."""
         relay.turn_to_source(fault)
         client.forward(self.pools[SOURCE], b"")
 
     def tick(self, now_ns: int) -> None:
         """The weight and a rollback's deadlines."""
-        self.share.tick(now_ns)
+        self.split.tick(now_ns)
 
     def gauge(self) -> None:
         """An HTTP origin has no figures of its own."""
@@ -77,16 +64,16 @@ class Relaying(Service):
 class Origins(Protocol):
     """The migration that a relay serves."""
 
-    share: Share
+    split: Split
 
-    def from_source(self, client: Downstream, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
+    def from_source(self, client: Client, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
         """Have a read that the target failed answered by the source."""
 
 
 class Relay(Forwarded):
-    """A forwarded data request: a ``Flight`` of its share and the ``Forwarded`` of its client.
+    """A forwarded data request: a ``Flight`` of its split and the ``Forwarded`` of its client.
 
-    ``fault``: the target, a store, has failed it already, and it goes to the source.
+    ``fault``: why the target, a document store, has failed it already; then it goes to the source.
     """
 
     __slots__ = (
@@ -95,7 +82,7 @@ class Relay(Forwarded):
         "_fault",
         "_recorded",
         "_service",
-        "_share",
+        "_split",
         "arm",
         "began",
         "cookie",
@@ -106,7 +93,7 @@ class Relay(Forwarded):
     def __init__(
         self,
         service: Origins,
-        client: Downstream,
+        client: Client,
         endpoint: Endpoint,
         arm: int,
         began: int,
@@ -114,7 +101,7 @@ class Relay(Forwarded):
         fault: FaultKind | None = None,
     ) -> None:
         self._service = service
-        share = self._share = service.share
+        split = self._split = service.split
         self._client = client
         self._endpoint = endpoint
         self._fault = fault
@@ -123,11 +110,12 @@ class Relay(Forwarded):
         self.on = arm if fault is None else SOURCE
         self.began = began
         self.cookie = cookie
-        self.generation = share.generation
+        self.generation = split.generation
+        self.source = _SOURCE
         self.extra = _SOURCE_FIELD + cookie if cookie else _SOURCE_FIELD
         if fault is not None:
             self.extra += _fallback_field(fault)
-        share.enter(self)
+        split.enter(self)
 
     def judged(self, response: Response) -> bool:
         fault = fault_of(response.status)
@@ -144,16 +132,16 @@ class Relay(Forwarded):
         return False
 
     def broke_off(self) -> None:
-        if self._fault is None:  # else it is the source's, in the target's place
+        if self._fault is None:  # else the source answered in the target's place, and it is no fault of the target's
             self._fault = FaultKind.UNAVAILABLE
-            self._share.spoil(self._endpoint.number, self.arm, self._fault)
+            self._split.spoil(self._endpoint.number, self.arm, self._fault)
 
     def done(self) -> None:
-        self._share.leave(self)
+        self._split.leave(self)
 
     def gone(self) -> None:
         self._record(_CLIENT_GONE, None)
-        self._share.leave(self)
+        self._split.leave(self)
 
     def cut_over(self) -> None:
         """Hand a read to the source whose answer has not begun."""
@@ -170,23 +158,23 @@ class Relay(Forwarded):
         else:
             self._client.recall()
             message = "a rollback cancelled this request before the target answered: look before you repeat it"
-            self._client.failed(Failure(504, "write_uncertain", message))
+            self._client.fail(Failure(504, "write_uncertain", message))
 
     def turn_to_source(self, fault: FaultKind) -> None:
         """From now on it waits for the source, an origin too."""
-        share = self._share
-        share.leave(self)
+        split = self._split
+        split.leave(self)
         self._fault = fault
         self._record(_FELL_BACK, fault)
         self.on = SOURCE
-        share.enter(self)
+        split.enter(self)
         self.extra += _fallback_field(fault)
 
     def release(self) -> None:
         """Give the request up to somebody who records it."""
         self._recorded = True
-        self._share.leave(self)
-        self._client.exchange = None
+        self._split.leave(self)
+        self._client.forwarded = None
 
     def _is_safe(self) -> bool:
         """Whether the source may answer in the target's place."""
@@ -205,7 +193,7 @@ class Relay(Forwarded):
             self._recorded = True
             fell_back = self._fault is not None
             counted = self._fault = self._fault if fell_back else fault
-            self._share.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
+            self._split.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
 
 
 def _fallback_field(fault: FaultKind) -> bytes:

@@ -15,9 +15,9 @@ from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from backends.kinds.settings import Duration, Http
 from proxy.board.board import Board
-from proxy.http1.downstream import Downstream
-from proxy.migration.relay import Relaying
+from proxy.migration.relaying import Relaying
 from proxy.migration.routes import layout
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
@@ -62,8 +62,8 @@ async def running(source: Origin, target: Origin, path: Path) -> AsyncIterator[B
     gateway = Gateway(plan, board.cells, shape.worker(0))
     pools = [gateway.pool(App(b.origin, timeout_s=b.deadline_s)) for b in backends.values()]
     stickiness = Stickiness(plan.proxy.sticky, ["move"])
-    service = Relaying(gateway, board.cells, shape, 0, 0, stickiness, (pools[0], pools[1]))
-    gateway.shares.append(service)
+    service = Relaying(Split(board.cells, shape, 0, 0, stickiness), (pools[0], pools[1]))
+    gateway.shared.services.append(service)
 
     async def ticking() -> None:
         while True:
@@ -72,7 +72,7 @@ async def running(source: Origin, target: Origin, path: Path) -> AsyncIterator[B
             await asyncio.sleep(0.01)
 
     ticks = asyncio.create_task(ticking())
-    server = await asyncio.get_running_loop().create_server(lambda: Downstream(gateway), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(gateway.client, "127.0.0.1", 0)
     try:
         yield Bench(board, service, gateway, server.sockets[0].getsockname()[1])
     finally:

@@ -12,17 +12,17 @@ from typing import Final, Generic, TypeVar
 from proxy.http1.head import Fields, Line, Response, parse_fields, parse_request_line, parse_response
 
 _REMEMBERED_MAX: Final = 4096
-_ENTRY: Final = 256  # what remembering costs beside the bytes themselves, about
-_PARAMETER: Final = 256  # and what each parameter of a query does, which a data request's route keeps
+_ENTRY: Final = 256  # bytes that an entry takes beside its key, about
+_PARAMETER: Final = 256  # bytes that each parameter of a query takes in the route that is kept with its line, about
 T = TypeVar("T")
 
 
-class Heads:
+class HeadCache:
     """What has been parsed lately, by its bytes: request lines, blocks of fields, answers' heads.
 
     Each table has a young and an old half: when the young one holds its share of bytes it becomes the old one, and
-    what is asked for again moves back. So a stream of ever-new heads costs a parse each, as it would have anyway, but
-    turns out nothing that is in use; and memory is bounded, for no head above ``_REMEMBERED_MAX`` is kept at all.
+    what is asked for again moves back. So a stream of ever-new heads does not displace those in use, and memory is
+    bounded: no head above ``_REMEMBERED_MAX`` is kept at all.
     """
 
     __slots__ = ("_blocks", "_budget", "_lines", "_resolve", "_responses", "_wanted", "blocks", "lines", "responses")
@@ -34,9 +34,9 @@ class Heads:
         self.lines: dict[bytes, Line] = {}
         self.blocks: dict[bytes, Fields] = {}
         self.responses: dict[bytes, Response] = {}
-        self._lines = _Turn[Line](budget)
-        self._blocks = _Turn[Fields](budget)
-        self._responses = _Turn[Response](budget)
+        self._lines = _Generations[Line](budget)
+        self._blocks = _Generations[Fields](budget)
+        self._responses = _Generations[Response](budget)
 
     def line(self, raw: bytes) -> Line:
         """The request line, parsed and routed. Raises ``Refused``."""
@@ -74,8 +74,8 @@ class Heads:
         return response
 
 
-class _Turn(Generic[T]):
-    """The old half of a table, and what the young one holds by now, in bytes: of its keys, and about what beside."""
+class _Generations(Generic[T]):
+    """The old half of a table, and about how many bytes the young half takes by now."""
 
     __slots__ = ("_budget", "_held", "old")
 

@@ -1,38 +1,37 @@
 """The listening sockets as one worker serves them: plain ones by the event loop, the others by hand.
 
-Before a connection speaks HTTP it may have to show a PROXY header and a TLS handshake. Until it has, it is nobody's
-client: it has ``head_timeout`` to get there, and counts against ``max_connections`` all the while; and among those of
-its address, once that is known.
+Before a connection speaks HTTP it may have to show a PROXY header and do a TLS handshake. Until it has, it is no
+client yet: ``head_timeout`` bounds how long that may take. It counts against ``max_connections`` all the while, and
+among the connections of its address once that is known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from proxy.http1 import forwarding
-from proxy.http1.proxyheader import BadHeaderError, Reader
+from proxy.http1.addresses import address_of, is_trusted
+from proxy.http1.downstream import Downstream
+from proxy.http1.proxyheader import HEADER_MAX, BadHeaderError, Reader
+from proxy.process.gateway import Gateway
 from proxy.settings import Listener
 from proxy.tls import Certificate
 
-if TYPE_CHECKING:
-    from proxy.http1.downstream import Downstream
-    from proxy.process.gateway import Gateway
-
 _BACKLOG: Final = 1024
-_ACCEPTED_MAX: Final = 64  # in one go
-_NO_DESCRIPTORS_S: Final = 0.1  # until the next try where none could be opened
-_SHUTDOWN_S: Final = 2.0
+_ACCEPTED_MAX: Final = 64  # in one go, before other events have their turn
+_NO_DESCRIPTORS_S: Final = 0.1  # until the next try where no descriptor was left
+_TLS_SHUTDOWN_S: Final = 2.0
 _UNKNOWN: Final = "unknown"  # as Forwarded calls a client of whom nothing is known (RFC 7239 section 6.3)
 
 
-class Door:
+class Acceptor:
     """One listening socket."""
 
     def __init__(self, gateway: Gateway, listener: Listener, sock: socket.socket) -> None:
         """Raises ``OSError`` where the certificate cannot be used."""
         self._gateway = gateway
+        self._shared = gateway.shared
         self._listener = listener
         self._sock = sock
         self._certificate = None if listener.tls is None else Certificate(listener.tls)
@@ -53,7 +52,7 @@ class Door:
             loop.add_reader(self._sock.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept no more. Who is on the threshold goes on to the door. The queue is the supervisor's."""
+        """Accept no more. Handshakes already begun may finish; the queue stays, for it is the supervisor's."""
         if not self._open:
             return
         self._open = False
@@ -65,11 +64,11 @@ class Door:
 
     @property
     def entering(self) -> int:
-        """How many are on the threshold."""
+        """How many connections have yet to finish their PROXY header or handshake."""
         return len(self._entering)
 
-    def clear(self) -> None:
-        """End who is still on the threshold."""
+    def end_entering(self) -> None:
+        """End them."""
         for task in self._entering:
             task.cancel()
 
@@ -80,6 +79,7 @@ class Door:
 
     def _accept(self) -> None:
         loop = asyncio.get_running_loop()
+        clients = self._gateway.clients
         for _ in range(_ACCEPTED_MAX):
             try:
                 sock, peer = self._sock.accept()
@@ -89,11 +89,11 @@ class Door:
                 loop.remove_reader(self._sock.fileno())
                 loop.call_later(_NO_DESCRIPTORS_S, self._accept_again)
                 return
-            if len(self._entering) + len(self._gateway.clients) >= self._gateway.max_connections:
+            if len(self._entering) + len(clients) >= clients.limit:
                 sock.close()
                 continue
             sock.setblocking(False)
-            task = loop.create_task(self._enter(sock, forwarding.address_of(str(peer[0]))))
+            task = loop.create_task(self._enter(sock, address_of(str(peer[0]))))
             self._entering.add(task)
             task.add_done_callback(self._entering.discard)
 
@@ -103,41 +103,44 @@ class Door:
 
     async def _enter(self, sock: socket.socket, peer: str) -> None:
         """Take a connection to where HTTP begins, or close it."""
-        gateway = self._gateway
+        shared = self._shared
         try:
             if self._listener.proxy_protocol:
-                if not forwarding.is_trusted(peer, gateway.trusted):
+                if not is_trusted(peer, shared.trusted):
                     sock.close()
                     return
-                async with asyncio.timeout(gateway.head_timeout_s):
+                async with asyncio.timeout(shared.head_timeout_s):
                     header = await _proxy_header(sock)
                 if not header.own:  # else the load balancer asks on its own behalf
                     peer = header.address or _UNKNOWN
-            await self._let_in(sock, gateway.client(self._scheme, peer))
+            await self._serve(sock, self._gateway.client(self._scheme, peer))
         except (OSError, TimeoutError, BadHeaderError):
             sock.close()
         except asyncio.CancelledError:
             sock.close()
             raise
 
-    async def _let_in(self, sock: socket.socket, client: Downstream) -> None:
-        """Make a connection a client's, unless its address has enough of them. Raises ``OSError``."""
-        gateway = self._gateway
-        inside = False
+    async def _serve(self, sock: socket.socket, client: Downstream) -> None:
+        """Do the handshake and make a connection a client's, unless its address has enough. Raises ``OSError``."""
+        clients = self._gateway.clients
+        served = False
         try:
-            if not gateway.count(client):
+            if not clients.count(client):
                 sock.close()
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             tls: dict[str, Any] = {}
             if self._certificate is not None:
-                limits = {"ssl_handshake_timeout": gateway.head_timeout_s, "ssl_shutdown_timeout": _SHUTDOWN_S}
+                limits = {
+                    "ssl_handshake_timeout": self._shared.head_timeout_s,
+                    "ssl_shutdown_timeout": _TLS_SHUTDOWN_S,
+                }
                 tls = {"ssl": self._certificate.context, **limits}
             await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock, **tls)
-            inside = True
+            served = True
         finally:
-            if not inside:
-                gateway.left(client)
+            if not served:
+                clients.left(client)
 
 
 async def _proxy_header(sock: socket.socket) -> Reader:
@@ -151,7 +154,7 @@ async def _proxy_header(sock: socket.socket) -> Reader:
             await readable.wait()
         finally:
             loop.remove_reader(sock.fileno())
-        data = sock.recv(4096 + 16, socket.MSG_PEEK)
+        data = sock.recv(HEADER_MAX, socket.MSG_PEEK)
         if not data:
             raise ConnectionResetError
         sock.recv(reader.feed(data))

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from backends.arm import GAUGES, SOURCE, TARGET
-from proxy.board import board
-from proxy.board.board import Board, Layout
-from proxy.migration.share import Share
+from proxy.board import layout as layouts
+from proxy.board.board import Board
+from proxy.board.layout import Layout
+from proxy.migration.split import Split
 
 LAYOUT = Layout(2, (("phase6", ("read",)),))
 PAST = 1_000  # long ago, on the board's clock
@@ -37,17 +38,17 @@ def fresh(tmp_path: Path) -> Iterator[Board]:
     made.close()
 
 
-def worker(fresh: Board, slot: int, bucket: int = 7) -> Share:
-    return Share(fresh.cells, LAYOUT, slot, 0, Always(bucket))  # type: ignore[arg-type] # all that is used of one
+def worker(fresh: Board, slot: int, bucket: int = 7) -> Split:
+    return Split(fresh.cells, LAYOUT, slot, 0, Always(bucket))  # type: ignore[arg-type] # all that is used of one
 
 
-def arm(share: Share) -> int:
+def arm(share: Split) -> int:
     return share.choose(None, monotonic_ns())[0]  # type: ignore[arg-type] # the stickiness looks at no client
 
 
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = monotonic_ns()
-    monkeypatch.setattr("proxy.migration.share.monotonic_ns", lambda: now + SOON)
+    monkeypatch.setattr("proxy.migration.split.monotonic_ns", lambda: now + SOON)
 
 
 def test_a_session_whose_write_the_target_has_yet_to_take_stays_on_the_source_on_every_worker(
@@ -115,7 +116,7 @@ def test_what_died_with_a_worker_keeps_nobody_back_and_is_counted_as_lost(
     second = worker(fresh, 0)
     assert arm(second) == TARGET
     second.gauge(gauges)
-    fresh.cells[LAYOUT.worker(0) + board.W_PID] = 1
+    fresh.cells[LAYOUT.worker(0) + layouts.W_PID] = 1
     found = dict(zip(GAUGES, fresh.shares(0)[0].gauges, strict=True))
     assert found["mirror_lost"] == 3
     assert found["mirrored"] == 20
@@ -124,5 +125,5 @@ def test_what_died_with_a_worker_keeps_nobody_back_and_is_counted_as_lost(
     second.gauge([0] * len(GAUGES))
     fresh.clear_volatile(0)
     fresh.clear_volatile(0)  # nothing died with it that had not been counted
-    fresh.cells[LAYOUT.worker(0) + board.W_PID] = 1
+    fresh.cells[LAYOUT.worker(0) + layouts.W_PID] = 1
     assert dict(zip(GAUGES, fresh.shares(0)[0].gauges, strict=True))["mirror_lost"] == 4

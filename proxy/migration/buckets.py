@@ -10,8 +10,8 @@ from typing import Final
 from zlib import crc32
 
 from backends.arm import SOURCE, TARGET
+from proxy.board.layout import BUCKETS
 
-BUCKETS: Final = 10_000  # a weight in basis points is the number of buckets on the target
 _MASK: Final = 0xFFFFFFFF
 
 

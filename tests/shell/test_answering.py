@@ -15,9 +15,9 @@ from backends.arm import SOURCE, TARGET
 from backends.errors import Fault, FaultKind
 from backends.kinds.settings import Mock
 from proxy.board.board import Board
-from proxy.http1.downstream import Downstream
 from proxy.migration.answering import Answering
 from proxy.migration.routes import layout
+from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
@@ -64,8 +64,8 @@ async def running(path: Path) -> AsyncIterator[Bench]:
     board = Board.create(path / "board", shape, 1)
     gateway = Gateway(plan, board.cells, shape.worker(0))
     source = Scripted()
-    gateway.shares.append(
-        Answering(gateway, board.cells, shape, 0, 0, Stickiness(plan.proxy.sticky, ["phase6"]), source)
+    gateway.shared.services.append(
+        Answering(gateway.shared, Split(board.cells, shape, 0, 0, Stickiness(plan.proxy.sticky, ["phase6"])), source)
     )
 
     async def ticking() -> None:
@@ -74,7 +74,7 @@ async def running(path: Path) -> AsyncIterator[Bench]:
             await asyncio.sleep(0.005)
 
     ticks = asyncio.create_task(ticking())
-    server = await asyncio.get_running_loop().create_server(lambda: Downstream(gateway), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(gateway.client, "127.0.0.1", 0)
     bench = Bench(board, source, server.sockets[0].getsockname()[1])
     try:
         yield bench

@@ -1,0 +1,145 @@
+"""Where everything lies on the board: the cells of each kind of row, and how the rows follow each other. Pure.
+
+    header      magic, layout, boot, the control process's pid and heartbeat
+    migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
+    workers     a row a slot: pid, heartbeat, process figures; by migration what it has seen and has in flight, its
+                data source's gauges, and by operation and arm the counts and the latency histogram
+    marks       by migration and bucket: when a session of it last made a change that the target had yet to take
+
+Every cell has a name of its own and is a plain number: compiled code takes a ``Final`` number as it takes a literal,
+and these are used on every request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from backends.arm import ARMS, GAUGES
+from backends.errors import FaultKind
+from proxy.board import histogram
+
+MAGIC: Final = int.from_bytes(b"phsgate1", "little")
+BUCKETS: Final = 10_000  # that sticky keys fall into: a weight in basis points is the number of them on the target
+
+# Header cells.
+H_MAGIC: Final = 0
+H_LAYOUT: Final = 1
+H_BOOT: Final = 2
+H_CONTROL_PID: Final = 3
+H_CONTROL_HEARTBEAT: Final = 4
+HEADER_CELLS: Final = 16
+
+# A migration's cells, written by control.
+M_WORD: Final = 0
+M_LEASE_UNTIL: Final = 1
+M_CUT_OVER_AT: Final = 2
+M_CANCEL_AT: Final = 3
+M_PUBLISHED_AT: Final = 4
+MIGRATION_CELLS: Final = 8
+
+# A worker's own cells.
+W_PID: Final = 0
+W_HEARTBEAT: Final = 1
+W_STARTED_AT: Final = 2
+W_RSS_KB: Final = 3
+W_CPU_MS: Final = 4
+W_CONNECTIONS: Final = 5
+W_APP_REQUESTS: Final = 6
+W_APP_ERRORS: Final = 7
+W_REFUSED: Final = 8
+WORKER_CELLS: Final = 16
+
+# A worker's cells for one migration.
+S_GENERATION: Final = 0  # the one that this worker has seen
+S_INFLIGHT_SOURCE: Final = 1
+S_INFLIGHT_TARGET: Final = 2
+S_INFLIGHT_OLD: Final = 3  # target requests begun under an earlier generation: a rollback has drained when it is 0
+S_LAST_TARGET_START: Final = 4  # the latest start of a target request
+S_BEHIND_SINCE: Final = 5  # when the oldest change was made here that the target has yet to take; 0: it has them all
+S_VOLATILE: Final = (S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_BEHIND_SINCE)  # 0 without a process
+S_GAUGES: Final = 8
+GAUGE_CELLS: Final = 16
+S_LOST: Final = S_GAUGES + GAUGES.index("mirror_lost")
+S_PENDING: Final = S_GAUGES + GAUGES.index("mirror_pending")
+SHARE_CELLS: Final = S_GAUGES + GAUGE_CELLS
+assert len(GAUGES) <= GAUGE_CELLS
+
+# The cells of one (migration, operation, arm). The number of requests is the histogram's sum.
+C_FAULTS: Final = 0  # by FaultKind
+C_CLIENT_ERRORS: Final = len(FaultKind)  # 4xx: the client's fault, no failure of the arm's
+C_FALLBACKS: Final = C_CLIENT_ERRORS + 1  # target reads that the source answered
+C_SUM_US: Final = C_CLIENT_ERRORS + 2
+C_BUCKETS: Final = 16
+SERIES_CELLS: Final = C_BUCKETS + histogram.BUCKETS
+assert C_SUM_US < C_BUCKETS
+
+# A migration's word: the weight, the flags above it, the generation above those.
+WEIGHT_MASK: Final = 0xFFFF
+FLAGS_SHIFT: Final = 16
+GENERATION_SHIFT: Final = 32
+
+# Flags of a migration's word.
+PINNED: Final = 1  # the weight needs no lease: a completed migration, or a mode that has one arm only
+
+
+class Word(NamedTuple):
+    """A migration's rollout state as workers see it; ``weight_bp`` in basis points, 0..10000."""
+
+    generation: int
+    flags: int
+    weight_bp: int
+
+    def pack(self) -> int:
+        """The 8-byte cell."""
+        return self.generation << GENERATION_SHIFT | self.flags << FLAGS_SHIFT | self.weight_bp
+
+    @classmethod
+    def unpack(cls, cell: int) -> Word:
+        """The state that a cell holds."""
+        return cls(cell >> GENERATION_SHIFT, cell >> FLAGS_SHIFT & 0xFFFF, cell & WEIGHT_MASK)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything is: follows from the workers' number and each migration's name and operations."""
+
+    workers: int
+    migrations: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def digest(self) -> int:
+        """Equal for two processes exactly when they mean the same cells."""
+        text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS, BUCKETS))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+    def migration(self, m: int) -> int:
+        """The first cell of migration ``m``."""
+        return HEADER_CELLS + m * MIGRATION_CELLS
+
+    def worker(self, slot: int) -> int:
+        """The first cell of the worker's row."""
+        return self.migration(len(self.migrations)) + slot * self._row_cells()
+
+    def share(self, slot: int, m: int) -> int:
+        """The first cell of what worker ``slot`` says of migration ``m``."""
+        before = sum(self._share_cells(i) for i in range(m))
+        return self.worker(slot) + WORKER_CELLS + before
+
+    def series(self, slot: int, m: int, operation: int, arm: int) -> int:
+        """The first cell of one worker's counts for one operation and arm."""
+        return self.share(slot, m) + SHARE_CELLS + (operation * len(ARMS) + arm) * SERIES_CELLS
+
+    def marks(self, m: int) -> int:
+        """The first of migration ``m``'s marks, one a bucket."""
+        return self.worker(self.workers) + m * BUCKETS
+
+    def cells(self) -> int:
+        """How many cells the board has."""
+        return self.marks(len(self.migrations))
+
+    def _share_cells(self, m: int) -> int:
+        return SHARE_CELLS + len(self.migrations[m][1]) * len(ARMS) * SERIES_CELLS
+
+    def _row_cells(self) -> int:
+        return WORKER_CELLS + sum(self._share_cells(m) for m in range(len(self.migrations)))

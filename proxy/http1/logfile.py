@@ -1,0 +1,70 @@
+"""An append-only file of lines that may be moved away while it is written, as log rotation does."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import structlog
+
+_log = structlog.get_logger("phasegate.access")
+_BUFFER_MAX: Final = 64 * 1024
+
+
+class LogFile:
+    """Lines are collected, and appended together when enough have come or a second has passed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._lines: list[bytes] = []
+        self._held = 0
+        self._lost = 0
+
+    def add(self, line: bytes) -> None:
+        """Take a line, with its end."""
+        self._lines.append(line)
+        self._held += len(line)
+        if self._held > _BUFFER_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what has come; called every second. A file that was renamed is left, and begun anew."""
+        if not self._lines:
+            return
+        data = b"".join(self._lines)
+        lines = len(self._lines)
+        self._lines.clear()
+        self._held = 0
+        try:
+            self._reopen()
+            while data:  # a disk that is nearly full takes a part
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            if not self._lost:
+                _log.error("access_log_lost", path=self._path, reason=error.strerror)
+            self._lost += lines
+        else:
+            if self._lost:
+                _log.warning("access_log_back", path=self._path, lost_lines=self._lost)
+                self._lost = 0
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.flush()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _reopen(self) -> None:
+        """Open the file, unless the one that is open still has its name."""
+        if self._fd >= 0:
+            try:
+                named, opened = os.stat(self._path), os.fstat(self._fd)
+                if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino):
+                    return
+            except FileNotFoundError:
+                pass
+            os.close(self._fd)
+            self._fd = -1
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
