@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,14 +27,11 @@ _log = structlog.get_logger("phasegate.control")
 
 STORE: Final = "control.db"
 SESSIONS: Final = "sessions.json"
-USAGE: Final = 2
 
 
 def serve(config: str | Path) -> int:
-    """Serve traffic by a configuration file until told to end; returns the exit code."""
-    from proxy.process import logs, supervisor
-
-    logs.configure("supervisor")
+    """Serve traffic by a configuration file until told to end; returns the exit code. Raises ``CannotStartError``."""
+    from proxy.process import supervisor
 
     def read() -> supervisor.Launch:
         settings = load(config)
@@ -45,9 +41,7 @@ def serve(config: str | Path) -> int:
     try:
         return supervisor.supervise(read)
     except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return USAGE
+        raise supervisor.CannotStartError("\n".join(error.problems)) from error
 
 
 def _check_fixtures(config: str | Path, settings: Settings) -> None:
@@ -76,6 +70,7 @@ class Orders(msgspec.Struct, frozen=True):
     boot: int
     orders: str
     adapters: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME
+    log: int = 2  # the descriptor to log to
 
 
 def main() -> None:
@@ -87,7 +82,7 @@ def main() -> None:
 
     orders = msgspec.json.decode(child.read_orders(), type=Orders)
     child.die_with_parent()
-    logs.configure("control")
+    logs.configure("control", orders.log)
     loading.use(orders.adapters)
     uvloop.run(control(orders))
 
@@ -149,7 +144,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     await web.SockSite(runner, listening).start()
     host, _, _ = settings.control.listen.rpartition(":")
     dashboard = f"http://{host}:{listening.getsockname()[1]}/admin/migration"
-    _log.info("control serves", migrations=list(coordinators), dashboard=dashboard)
+    _log.info("control_serving", migrations=list(coordinators), dashboard=dashboard)
     webhooks.start()
     loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     loops.append(asyncio.create_task(arms.run(), name="arms"))

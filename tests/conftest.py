@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from structlog.testing import capture_logs
 
 # The same examples every time, whatever the machine's load: a failure is the change's and not the day's.
 settings.register_profile("phasegate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,6 +38,13 @@ def free_port() -> Callable[[], int]:
                 return port
 
     return find
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """What this process logs during the test: one dict a line, with ``event``, ``log_level`` and the fields."""
+    with capture_logs() as lines:
+        yield lines
 
 
 @pytest.fixture

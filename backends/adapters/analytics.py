@@ -177,6 +177,11 @@ class Ingest:
     events: tuple[Fields, ...]
     shard: int
 
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """As ``Change.documents``: the events. Their counters follow from them."""
+        return tuple(_path(event) for event in self.events)
+
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """As ``Change.apply``."""
         events, named = self.events, True

@@ -30,6 +30,10 @@ ATTEMPTS: Final = 8  # of a read and a conditional write that others may come be
 class Change(Protocol):
     """Something that was decided and is to be so in every store."""
 
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """The paths of what it writes, for the log; those that matter most to a person first."""
+
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """Make it so, or find that it already is. Raises ``Fault``; ``Rejected`` only for what no retry will cure."""
 
@@ -39,6 +43,11 @@ class Put:
     """Writes whose outcome does not depend on what is stored."""
 
     mutations: tuple[Mutation, ...]
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """As ``Change.documents``."""
+        return tuple(mutation.path for mutation in self.mutations)
 
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """As ``Change.apply``."""
@@ -52,6 +61,11 @@ class Once:
     marker: str
     fields: Fields
     mutations: tuple[Mutation, ...]
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """As ``Change.documents``."""
+        return (*(mutation.path for mutation in self.mutations), self.marker)
 
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """As ``Change.apply``."""
@@ -68,6 +82,11 @@ class All:
 
     changes: tuple[Change, ...]
 
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """As ``Change.documents``."""
+        return tuple(path for change in self.changes for path in change.documents)
+
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """As ``Change.apply``."""
         for change in self.changes:
@@ -81,6 +100,11 @@ class Newest:
     path: str
     fields: Fields
     newer: Callable[[Fields, Fields], bool]  # (this one's fields, the stored ones): whether to write
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """As ``Change.documents``."""
+        return (self.path,)
 
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """As ``Change.apply``."""

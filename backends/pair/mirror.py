@@ -18,7 +18,6 @@ had queued when it died.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import OrderedDict, deque
 from heapq import heappop, heappush
@@ -26,6 +25,7 @@ from time import monotonic_ns
 from typing import Final
 
 import msgspec
+import structlog
 
 from backends.documents.changes import Change
 from backends.documents.port import Context, DocumentStore, Reason, Rejected
@@ -39,13 +39,15 @@ BASE_S: Final = 0.1
 CAP_S: Final = 2.0
 DRAIN_S: Final = 5.0
 TRIES: Final = 8  # of a change that meets what no waiting cures; of any other, before that is logged
+NAMED: Final = 5  # documents of a change that the log names; the others are counted
 
 # A document of a kind nobody here writes, or a reply that cannot be read: it will be the same next time. Every other
 # fault may end with an outage, however long: the network's, the quota's, missing credentials or permissions, and
 # INTERNAL, which is all that the service has no better word for. Changes that meet those are never given up.
 _INCURABLE: Final = frozenset({FaultKind.CORRUPT})
 
-_log = logging.getLogger("phasegate.backends")
+_MISTAKE: Final = "a mistake of phasegate's: the exception says which"
+_log = structlog.get_logger("phasegate.mirror")
 
 
 class _Waiting(msgspec.Struct, eq=False):
@@ -57,6 +59,8 @@ class _Waiting(msgspec.Struct, eq=False):
     tries: int = 0
     hopeless: int = 0  # of those tries
     others: int = 0  # that had been taken when it failed last
+    fault: str = ""  # the kind of the last one
+    reason: str = ""  # and the store's words of it
 
     def __lt__(self, other: _Waiting) -> bool:
         return self.due < other.due
@@ -103,15 +107,14 @@ class Mirror:
             except Fault:
                 pass  # later, then
             except Rejected as refusal:
-                self._drop(str(refusal))
+                self._drop(change, "refused", str(refusal))
                 return
-            except Exception:
-                _log.exception("a change could not be applied")
-                self._drop("an error of ours")
+            except Exception as error:
+                self._drop(change, "mistake", _MISTAKE, mistake=error)
                 return
         if len(self._fresh) + len(self._failed) >= QUEUE:
             oldest = self._fresh.popleft() if self._fresh else heappop(self._failed)
-            self._settle(oldest, f"more than {QUEUE} changes are waiting")
+            self._lose(oldest, "queue_full", oldest.reason or f"more than {QUEUE} changes wait", oldest.fault)
         now = monotonic_ns()
         waiting = _Waiting(change, now, now)
         self._queue[waiting] = None
@@ -119,15 +122,31 @@ class Mirror:
         if len(self._senders) < self._window:
             self._dispatch()
 
-    def _drop(self, why: str) -> None:
+    def _drop(
+        self, change: Change, cause: str, reason: str, fault: str = "", mistake: Exception | None = None
+    ) -> None:
         self.lost += 1
-        _log.error("a change was not mirrored", extra={"to": self._store.kind, "why": why})
+        _log.error(
+            "change_not_mirrored",
+            backend=self._store.kind,
+            documents=change.documents[:NAMED],
+            document_count=len(change.documents),
+            cause=cause,
+            fault=fault,
+            reason=reason,
+            exc_info=mistake,
+        )
 
-    def _settle(self, waiting: _Waiting, lost_because: str | None = None) -> None:
+    def _lose(
+        self, waiting: _Waiting, cause: str, reason: str, fault: str = "", mistake: Exception | None = None
+    ) -> None:
+        """The change is pending no more, and lost."""
+        self._settle(waiting)
+        self._drop(waiting.change, cause, reason, fault, mistake)
+
+    def _settle(self, waiting: _Waiting) -> None:
         """The change is pending no more."""
         del self._queue[waiting]
-        if lost_because is not None:
-            self._drop(lost_because)
         if self._idle is not None and not self._queue:
             _release(self._idle)
 
@@ -179,12 +198,11 @@ class Mirror:
                     self._postpone(waiting, fault)
                 except Rejected as refusal:
                     if refusal.reason is Reason.INVALID:
-                        self._settle(waiting, str(refusal))
+                        self._lose(waiting, "refused", str(refusal))
                     else:  # no condition was set: the database itself is not there, for the time being
                         self._postpone(waiting, Fault(FaultKind.INTERNAL, str(refusal)))
-                except Exception:
-                    _log.exception("a change could not be applied")
-                    self._settle(waiting, "an error of ours")
+                except Exception as error:
+                    self._lose(waiting, "mistake", _MISTAKE, mistake=error)
                 else:
                     self.mirrored += 1
                     self._settle(waiting)
@@ -201,12 +219,20 @@ class Mirror:
         """The change failed: it is due again later, behind those that are due before."""
         waiting.tries += 1
         waiting.hopeless += fault.kind in _INCURABLE
+        waiting.fault, waiting.reason = fault.kind.label, str(fault)
         if waiting.hopeless == TRIES:
-            self._settle(waiting, f"it failed {TRIES} times: {fault}")
+            self._lose(waiting, "hopeless", waiting.reason, waiting.fault)
             return
         if waiting.tries == TRIES:
-            extra = {"to": self._store.kind, "why": str(fault)}
-            _log.warning("a change failed %d times, and is tried on", TRIES, extra=extra)
+            _log.warning(
+                "change_not_mirrored_yet",
+                backend=self._store.kind,
+                documents=waiting.change.documents[:NAMED],
+                document_count=len(waiting.change.documents),
+                fault=waiting.fault,
+                reason=waiting.reason,
+                tries=waiting.tries,
+            )
         now = monotonic_ns()
         waiting.due = now + int(1e9 * backoff(waiting.tries - 1, BASE_S, CAP_S, self._dice))
         heappush(self._failed, waiting)
@@ -235,7 +261,8 @@ class Mirror:
             sender.cancel()
         await asyncio.gather(*senders, return_exceptions=True)
         self._loop = None
-        self.lost += len(self._queue)
+        for waiting in self._queue:
+            self._drop(waiting.change, "ended", waiting.reason or "not sent yet", waiting.fault)
         for queue in (self._queue, self._fresh, self._failed):
             queue.clear()
 

@@ -7,11 +7,12 @@ as long as they stand. That check is all that a repeated read costs.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
+
+import structlog
 
 from backends.adapters import registry
 from backends.adapters.replies import Refused
@@ -25,7 +26,7 @@ MEMO_LIMIT: Final = 4096  # answers kept, an arm
 TARGET_LIMIT: Final = 512  # bytes of a request-target whose answer is kept
 _FOREVER: Final = float("inf")
 
-_log = logging.getLogger("phasegate.backends")
+_log = structlog.get_logger("phasegate.arm")
 
 
 class _Memo(NamedTuple):
@@ -95,7 +96,7 @@ class StoreArm:
         except Fault:
             raise
         except Exception as error:
-            _log.exception("a handler failed", extra={"operation": operation.name})
+            _log.exception("handler_failed", operation=operation.name, backend=self.kind)
             message = f"{operation.name}: {type(error).__name__}"
             raise Fault(FaultKind.INTERNAL, message, may_have_applied=True) from error
         if operation.kind == "read" and ctx.memorable and self._rehearsal is None:
@@ -110,8 +111,8 @@ class StoreArm:
         """
         if operation.name not in self._gaps:
             self._gaps.add(operation.name)
-            extra = {"operation": operation.name, "store": self.kind, "why": str(rejection)[:500]}
-            _log.error("the store refused a read that should have been refused before", extra=extra)
+            reason = str(rejection)
+            _log.error("read_refused_by_store", operation=operation.name, backend=self.kind, reason=reason)
         return error_answer(400, "invalid_query", "the backend cannot be asked for this")
 
     def _remember(self, call: Call, memo: _Memo) -> None:

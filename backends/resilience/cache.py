@@ -6,7 +6,6 @@ so that entries do not all expire together, and a cache that fails is as good as
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import OrderedDict
@@ -14,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 from aiocache import SimpleMemoryCache
 from aiocache.base import BaseCache
 from aiocache.serializers import BaseSerializer
@@ -25,7 +25,7 @@ Result: TypeAlias = list[Document] | Count
 KEYS: Final = 4096  # in memory; a Redis has its own limit (maxmemory)
 REDIS_S: Final = 0.2  # longer than this is no gain
 
-_log = logging.getLogger("phasegate.backends")
+_log = structlog.get_logger("phasegate.cache")
 
 
 class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
@@ -55,6 +55,8 @@ class Cache:
         self.misses = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
         self._keys: OrderedDict[str, None] | None = None
+        self._down = False
+        self._where = where.rpartition("@")[2]  # without the password, to be logged
         remote = _redis(where) if where != "memory" else None
         self._cache: BaseCache = remote
         if remote is None:
@@ -67,8 +69,10 @@ class Cache:
         try:
             found: tuple[float, Result] | None = await self._cache.get(key)
         except Exception as problem:  # whatever a cache's client raises, the backend is asked instead
-            _log.warning("the cache failed", extra={"error": type(problem).__name__})
+            self._failed(problem)
             found = None
+        else:
+            self._worked()
         if found is None:
             self.misses += 1
         else:
@@ -87,8 +91,19 @@ class Cache:
                     await self._cache.delete(self._keys.popitem(last=False)[0])
             await self._cache.set(key, entry, ttl=ttl_s)
         except Exception as problem:  # as above
-            _log.warning("the cache failed", extra={"error": type(problem).__name__})
+            self._failed(problem)
         return entry
+
+    def _failed(self, problem: Exception) -> None:
+        """Told once until it answers again. Its client's words could hold the password; the kind of error cannot."""
+        if not self._down:
+            self._down = True
+            _log.warning("cache_unreachable", cache=self._where, reason=type(problem).__name__)
+
+    def _worked(self) -> None:
+        if self._down:
+            self._down = False
+            _log.info("cache_reached_again", cache=self._where)
 
     async def close(self) -> None:
         """Forget everything kept here, close connections."""
@@ -102,7 +117,7 @@ def _redis(address: str) -> BaseCache | None:
     try:
         from aiocache import RedisCache  # needs the redis package, which only this uses
     except ImportError:
-        _log.error("no redis package, caching in memory instead: pip install redis")
+        _log.error("cache_in_memory_instead", reason="the redis package is missing: pip install redis")
         return None
     parts = urlsplit(address)
     return RedisCache(

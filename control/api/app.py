@@ -121,7 +121,7 @@ class Api:
         except StoreError as error:
             response = answers.error(503, "store_failed", f"the store cannot be read: {error}")
         except Exception:
-            _log.exception("request failed", method=request.method, path=request.path)
+            _log.exception("request_failed", method=request.method, path=request.path)
             response = answers.error(500, "internal", "a mistake of ours; the log has it")
         if not response.prepared:
             for name, value in _HEADERS.items():

@@ -112,7 +112,7 @@ class Verifier:
             self._keys = {kid: _Key(pem) for kid, pem in list(found.items())[:KEYS_MAX]}
             self._fresh_until = now + max_age
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            _log.warning("certificates could not be fetched", error=type(error).__name__, kept=len(self._keys))
+            _log.warning("google_certificates_not_fetched", reason=type(error).__name__, kept=len(self._keys))
 
 
 async def fetch_certificates(url: str = CERTIFICATES_URL) -> tuple[dict[str, str], float]:

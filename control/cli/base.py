@@ -175,6 +175,15 @@ def settings(config: str) -> Any:
         raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
 
 
+def log_as(command: str) -> None:
+    """Have what the command makes use of log to standard error, and only what is wrong: its findings it prints."""
+    import logging
+
+    from proxy.process import logs
+
+    logs.configure(command, level=logging.WARNING)
+
+
 def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     """Say which version this is, and in which form, and end."""
     if not asked:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from control.cli.base import CONFIG, EPILOG, Commands, api, api_options, client, config_option, proxy, version
+from control.cli.base import CONFIG, EPILOG, Commands, api, api_options, client, config_option, log_as, proxy, version
 from control.cli.base import settings as read_settings
 from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, USAGE, Stop
 
@@ -45,16 +45,26 @@ def main() -> None:
 @config_option
 def serve(config: str) -> None:
     """Serve the app's traffic, until SIGTERM or Ctrl-C."""
+    from proxy.process import logs
+
+    logs.configure("supervisor")  # before anything else can fail
+
     from control.serve import serve as run
     from proxy.settings import CannotStartError
 
-    read_settings(config)
-    if sys.stderr.isatty():
-        click.echo("Serving; Ctrl-C drains and ends. Beside it: `phasegate start`, `status`, `watch`.", err=True)
     try:
+        read_settings(config)
+        if sys.stderr.isatty():
+            click.echo("Serving; Ctrl-C drains and ends. Beside it: `phasegate start`, `status`, `watch`.", err=True)
         code = run(config)
-    except CannotStartError as error:
-        raise Stop(USAGE, str(error)) from error
+    except (Stop, CannotStartError) as refusal:
+        if sys.stderr.isatty():
+            raise Stop(USAGE, str(refusal)) from refusal
+        from structlog import get_logger
+
+        log = get_logger("phasegate.serve")
+        log.error("cannot_start", reason=str(refusal))
+        code = USAGE
     sys.exit(code)
 
 
@@ -93,6 +103,7 @@ def check(config: str, as_json: bool, url: str | None) -> None:
     from control.checks.preflight import preflight
     from control.terminal.tables import print_checks
 
+    log_as("check")
     settings = read_settings(config)
     checks = to_builtins(preflight(settings, url=url, token=os.environ.get("PHASEGATE_TOKEN")))
     good = all(found["ok"] is not False for found in checks)
@@ -135,6 +146,7 @@ def seed(config: str, migration: str | None, yes: bool) -> None:
     """
     from control.cli.init import seed as run
 
+    log_as("seed")
     run(read_settings(config), migration, yes)
 
 

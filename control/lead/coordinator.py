@@ -122,7 +122,7 @@ class Coordinator:
         if self.outbox.known:
             self._go_on(saved, now)
         else:
-            _log.error("held until the checkpoint can be read", migration=self.name, error=self.outbox.error)
+            _log.error("held_without_checkpoint", migration=self.name, reason=self.outbox.error)
             self.state, effects = wait(self.plan, self._left, self.settings.mode, self._lapsed)
             self._carry_out(effects, now)
             self.outbox.dirty.set()
@@ -352,8 +352,9 @@ class Coordinator:
         if self.state.revision != before.revision:
             self._held_by = ()
             _log.info(
-                event.kind.value,
+                "rollout_changed",
                 migration=self.name,
+                kind=event.kind.value,
                 state=self.state.state.value,
                 weight_bp=self.state.weight_bp,
                 revision=self.state.revision,

@@ -101,7 +101,7 @@ class Outbox(Generic[T]):
             return msgspec.json.decode(found.document, type=self._shape)
         except msgspec.DecodeError as error:
             note = f"the checkpoint of {rfc3339(found.saved_at)} cannot be understood and is kept here: {error}"
-            _log.error("checkpoint not understood", migration=self._migration, error=str(error))
+            _log.error("checkpoint_not_understood", migration=self._migration, reason=str(error))
             self.put(Entry("note", "phasegate", {"note": note, "checkpoint": found.document}))
             return None
 
@@ -117,7 +117,7 @@ class Outbox(Generic[T]):
                 await self._save()
             except StoreError as error:
                 if before is None:
-                    _log.error("store failed", migration=self._migration, error=str(error))
+                    _log.error("store_failed", migration=self._migration, reason=str(error))
                 self._owner.failed(str(error))
                 await self._clock.sleep(RETRY_S)
                 self.dirty.set()

@@ -51,7 +51,7 @@ class Receiver:
         self._backoff_s = backoff_s
         self.dropped = 0
         if hook.secret_env and not self._key:
-            _log.error("webhook key is not set; unsigned calls are not sent", variable=hook.secret_env)
+            _log.error("webhook_key_missing", host=self._host(), variable=hook.secret_env)
             self._unsigned = True
         else:
             self._unsigned = False
@@ -64,7 +64,7 @@ class Receiver:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
             self.dropped += 1
-            _log.warning("webhook dropped: its queue is full", host=self._host(), dropped=self.dropped)
+            _log.warning("webhook_dropped", host=self._host(), dropped=self.dropped)
 
     async def run(self) -> None:
         """Send what comes, one after the other, until cancelled."""
@@ -79,7 +79,7 @@ class Receiver:
             problem = await self._send(session, body, message["event"], delivery)
             if problem is None:
                 return
-            _log.warning("webhook failed", host=self._host(), attempt=attempt + 1, problem=problem)
+            _log.warning("webhook_failed", host=self._host(), attempt=attempt + 1, reason=problem)
             if attempt + 1 < ATTEMPTS:
                 jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads attempts, guards nothing
                 await asyncio.sleep(self._backoff_s * 2**attempt * jitter)

@@ -269,7 +269,7 @@ class StoreThread:
                     tell()
 
     def _put_aside(self, kept_as: Path) -> None:
-        _log.error("the store was broken and is set aside", kept_as=str(kept_as))
+        _log.error("store_set_aside", kept_as=str(kept_as))
         self._set_aside, self._noted, self._is_new = kept_as, set(), True
 
     def _with_store(self, what: Callable[[Store], T]) -> T:
@@ -279,7 +279,7 @@ class StoreThread:
             return what(self._store)
         except StoreError as error:
             if type(error.__cause__) is sqlite3.DatabaseError:  # malformed: the next call looks at the file anew
-                _log.error("the store is broken", error=str(error))
+                _log.error("store_broken", reason=str(error))
                 self._close()
             raise
 

@@ -1,7 +1,7 @@
 """What every process under the supervisor does first: read what it is told, and tie its life to its parent's.
 
-A child is spawned as ``python -m MODULE`` with one JSON document on its standard input and its listening sockets as
-inherited descriptors. Nothing secret is ever on a command line.
+A child is spawned as ``python -m MODULE`` with one JSON document on its standard input; its listening sockets and
+its log are inherited descriptors. Nothing secret is ever on a command line.
 """
 
 from __future__ import annotations

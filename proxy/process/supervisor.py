@@ -1,8 +1,8 @@
-"""The supervisor: binds the sockets, makes the board, starts children and restarts them. It does nothing else.
+"""The supervisor: binds the sockets, makes the board, starts children, restarts them and logs their last words.
 
-It owns one listening socket a worker and address (SO_REUSEPORT), so a worker that is killed loses what it had in
-flight and nothing more: its accept queue waits for the next one. It never reads a request, never opens a backend and
-holds no state that a child needs to go on. Signals are waited for, never handled in between:
+It does nothing else. It owns one listening socket a worker and address (SO_REUSEPORT), so a worker that is killed
+loses what it had in flight and nothing more: its accept queue waits for the next one. It never reads a request, never
+opens a backend and holds no state that a child needs to go on. Signals are waited for, never handled in between:
 
     SIGTERM, SIGINT   every child drains, then this process ends
     SIGHUP            the config is read again; if it is good, control is restarted and workers are replaced one by
@@ -33,6 +33,8 @@ from proxy.board.layout import M_LEASE_UNTIL, M_WORD, Layout
 from proxy.migration.routes import layout
 from proxy.process.form import form
 from proxy.process.listening import address_of, bind
+from proxy.process.logs import STDERR
+from proxy.process.stray import Stray
 from proxy.process.supervision import History, after_death, is_hung
 from proxy.settings import CannotStartError, Plan
 from proxy.tls import check_files
@@ -74,6 +76,7 @@ class _Child:
     history: History = field(default_factory=History)
     due: float = 0.0  # when to start it, while it has no process
     row: int = -1  # a worker's
+    stray: Stray = field(default_factory=Stray)
 
 
 def _is_alive(pid: int) -> bool:
@@ -93,6 +96,7 @@ class Supervisor:
         self._load = load
         self._launch = load()
         self._boot = boot_id()
+        self._log_fd = os.dup(STDERR)  # the children's log: their own standard error is read by us
         plan = self._launch.plan
         check_files(plan.app, plan.proxy.all_listeners())
         self._run_dir = Path(plan.proxy.run_dir)
@@ -215,6 +219,7 @@ class Supervisor:
                 child.started, child.started_ns = now, monotonic_ns()
             return
         code = child.process.poll()
+        self._pass_on(child)  # before its end is told
         if code is None:
             self._end_hung(child)
             return
@@ -223,6 +228,7 @@ class Supervisor:
             child.board.clear_volatile(child.row)
         if child in self._leaving:
             self._leaving.remove(child)
+            child.stray.close()
             return
         restart = after_death(child.history, now - child.started)
         child.history = restart.history
@@ -232,6 +238,11 @@ class Supervisor:
             _log.error("crash_loop", child=child.name, code=code, hint="its last lines above say why it cannot live")
         if now >= child.due:
             self._keep(child)
+
+    def _pass_on(self, child: _Child) -> None:
+        """Put into the log what a child wrote past it."""
+        if text := child.stray.take():
+            _log.warning("stray_output", child=child.name, text=text)
 
     def _end_hung(self, child: _Child) -> None:
         """A process without a heartbeat would hold its connections for ever: kill it, and start another."""
@@ -247,11 +258,15 @@ class Supervisor:
             child.process.kill()
             child.process.wait()
 
-    def _spawn(self, module: str, orders: dict[str, object], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, pass_fds=fds)
+    def _spawn(
+        self, child: _Child, module: str, orders: dict[str, object], fds: tuple[int, ...]
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", module]
+        fds = (*fds, self._log_fd)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=child.stray.fd, pass_fds=fds)
         assert process.stdin is not None
         try:
-            process.stdin.write(msgspec.json.encode(orders, enc_hook=encode_hook))
+            process.stdin.write(msgspec.json.encode({**orders, "log": self._log_fd}, enc_hook=encode_hook))
             process.stdin.close()
         except BrokenPipeError:
             pass  # it died at once: the next look reaps it
@@ -271,7 +286,7 @@ class Supervisor:
             "boot": self._boot,
             "plan": self._launch.plan,
         }
-        return self._spawn("proxy.process.worker", orders, fds)
+        return self._spawn(child, "proxy.process.worker", orders, fds)
 
     def _start_control(self) -> subprocess.Popen[bytes]:
         self._control.board = self._board
@@ -284,7 +299,7 @@ class Supervisor:
             "orders": self._launch.control_orders,
             "adapters": self._launch.plan.adapters,
         }
-        return self._spawn(self._launch.control_module, orders, (fd,))
+        return self._spawn(self._control, self._launch.control_module, orders, (fd,))
 
     # A new config
 
@@ -354,6 +369,8 @@ class Supervisor:
             if impatient or monotonic() >= end:
                 for process in running:
                     process.kill()
+        for child in self._children():
+            self._pass_on(child)
         (self._run_dir / "ready.json").unlink(missing_ok=True)
 
 

@@ -40,7 +40,10 @@ _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What the supervisor tells a worker. ``rows`` is how many the board has; ``slot`` is this worker's."""
+    """What the supervisor tells a worker. ``rows`` is how many the board has; ``slot`` is this worker's.
+
+    ``log`` is the descriptor to log to: what is written to standard error reaches the log a moment later.
+    """
 
     slot: int
     rows: int
@@ -48,6 +51,7 @@ class Orders(msgspec.Struct, frozen=True):
     board: str
     boot: int
     plan: Plan
+    log: int
 
 
 class Worker:
@@ -153,7 +157,7 @@ class Worker:
 def main() -> None:
     """The process: ``python -m proxy.process.worker``, orders on standard input."""
     orders = msgspec.json.decode(read_orders(), type=Orders, dec_hook=decode_hook)
-    logs.configure(f"worker-{orders.slot}")
+    logs.configure(f"worker-{orders.slot}", orders.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     raise_descriptor_limit()

@@ -221,7 +221,7 @@ async def test_what_the_client_did_wrong_is_no_fault() -> None:
 
 
 async def test_a_question_that_the_store_refuses_is_answered_and_is_a_gap_told_once(
-    caplog: pytest.LogCaptureFixture,
+    logged: list[Any],
 ) -> None:
     built, _, target = await pair()
     target.fault = Rejected(Reason.INVALID, "projects/p/databases/d is not to be told")
@@ -231,8 +231,8 @@ async def test_a_question_that_the_store_refuses_is_answered_and_is_a_gap_told_o
             assert (outcome.arm, outcome.answer.status, outcome.fault) == (TARGET, 400, None)
             assert b"projects/" not in outcome.answer.body
             assert built.peek(TARGET, BY_NAME[name], name.encode()) is None
-    told = [vars(record)["operation"] for record in caplog.records if record.levelname == "ERROR"]
-    assert told == ["dashboard.current", "scans.list"]
+    told = [(line["operation"], line["reason"]) for line in logged if line["log_level"] == "error"]
+    assert told == [(name, str(target.fault)) for name in ("dashboard.current", "scans.list")]
     await built.close()
 
 

@@ -8,14 +8,16 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from time import monotonic_ns
+from typing import Any
 
 import pytest
 
-from backends.documents.changes import ATTEMPTS, Newest, Once, Put
+from backends.adapters.analytics import Ingest, _path
+from backends.documents.changes import ATTEMPTS, All, Newest, Once, Put
 from backends.documents.port import Context, Count, Document, Query, Reason, Rejected, Transform, merge, put
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
-from backends.pair.mirror import QUEUE, SENDERS, TRIES, Mirror
+from backends.pair.mirror import NAMED, QUEUE, SENDERS, TRIES, Mirror
 from backends.resilience.breaker import MIN_CALLS, State
 from backends.resilience.cache import KEYS, Cache
 from backends.resilience.flight import Flights
@@ -277,6 +279,10 @@ class Told:
         self.made = self.tries = 0
         self.done = False
 
+    @property
+    def documents(self) -> tuple[str, ...]:
+        return ("a/told",)
+
     async def apply(self, store: object, ctx: Context) -> None:
         Told.under_way += 1
         Told.most = max(Told.most, Told.under_way)
@@ -443,6 +449,94 @@ async def test_what_the_queue_does_not_hold_and_what_is_refused_is_counted_as_lo
     await mirror.tell(Put((put("a/1", {}),)))
     await mirror.close()
     assert mirror.lost == 2
+
+
+async def test_each_lost_change_is_logged_with_its_documents_and_what_the_store_said(
+    quick: None, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    monkeypatch.setattr("backends.pair.mirror.QUEUE", 1)
+
+    def told(nth: int) -> Any:
+        assert len(logged) == nth + 1
+        line = logged[nth]
+        assert (line["event"], line["log_level"]) == ("change_not_mirrored", "error")
+        assert line["backend"] == "mock"
+        return line["cause"], line["fault"], line["reason"], line["documents"]
+
+    mirror = Mirror(MemoryStore(), at_once=False)
+    for nth in range(2):
+        await mirror.tell(Put((put(f"a/{nth}", {}),)))
+    assert told(0) == ("queue_full", "", "more than 1 changes wait", ("a/0",))
+    mirror.start()
+    await drained(mirror)
+    await mirror.tell(Told(forever=Rejected(Reason.INVALID, "no such field")))
+    await drained(mirror)
+    assert told(1) == ("refused", "", "no such field", ("a/told",))
+    await mirror.tell(Told(forever=Fault(FaultKind.CORRUPT, "not to be read")))
+    await drained(mirror)
+    assert told(2) == ("hopeless", "corrupt", "not to be read", ("a/told",))
+    mistake = ZeroDivisionError("ours")
+    await mirror.tell(Told(forever=mistake))
+    await drained(mirror)
+    assert told(3)[:2] == ("mistake", "")
+    assert logged[3]["exc_info"] is mistake
+    await mirror.tell(Told(forever=Fault(FaultKind.PERMISSION, "not yours")))
+    while len(logged) < 5:
+        await asyncio.sleep(0.001)
+    late = logged.pop()
+    assert (late["event"], late["tries"], late["documents"]) == ("change_not_mirrored_yet", TRIES, ("a/told",))
+    assert (late["fault"], late["reason"]) == ("permission", "not yours")
+    await mirror.close()
+    assert told(4) == ("ended", "permission", "not yours", ("a/told",))
+    assert mirror.lost == 5
+
+
+async def test_at_once_or_not_a_refused_change_is_logged_alike(logged: list[Any]) -> None:
+    mirror = Mirror(MemoryStore(), at_once=True)
+    await mirror.tell(Told(forever=Rejected(Reason.INVALID, "no such field")))
+    await mirror.tell(Told(forever=ZeroDivisionError()))
+    assert [(line["event"], line["cause"]) for line in logged] == [
+        ("change_not_mirrored", "refused"),
+        ("change_not_mirrored", "mistake"),
+    ]
+    assert mirror.lost == 2
+
+
+def test_a_change_names_the_documents_it_writes_and_the_log_the_first_of_them() -> None:
+    paths = tuple(f"a/{nth}" for nth in range(9))
+    puts = Put(tuple(put(path, {}) for path in paths))
+    assert puts.documents == paths
+    assert Once("marks/1", {}, puts.mutations).documents == (*paths, "marks/1")
+    newest = Newest("a/n", {}, lambda mine, stored: True)
+    assert All((newest, puts)).documents == ("a/n", *paths)
+    assert Ingest(({"id": "e"},), 0).documents == (_path({"id": "e"}),)
+
+
+async def test_of_many_documents_the_log_names_the_first_and_counts_all(logged: list[Any]) -> None:
+    mirror = Mirror(MemoryStore(), at_once=True)
+    await mirror.tell(Put((*(put(f"a/{nth}", {}) for nth in range(9)), put("no path", {}))))
+    (line,) = logged
+    assert line["documents"] == tuple(f"a/{nth}" for nth in range(NAMED))
+    assert line["document_count"] == 10
+
+
+async def test_a_cache_that_fails_is_logged_once_until_it_answers_and_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int], logged: list[Any]
+) -> None:
+    cache = Cache(f"redis://:hunter2@127.0.0.1:{free_port()}")
+    for _ in range(3):
+        assert await cache.get("key") is None
+
+    async def answers(key: str) -> None:
+        return None
+
+    monkeypatch.setattr(cache._cache, "get", answers)
+    for _ in range(3):
+        await cache.get("key")
+    assert [line["event"] for line in logged] == ["cache_unreachable", "cache_reached_again"]
+    assert logged[0]["cache"].startswith("127.0.0.1:")
+    assert logged[0]["reason"] == "ConnectionError"
+    assert "hunter2" not in str(logged)
 
 
 async def test_increments_with_a_marker_count_once_however_often_they_are_applied() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,7 @@ async def test_a_record_that_was_never_committed_does_not_exist(path: Path) -> N
     assert contents(await opened(path)) == contents(one)
 
 
-async def test_a_damaged_record_ends_the_journal_there_and_it_goes_on(path: Path) -> None:
+async def test_a_damaged_record_ends_the_journal_there_and_it_goes_on(path: Path, logged: list[Any]) -> None:
     one = await opened(path)
     await one.commit((put("a/1", {}),), ctx())
     size = os.path.getsize(f"{path}.0")
@@ -145,6 +146,9 @@ async def test_a_damaged_record_ends_the_journal_there_and_it_goes_on(path: Path
         data.write(b"\xff\xff\xff")
     two = await opened(path)
     assert set(contents(two)) == {"a/1"}
+    (line,) = logged
+    assert (line["event"], line["file"]) == ("journal_damaged", f"{path}.0")
+    assert f"byte {size} " in line["reason"]
     await two.commit((put("a/3", {}),), ctx())
     assert set(contents(await opened(path))) == {"a/1", "a/3"}
 

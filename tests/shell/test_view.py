@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -200,6 +201,28 @@ async def test_permission_lost_is_no_end(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not scene.view.fresh
         scene.server.refuse = None
         await until(lambda: scene.view.fresh)
+
+
+async def test_a_view_that_cannot_be_read_is_logged_once_until_it_can(
+    monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.cut(grpc.StatusCode.UNAVAILABLE)  # a stream that ends and comes back is nobody's concern
+        await until(lambda: scene.view.restarts == 1 and scene.view.fresh)
+        assert logged == []
+        scene.server.refuse = grpc.StatusCode.UNAVAILABLE
+        scene.server.cut(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: scene.view.restarts >= 5)
+        where = {"backend": "firestore", "collection": "things", "order": "__name__"}
+        told = where | {
+            "event": "view_unreadable",
+            "log_level": "warning",
+            "reason": "UNAVAILABLE: as the test wishes",
+        }
+        assert logged == [told]
+        scene.server.refuse = None
+        await until(lambda: scene.view.fresh)
+        assert logged[1:] == [where | {"event": "view_reads_again", "log_level": "info"}]
 
 
 async def test_a_silent_server_is_asked_anew_before_the_view_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:

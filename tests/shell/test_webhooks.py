@@ -101,5 +101,5 @@ async def test_a_webhooks_path_is_never_logged(inbox: Inbox, capsys: pytest.Capt
     await got(inbox, 3)
     task.cancel()
     told = capsys.readouterr()
-    assert "webhook failed" in told.out + told.err
+    assert "webhook_failed" in told.out + told.err
     assert "secret-path" not in told.out + told.err

@@ -35,6 +35,7 @@ MAY_BE_REFUSED = {"check", "start", "advance", "pause", "resume"}
 ELSEWHERE = {
     "firebase": "needs a project of Google's",
     "schemathesis": "test_schema.py runs it",
+    "journalctl": "needs systemd",
 }
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 # Commands between backquotes in running text, or on a line set in by four spaces.

@@ -41,13 +41,15 @@ listen = "127.0.0.1:0"
 SERVE = """
 import sys
 from control.serve import serve
-from proxy.supervisor import Supervisor
+from proxy.process import logs
+from proxy.process.supervisor import Supervisor
 reload = Supervisor._reload
 def a_minute_later(supervisor):
     for child in supervisor._children():
         child.started_ns -= 60 * 10**9
     reload(supervisor)
 Supervisor._reload = a_minute_later
+logs.configure("supervisor")
 sys.exit(serve(sys.argv[1]))
 """
 

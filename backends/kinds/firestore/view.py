@@ -7,12 +7,12 @@ than allowed or than a write of this machine, it is not ``fresh``, and nobody is
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import grpc
+import structlog
 
 from backends.documents.collection import Collection
 from backends.documents.port import NAME, Count, Document, Query
@@ -32,7 +32,7 @@ CAP_S: Final = 2.0
 FORBIDDEN_S: Final = 10.0  # between attempts where the service forbids the query
 _FORBIDDEN: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
-_log = logging.getLogger("phasegate.backends")
+_log = structlog.get_logger("phasegate.view")
 
 
 class View:
@@ -53,6 +53,7 @@ class View:
         self._doubtful = False  # see ``require``
         self._state: Snapshots | None = None
         self._connected = False  # there is a stream, and it has brought a snapshot
+        self._reason = ""  # why it cannot be read, as the log was told last
         self._call: Any = None
         self._spoke_at = 0.0  # the stream was opened, or brought a message
         self._task: asyncio.Task[None] | None = None
@@ -198,9 +199,10 @@ class View:
             except Fault as fault:
                 problem, state.token = str(fault), b""
             except Exception:
-                _log.exception("a view failed", extra={"collection": self.query.collection})
+                collection, order = self.query.collection, self.query.order
+                _log.exception("view_failed", backend="firestore", collection=collection, order=order)
                 state.token = b""
-                problem = "an error of ours"
+                problem = "a mistake of phasegate's"
             # A stream that was only silent is opened anew while the view is still young enough.
             if problem != "silent":
                 self._connected = False
@@ -210,11 +212,24 @@ class View:
                 wait = FORBIDDEN_S if problem and not self.snapshots > before else None
             attempt = 0 if self.snapshots > before else attempt + 1
             self.restarts += 1
-            if attempt == 1 or problem:
-                _log.info("a view's stream ended", extra={"collection": self.query.collection, "why": problem})
+            if attempt:
+                self._unreadable(problem or "the stream ended and had brought nothing")
             if wait is None:
                 wait = 0.0 if attempt == 0 else backoff(attempt - 1, BASE_S, CAP_S, self._dice)
             await asyncio.sleep(wait)
+
+    def _unreadable(self, reason: str) -> None:
+        """Log it, once until the view is read again, or for another reason."""
+        if reason != self._reason:
+            self._reason = reason
+            collection, order = self.query.collection, self.query.order
+            _log.warning("view_unreadable", backend="firestore", collection=collection, order=order, reason=reason)
+
+    def _readable(self) -> None:
+        if self._reason:
+            self._reason = ""
+            collection, order = self.query.collection, self.query.order
+            _log.info("view_reads_again", backend="firestore", collection=collection, order=order)
 
     async def _stream(self, channel: Channel, state: Snapshots) -> None:
         """One stream, until it ends or has to be begun again."""
@@ -243,6 +258,7 @@ class View:
                         return
                     self._first_read_time = self._first_read_time or state.read_time
                     self._connected = True
+                    self._readable()
                     self._heard_at = self._spoke_at
                     self.snapshots += 1
                     self._judge()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import logging
 import mmap
 import os
 import struct
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from backends.documents.port import Context, Document, Mutation, Transform
 from backends.errors import Fault, FaultKind
@@ -37,7 +37,7 @@ _FRAME: Final = struct.Struct("<II")
 _CHUNK: Final = 2**20
 _REOPENINGS: Final = 10
 
-_log = logging.getLogger("phasegate.backends")
+_log = structlog.get_logger("phasegate.journal")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -135,9 +135,10 @@ class Journal:
                     break
                 body = block[start : start + length]
                 if zlib.crc32(body) != crc:
-                    _log.error(
-                        "journal damaged: what follows is dropped", extra={"file": str(self._data(self._epoch))}
+                    reason = (
+                        f"the record at byte {self._offset} is not what was written; it and all after are dropped"
                     )
+                    _log.error("journal_damaged", file=str(self._data(self._epoch)), reason=reason)
                     return
                 used = start + length
                 self._offset += _FRAME.size + length
