@@ -14,7 +14,7 @@ from typing import Final
 
 from loadtest.bench.contenders import BenchError
 
-_NEEDED: Final = ("setpriv", "taskset", "wrk", "nginx", "haproxy")
+_NEEDED: Final = ("taskset", "wrk", "nginx", "haproxy")
 _PACKAGES: Final = ("uvloop", "aiohttp", "httptools")
 _PROGRAMS: Final = {"nginx": "-v", "haproxy": "-v", "wrk": "-v"}
 

@@ -26,12 +26,13 @@ from typing import Final
 
 from loadtest.bench import machine, page, plot
 from loadtest.bench.bulk import download
-from loadtest.bench.contenders import App, BenchError, Options, Place, Running
+from loadtest.bench.contenders import BenchApp, ContenderOptions, Place, Running
 from loadtest.bench.idle import allow_files
 from loadtest.bench.lines import Fit, fit
 from loadtest.bench.measuring import Bench, Spread, Turn, running
 from loadtest.bench.wrk import BROWSER
 from loadtest.stage import procfs
+from loadtest.stage.errors import StageError
 
 WORKERS: Final = (1, 2, 3, 4)
 CONNECTIONS: Final = (1, 4, 16, 64, 256, 1000, 4000, 8000)
@@ -78,7 +79,7 @@ def _pass_through(bench: Bench) -> Path:
     return bench.script("scale", {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}, 64)
 
 
-def _turned(bench: Bench, stack: ExitStack, options: Sequence[Options]) -> list[Running]:
+def _turned(bench: Bench, stack: ExitStack, options: Sequence[ContenderOptions]) -> list[Running]:
     return [stack.enter_context(running("phasegate", bench, each, f"-{i}")) for i, each in enumerate(options)]
 
 
@@ -89,7 +90,7 @@ def workers(bench: Bench) -> list[Curve]:
     lua = _pass_through(bench)
     for _ in range(bench.rounds):
         for count in WORKERS:
-            with running("phasegate", bench, Options(workers=count)) as contender:
+            with running("phasegate", bench, ContenderOptions(workers=count)) as contender:
                 sample = bench.sample(Turn(f"{count} workers", contender, "/", lua), bench.seconds)
             rate.note(count, sample.rate)
             cpu.note(count, sample.cpu_us)
@@ -110,7 +111,9 @@ def connections(bench: Bench) -> list[Curve]:
     return [cpu]
 
 
-def _of_options(bench: Bench, quantity: str, made: dict[int, Options]) -> Iterator[tuple[int, Running, Curve]]:
+def _of_options(
+    bench: Bench, quantity: str, made: dict[int, ContenderOptions]
+) -> Iterator[tuple[int, Running, Curve]]:
     """A phasegate for each value, all running at once, each measured once a round; yields it after its turn."""
     cpu = Curve(quantity, "CPU a request", "µs")
     # No path twice: one that is remembered is not looked up in any table of routes.
@@ -127,14 +130,14 @@ def _of_options(bench: Bench, quantity: str, made: dict[int, Options]) -> Iterat
 
 def routes(bench: Bench) -> list[Curve]:
     """Routes that no request takes, so that each of them is looked at."""
-    curves = [curve for _, _, curve in _of_options(bench, "routes", {n: Options(routes=n) for n in ROUTES})]
+    curves = [curve for _, _, curve in _of_options(bench, "routes", {n: ContenderOptions(routes=n) for n in ROUTES})]
     return curves[:1]
 
 
 def migrations(bench: Bench) -> list[Curve]:
     """Each with its own state, judge and counts."""
     still = Curve("migrations", "CPU when nothing is asked", "ms/s")
-    made = {n: Options(migrations=n) for n in MIGRATIONS}
+    made = {n: ContenderOptions(migrations=n) for n in MIGRATIONS}
     cpu: Curve | None = None
     for value, contender, cpu in _of_options(bench, "migrations", made):  # noqa: B007 - the last one is all of it
         pids = contender.pids()
@@ -223,7 +226,7 @@ def main(argv: list[str]) -> int:
     asked = arguments(argv)
     try:
         allow_files(2 * max(CONNECTIONS))  # for what is started from here too: a proxy has two connections a client
-        machine.need_tools(("setpriv", "taskset", "wrk"))
+        machine.need_tools(("taskset", "wrk"))
         first, second = machine.default_cpus()
         facts = machine.describe("loadtest.bench.scale", argv)
         print("\n".join(machine.said(facts)), flush=True)
@@ -234,7 +237,7 @@ def main(argv: list[str]) -> int:
                 place = Place(Path(folder), both or first, both or second)
                 curves += _measure(place, asked, QUANTITIES[name])
         facts["load_average_after"] = round(os.getloadavg()[0], 2)
-    except BenchError as error:
+    except StageError as error:
         print(f"scale: {error}", file=sys.stderr)
         return 1
     if asked.plots is not None:
@@ -249,7 +252,7 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(place: Place, asked: argparse.Namespace, work: Callable[[Bench], list[Curve]]) -> list[Curve]:
-    app = App(place)
+    app = BenchApp(place)
     try:
         return work(Bench(place, app, asked.rounds, asked.seconds, lambda line: print(line, flush=True)))
     finally:

@@ -7,7 +7,7 @@ import contextlib
 import resource
 from typing import Final, Literal
 
-from loadtest.stage.processes import StageError
+from loadtest.stage.errors import StageError
 
 EVERY_S: Final = 0.5  # a slow client's byte
 _HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400
@@ -19,7 +19,7 @@ _FURTHER: Final = b"GET /page/1 HTTP/1.1\r\nhost: hoard\r\nx-padding: %b\r\n\r\n
 FLOOD_FROM: Final = "127.0.0.9"
 
 
-class Crowd:
+class BadClients:
     """Connections to one address that never ask anything whole."""
 
     def __init__(self, address: str) -> None:

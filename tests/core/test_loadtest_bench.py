@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.bench import page, plot, table, wrk
 from loadtest.bench.lines import fit
-from loadtest.bench.measuring import Row, Sample, Spread, processors, used
+from loadtest.bench.measuring import Spread, WrkRow, WrkSample, processors, used
 from loadtest.stage import procfs
 
 # What the kernel says
@@ -131,8 +131,8 @@ def test_a_plot_is_an_image_that_names_its_axes() -> None:
     assert {"a < b", "size", "µs", "1Ki", "phasegate"} <= set(words)
 
 
-def row(contender: str, ratio: float) -> Row:
-    return Row("pass-through", contender, [Sample(20 * ratio, 1000, 1, 2, 0.9, 0.0)] * 3, [ratio] * 3)
+def row(contender: str, ratio: float) -> WrkRow:
+    return WrkRow("pass-through", contender, [WrkSample(20 * ratio, 1000, 1, 2, 0.9, 0.0)] * 3, [ratio] * 3)
 
 
 def test_a_promise_that_was_not_kept_is_told() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from loadtest.generator import openloop
+from tests.support.served import Served
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-data-source: mock\r\n\r\nhello"
@@ -21,27 +22,13 @@ HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-data-source: mock\r\n\r\nhel
 @asynccontextmanager
 async def server(handle: Handler) -> AsyncIterator[str]:
     """Answers each request with what ``handle`` makes of its head; b"" hangs up."""
-    writers = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        try:
-            while True:
-                answer = await handle(await reader.readuntil(b"\r\n\r\n"))
-                if not answer:
-                    writer.close()
-                    return
-                writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
+        while answer := await handle(await reader.readuntil(b"\r\n\r\n")):
+            writer.write(answer)
 
-    made = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}"
-    finally:
-        made.close()
-        for writer in writers:
-            writer.close()
+    async with Served(serve) as address:
+        yield f"http://{address}"
 
 
 async def measured(url: str, *more: str) -> dict[str, Any]:
