@@ -20,16 +20,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loadtest.bench import machine, page, plot
+from loadtest.bench import machine, page
 from loadtest.bench.bulk import download
 from loadtest.bench.contenders import BenchApp, ContenderOptions, Place, Running
+from loadtest.bench.curve import Curve, short
 from loadtest.bench.idle import allow_files
-from loadtest.bench.lines import Fit, fit
-from loadtest.bench.measuring import Bench, Spread, Turn, running
+from loadtest.bench.measuring import Bench, Turn, running
 from loadtest.bench.wrk import BROWSER
 from loadtest.stage import procfs
 from loadtest.stage.errors import StageError
@@ -43,36 +42,6 @@ _MOVED_LEAST: Final = 64 << 20  # bytes by which a body's cost is measured
 _DOWNLOADS_LEAST: Final = 20
 _DOWNLOADS_MOST: Final = 500
 _STILL_S: Final = 3.0
-
-
-@dataclass(slots=True)
-class Curve:
-    """One figure over one quantity: by its value, what each round found."""
-
-    quantity: str
-    figure: str
-    unit: str
-    found: dict[float, list[float]] = field(default_factory=dict)
-
-    def note(self, x: float, y: float) -> None:
-        """A round's figure."""
-        self.found.setdefault(x, []).append(y)
-
-    @property
-    def points(self) -> list[plot.Point]:
-        """Median and range of each value."""
-        spreads = {x: Spread.of(ys) for x, ys in sorted(self.found.items())}
-        return [plot.Point(x, s.median, s.low, s.high) for x, s in spreads.items()]
-
-    @property
-    def line(self) -> Fit:
-        """The straight line through the medians."""
-        return fit([(point.x, point.y) for point in self.points])
-
-    def to_json(self) -> dict[str, object]:
-        """All of it."""
-        told = {"quantity": self.quantity, "figure": self.figure, "unit": self.unit, "line": asdict(self.line)}
-        return {**told, "points": [asdict(point) for point in self.points], "rounds": list(self.found.items())}
 
 
 def _pass_through(bench: Bench) -> Path:
@@ -94,7 +63,7 @@ def workers(bench: Bench) -> list[Curve]:
                 sample = bench.sample(Turn(f"{count} workers", contender, "/", lua), bench.seconds)
             rate.note(count, sample.rate)
             cpu.note(count, sample.cpu_us)
-        bench.say(f"  workers: {_last(rate)} /s")
+        bench.say(f"  workers: {rate.last()} /s")
     return [rate, cpu]
 
 
@@ -107,7 +76,7 @@ def connections(bench: Bench) -> list[Curve]:
             for count in CONNECTIONS:
                 sample = bench.sample(Turn(f"{count} connections", contender, "/", lua, count), bench.seconds)
                 cpu.note(count, sample.cpu_us)
-            bench.say(f"  connections: {_last(cpu)} µs a request")
+            bench.say(f"  connections: {cpu.last()} µs a request")
     return [cpu]
 
 
@@ -125,7 +94,7 @@ def _of_options(
                 sample = bench.sample(Turn(f"{value} {quantity}", contender, "/", lua), bench.seconds)
                 cpu.note(value, sample.cpu_us)
                 yield value, contender, cpu
-            bench.say(f"  {quantity}: {_last(cpu)} µs a request")
+            bench.say(f"  {quantity}: {cpu.last()} µs a request")
 
 
 def routes(bench: Bench) -> list[Curve]:
@@ -160,7 +129,7 @@ def bodies(bench: Bench) -> list[Curve]:
                 for _ in range(times):
                     download(contender.url, size)
                 cpu.note(size, (procfs.cpu_s(pids) - used) / times * 1e6)
-            bench.say(f"  body: {_last(cpu)} µs a request")
+            bench.say(f"  body: {cpu.last()} µs a request")
     return [cpu]
 
 
@@ -174,10 +143,6 @@ QUANTITIES: Final[dict[str, Callable[[Bench], list[Curve]]]] = {
 _LOGARITHMIC: Final = ("connections", "body")
 
 
-def _last(curve: Curve) -> str:
-    return ", ".join(f"{plot.short(x)}: {ys[-1]:,.4g}" for x, ys in sorted(curve.found.items()))
-
-
 def lines(curves: Sequence[Curve], plots: Path | None = None) -> list[str]:
     """Tables in Markdown, each with the line that was fitted, and its plot where there is one."""
     told = []
@@ -186,7 +151,7 @@ def lines(curves: Sequence[Curve], plots: Path | None = None) -> list[str]:
             told += [f"![{curve.figure} by {curve.quantity}]({plots.name}/{_plot_name(curve)})", ""]
         told += [f"**{curve.figure}** ({curve.unit}) by {curve.quantity}: {curve.line.words(curve.unit)}", ""]
         told += [f"| {curve.quantity} | median | least | most |", "|---|---|---|---|"]
-        told += [f"| {plot.short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
+        told += [f"| {short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
         told.append("")
     return told
 
@@ -198,12 +163,14 @@ def _plot_name(curve: Curve) -> str:
 
 def write_plots(curves: Sequence[Curve], folder: Path) -> None:
     """One file a curve."""
+    from loadtest.bench import plot  # only here: the tables need no matplotlib
+
     folder.mkdir(parents=True, exist_ok=True)
     for curve in curves:
-        series = [plot.Series("phasegate", curve.points)]
         log_x = curve.quantity in _LOGARITHMIC
         title = f"{curve.figure} by {curve.quantity}"
-        (folder / _plot_name(curve)).write_text(plot.plot(title, curve.quantity, curve.unit, series, log_x=log_x))
+        made = plot.figure(title, curve.quantity, curve.unit, curve.points, log_x=log_x)
+        (folder / _plot_name(curve)).write_text(plot.svg(made))
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
