@@ -28,6 +28,7 @@ from loadtest.stage.ports import free_port
 from loadtest.stage.processes import LOOK_EVERY_S, ROOT, STARTED_WITHIN_S, Process, answers
 
 COMPILED: Final = ROOT / "build" / "compiled"
+_SPARE_FILES: Final = 200  # for all that is no connection of a client's
 _GROUP: Final = "phasegate__mypyc"  # the library that holds the compiled code (hatch_build.py)
 
 
@@ -162,7 +163,7 @@ def nginx(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
             a=app.ports[0],
             b=app.ports[1],
             files=files,
-            connections=files - 100,
+            connections=files - _SPARE_FILES,
         )
     )
     process = Process("nginx", [*place.proxy, "nginx", "-c", str(config), "-e", "stderr"], folder / "log")
@@ -208,7 +209,7 @@ def haproxy(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
         _HAPROXY.format(
             port=port,
             workers=options.workers,
-            connections=_files() // 2 - 200,
+            connections=_files() // 2 - _SPARE_FILES,  # each has one to a server too
             a=app.ports[0],
             b=app.ports[1],
         )

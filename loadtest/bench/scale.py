@@ -39,9 +39,9 @@ ROUTES: Final = (1, 10, 50, 100, 200)
 MIGRATIONS: Final = (1, 2, 5, 10, 20)
 BODIES: Final = tuple(1 << power for power in (0, 6, 10, 14, 16, 18, 20, 22, 24, 26))
 _MOVED_LEAST: Final = 64 << 20  # bytes by which a body's cost is measured
-_DOWNLOADS_LEAST: Final = 20
-_DOWNLOADS_MOST: Final = 500
-_STILL_S: Final = 3.0
+_DOWNLOADS_LEAST: Final = 20  # of any size: the kernel counts CPU time in steps of 10 ms
+_DOWNLOADS_MOST: Final = 500  # of the smallest: enough steps, and no minute of them
+_STILL_S: Final = 3.0  # in which nothing is asked: twelve judgements of each migration
 
 
 def _pass_through(bench: Bench) -> Path:

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
 
 from loadtest.rehearse.crowd import BadClients, Flood
@@ -21,9 +22,11 @@ from loadtest.stage.processes import Process, until
 from loadtest.stage.relay import Trouble
 from loadtest.stage.stage import StagedPhasegate
 
-REPLACED_WITHIN_S: Final = 30.0
+REPLACED_WITHIN_S: Final = 30.0  # a process that was killed, or told to go, on a busy machine
+SEEN_WITHIN_S: Final = 10.0  # a change in the status or the log: it is looked at every second
+NEAR_S: Final = 60.0  # how far a clock that was set may be off: the verdict whose time is read is some seconds old
 _SPOIL: Final = '\n[migrations.phase6.thresholds.nonsense]\nerror_rate = "high"\n'
-_NEW_P99: Final = 4900
+_NEW_P99: Final = 4900  # ms; another limit than the stage's own, and as far from what is measured
 
 
 class RehearsalScene:
@@ -77,7 +80,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 async def _kill(scene: RehearsalScene, name: str) -> None:
     process = scene.process(name)
     process.signal(signal.SIGKILL)
-    scene.facts[f"{name}_killed"] = await asyncio.to_thread(process.wait, 10)
+    scene.facts[f"{name}_killed"] = await asyncio.to_thread(process.wait, SEEN_WITHIN_S)
 
 
 async def _stop(scene: RehearsalScene, name: str) -> None:
@@ -132,7 +135,7 @@ async def _stop_control(scene: RehearsalScene) -> None:
 
 
 async def _cont_control(scene: RehearsalScene) -> None:
-    # Until now nobody led: whatever the workers did they did by themselves.
+    # Until now nobody led: what the workers did, they did without control.
     scene.facts["left_at"] = time.monotonic()
     _signal(int(scene.facts["control_stopped"]), signal.SIGCONT)
     await until(scene.stage.leads, REPLACED_WITHIN_S)
@@ -186,7 +189,7 @@ async def _free_disk(scene: RehearsalScene) -> None:
     scene.facts["store_failed"] = checkpoint.get("ok") is False
     (scene.stage.run_dir / "ballast").unlink()
     scene.facts["store_well_again"] = await until(
-        lambda: scene.stage.status().get("checkpoint", {}).get("ok") is True, 10
+        lambda: scene.stage.status().get("checkpoint", {}).get("ok") is True, SEEN_WITHIN_S
     )
 
 
@@ -195,18 +198,11 @@ async def _set_clock(scene: RehearsalScene, offset_s: int) -> None:
 
     def off_by() -> float:
         checked = scene.stage.status()["verdict"]["checked_at"]
-        parsed = time.strptime(checked[:19], "%Y-%m-%dT%H:%M:%S")
-        return float(_seconds(parsed) - time.time())
+        return datetime.fromisoformat(checked).timestamp() - time.time()
 
-    came = await until(lambda: abs(off_by() - offset_s) < 60, 10)
+    came = await until(lambda: abs(off_by() - offset_s) < NEAR_S, SEEN_WITHIN_S)
     if offset_s:
         scene.facts["clock_forth" if offset_s > 0 else "clock_back"] = came
-
-
-def _seconds(parsed: time.struct_time) -> int:
-    from calendar import timegm
-
-    return timegm(parsed)
 
 
 async def _corrupt_store(scene: RehearsalScene) -> None:
@@ -258,11 +254,11 @@ async def _reload(scene: RehearsalScene, how: str) -> None:
         stage.write_config(thresholds=(("p99_ms", _NEW_P99),))
     stage.phasegate.signal(signal.SIGHUP)
     if how == "bad":
-        scene.facts["reload_refused"] = await until(lambda: stage.phasegate.logged("reload_refused"), 10)
+        scene.facts["reload_refused"] = await until(lambda: stage.phasegate.logged("reload_refused"), SEEN_WITHIN_S)
         return
     scene.facts["workers_replaced"] = await until(lambda: _all_new(scene), REPLACED_WITHIN_S)
     if how == "good":
-        scene.facts["threshold_new"] = await until(lambda: _limit(scene, "p99_ms") == _NEW_P99, 10)
+        scene.facts["threshold_new"] = await until(lambda: _limit(scene, "p99_ms") == _NEW_P99, SEEN_WITHIN_S)
 
 
 async def _command(scene: RehearsalScene, action: str, to: str) -> None:

@@ -18,10 +18,10 @@ from loadtest.rehearse.records import SOURCE, TARGET, RequestRecord, between, p9
 
 Json = dict[str, Any]
 
-WITHIN_S: Final = 38.0  # from the fault to the last request that it could harm
+WITHIN_S: Final = 38.0  # from the fault to the last request that it could harm: the product's promise
 SLACK_S: Final = 0.15  # between a store's timestamp and a request that was due before it
-EXAMPLES: Final = 3
-SHARE: Final = (0.3, 0.7)  # of the visitors on the target at half the weight
+EXAMPLES: Final = 3  # of what did not hold, told in words
+SHARE: Final = (0.3, 0.7)  # of 80 visitors on the target at half the weight: beyond 3.6 standard deviations
 
 
 @dataclass(frozen=True, slots=True)

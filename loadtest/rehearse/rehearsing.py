@@ -24,6 +24,7 @@ CALM: Final = 2  # looks in a row that find nothing waiting
 LOOK_EVERY_S: Final = 0.4  # longer than the gauges' own age
 BEFORE_S: Final = 3.0  # at half the weight: every visitor of ``VISITORS`` has come once
 AFTER_S: Final = 3.0  # likewise, once the fault is over
+LOOK_AT_FAULT_EVERY_S: Final = 0.1  # whether it has come to its end
 SETTLE_S: Final = 10.0  # for what one side is still to be told of the other
 WHOLE_S: Final = 180.0  # a rehearsal that takes longer has failed
 READERS: Final = 8  # of promises, at once
@@ -97,7 +98,7 @@ async def _last(scene: RehearsalScene, rehearsal: RehearsalRow, begun: float, sc
     while time.monotonic() - begun < rehearsal.lasts_s * scale:
         if rehearsal.until and await scene.holds(rehearsal.until):
             return
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(LOOK_AT_FAULT_EVERY_S)
 
 
 async def _look(stage: StagedPhasegate, load: RehearsalLoad, seen: Seen, known: int) -> None:

@@ -34,11 +34,11 @@ OK, USAGE, FAILED = 0, 2, 3
 HOLD_S: Final = 2.0  # a weight
 SAMPLE_S: Final = 1.0
 WARM_S: Final = 10.0  # before the first sample that counts
-GROWTH_MB: Final = 8.0  # beside a tenth: what an allocator keeps
-GROWTH_COUNT: Final = (
-    24.0  # of descriptors and sockets: the client's connections may move from one worker to the other
-)
-EXAMPLES: Final = 3
+GROWTH_SHARE: Final = 0.1  # of memory, and
+GROWTH_MB: Final = 8.0  # beside it: what an allocator keeps
+GROWTH_COUNT: Final = 24.0  # of descriptors and sockets: the client's connections may move to the other worker
+GROWTH_THREADS: Final = 1.0  # one more in a pool that was not asked for it before
+EXAMPLES: Final = 3  # of failures, told in words
 
 # What leaves as many documents behind as it found, once every visitor has its first scan: what grows is then no data.
 ADDING: Final = frozenset({"dashboard.publish", "scans.create", "scans.add_results", "analytics.ingest"})
@@ -97,11 +97,11 @@ def flat(name: str, series: Sequence[ProcessSample]) -> list[RehearsalFinding]:
         ("rss_mb", GROWTH_MB),
         ("descriptors", GROWTH_COUNT),
         ("sockets", GROWTH_COUNT),
-        ("threads", 1.0),
+        ("threads", GROWTH_THREADS),
     ):
         first = statistics.median(getattr(one, figure) for one in series[:third])
         last = statistics.median(getattr(one, figure) for one in series[-third:])
-        limit = first * (1.1 if figure == "rss_mb" else 1.0) + allowed
+        limit = first * (1 + GROWTH_SHARE if figure == "rss_mb" else 1.0) + allowed
         told = f"{first:g} in the first third, {last:g} in the last, at most {limit:.1f} allowed"
         findings.append(RehearsalFinding(f"{name}: {figure} is flat", last <= limit, told))
     return findings

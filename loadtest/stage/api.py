@@ -8,9 +8,9 @@ import os
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 10.0  # of a question: control on a busy machine has answered by then
 ACTION_TIMEOUT_S: Final = 90.0  # a rollback answers when it is complete
-_BODY_MAX: Final = 16 * 1024 * 1024
+_BODY_MAX: Final = 16 * 1024 * 1024  # bytes: a thousand entries of the audit trail are one
 
 Json = dict[str, Any]
 
