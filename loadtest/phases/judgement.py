@@ -49,7 +49,7 @@ class Judgement:
 
 
 def judge(run: Run, before: Json, after: Json) -> Judgement:
-    """The judgement on a run between two statuses of the migration. The first thing that speaks decides the code."""
+    """The judgement on a run between two statuses of the migration. The first check that finds any decides."""
     for code, check in _CHECKS:
         reasons = list(check(run, before, after))
         if reasons:
@@ -110,7 +110,7 @@ def _split(run: Run, before: Json, after: Json) -> Iterator[str]:
         yield run.split
 
 
-# A rollback is told whoever caused it; then whether the client can be believed, what it saw, and what phasegate did.
+# A rollback comes first, whoever caused it; then whether the client can be believed, what it saw, and the limits.
 _CHECKS: Final = (
     (ROLLED_BACK, _went_back),
     (GATE, _too_slow),

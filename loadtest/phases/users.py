@@ -59,7 +59,7 @@ class StatusWatch:
             gevent.sleep(POLL_S)
 
     def look(self) -> None:
-        """Once. A control plane that does not answer for now is none of the proxy's visitors' business."""
+        """Look once. A control plane that does not answer for now is no failure of what the visitors are sent."""
         self._looks.append((time.monotonic(), time.process_time()))
         (began, used_before), (now, used) = self._looks[0], self._looks[-1]
         if len(self._looks) == self._looks.maxlen or (now - began >= CPU_LOOKS_LEAST * POLL_S and not self.cpu):
@@ -127,7 +127,7 @@ class PhaseUser(FastHttpUser):
     host = os.environ.get("PHASEGATE_PROXY", "http://127.0.0.1:8080")
 
     def on_start(self) -> None:
-        """Come in with an identity that sticks."""
+        """Begin, with an identity that stays the same."""
         self._visitor = party.join(self.phase or "migration")
         self._seen_change = watch.changed_at
 

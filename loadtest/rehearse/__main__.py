@@ -18,6 +18,7 @@ from loadtest.rehearse import report
 from loadtest.rehearse.faults import BY_NAME, REHEARSALS, RehearsalRow
 from loadtest.rehearse.judge import RehearsalVerdict
 from loadtest.rehearse.rehearsing import rehearse
+from loadtest.stage import procfs
 from loadtest.stage.errors import StageError
 from loadtest.stage.stage import World, folder
 
@@ -87,14 +88,9 @@ async def _run(chosen: Sequence[RehearsalRow], scale: float) -> list[RehearsalVe
 
 def machine() -> dict[str, object]:
     """What it ran on."""
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processors": f"{len(os.sched_getaffinity(0))} of {model}",
+        "processors": f"{len(os.sched_getaffinity(0))} of {procfs.cpu_model()}",
         "kernel": platform.release(),
         "Python": platform.python_version(),
     }
