@@ -43,33 +43,41 @@ class OpenLoop:
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self._lanes = lanes
-        self._over = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.start_ns = 0
 
     async def run(self) -> None:
-        """Send everything, or until it is stopped; answers may still be under way then."""
+        """Send everything, or until it is stopped; answers may still be under way then.
+
+        Raises what a lane's ``send`` did: a loop that went on without it would send less than it says.
+        """
         loop = asyncio.get_running_loop()
         timer = Timer()
         self.start_ns = monotonic_ns() + _HEAD_START_NS
 
         def wake() -> None:
             timer.clear()
-            following = (
-                [] if self._over.is_set() else [at for lane in self._lanes if (at := lane.fire(self.start_ns))]
-            )
+            if self._over.done():
+                return
+            try:
+                following = [at for lane in self._lanes if (at := lane.fire(self.start_ns))]
+            except Exception as error:
+                self._over.set_exception(error)
+                return
             if following:
                 timer.set(min(following))
             else:
-                self._over.set()
+                self.stop()
 
         loop.add_reader(timer.fd, wake)
         try:
             timer.set(self.start_ns)
-            await self._over.wait()
+            await self._over
         finally:
             loop.remove_reader(timer.fd)
             timer.close()
 
     def stop(self) -> None:
         """Send nothing more."""
-        self._over.set()
+        if not self._over.done():
+            self._over.set_result(None)

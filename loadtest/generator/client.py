@@ -121,6 +121,8 @@ class ClientConnection(asyncio.Protocol):
         self.heard = True
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # what judges the answer failed, not the answer
         except httptools.HttpParserError as error:
             self.give_up("broken")
             if self.job is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from loadtest.rehearse import mutants
 from loadtest.rehearse.acts import CONDITIONS, VERBS
 from loadtest.rehearse.faults import BY_NAME, REHEARSALS
 from loadtest.rehearse.soak import ClientCounts, ProcessSample, equal, flat
+from loadtest.stage.errors import StageError
+from loadtest.stage.processes import Process
 from loadtest.stage.relay import Cable, GrpcRelay, Trouble
 from tests.support.served import Served
 
@@ -117,6 +120,39 @@ async def test_a_cut_cable_passes_nothing_and_tells_nobody_until_it_is_mended() 
         assert cable.held
         writer.close()
         await writer.wait_closed()
+
+
+# Processes.
+
+
+def test_a_process_is_read_line_by_line_and_its_end_is_told(tmp_path: Path) -> None:
+    code = "import json, sys; print(json.dumps({'port': 7}), flush=True); sys.exit('gone')"
+    process = Process("one", [sys.executable, "-c", code], tmp_path / "log", read=True)
+    process.start()
+    try:
+        assert process.line() == {"port": 7}
+        with pytest.raises(StageError, match="gone"):
+            process.line()
+    finally:
+        process.end()
+
+
+def test_a_process_that_ends_before_it_is_ready_is_told_with_what_it_said(tmp_path: Path) -> None:
+    process = Process("one", [sys.executable, "-c", "raise SystemExit('no such file')"], tmp_path / "log")
+    process.start()
+    try:
+        with pytest.raises(StageError, match="no such file"):
+            process.ready(lambda: False)
+    finally:
+        process.end()
+    lives = Process("two", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    lives.start()
+    try:
+        lives.ready(lambda: True)
+        assert lives.running
+    finally:
+        lives.end()
+    assert not lives.running
 
 
 # The planted bugs.
