@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from loadtest.bench import machine, page, table, works
 from loadtest.bench.bulk import GIB, bulk
-from loadtest.bench.contenders import CONTENDERS, App, BenchError, Place
-from loadtest.bench.emulator import emulator
+from loadtest.bench.contenders import CONTENDERS, BenchApp, Place
 from loadtest.bench.idle import IDLE, idle
 from loadtest.bench.measuring import Bench
 from loadtest.bench.steady import SECONDS, steady, weight_change
+from loadtest.stage.errors import StageError
+from loadtest.stage.processes import running_emulator
 
 Rows = list[Any]
 _IDLE: Final = ("nginx", "phasegate")  # whose idle connections are of interest
@@ -38,7 +39,7 @@ WORKS: Final[dict[str, Callable[[Bench, argparse.Namespace], Rows]]] = {
 
 
 def _weight_change(bench: Bench) -> Rows:
-    with emulator(bench.place) as address:
+    with running_emulator(bench.place.folder / "emulator.log", bench.place.load) as address:
         return weight_change(bench, address)
 
 
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
             place = Place(Path(folder), asked.proxy_cpus or first, asked.load_cpus or second)
             rows = _measure(place, asked)
         facts["load_average_after"] = round(os.getloadavg()[0], 2)
-    except BenchError as error:
+    except StageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     found = table.lines(rows)
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(place: Place, asked: argparse.Namespace) -> Rows:
-    app = App(place)
+    app = BenchApp(place)
     try:
         bench = Bench(place, app, asked.rounds, asked.seconds, lambda line: print(line, flush=True))
         rows = []

@@ -30,7 +30,7 @@ def _kept(fields: Mapping[str, str]) -> CIMultiDict[str]:
     return CIMultiDict((name, value) for name, value in fields.items() if name.lower() not in _HOP_BY_HOP)
 
 
-class Proxy:
+class AiohttpProxy:
     """One process's proxy."""
 
     def __init__(self, ports: list[int]) -> None:
@@ -84,7 +84,7 @@ class Proxy:
 
 
 async def _serve(ports: list[int]) -> None:
-    proxy = Proxy(ports)
+    proxy = AiohttpProxy(ports)
     await proxy.start()
     runner = web.ServerRunner(web.Server(proxy.handle, access_log=None, keepalive_timeout=3600))
     await runner.setup()

@@ -16,9 +16,9 @@ from loadtest.bench.measuring import Bench, Spread, running
 from loadtest.stage import procfs
 
 GIB: Final = 1 << 30
-_BLOCK: Final = 1 << 18
-_WARM_UP: Final = 16 << 20
-_LOOK_S: Final = 0.02
+_BLOCK: Final = 1 << 18  # bytes that we take or give at once: large enough that we are not what is measured
+_WARM_UP: Final = 16 << 20  # bytes
+_LOOK_S: Final = 0.02  # between two looks at memory: a transfer of 1 GiB takes some fifty times that
 
 
 @dataclass(frozen=True, slots=True)

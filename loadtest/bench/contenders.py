@@ -7,36 +7,32 @@ tells the app of the client in the same five fields. None writes an access log.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
+import resource
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
-from loadtest.stage import ports, procfs
-from loadtest.stage.api import Api
+from loadtest.stage import procfs
+from loadtest.stage.api import ControlApi
+from loadtest.stage.errors import StageError
+from loadtest.stage.ports import free_port
+from loadtest.stage.processes import LOOK_EVERY_S, ROOT, STARTED_WITHIN_S, Process, answers
 
-STARTED_WITHIN_S: Final = 60.0
-_ENDED_WITHIN_S: Final = 20.0
-
-ROOT: Final = Path(__file__).parents[2]
 COMPILED: Final = ROOT / "build" / "compiled"
+_SPARE_FILES: Final = 200  # for all that is no connection of a client's
 _GROUP: Final = "phasegate__mypyc"  # the library that holds the compiled code (hatch_build.py)
 
-# The kernel ends a child when the benchmark is killed, so that nothing is left running.
-_WITH_US: Final = ("setpriv", "--pdeathsig", "TERM")
 
-
-class BenchError(Exception):
+class BenchError(StageError):
     """The benchmark cannot go on: what was found, and what to do."""
 
 
@@ -51,97 +47,38 @@ class Place:
     @property
     def proxy(self) -> list[str]:
         """The prefix of everything that is measured."""
-        return [*_WITH_US, "taskset", "-c", self.proxy_cpus]
+        return ["taskset", "-c", self.proxy_cpus]
 
     @property
     def load(self) -> list[str]:
         """The prefix of everything that measures: wrk, the app."""
-        return [*_WITH_US, "taskset", "-c", self.load_cpus]
-
-
-def free_port() -> int:
-    """As ``ports.free_port``. Raises ``BenchError``."""
-    try:
-        return ports.free_port()
-    except OSError as error:
-        raise BenchError(str(error)) from None
-
-
-@dataclass
-class Child:
-    """A process of the benchmark's own, its output in ``log``."""
-
-    process: subprocess.Popen[str]
-    log: Path
-
-    @classmethod
-    def start(cls, command: list[str], log: Path, *, read: bool = False, env: dict[str, str] | None = None) -> Child:
-        """Start it; with ``read`` its standard output is a pipe."""
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if read else out,
-                stderr=out,
-                text=True,
-                env={**os.environ, **(env or {})},
-            )
-        return cls(process, log)
-
-    def line(self) -> dict[str, Any]:
-        """Its next line of output, as JSON. Raises ``BenchError`` where it ended instead."""
-        out: IO[str] | None = self.process.stdout
-        assert out is not None, "started without read"
-        line = out.readline()
-        if not line:
-            raise BenchError(f"{' '.join(self.process.args)} ended: {self.tail()}")  # type: ignore[arg-type]
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def tail(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-2000:].strip()
-
-    def end(self) -> None:
-        """Ask it to end, and see that all of it does."""
-        if self.process.poll() is None:
-            family = procfs.tree(self.process.pid)
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(_ENDED_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                for pid in family:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        return ["taskset", "-c", self.load_cpus]
 
 
 @contextmanager
-def ended_on_failure(child: Child) -> Iterator[None]:
-    """End the child where the block raises."""
+def ended_on_failure(process: Process) -> Iterator[None]:
+    """End the process where the block raises."""
     try:
         yield
     except BaseException:
-        child.end()
+        process.end()
         raise
 
 
-class App:
+class BenchApp:
     """The app on the load's processors; ``ports`` are its two arms."""
 
     def __init__(self, place: Place) -> None:
-        self._child = Child.start(
-            [*place.load, sys.executable, "-m", "loadtest.bench.origin"], place.folder / "origin.log", read=True
-        )
-        with ended_on_failure(self._child):
-            self.ports: list[int] = self._child.line()["ports"]
+        command = [*place.load, sys.executable, "-m", "loadtest.bench.origin"]
+        self._process = Process("the app", command, place.folder / "origin.log", read=True)
+        self._process.start()
+        with ended_on_failure(self._process):
+            self.ports: list[int] = self._process.line()["ports"]
         self.url = f"http://127.0.0.1:{self.ports[0]}"
 
     def end(self) -> None:
         """End it."""
-        self._child.end()
+        self._process.end()
 
 
 @dataclass
@@ -150,24 +87,23 @@ class Running:
 
     name: str
     url: str
-    child: Child
+    process: Process
     control: str = ""  # phasegate's control API
     token: str = ""
     data_path: str = ""  # answered by phasegate itself, from memory
     relay_path: str = ""  # split between two HTTP origins and recorded
-    run_dir: Path = field(default_factory=Path)
 
     def pids(self) -> list[int]:
         """Every process of it."""
-        return procfs.tree(self.child.process.pid)
+        return procfs.tree(self.process.pid)
 
     def end(self) -> None:
         """End it."""
-        self.child.end()
+        self.process.end()
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ContenderOptions:
     """What of a contender's configuration a work changes."""
 
     workers: int = 1
@@ -176,31 +112,15 @@ class Options:
     firestore: str = ""  # the emulator's address: the data migration's target
 
 
-def _wait(name: str, url: str, child: Child, ready: Callable[[], bool] | None = None) -> None:
-    """Wait until it answers a request with 200. Raises ``BenchError``, with the child ended."""
-    with ended_on_failure(child):
-        _wait_for_answer(name, url, child, ready)
+def _started(process: Process, url: str, ready: Callable[[], bool] | None = None) -> None:
+    """Start it and wait until it answers a request with 200. Raises ``StageError``, with the process ended."""
+    process.start()
+    _answering(process, url, ready)
 
 
-def _wait_for_answer(name: str, url: str, child: Child, ready: Callable[[], bool] | None) -> None:
-    host = url.removeprefix("http://")
-    deadline = time.monotonic() + STARTED_WITHIN_S
-    last = "no answer"
-    while time.monotonic() < deadline and child.process.poll() is None:
-        connection = http.client.HTTPConnection(host, timeout=2)
-        try:
-            connection.request("GET", "/")
-            response = connection.getresponse()
-            response.read()
-            if response.status == 200 and (ready is None or ready()):
-                return
-            last = f"status {response.status}"
-        except OSError as error:
-            last = str(error)
-        finally:
-            connection.close()
-        time.sleep(0.05)
-    raise BenchError(f"{name} did not start ({last}): {child.tail()}")
+def _answering(process: Process, url: str, ready: Callable[[], bool] | None = None) -> None:
+    with ended_on_failure(process):
+        process.ready(lambda: answers(url.removeprefix("http://"), "/") and (ready is None or ready()))
 
 
 _NGINX: Final = """\
@@ -229,7 +149,7 @@ http {{
 """
 
 
-def nginx(place: Place, app: App, options: Options) -> Running:
+def nginx(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
     """nginx with split_clients and keep-alive on both sides; bodies stream as phasegate's do."""
     port, folder = free_port(), place.folder / "nginx"
     folder.mkdir(exist_ok=True)
@@ -243,13 +163,13 @@ def nginx(place: Place, app: App, options: Options) -> Running:
             a=app.ports[0],
             b=app.ports[1],
             files=files,
-            connections=files - 100,
+            connections=files - _SPARE_FILES,
         )
     )
-    child = Child.start([*place.proxy, "nginx", "-c", str(config), "-e", "stderr"], folder / "log")
+    process = Process("nginx", [*place.proxy, "nginx", "-c", str(config), "-e", "stderr"], folder / "log")
     url = f"http://127.0.0.1:{port}"
-    _wait("nginx", url, child)
-    return Running("nginx", url, child)
+    _started(process, url)
+    return Running("nginx", url, process)
 
 
 _HAPROXY: Final = """\
@@ -280,7 +200,7 @@ backend arms
 """
 
 
-def haproxy(place: Place, app: App, options: Options) -> Running:
+def haproxy(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
     """haproxy with two weighted servers and a consistent hash of the key."""
     port, folder = free_port(), place.folder / "haproxy"
     folder.mkdir(exist_ok=True)
@@ -289,25 +209,26 @@ def haproxy(place: Place, app: App, options: Options) -> Running:
         _HAPROXY.format(
             port=port,
             workers=options.workers,
-            connections=_files() // 2 - 200,
+            connections=_files() // 2 - _SPARE_FILES,  # each has one to a server too
             a=app.ports[0],
             b=app.ports[1],
         )
     )
-    child = Child.start([*place.proxy, "haproxy", "-db", "-f", str(config)], folder / "log")
+    process = Process("haproxy", [*place.proxy, "haproxy", "-db", "-f", str(config)], folder / "log")
     url = f"http://127.0.0.1:{port}"
-    _wait("haproxy", url, child)
-    return Running("haproxy", url, child)
+    _started(process, url)
+    return Running("haproxy", url, process)
 
 
-def aiohttp(place: Place, app: App, options: Options) -> Running:
+def aiohttp(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
     """A plain proxy on aiohttp and uvloop."""
     command = [*place.proxy, sys.executable, "-m", "loadtest.bench.aiohttp_proxy", *map(str, app.ports)]
-    child = Child.start(command, place.folder / "aiohttp.log", read=True)
-    with ended_on_failure(child):
-        url = f"http://127.0.0.1:{child.line()['port']}"
-    _wait("aiohttp", url, child)
-    return Running("aiohttp", url, child)
+    process = Process("aiohttp", command, place.folder / "aiohttp.log", read=True)
+    process.start()
+    with ended_on_failure(process):
+        url = f"http://127.0.0.1:{process.line()['port']}"
+    _answering(process, url)
+    return Running("aiohttp", url, process)
 
 
 _PHASEGATE: Final = """\
@@ -350,19 +271,19 @@ phases = [{{ name = "half", weight = 50, min_soak = "1h", rollback_within = "20s
 """
 
 
-def phasegate(place: Place, app: App, options: Options) -> Running:
+def phasegate(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
     """phasegate as it is served: supervisor, workers, control plane; the hot modules compiled, as pip installs it."""
     if not any(COMPILED.glob(f"{_GROUP}.*.so")):
         raise BenchError(f"{COMPILED} has no compiled modules: run `make compiled`")
     return _phasegate("phasegate", place, app, options, [COMPILED, ROOT])
 
 
-def phasegate_plain(place: Place, app: App, options: Options) -> Running:
+def phasegate_plain(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
     """The same from the sources, as it runs where there was no C compiler."""
     return _phasegate("phasegate-plain", place, app, options, [ROOT])
 
 
-def _phasegate(name: str, place: Place, app: App, options: Options, search: list[Path]) -> Running:
+def _phasegate(name: str, place: Place, app: BenchApp, options: ContenderOptions, search: list[Path]) -> Running:
     """Serve what an import finds in ``search``, and see that it is what runs."""
     port, control, token = free_port(), free_port(), secrets.token_urlsafe(16)
     folder = place.folder / name
@@ -392,34 +313,26 @@ def _phasegate(name: str, place: Place, app: App, options: Options, search: list
     if options.firestore:
         env["FIRESTORE_EMULATOR_HOST"] = options.firestore
         _seed(config, options.firestore)
-    child = Child.start(command, folder / "log", env=env)
+    process = Process(name, command, folder / "log", env)
     url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control}"
-    _wait(name, url, child, lambda: _ready(api))
-    with ended_on_failure(child):
-        _check_form(child, COMPILED in search, options.workers)
+    _started(process, url, lambda: answers(f"127.0.0.1:{control}", "/readyz"))
+    with ended_on_failure(process):
+        _check_form(process, COMPILED in search, options.workers)
         for migration in ("data", "relay0")[: options.migrations]:
-            Api(api, token, migration).act("start", reason="a benchmark")
-    return Running(
-        name,
-        url,
-        child,
-        control=api,
-        token=token,
-        data_path="/api/dashboard/metrics",
-        relay_path="/relay0/x",
-        run_dir=folder / "run",
-    )
+            ControlApi(api, token, migration).act("start", reason="a benchmark")
+    data_path, relay_path = "/api/dashboard/metrics", "/relay0/x"
+    return Running(name, url, process, control=api, token=token, data_path=data_path, relay_path=relay_path)
 
 
-def _check_form(child: Child, compiled: bool, workers: int) -> None:
+def _check_form(process: Process, compiled: bool, workers: int) -> None:
     """See that every worker runs the form that is measured. Raises ``BenchError``."""
     deadline = time.monotonic() + STARTED_WITHIN_S
     found: list[bool] = []
     while found != [compiled] * workers:
         if time.monotonic() > deadline:
             raise BenchError(f"{workers} workers, compiled {compiled}: found {found}. Run `make compiled`")
-        time.sleep(0.05)
-        served = [Path(f"/proc/{pid}") for pid in procfs.tree(child.process.pid)]
+        time.sleep(LOOK_EVERY_S)
+        served = [Path(f"/proc/{pid}") for pid in procfs.tree(process.pid)]
         served = [proc for proc in served if b"proxy.process.worker" in (proc / "cmdline").read_bytes()]
         found = [_GROUP in (proc / "maps").read_text() for proc in served]
 
@@ -433,25 +346,12 @@ def _seed(config: Path, emulator: str) -> None:
         raise BenchError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def _ready(api: str) -> bool:
-    connection = http.client.HTTPConnection(api.removeprefix("http://"), timeout=2)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
 def _files() -> int:
-    """How many files a process may have open."""
-    import resource
-
+    """How many files a process may have open: nginx and haproxy make tables of that size."""
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20)
 
 
-CONTENDERS: Final[dict[str, Callable[[Place, App, Options], Running]]] = {
+CONTENDERS: Final[dict[str, Callable[[Place, BenchApp, ContenderOptions], Running]]] = {
     "nginx": nginx,
     "haproxy": haproxy,
     "aiohttp": aiohttp,

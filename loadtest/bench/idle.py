@@ -15,9 +15,9 @@ from loadtest.bench.wrk import BROWSER
 from loadtest.stage import procfs
 
 IDLE: Final = 10_000
-LIVE: Final = 100
-_SETTLE_S: Final = 2.0
-_SPARE_FILES: Final = 200
+LIVE: Final = 100  # connections that ask, before and beside the idle ones
+_SETTLE_S: Final = 2.0  # before memory is read: what the load left behind is given back by then
+_SPARE_FILES: Final = 200  # for all that is no idle connection
 _REQUEST: Final = b"GET / HTTP/1.1\r\nhost: bench.example\r\nuser-agent: idle\r\n\r\n"
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.bench.contenders import BenchError
+from loadtest.stage import procfs
 
-_NEEDED: Final = ("setpriv", "taskset", "wrk", "nginx", "haproxy")
+_NEEDED: Final = ("taskset", "wrk", "nginx", "haproxy")
 _PACKAGES: Final = ("uvloop", "aiohttp", "httptools")
 _PROGRAMS: Final = {"nginx": "-v", "haproxy": "-v", "wrk": "-v"}
 
@@ -24,7 +25,7 @@ def describe(module: str, arguments: list[str]) -> dict[str, object]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m", module, *arguments]),
-        "cpu": _cpu(),
+        "cpu": procfs.cpu_model(),
         "processors": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -44,14 +45,6 @@ def _says(command: list[str]) -> str:
     lines = [] if done.returncode > 1 else (done.stdout + done.stderr).strip().splitlines()  # wrk -v ends with 1
     words = re.search(r"\d+\.\d+[\w.+-]*|\w+ of [\d-]+", lines[0]) if lines else None
     return words[0] if words else "unknown"
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.machine()
 
 
 def need_tools(names: tuple[str, ...] = _NEEDED) -> None:

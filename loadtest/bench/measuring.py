@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.bench import wrk
-from loadtest.bench.contenders import CONTENDERS, App, BenchError, Options, Place, Running
+from loadtest.bench.contenders import CONTENDERS, BenchApp, BenchError, ContenderOptions, Place, Running
 from loadtest.stage import procfs
+from loadtest.stage.processes import get
 
 CONNECTIONS: Final = 64
 WARM_UP_S: Final = 2
 _COUNTED_LEAST: Final = 100  # requests without which a run says nothing
-_USUAL: Final = Options()
+_USUAL: Final = ContenderOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class WrkSample:
     """One run. ``cpu_us`` is the contender's CPU time a request, all its processes, user and system.
 
     ``busy`` is the share of the contender's processors that was in use, ``foreign`` that which others used of them:
@@ -52,12 +52,12 @@ class Spread:
 
 
 @dataclass(slots=True)
-class Row:
+class WrkRow:
     """One contender at one work, round by round. ``ratio`` is to the reference in the same round."""
 
     work: str
     contender: str
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[WrkSample] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
 
     def spread(self, name: str) -> Spread:
@@ -96,7 +96,7 @@ class Turn:
 class Bench:
     """Where and how long to measure, and the app that answers behind every contender."""
 
-    def __init__(self, place: Place, app: App, rounds: int, seconds: int, say: Callable[[str], None]) -> None:
+    def __init__(self, place: Place, app: BenchApp, rounds: int, seconds: int, say: Callable[[str], None]) -> None:
         self.place = place
         self.app = app
         self.rounds = rounds
@@ -110,33 +110,33 @@ class Bench:
         file.write_text(wrk.script(fields, varied or {}, variants, path))
         return file
 
-    def sample(self, turn: Turn, seconds: int) -> Sample:
+    def sample(self, turn: Turn, seconds: int) -> WrkSample:
         """One run of wrk. Raises ``BenchError``."""
         pids = turn.running.pids()
         own, began, before = procfs.cpu_s(pids), time.monotonic(), procfs.cpus()
         try:
             report = wrk.run(self.place.load, turn.running.url + turn.path, turn.lua, turn.connections, seconds)
         except wrk.WrkError as error:
-            raise BenchError(f"{turn.label}: {error}\n{turn.running.child.tail()}") from None
+            raise BenchError(f"{turn.label}: {error}\n{turn.running.process.log()}") from None
         wall = time.monotonic() - began
         after = procfs.cpus()
         try:
             own = procfs.cpu_s(pids) - own
         except FileNotFoundError:
-            raise BenchError(f"{turn.label}: a process of it ended meanwhile: {turn.running.child.tail()}") from None
+            raise BenchError(f"{turn.label}: a process of it ended meanwhile: {turn.running.process.log()}") from None
         if report.requests < _COUNTED_LEAST:
             raise BenchError(f"{turn.label}: {report.requests} requests in {report.seconds:.1f} s say nothing")
         busy = used(before, after, self.place.proxy_cpus)
         cores = len(processors(self.place.proxy_cpus))
         foreign = max(0.0, busy - own / wall / cores)
-        return Sample(own / report.requests * 1e6, report.rate, report.p50_ms, report.p99_ms, busy, foreign)
+        return WrkSample(own / report.requests * 1e6, report.rate, report.p50_ms, report.p99_ms, busy, foreign)
 
-    def rounds_of(self, work: str, turns: Sequence[Turn], reference: str) -> list[Row]:
+    def rounds_of(self, work: str, turns: Sequence[Turn], reference: str) -> list[WrkRow]:
         """Warm up each, then measure each once a round, in turn. Ratios are to the row called ``reference``."""
         for turn in turns:
             check(turn)
             self.sample(turn, WARM_UP_S)
-        rows = [Row(work, turn.label) for turn in turns]
+        rows = [WrkRow(work, turn.label) for turn in turns]
         for number in range(self.rounds):
             found = [self.sample(turn, self.seconds) for turn in turns]
             base = next(s.cpu_us for turn, s in zip(turns, found, strict=True) if turn.label == reference)
@@ -150,17 +150,12 @@ class Bench:
 
 def check(turn: Turn) -> None:
     """See that what is about to be measured is an answer. Raises ``BenchError``."""
-    connection = http.client.HTTPConnection(turn.running.url.removeprefix("http://"), timeout=10)
     try:
-        connection.request("GET", turn.path, headers={"x-user-id": "bench"})
-        response = connection.getresponse()
-        body = response.read()
+        status, body = get(turn.running.url.removeprefix("http://"), turn.path, {"x-user-id": "bench"}, 10)
     except OSError as error:
-        raise BenchError(f"{turn.label}: {turn.path}: {error}\n{turn.running.child.tail()}") from None
-    finally:
-        connection.close()
-    if response.status != 200 or not body:
-        raise BenchError(f"{turn.label}: {turn.path}: status {response.status}, {len(body)} bytes: {body[:200]!r}")
+        raise BenchError(f"{turn.label}: {turn.path}: {error}\n{turn.running.process.log()}") from None
+    if status != 200 or not body:
+        raise BenchError(f"{turn.label}: {turn.path}: status {status}, {len(body)} bytes: {body[:200]!r}")
 
 
 def processors(cpus: str) -> list[int]:
@@ -181,7 +176,7 @@ def used(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, i
 
 
 @contextmanager
-def running(name: str, bench: Bench, options: Options = _USUAL, suffix: str = "") -> Iterator[Running]:
+def running(name: str, bench: Bench, options: ContenderOptions = _USUAL, suffix: str = "") -> Iterator[Running]:
     """A contender for the length of a block; ``suffix`` keeps the files of several of a name apart."""
     place = replace(bench.place, folder=bench.place.folder / f"{name}{suffix}")
     place.folder.mkdir(exist_ok=True)

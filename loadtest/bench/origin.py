@@ -39,7 +39,7 @@ _METRICS: Final = _answer(
 )
 
 
-class Origin(asyncio.Protocol):
+class OriginConnection(asyncio.Protocol):
     """One connection."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Origin(asyncio.Protocol):
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(Origin, "127.0.0.1", 0, backlog=4096) for _ in range(2)]
+    servers = [await loop.create_server(OriginConnection, "127.0.0.1", 0, backlog=4096) for _ in range(2)]
     sys.stdout.write(json.dumps({"ports": [server.sockets[0].getsockname()[1] for server in servers]}) + "\n")
     sys.stdout.flush()
     await asyncio.Event().wait()

@@ -20,18 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loadtest.bench import machine, page, plot
+from loadtest.bench import machine, page
 from loadtest.bench.bulk import download
-from loadtest.bench.contenders import App, BenchError, Options, Place, Running
+from loadtest.bench.contenders import BenchApp, ContenderOptions, Place, Running
+from loadtest.bench.curve import Curve, short
 from loadtest.bench.idle import allow_files
-from loadtest.bench.lines import Fit, fit
-from loadtest.bench.measuring import Bench, Spread, Turn, running
+from loadtest.bench.measuring import Bench, Turn, running
 from loadtest.bench.wrk import BROWSER
 from loadtest.stage import procfs
+from loadtest.stage.errors import StageError
 
 WORKERS: Final = (1, 2, 3, 4)
 CONNECTIONS: Final = (1, 4, 16, 64, 256, 1000, 4000, 8000)
@@ -39,46 +39,16 @@ ROUTES: Final = (1, 10, 50, 100, 200)
 MIGRATIONS: Final = (1, 2, 5, 10, 20)
 BODIES: Final = tuple(1 << power for power in (0, 6, 10, 14, 16, 18, 20, 22, 24, 26))
 _MOVED_LEAST: Final = 64 << 20  # bytes by which a body's cost is measured
-_DOWNLOADS_LEAST: Final = 20
-_DOWNLOADS_MOST: Final = 500
-_STILL_S: Final = 3.0
-
-
-@dataclass(slots=True)
-class Curve:
-    """One figure over one quantity: by its value, what each round found."""
-
-    quantity: str
-    figure: str
-    unit: str
-    found: dict[float, list[float]] = field(default_factory=dict)
-
-    def note(self, x: float, y: float) -> None:
-        """A round's figure."""
-        self.found.setdefault(x, []).append(y)
-
-    @property
-    def points(self) -> list[plot.Point]:
-        """Median and range of each value."""
-        spreads = {x: Spread.of(ys) for x, ys in sorted(self.found.items())}
-        return [plot.Point(x, s.median, s.low, s.high) for x, s in spreads.items()]
-
-    @property
-    def line(self) -> Fit:
-        """The straight line through the medians."""
-        return fit([(point.x, point.y) for point in self.points])
-
-    def to_json(self) -> dict[str, object]:
-        """All of it."""
-        told = {"quantity": self.quantity, "figure": self.figure, "unit": self.unit, "line": asdict(self.line)}
-        return {**told, "points": [asdict(point) for point in self.points], "rounds": list(self.found.items())}
+_DOWNLOADS_LEAST: Final = 20  # of any size: the kernel counts CPU time in steps of 10 ms
+_DOWNLOADS_MOST: Final = 500  # of the smallest: enough steps, and no minute of them
+_STILL_S: Final = 3.0  # in which nothing is asked: twelve judgements of each migration
 
 
 def _pass_through(bench: Bench) -> Path:
     return bench.script("scale", {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}, 64)
 
 
-def _turned(bench: Bench, stack: ExitStack, options: Sequence[Options]) -> list[Running]:
+def _turned(bench: Bench, stack: ExitStack, options: Sequence[ContenderOptions]) -> list[Running]:
     return [stack.enter_context(running("phasegate", bench, each, f"-{i}")) for i, each in enumerate(options)]
 
 
@@ -89,11 +59,11 @@ def workers(bench: Bench) -> list[Curve]:
     lua = _pass_through(bench)
     for _ in range(bench.rounds):
         for count in WORKERS:
-            with running("phasegate", bench, Options(workers=count)) as contender:
+            with running("phasegate", bench, ContenderOptions(workers=count)) as contender:
                 sample = bench.sample(Turn(f"{count} workers", contender, "/", lua), bench.seconds)
             rate.note(count, sample.rate)
             cpu.note(count, sample.cpu_us)
-        bench.say(f"  workers: {_last(rate)} /s")
+        bench.say(f"  workers: {rate.last()} /s")
     return [rate, cpu]
 
 
@@ -106,11 +76,13 @@ def connections(bench: Bench) -> list[Curve]:
             for count in CONNECTIONS:
                 sample = bench.sample(Turn(f"{count} connections", contender, "/", lua, count), bench.seconds)
                 cpu.note(count, sample.cpu_us)
-            bench.say(f"  connections: {_last(cpu)} µs a request")
+            bench.say(f"  connections: {cpu.last()} µs a request")
     return [cpu]
 
 
-def _of_options(bench: Bench, quantity: str, made: dict[int, Options]) -> Iterator[tuple[int, Running, Curve]]:
+def _of_options(
+    bench: Bench, quantity: str, made: dict[int, ContenderOptions]
+) -> Iterator[tuple[int, Running, Curve]]:
     """A phasegate for each value, all running at once, each measured once a round; yields it after its turn."""
     cpu = Curve(quantity, "CPU a request", "µs")
     # No path twice: one that is remembered is not looked up in any table of routes.
@@ -122,19 +94,19 @@ def _of_options(bench: Bench, quantity: str, made: dict[int, Options]) -> Iterat
                 sample = bench.sample(Turn(f"{value} {quantity}", contender, "/", lua), bench.seconds)
                 cpu.note(value, sample.cpu_us)
                 yield value, contender, cpu
-            bench.say(f"  {quantity}: {_last(cpu)} µs a request")
+            bench.say(f"  {quantity}: {cpu.last()} µs a request")
 
 
 def routes(bench: Bench) -> list[Curve]:
     """Routes that no request takes, so that each of them is looked at."""
-    curves = [curve for _, _, curve in _of_options(bench, "routes", {n: Options(routes=n) for n in ROUTES})]
+    curves = [curve for _, _, curve in _of_options(bench, "routes", {n: ContenderOptions(routes=n) for n in ROUTES})]
     return curves[:1]
 
 
 def migrations(bench: Bench) -> list[Curve]:
     """Each with its own state, judge and counts."""
     still = Curve("migrations", "CPU when nothing is asked", "ms/s")
-    made = {n: Options(migrations=n) for n in MIGRATIONS}
+    made = {n: ContenderOptions(migrations=n) for n in MIGRATIONS}
     cpu: Curve | None = None
     for value, contender, cpu in _of_options(bench, "migrations", made):  # noqa: B007 - the last one is all of it
         pids = contender.pids()
@@ -157,7 +129,7 @@ def bodies(bench: Bench) -> list[Curve]:
                 for _ in range(times):
                     download(contender.url, size)
                 cpu.note(size, (procfs.cpu_s(pids) - used) / times * 1e6)
-            bench.say(f"  body: {_last(cpu)} µs a request")
+            bench.say(f"  body: {cpu.last()} µs a request")
     return [cpu]
 
 
@@ -171,10 +143,6 @@ QUANTITIES: Final[dict[str, Callable[[Bench], list[Curve]]]] = {
 _LOGARITHMIC: Final = ("connections", "body")
 
 
-def _last(curve: Curve) -> str:
-    return ", ".join(f"{plot.short(x)}: {ys[-1]:,.4g}" for x, ys in sorted(curve.found.items()))
-
-
 def lines(curves: Sequence[Curve], plots: Path | None = None) -> list[str]:
     """Tables in Markdown, each with the line that was fitted, and its plot where there is one."""
     told = []
@@ -183,7 +151,7 @@ def lines(curves: Sequence[Curve], plots: Path | None = None) -> list[str]:
             told += [f"![{curve.figure} by {curve.quantity}]({plots.name}/{_plot_name(curve)})", ""]
         told += [f"**{curve.figure}** ({curve.unit}) by {curve.quantity}: {curve.line.words(curve.unit)}", ""]
         told += [f"| {curve.quantity} | median | least | most |", "|---|---|---|---|"]
-        told += [f"| {plot.short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
+        told += [f"| {short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
         told.append("")
     return told
 
@@ -195,12 +163,14 @@ def _plot_name(curve: Curve) -> str:
 
 def write_plots(curves: Sequence[Curve], folder: Path) -> None:
     """One file a curve."""
+    from loadtest.bench import plot  # only here: the tables need no matplotlib
+
     folder.mkdir(parents=True, exist_ok=True)
     for curve in curves:
-        series = [plot.Series("phasegate", curve.points)]
         log_x = curve.quantity in _LOGARITHMIC
         title = f"{curve.figure} by {curve.quantity}"
-        (folder / _plot_name(curve)).write_text(plot.plot(title, curve.quantity, curve.unit, series, log_x=log_x))
+        made = plot.figure(title, curve.quantity, curve.unit, curve.points, log_x=log_x)
+        (folder / _plot_name(curve)).write_text(plot.svg(made))
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -223,7 +193,7 @@ def main(argv: list[str]) -> int:
     asked = arguments(argv)
     try:
         allow_files(2 * max(CONNECTIONS))  # for what is started from here too: a proxy has two connections a client
-        machine.need_tools(("setpriv", "taskset", "wrk"))
+        machine.need_tools(("taskset", "wrk"))
         first, second = machine.default_cpus()
         facts = machine.describe("loadtest.bench.scale", argv)
         print("\n".join(machine.said(facts)), flush=True)
@@ -234,7 +204,7 @@ def main(argv: list[str]) -> int:
                 place = Place(Path(folder), both or first, both or second)
                 curves += _measure(place, asked, QUANTITIES[name])
         facts["load_average_after"] = round(os.getloadavg()[0], 2)
-    except BenchError as error:
+    except StageError as error:
         print(f"scale: {error}", file=sys.stderr)
         return 1
     if asked.plots is not None:
@@ -249,7 +219,7 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(place: Place, asked: argparse.Namespace, work: Callable[[Bench], list[Curve]]) -> list[Curve]:
-    app = App(place)
+    app = BenchApp(place)
     try:
         return work(Bench(place, app, asked.rounds, asked.seconds, lambda line: print(line, flush=True)))
     finally:

@@ -11,13 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from loadtest.bench.contenders import BenchError, Child, Options, Running
+from loadtest.bench.contenders import BenchError, ContenderOptions, Running
 from loadtest.bench.measuring import Bench, Turn, running
-from loadtest.stage.api import Api
+from loadtest.stage.api import ControlApi
+from loadtest.stage.leash import leashed
+from loadtest.stage.processes import Process
 
 RATE: Final = 1000
 SECONDS: Final = 60
 _CHANGE_S: Final = 6  # of full load around a change of the weight
+_OVER_WITHIN_S: Final = 60  # of the end of that: an answer may take 30
+_OPEN_LOOP: Final = (sys.executable, "-m", "loadtest.generator.openloop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +47,17 @@ class SteadyRow:
 
 
 def open_loop(bench: Bench, urls: list[str], *more: str) -> dict[str, Any]:
-    """Run the open loop on the load's processors. Raises ``BenchError`` where any answer was wrong."""
+    """Run the open loop on the load's processors. Raises ``BenchError`` where any answer was wrong or repeated."""
     out = bench.place.folder / "openloop.json"
-    command = [
-        *bench.place.load,
-        sys.executable,
-        "-m",
-        "loadtest.generator.openloop",
-        *urls,
-        "--json",
-        str(out),
-        *more,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [*bench.place.load, *_OPEN_LOOP, *urls, "--json", str(out), *more]
+    done = subprocess.run(leashed(command), capture_output=True, text=True, check=False)
     if done.returncode == 1:
         raise BenchError(f"answers were wrong:\n{done.stdout}")
     if done.returncode not in (0, 3):
         raise BenchError(f"{' '.join(command)}: {done.stderr.strip()}")
     found: dict[str, Any] = json.loads(out.read_text())
+    if any(target["repeated"] for target in found["targets"]):
+        raise BenchError(f"kept connections were closed on requests:\n{done.stdout}")
     return found
 
 
@@ -103,9 +100,9 @@ class ChangeRow:
 def weight_change(bench: Bench, emulator: str, workers: int = 2) -> list[ChangeRow]:
     """Full load by wrk, and beside it an open loop that notes which arm answers; the weight goes to 50 % and to 0."""
     lua = bench.script("change", {"X-User-Id": "user-%d"}, 64)
-    options = Options(workers=workers, firestore=emulator)
+    options = ContenderOptions(workers=workers, firestore=emulator)
     with running("phasegate", bench, options) as contender:
-        api = Api(contender.control, contender.token, "data")
+        api = ControlApi(contender.control, contender.token, "data")
         turn = Turn("phasegate", contender, contender.data_path, lua)
         rates: list[float] = []
         rounds = [_change(bench, contender, api, turn, rates) for _ in range(bench.rounds)]
@@ -115,28 +112,28 @@ def weight_change(bench: Bench, emulator: str, workers: int = 2) -> list[ChangeR
     return [row]
 
 
-def _change(bench: Bench, contender: Running, api: Api, turn: Turn, rates: list[float]) -> tuple[float, float, float]:
+def _change(
+    bench: Bench, contender: Running, api: ControlApi, turn: Turn, rates: list[float]
+) -> tuple[float, float, float]:
     out = bench.place.folder / "change.json"
     out.unlink(missing_ok=True)
     asked = ["--path", contender.data_path, "--rate", "1000", "--for", str(_CHANGE_S), "--json", str(out), "--live"]
     with ThreadPoolExecutor(1) as pool:
         full_load = pool.submit(bench.sample, turn, _CHANGE_S)
-        watcher = Child.start(
-            [*bench.place.load, sys.executable, "-m", "loadtest.generator.openloop", contender.url, *asked],
-            bench.place.folder / "change.log",
-            read=True,
-        )
+        command = [*bench.place.load, *_OPEN_LOOP, contender.url, *asked]
+        watcher = Process("the open loop", command, bench.place.folder / "change.log", read=True)
         try:
+            watcher.start()
             _wait_for_both_arms(watcher)
             began = time.monotonic_ns()
             status = api.act("rollback", to="start", reason="a benchmark")
             answered = (time.monotonic_ns() - began) / 1e6
-            watcher.process.communicate(timeout=_CHANGE_S + 60)
+            watcher.finish(_CHANGE_S + _OVER_WITHIN_S)
         finally:
             watcher.end()
         rates.append(full_load.result().rate)
     if not out.exists():
-        raise BenchError(f"the open loop gave no figures: {watcher.tail()}")
+        raise BenchError(f"the open loop gave no figures: {watcher.log()}")
     (target,) = json.loads(out.read_text())["targets"]
     if target["failed"]:
         raise BenchError(f"{target['failed']} answers were wrong: {target['examples']}")
@@ -144,8 +141,8 @@ def _change(bench: Bench, contender: Running, api: Api, turn: Turn, rates: list[
     return (target["last_start_ns"]["firestore"] - began) / 1e6, status["last_rollback"]["seen_ms"], answered
 
 
-def _wait_for_both_arms(watcher: Child) -> None:
-    """Until a change can be seen. Raises ``BenchError`` where the run ends before."""
+def _wait_for_both_arms(watcher: Process) -> None:
+    """Until a change can be seen. Raises ``StageError`` where the run ends before."""
     while True:
         (target,) = watcher.line()["targets"]
         if {"mock", "firestore"} <= target["sources"].keys():

@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest.bench.bulk import BulkRow
 from loadtest.bench.idle import IdleRow
-from loadtest.bench.measuring import Row, Spread
+from loadtest.bench.measuring import Spread, WrkRow
 from loadtest.bench.steady import ChangeRow, SteadyRow
 
 
@@ -35,12 +35,12 @@ def lines(rows: Sequence[Any]) -> list[str]:
 def promises(rows: Sequence[Any]) -> Iterator[tuple[str, float, float]]:
     """(what, its limit, the measured median): each is kept where the figure does not pass the limit."""
     for row in rows:
-        if isinstance(row, Row) and row.contender == "phasegate":
+        if isinstance(row, WrkRow) and row.contender == "phasegate":
             if row.work.startswith("data"):
                 yield f"{row.work}: CPU by nginx's for proxying it", 0.6, row.ratio.median
             elif row.work != "pass-through, no head twice":
                 yield f"{row.work}: CPU by nginx's", 1.25, row.ratio.median
-        elif isinstance(row, Row) and row.contender == "on":
+        elif isinstance(row, WrkRow) and row.contender == "on":
             yield "split and record: CPU, on by off", 1.05, row.ratio.median
         elif isinstance(row, BulkRow) and row.contender == "phasegate":
             yield f"{row.work}: nginx's bytes by CPU second, by phasegate's", 1 / 0.8, 1 / row.ratio.median
@@ -61,7 +61,7 @@ def _told(row: Any) -> tuple[str, str]:
 
 
 @_told.register
-def _(row: Row) -> tuple[str, str]:
+def _(row: WrkRow) -> tuple[str, str]:
     title = (
         f"{'work':28} {'':15} {'CPU µs a request':>24} {'by the reference':>20} {'requests/s':>11}"
         f" {'p50 ms':>7} {'p99 ms':>7} {'others':>6}"

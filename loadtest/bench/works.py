@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from loadtest.bench.contenders import Running
-from loadtest.bench.measuring import Bench, Row, Turn, running
+from loadtest.bench.measuring import Bench, Turn, WrkRow, running
 from loadtest.bench.wrk import BROWSER
 
 REFERENCE: Final = "nginx"
@@ -17,7 +17,7 @@ def _all(bench: Bench, stack: ExitStack, names: list[str]) -> list[Running]:
     return [stack.enter_context(running(name, bench)) for name in names]
 
 
-def pass_through(bench: Bench, names: list[str]) -> list[Row]:
+def pass_through(bench: Bench, names: list[str]) -> list[WrkRow]:
     """A small GET of the app's with a browser's nine fields on 64 keep-alive connections: one head, then many."""
     cookie = {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}
     scripts = {
@@ -36,7 +36,7 @@ def pass_through(bench: Bench, names: list[str]) -> list[Row]:
     return rows
 
 
-def data(bench: Bench, names: list[str]) -> list[Row]:
+def data(bench: Bench, names: list[str]) -> list[WrkRow]:
     """The dashboard's snapshot: phasegate answers it from memory, split and recorded; the others ask the app."""
     cookie = {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}
     scripts = {
@@ -52,7 +52,7 @@ def data(bench: Bench, names: list[str]) -> list[Row]:
     return rows
 
 
-def split(bench: Bench) -> list[Row]:
+def split(bench: Bench) -> list[WrkRow]:
     """phasegate's own pass-through, with splitting and recording on (a relayed migration) and off (the app's)."""
     lua = bench.script("split", {"X-User-Id": "user-%d"}, IDENTITIES)
     with ExitStack() as stack:

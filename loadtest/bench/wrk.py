@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from loadtest.stage.leash import leashed
+
 # What a browser sends: nine fields.
 BROWSER: Final[Mapping[str, str]] = {
     "Host": "bench.example",
@@ -91,7 +93,7 @@ def command(url: str, lua: Path, connections: int, seconds: float) -> list[str]:
 def run(prefix: list[str], url: str, lua: Path, connections: int, seconds: float) -> Report:
     """Run it, on the processors that ``prefix`` pins to. Raises ``WrkError``."""
     arguments = [*prefix, *command(url, lua, connections, seconds)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    done = subprocess.run(leashed(arguments), capture_output=True, text=True, timeout=seconds + 60, check=False)
     if done.returncode:
         raise WrkError(f"{' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
     return parse(done.stdout)

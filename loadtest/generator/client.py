@@ -1,61 +1,113 @@
-"""An HTTP/1.1 client for load: connections of its own, one request at a time on each, nothing followed or kept."""
+"""The one HTTP/1.1 client of every load: kept connections, one request at a time on each, nothing followed.
+
+It says exactly what became of each request (``Reply.failure``). A request whose kept connection turns out to be
+closed before any byte of its answer is sent once more on a fresh one where it is idempotent, as browsers do (section
+9.3.1 of RFC 9112); ``Reply.repeated`` says so. Nothing else is hidden from the caller.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
-from typing import Final, cast
+from typing import Final, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
 
-from loadtest.generator.visitors import Answer
+_SWEEP_S: Final = 0.1  # how late a request that has run out of time may be given up: it waits for many times that
+_IDEMPOTENT: Final = frozenset({b"GET", b"PUT", b"DELETE"})  # of the methods that a load uses
 
-_SWEEP_S: Final = 0.1
-_NO_STATUS: Final = 0
+Failure = Literal["", "refused", "broken", "timeout", "unsent"]
+
+
+class Reply(NamedTuple):
+    """What came back; field names in lower case. ``repeated``: it is the second attempt's.
+
+    ``status`` 0: no whole answer came. Then ``body`` says why, and ``failure`` is refused (nobody listens), broken
+    (the connection ended, or carried no HTTP), timeout, or unsent (every connection waits, and as many requests as
+    may wait for one).
+    """
+
+    status: int
+    fields: Mapping[str, str]
+    body: bytes
+    failure: Failure = ""
+    repeated: bool = False
+
+
+UNSENT: Final = Reply(0, {}, b"not sent: everything that may be open waits for its answer", "unsent")
+
+
+def _failed(failure: Failure, why: str, job: Job) -> Reply:
+    return Reply(0, {}, f"connection: {why}".encode(), failure, job.repeated)
 
 
 class Job:
-    """One request on its way. ``due_ns`` is when it was to be sent, ``sent_ns`` when it was (CLOCK_MONOTONIC)."""
+    """One request on its way; ``answered`` is called once, whatever becomes of it. Times are CLOCK_MONOTONIC's.
 
-    __slots__ = ("answered", "due_ns", "head_only", "k", "operation", "sent_ns", "wire")
+    ``due_ns`` is the owner's: when it was to be sent. ``sent_ns`` is when it was, the first time if it was twice.
+    """
 
-    def __init__(self, wire: bytes, operation: str, answered: Callable[[Job, Answer], None]) -> None:
+    __slots__ = ("answered", "due_ns", "operation", "repeated", "sent_ns", "until_ns", "wire")
+
+    def __init__(self, wire: bytes, operation: str, answered: Callable[[Job, Reply], None], due_ns: int = 0) -> None:
         self.wire = wire
         self.operation = operation
         self.answered = answered
-        self.k = 0
-        self.due_ns = 0
+        self.due_ns = due_ns
         self.sent_ns = 0
+        self.until_ns = 0
+        self.repeated = False
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection; also httptools's observer of its answers."""
 
-    __slots__ = ("_body", "_fields", "_parser", "_pool", "_transport", "closed", "job")
+    __slots__ = (
+        *("_body", "_client", "_fields", "_head_read", "_parser", "_transport"),
+        *("closed", "given_up", "heard", "job", "kept"),
+    )
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.job: Job | None = None
-        self.closed = False
-        self._renew()
-
-    def _renew(self) -> None:
+    def __init__(self, client: LoadClient) -> None:
+        self._client = client
         self._parser = httptools.HttpResponseParser(self)
         self._fields: dict[str, str] = {}
         self._body: list[bytes] = []
+        self._head_read = False
+        self.job: Job | None = None
+        self.closed = False
+        self.given_up: Failure = ""  # why we closed it: what had come of an answer is no whole one
+        self.heard = False  # a byte has come since the request was sent
+        self.kept = False  # it was open before its request came
 
-    def send(self, job: Job) -> None:
+    def send(self, job: Job, kept: bool) -> None:
         """Send a job's request."""
         self.job = job
-        job.sent_ns = monotonic_ns()
+        self.kept = kept
+        self.heard = False
+        if not job.repeated:
+            job.sent_ns = monotonic_ns()
         self._transport.write(job.wire)
 
-    def abort(self) -> None:
-        """Close now."""
+    def give_up(self, why: Failure) -> None:
+        """Close now, without the answer's end."""
+        self.given_up = why
         self._transport.abort()
+
+    def whole_at_the_end(self) -> bool:
+        """Whether the connection's end is the answer's (RFC 9112, section 6.3, the last rule)."""
+        fields = self._fields
+        return self._head_read and "content-length" not in fields and "transfer-encoding" not in fields
+
+    def answer(self) -> Reply:
+        """What has come of the answer; the next one begins."""
+        job = self.job
+        assert job is not None, "asked for while a request waits"
+        reply = Reply(self._parser.get_status_code(), self._fields, b"".join(self._body), "", job.repeated)
+        self._fields, self._body, self._head_read = {}, [], False
+        return reply
 
     # asyncio.Protocol
 
@@ -64,143 +116,237 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.job is None:
-            self.abort()  # an answer that nobody asked for
+            self.give_up("broken")  # an answer that nobody asked for
             return
+        self.heard = True
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # what judges the answer failed, not the answer
         except httptools.HttpParserError as error:
-            self._end(Answer(_NO_STATUS, {}, f"not HTTP/1.1: {error}".encode()))
-            self.abort()
+            self.give_up("broken")
+            if self.job is not None:
+                self._end(_failed("broken", f"not HTTP/1.1: {error}", self.job))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        why = "timed out" if self._pool.expired(self) else str(exc or "closed before the answer's end")
-        self._end(Answer(_NO_STATUS, {}, f"connection: {why}".encode()))
-        self._pool.lost(self)
+        self._client.lost(self, exc)
 
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields[name.decode("latin-1").lower()] = value.decode("latin-1")
 
+    def on_headers_complete(self) -> None:
+        self._head_read = True
+
     def on_body(self, data: bytes) -> None:
         self._body.append(data)
 
     def on_message_complete(self) -> None:
         parser = self._parser
-        status = parser.get_status_code()
-        if status < 200:
-            self._fields = {}  # an interim answer
+        if parser.get_status_code() < 200:
+            self._fields, self._head_read = {}, False  # an interim answer
             return
-        answer = Answer(status, self._fields, b"".join(self._body))
+        if self.job is None:
+            self.give_up("broken")  # a second answer
+            return
         keep = parser.should_keep_alive()
+        self._end(self.answer())
+        if self.closed or self.given_up:
+            return
         if keep:
-            self._fields, self._body = {}, []
-        self._end(answer)
-        if keep and not self.closed:
-            self._pool.put(self)
-        elif not self.closed:
+            self._client.put(self)
+        else:
             self._transport.close()
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, reply: Reply) -> None:
         job, self.job = self.job, None
         if job is not None:
-            job.answered(job, answer)
+            job.answered(job, reply)
 
 
-class Pool:
-    """The connections to one origin: all in turn, more as they are needed, never above ``most``."""
+class LoadClient:
+    """Connections to one origin, in turn, more as they are needed, never above ``most``.
 
-    def __init__(self, url: str, *, most: int, timeout_s: float) -> None:
+    Where all of those are busy, up to ``waiting_most`` requests wait for one. A request may take ``timeout_s`` from
+    when it is given here. To be made, used and closed within one running event loop.
+    """
+
+    def __init__(self, url: str, *, most: int, timeout_s: float, waiting_most: int = 0) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"expected an address such as http://127.0.0.1:8080, found {url!r}")
         self.host = parts.hostname
         self.port = parts.port or 80
         self.netloc = parts.netloc
-        self.open = 0
+        self._loop = asyncio.get_running_loop()
+        self._open = 0
         self._most = most
         self._timeout_ns = round(timeout_s * 1e9)
-        self._timeout_s = timeout_s
-        self._idle: deque[Connection] = deque()
-        self._busy: set[Connection] = set()
-        self._expired: set[Connection] = set()
+        self._waiting_most = waiting_most
+        self._idle: deque[ClientConnection] = deque()
+        self._busy: set[ClientConnection] = set()
         self._opening: set[asyncio.Task[None]] = set()
+        self._waiting: deque[Job] = deque()
+        self._sweeping = False
+        self._idling = asyncio.Event()  # nothing was under way at the last sweep
+        self._idling.set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
 
     async def fill(self, count: int) -> None:
         """Open so many connections beforehand. Raises ``OSError``."""
-        loop = asyncio.get_running_loop()
         for _ in range(count):
-            self.open += 1
-            _, connection = await loop.create_connection(lambda: Connection(self), self.host, self.port)
-            self._idle.append(connection)
+            self._count(1)
+            try:
+                self._idle.append(await self._connected())
+            except BaseException:
+                self._count(-1)
+                raise
 
-    def send(self, job: Job) -> bool:
-        """Send it on an idle connection or a new one; False where all that may be open are waiting."""
+    def send(self, job: Job) -> None:
+        """Send it on an idle connection or a new one, or let it wait for one."""
+        job.sent_ns = monotonic_ns()
+        job.until_ns = job.sent_ns + self._timeout_ns
+        if not self._sweeping:
+            self._sweeping = True
+            self._idling.clear()
+            self._loop.call_later(_SWEEP_S, self._sweep)
+        if not self._start(job):
+            if len(self._waiting) < self._waiting_most:
+                self._waiting.append(job)
+            else:
+                job.answered(job, UNSENT)
+
+    async def ask(self, wire: bytes) -> Reply:
+        """Send one request, and wait for what becomes of it."""
+        answered: asyncio.Future[Reply] = self._loop.create_future()
+
+        def told(_: Job, reply: Reply) -> None:
+            if not answered.done():  # nobody waits any more
+                answered.set_result(reply)
+
+        self.send(Job(wire, "", told))
+        return await answered
+
+    def _start(self, job: Job) -> bool:
+        """Send it now; whether there is a connection for it."""
         while self._idle:
             connection = self._idle.popleft()
-            if not connection.closed:
-                self._begin(connection, job)
+            if not connection.closed and not connection.given_up:
+                self._busy.add(connection)
+                connection.send(job, True)
                 return True
-        if self.open >= self._most:
+        if self._open >= self._most:
             return False
-        self.open += 1
-        job.sent_ns = monotonic_ns()
-        task = asyncio.get_running_loop().create_task(self._connect(job))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._count(1)
+        self._open_for(job)
         return True
 
-    def _begin(self, connection: Connection, job: Job) -> None:
-        self._busy.add(connection)
-        connection.send(job)
+    def _count(self, more: int) -> None:
+        self._open += more
+        if self._open:
+            self._none_open.clear()
+        else:
+            self._none_open.set()
+
+    def _open_for(self, job: Job) -> None:
+        task = self._loop.create_task(self._connect(job))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _connect(self, job: Job) -> None:
-        loop = asyncio.get_running_loop()
+        """A fresh connection, which counts as open already, and the job on it."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                _, connection = await loop.create_connection(lambda: Connection(self), self.host, self.port)
+            async with asyncio.timeout((job.until_ns - monotonic_ns()) / 1e9):
+                connection = await self._connected()
+        except asyncio.CancelledError:  # by ``close``
+            self._count(-1)
+            raise
         except OSError as error:  # TimeoutError is one
-            self.open -= 1
-            job.answered(
-                job, Answer(_NO_STATUS, {}, f"connection: {error.strerror or error or 'timed out'}".encode())
-            )
+            self._count(-1)
+            failure: Failure = "timeout" if isinstance(error, TimeoutError) else "refused"
+            job.answered(job, _failed(failure, str(error.strerror or error or "timed out"), job))
+            self._next()
             return
-        self._begin(connection, job)
+        if connection.closed:  # between its opening and now; ``lost`` has counted that
+            job.answered(job, _failed("broken", "closed as soon as it was opened", job))
+            return
+        self._busy.add(connection)
+        connection.send(job, False)
 
-    def put(self, connection: Connection) -> None:
-        """Its answer is complete."""
+    async def _connected(self) -> ClientConnection:
+        _, connection = await self._loop.create_connection(lambda: ClientConnection(self), self.host, self.port)
+        return connection
+
+    def put(self, connection: ClientConnection) -> None:
+        """Called by a connection: its answer is complete, and it may be kept."""
         self._busy.discard(connection)
         self._idle.append(connection)
+        if self._waiting:
+            self._next()
 
-    def lost(self, connection: Connection) -> None:
-        """It ended."""
-        self.open -= 1
+    def lost(self, connection: ClientConnection, exc: Exception | None) -> None:
+        """Called by a connection: it has ended."""
         self._busy.discard(connection)
-        self._expired.discard(connection)
+        job = connection.job
+        if job is not None and connection.kept and not connection.heard and _may_repeat(connection, job):
+            connection.job = None
+            job.repeated = True
+            self._open_for(job)  # in the place of the one that was lost
+            return
+        self._count(-1)
+        if job is not None:
+            if connection.given_up:
+                why = "timed out" if connection.given_up == "timeout" else "more came than was asked for"
+                reply = _failed(connection.given_up, why, job)
+            elif exc is None and connection.whole_at_the_end():
+                reply = connection.answer()
+            else:
+                reply = _failed("broken", str(exc or "closed before the answer's end"), job)
+            connection.job = None
+            job.answered(job, reply)
+        self._next()
 
-    def expired(self, connection: Connection) -> bool:
-        """Whether it was ended because its answer did not come in time."""
-        return connection in self._expired
+    def _next(self) -> None:
+        while self._waiting and self._start(self._waiting[0]):
+            self._waiting.popleft()
 
-    def sweep(self) -> None:
-        """End what has waited too long. To be called every ``_SWEEP_S``."""
-        limit = monotonic_ns() - self._timeout_ns
-        for connection in [c for c in self._busy if c.job is not None and c.job.sent_ns < limit]:
-            self._expired.add(connection)
-            connection.abort()
+    def _sweep(self) -> None:
+        """Give up what has run out of time; again as long as anything is under way."""
+        now = monotonic_ns()
+        for connection in [c for c in self._busy if c.job is not None and c.job.until_ns < now]:
+            connection.give_up("timeout")
+        while self._waiting and self._waiting[0].until_ns < now:
+            job = self._waiting.popleft()
+            job.answered(job, _failed("timeout", "timed out before there was a connection for it", job))
+        self._sweeping = bool(self._busy or self._opening or self._waiting)
+        if self._sweeping:
+            self._loop.call_later(_SWEEP_S, self._sweep)
+        else:
+            self._idling.set()
 
     async def drain(self) -> None:
-        """Wait for what is under way, at most as long as a request may take; then close everything."""
-        end = monotonic_ns() + self._timeout_ns + 500_000_000
-        while (self._busy or self._opening) and monotonic_ns() < end:
-            await asyncio.sleep(_SWEEP_S)
-            self.sweep()
+        """Wait for what is under way; that is given up when its time is over."""
+        await self._idling.wait()
+
+    async def close(self) -> None:
+        """Close every connection, and wait until they are closed."""
+        self._waiting.clear()
+        for task in self._opening:
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in [*self._busy, *self._idle]:
-            connection.abort()
+            connection.give_up("broken")
+        await self._none_open.wait()
 
 
-def encode(method: str, path: str, netloc: str, fields: dict[str, str], body: bytes | None) -> bytes:
+def _may_repeat(connection: ClientConnection, job: Job) -> bool:
+    return not connection.given_up and not job.repeated and job.wire.partition(b" ")[0] in _IDEMPOTENT
+
+
+def encode(method: str, path: str, netloc: str, fields: Mapping[str, str], body: bytes | None = None) -> bytes:
     """A request as it is sent."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {netloc}", *(f"{name}: {value}" for name, value in fields.items())]
     if body is not None:

@@ -6,6 +6,7 @@ where it counts something, whichever side answers.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,9 +14,11 @@ from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
 
 Json = dict[str, Any]
-Outcome = Literal["done", "refused", "uncertain"]
+WriteOutcome = Literal["done", "refused", "uncertain"]
 TOO_OFTEN: Final = "more often than it was done"  # how a problem ends that is no lack
-_TIMES: Final[dict[Outcome, tuple[int, ...]]] = {"done": (1,), "refused": (0,), "uncertain": (0, 1)}
+COMPLETED: Final = 100.0  # the progress of a scan that takes no more changes
+FRESH_MOST: Final = 80  # scans that were written and not read since: what is older is read at the end
+_TIMES: Final[dict[WriteOutcome, tuple[int, ...]]] = {"done": (1,), "refused": (0,), "uncertain": (0, 1)}
 
 
 class Promise(NamedTuple):
@@ -27,8 +30,8 @@ class Promise(NamedTuple):
 
 
 @dataclass(slots=True)
-class Scan:
-    """A scan job that was made. Its progress takes the values of ``values``, in order; one change at a time."""
+class OwnScan:
+    """A scan job that a visitor made. Its progress takes the values of ``values``, in order; one change at a time."""
 
     id: str
     visitor: str
@@ -36,33 +39,63 @@ class Scan:
     confirmed: int = 0  # index of the newest value that was confirmed
     files: int = 0  # confirmed
     files_uncertain: int = 0
-    busy: bool = False
+    busy: bool = False  # a change of its progress is under way
+
+    @property
+    def open(self) -> bool:
+        """Whether it surely takes changes: it is not completed, and no completion of it is uncertain."""
+        return COMPLETED not in self.values[self.confirmed :]
+
+    @property
+    def running(self) -> bool:
+        """Whether it has surely begun and may be completed: a queued one must run first."""
+        return self.open and 0.0 not in self.values[self.confirmed :]
 
     def problem(self, found: Json | None, since: int, files: int) -> str:
         """What is wrong with the job as it was read by one who knew of ``since`` and of so many files."""
         if found is None:
             return f"scan {self.id} is gone"
-        if found.get("progress") not in self.values[since:]:
-            return f"scan {self.id}: progress {found.get('progress')!r}, expected one of {self.values[since:]}"
-        most = self.files + self.files_uncertain
-        if not files <= found.get("files", -1) <= most:
-            more = f", {TOO_OFTEN}" if found.get("files", -1) > most else ""
-            return f"scan {self.id}: {found.get('files')!r} files, expected {files} to {most}{more}"
-        return ""
+        progress, expected = found.get("progress"), self.values[since:]
+        if progress not in expected:
+            return f"progress of its own scan {self.id}: read {progress!r}, expected one of {expected}"
+        if found.get("status") != _status(progress):
+            return f"status of its own scan {self.id}: read {found.get('status')!r} with a progress of {progress!r}"
+        return self.files_problem(found.get("files", -1), files)
+
+    def files_problem(self, shown: int, files: int, page: int | None = None) -> str:
+        """What is wrong with how many files are shown to one who knew of ``files``; at most ``page`` are shown."""
+        least, most = files, self.files + self.files_uncertain
+        if page is not None:
+            least, most = min(least, page), min(most, page)
+        if least <= shown <= most:
+            return ""
+        more = f", {TOO_OFTEN}" if shown > most else ""
+        return f"files of its own scan {self.id}: read {shown!r}, expected {least} to {most}{more}"
+
+
+def _status(progress: float) -> str:
+    """The status that goes with a progress: a scan begins at 0, and is completed with its last change."""
+    return {0.0: "queued", COMPLETED: "completed"}.get(progress, "running")
 
 
 class Ledger:
     """All writes of a run."""
 
     def __init__(self) -> None:
-        self.scans: dict[str, Scan] = {}
+        self.scans: dict[str, OwnScan] = {}
         self.snapshots: dict[str, str] = {}  # id → published_at
-        self.events: dict[str, Outcome] = {}  # by user, each of whom does one thing once
+        self.events: dict[str, WriteOutcome] = {}  # by user, each of whom does one thing once
+        self.fresh: deque[OwnScan] = deque(maxlen=FRESH_MOST)  # just written, the newest last
+
+    def wrote(self, scan: OwnScan) -> None:
+        """A write to a scan was confirmed; its creation too."""
+        self.scans[scan.id] = scan
+        self.fresh.append(scan)
 
     def promises(self) -> Iterator[Promise]:
         """Everything that must be readable now."""
         for scan in self.scans.values():
-            check = partial(Scan.problem, scan, since=scan.confirmed, files=scan.files)
+            check = partial(OwnScan.problem, scan, since=scan.confirmed, files=scan.files)
             yield Promise(f"scan {scan.id}", f"/api/scans/{scan.id}", check)
         for snapshot, at in self.snapshots.items():
             when = quote(at, safe="")
@@ -78,7 +111,7 @@ def _among(found: Json | None, snapshot: str) -> str:
     return "" if snapshot in listed else f"snapshot {snapshot} is not in the history"
 
 
-def _counted(found: Json | None, user: str, outcome: Outcome) -> str:
+def _counted(found: Json | None, user: str, outcome: WriteOutcome) -> str:
     events = None if found is None else found["events"]
     allowed = _TIMES[outcome]
     more = f", {TOO_OFTEN}" if events is not None and events > max(allowed) else ""

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
+
+_ROUNDING: Final = 1e-9  # of a request: a product that came out just below a whole number counts as that
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A constant arrival rate: ``rate`` a second for ``duration_s``; times are seconds since the run's start."""
+    """A constant arrival rate: ``rate`` a second for ``duration_s``, which may be ``math.inf``.
+
+    Times are seconds since the run's start.
+    """
 
     rate: float
     duration_s: float
@@ -24,9 +30,11 @@ class Schedule:
             raise ValueError("expected a rate and a duration above 0")
 
     @property
-    def total(self) -> int:
-        """How many requests the whole run has."""
-        return max(1, math.floor(self.rate * self.duration_s + 1e-9))
+    def total(self) -> float:
+        """How many requests the whole run has; ``math.inf`` of an endless one."""
+        if math.isinf(self.duration_s):
+            return math.inf
+        return max(1, math.floor(self.rate * self.duration_s + _ROUNDING))
 
     def due(self, k: int) -> float:
         """When request ``k`` (from 0) is to be sent."""
@@ -35,7 +43,7 @@ class Schedule:
     def arrived(self, elapsed_s: float) -> int:
         """How many requests are due by then, never more than ``total``."""
         since = elapsed_s - self.offset_s
-        return 0 if since < 0 else min(self.total, math.floor(since * self.rate + 1e-9) + 1)
+        return 0 if since < 0 else int(min(self.total, math.floor(since * self.rate + _ROUNDING) + 1))
 
 
 class ClosedLoop:

@@ -38,7 +38,7 @@ class Timer:
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
 
     def clear(self) -> None:
-        """Take note of a wake-up: not readable any more."""
+        """Take a wake-up: ``fd`` is not readable until the next."""
         with contextlib.suppress(BlockingIOError):  # somebody has set it anew meanwhile
             os.read(self.fd, 8)
 

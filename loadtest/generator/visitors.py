@@ -1,22 +1,27 @@
 """What the app's users do, in which proportions, and what their answers must be. Pure: the one place for all of it.
 
-A ``Visitor`` is one user with an identity that sticks. It chooses its next request by ``PROPORTIONS`` and what it
-knows (a scan it made, say), and judges the answer: the status, the shape, what it wrote itself and must read again,
-and the arm that answered. The locust files and the open loop both ask it, so they send the same and expect the same.
+A ``Visitor`` is one user with an identity that sticks. It chooses its next request by its mixture and what it knows
+(a scan it made, say), and judges the answer: the status, the shape, what it sent, what it wrote itself and must read
+again, and the arm that answered. Several of its requests may be under way at once. The locust files, the open loop
+and the rehearsals all ask it, so they send the same and expect the same; they differ in who comes when, and in how
+often for what.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from itertools import accumulate
+from typing import Any, Final, Literal, NamedTuple
 
-# What a hundred requests are. One that asks for what the visitor has not yet got (a scan of its own) is replaced by
-# the request that gets it.
+from loadtest.generator.client import Reply
+from loadtest.generator.ledger import COMPLETED, Json, Ledger, OwnScan, WriteOutcome
+
+# What a hundred requests of a user's are. One that asks for what the visitor has not yet got (a scan of its own) is
+# replaced by the request that gets it.
 PROPORTIONS: Final[Mapping[str, int]] = {
     "app.page": 14,
     "dashboard.current": 30,
@@ -37,37 +42,57 @@ PROPORTIONS: Final[Mapping[str, int]] = {
 
 AT_WEIGHT_0: Final = 0.4  # of a whole migration's visitors come before it; the others as the weight goes up
 SCANS_KEPT: Final = 4  # a visitor's own, the newest; older ones it forgets
-_OPEN: Final = ("queued", "running")  # a scan that still takes changes
 FILES_MOST: Final = 60  # in one scan: more would make its pages longer and longer
-SETTLING_S: Final = 5.0  # after a change of weight in which a visitor may be told from either arm
+PAGE: Final = 50  # files of a scan that are asked for at once
+COMPLETING: Final = 0.1  # of the changes to a scan complete it
+LOOKING_AGAIN: Final = (
+    0.5  # of a rehearsal's requests read what was just written: if it is missing, it is missing now
+)
+# Says that nothing was written; any other answer of 5xx leaves it open.
+_NOT_WRITTEN: Final = "backend_unavailable"
+
+Echo = Callable[[Json], str]
 
 
-class Request(NamedTuple):
-    """One request. ``operation`` names it in every report; ``data``: a migration answers it, or else the app."""
+class AnswerProblem(NamedTuple):
+    """What is wrong with an answer.
+
+    ``kind`` is how none came (``Reply.failure``), or what is wrong with the one that did: its status, something in
+    it, or that a write of the visitor's own is missing from it (stale).
+    """
+
+    kind: Literal["refused", "broken", "timeout", "unsent", "status", "wrong", "stale"]
+    words: str
+
+
+def _nothing(outcome: WriteOutcome, found: Json | None) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. ``operation`` names it in every report; a migration answers it, or the app where it is ``app.*``.
+
+    ``echo`` says what is wrong with what a good answer says of what was sent, ``own`` what it lacks of the visitor's
+    own writes (with it, 404 means that all of it is lacking). ``settle`` is told what became of a write.
+    """
 
     operation: str
     method: str
     path: str
-    body: bytes | None
-    data: bool
-    scan: str = ""  # the visitor's own scan that it is about
+    body: bytes | None = None
+    echo: Echo | None = None
+    own: Echo | None = None
+    settle: Callable[[WriteOutcome, Json | None], None] = _nothing
 
-
-class Answer(NamedTuple):
-    """What came back; field names in lower case. ``status`` 0: nothing did, and ``body`` says why."""
-
-    status: int
-    fields: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(slots=True)
-class Scan:
-    """A scan of the visitor's own, as the last confirmed write left it. None: not known for certain."""
-
-    status: str | None = "queued"
-    progress: float | None = 0.0
-    files: int | None = 0
+    @property
+    def data(self) -> bool:
+        """Whether a migration answers it, or else the app."""
+        return not self.operation.startswith("app.")
 
 
 Shape = Mapping[str, type | tuple[type, ...]]
@@ -79,14 +104,18 @@ _SCAN: Final[Shape] = {
     "status": str,
     "progress": _NUMBER,
     "root": str,
+    "name": str,
     "created_at": str,
     "updated_at": str,
     "files": int,
     "bytes": int,
 }
 
-# By operation: the status of success, and what its answer holds.
-EXPECTED: Final[Mapping[str, tuple[int, Shape]]] = {
+# By operation: the status of success, and what its answer holds; None: a body of any kind.
+EXPECTED: Final[Mapping[str, tuple[int, Shape | None]]] = {
+    "app.page": (200, None),
+    "app.numbered": (200, {"number": int}),
+    "app.form": (200, {"bytes": int}),
     "dashboard.current": (200, _SNAPSHOT),
     "dashboard.history": (200, {"snapshots": list, "next_cursor": _TEXT_OR_NONE}),
     "dashboard.publish": (200, _SNAPSHOT),
@@ -96,7 +125,7 @@ EXPECTED: Final[Mapping[str, tuple[int, Shape]]] = {
     "scans.update": (200, _SCAN),
     "scans.add_results": (201, {"scan": str, "accepted": int}),
     "scans.results": (200, {"files": list, "next_cursor": _TEXT_OR_NONE}),
-    "scans.duplicates": (200, {"groups": list}),
+    "scans.duplicates": (200, {"groups": list, "total_groups": int, "total_bytes_wasted": int}),
     "analytics.ingest": (202, {"accepted": int}),
     "analytics.user": (200, {"user": str, "events": int, "recent": list}),
     "analytics.system": (200, {"events": int, "types": dict}),
@@ -112,200 +141,332 @@ ENTRIES: Final[Mapping[str, tuple[str, Shape]]] = {
     "analytics.trending": ("items", {"item": str, "events": int}),
 }
 
-_OF_OWN_SCAN: Final = frozenset(
-    ("scans.get", "scans.update", "scans.add_results", "scans.results", "scans.duplicates")
+WRITES: Final = frozenset(
+    {"dashboard.publish", "scans.create", "scans.update", "scans.add_results", "analytics.ingest"}
 )
-_NAMES: Final = tuple(PROPORTIONS)
-_WEIGHTS: Final = tuple(PROPORTIONS.values())
 
 
 class Visitor:
-    """One user: ``identity`` is its x-user-id. Its choices follow from ``seed`` and the answers alone.
+    """One user: ``identity`` is its x-user-id. Its choices follow from ``chance`` and the answers alone.
 
-    ``arm`` is the backend that answered last, or "" while it is open; ``forget_arm`` opens it.
+    ``mixture`` says how often it asks for what, by operation. ``app.page`` is one of ``app_paths``, which may be any
+    app's; ``app.numbered`` and ``app.form`` are answered by ``loadtest.stage.app``. In a ``ledger`` it writes down
+    what must be found at the end of the run; without one nobody looks. ``arm`` is the backend that answered last, or
+    "" while it is open; ``forget_arm`` opens it.
     """
 
-    def __init__(self, identity: str, seed: int, app_paths: tuple[str, ...] = ("/",)) -> None:
+    def __init__(
+        self,
+        identity: str,
+        chance: random.Random,
+        *,
+        mixture: Mapping[str, int] = PROPORTIONS,
+        app_paths: tuple[str, ...] = ("/",),
+        ledger: Ledger | None = None,
+    ) -> None:
         self.identity = identity
         self.arm = ""
         self._followed = ""  # who answered its last write in another's place, until that one answers again
-        self._chance = random.Random(seed)  # noqa: S311 - load is no secret
+        self._chance = chance
         self._app_paths = app_paths
-        self._scans: dict[str, Scan] = {}
-        self._batches = 0
-        self._makers: dict[str, Callable[[str], tuple[str, str, object]]] = {
-            "dashboard.current": lambda _: ("GET", "/api/dashboard/metrics", None),
-            "dashboard.history": lambda _: ("GET", "/api/dashboard/metrics/history?limit=10", None),
-            "dashboard.publish": self._publish,
-            "scans.create": lambda _: ("POST", "/api/scans", {"root": f"/home/{identity}", "name": "load"}),
-            "scans.list": lambda _: ("GET", "/api/scans?limit=10", None),
-            "scans.get": lambda scan: ("GET", f"/api/scans/{scan}", None),
-            "scans.update": self._update,
-            "scans.add_results": self._add_results,
-            "scans.results": lambda scan: ("GET", f"/api/scans/{scan}/results?limit=50", None),
-            "scans.duplicates": lambda scan: ("GET", f"/api/scans/{scan}/duplicates", None),
-            "analytics.ingest": self._ingest,
-            "analytics.user": lambda _: ("GET", f"/api/analytics/users/{identity}", None),
-            "analytics.system": lambda _: ("GET", "/api/analytics/system", None),
-            "analytics.trending": lambda _: ("GET", "/api/analytics/trending?window=1h&limit=10", None),
-        }
+        self._ledger = ledger
+        self._makers = [_MAKERS[operation] for operation in mixture]
+        self._up_to = list(accumulate(mixture.values()))
+        # A completed scan needs another one in its place: who makes none completes none.
+        self._completes = "scans.create" in mixture
+        self._scans: deque[OwnScan] = deque(maxlen=SCANS_KEPT)
+        self._made = 0
 
-    def next(self) -> Request:
+    def next(self) -> Ask:
         """What it asks now."""
-        (operation,) = self._chance.choices(_NAMES, _WEIGHTS)
-        if operation == "app.page":
-            return Request(operation, "GET", self._chance.choice(self._app_paths), None, False)
-        scan = ""
-        if operation in _OF_OWN_SCAN:
-            scan = self._own(operation)
-            if not scan:
-                operation = "scans.create"
-        method, path, body = self._makers[operation](scan)
-        return Request(operation, method, path, None if body is None else json.dumps(body).encode(), True, scan)
-
-    def judge(self, request: Request, answer: Answer, *, settled: Callable[[], bool]) -> str | None:
-        """What is wrong with an answer, in words; None where nothing is. Keeps what it says for later.
-
-        ``settled`` is asked where another arm answers than before: whether the weight has been the same for a while,
-        so that this may not be.
-        """
-        if not request.data:
-            if answer.status != 200:
-                return _unexpected(answer, 200)
-            return "an answer of the app's with x-data-source" if "x-data-source" in answer.fields else None
-        expected, shape = EXPECTED[request.operation]
-        if answer.status != expected:
-            self._unsure(request)
-            return _unexpected(answer, expected)
-        found, problem = _read(answer.body, shape)
-        if problem is not None or found is None:
-            self._unsure(request)
-            return problem
-        wrong = self._source(request, answer, settled) or _entries(request.operation, found)
-        return wrong or self._own_words(request, found)
+        (make,) = self._chance.choices(self._makers, cum_weights=self._up_to)
+        return make(self)
 
     def forget_arm(self) -> None:
         """The weight changes: either arm may answer next."""
         self.arm = ""
 
-    # Requests with a body
+    def _number(self) -> int:
+        """A number that this visitor has not used before."""
+        self._made += 1
+        return self._made
 
-    def _publish(self, _: str) -> tuple[str, str, object]:
-        metrics = {"active_users": self._chance.randrange(800, 1200), "revenue": self._chance.randrange(10**5) / 100}
-        return "PUT", "/api/dashboard/metrics", {"metrics": metrics}
+    # The app
 
-    def _ingest(self, _: str) -> tuple[str, str, object]:
-        chance = self._chance
-        kinds = ("view", "click", "purchase")
-        events = [
-            {"user": self.identity, "type": chance.choice(kinds), "item": f"item-{chance.randrange(40)}"}
-            for _ in range(chance.choice((1, 1, 1, 5)))
-        ]
-        return "POST", "/api/analytics/events", events
+    def page(self) -> Ask:
+        return Ask("app.page", "GET", self._chance.choice(self._app_paths))
 
-    def _update(self, scan: str) -> tuple[str, str, object]:
-        known = self._scans[scan]
-        progress = min(99.0, (known.progress or 0.0) + self._chance.randrange(1, 20))
-        body: dict[str, object] = {"status": "running", "progress": progress}
-        if progress >= 99.0:
-            body = {"status": "completed", "progress": 100.0}
-        return "PATCH", f"/api/scans/{scan}", body
+    def numbered(self) -> Ask:
+        """A page that says which it is: an answer that was another's is seen."""
+        number = self._chance.randrange(10**9)
+        return Ask("app.numbered", "GET", f"/page/{number}", echo=_says("number", number))
 
-    def _add_results(self, scan: str) -> tuple[str, str, object]:
-        # Never the same batch twice: it would rightly count once.
-        self._batches += 1
+    def form(self) -> Ask:
+        body = json.dumps({"text": "x" * self._chance.randrange(3000)}).encode()
+        return Ask("app.form", "POST", "/form", body, _says("bytes", len(body)))
+
+    # The dashboard
+
+    def current(self) -> Ask:
+        return Ask("dashboard.current", "GET", "/api/dashboard/metrics")
+
+    def history(self) -> Ask:
+        limit = self._chance.choice((5, 10, 20))
+        return Ask("dashboard.history", "GET", f"/api/dashboard/metrics/history?limit={limit}")
+
+    def publish(self) -> Ask:
+        metrics = {"active_users": self._chance.randrange(500, 1500), "revenue": self._chance.randrange(10**5) / 100}
+        ledger = self._ledger
+
+        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+            if ledger is not None and outcome == "done" and found is not None:
+                ledger.snapshots[found["id"]] = found["published_at"]
+
+        body = _body({"metrics": metrics})
+        return Ask(
+            "dashboard.publish", "PUT", "/api/dashboard/metrics", body, _says("metrics", metrics), settle=settle
+        )
+
+    # Scans
+
+    def scans(self) -> Ask:
+        return Ask("scans.list", "GET", "/api/scans?limit=10")
+
+    def create(self) -> Ask:
+        name = f"{self.identity}-{self._number()}"
+
+        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+            if outcome == "done" and found is not None:
+                scan = OwnScan(found["id"], self.identity)
+                self._scans.append(scan)
+                self._wrote(scan)
+
+        body = _body({"root": f"/home/{self.identity}", "name": name})
+        return Ask("scans.create", "POST", "/api/scans", body, _says("name", name), settle=settle)
+
+    def _wrote(self, scan: OwnScan) -> None:
+        if self._ledger is not None:
+            self._ledger.wrote(scan)
+
+    def _own(self, fit: Callable[[OwnScan], bool] | None = None) -> OwnScan | None:
+        """A scan of its own that this can be asked of; None where there is none."""
+        scans = self._scans if fit is None else [scan for scan in self._scans if fit(scan)]
+        return self._chance.choice(scans) if scans else None
+
+    def scan(self) -> Ask:
+        scan = self._own()
+        return self.create() if scan is None else self.read(scan)
+
+    def read(self, scan: OwnScan) -> Ask:
+        """One of its own scans: what was confirmed before now must be in it."""
+        since, files = scan.confirmed, scan.files
+        return Ask("scans.get", "GET", f"/api/scans/{scan.id}", own=lambda found: scan.problem(found, since, files))
+
+    def update(self) -> Ask:
+        scan = self._own(lambda scan: scan.open)
+        if scan is None:
+            return self.create()
+        if scan.busy:
+            return self.read(scan)
+        # A completed one would refuse results that are under way.
+        may_complete = self._completes and scan.running and not scan.files_uncertain
+        completes = may_complete and self._chance.random() < COMPLETING
+        value = COMPLETED if completes else round(self._chance.uniform(0.001, 99.0), 3)
+        scan.values.append(value)
+        mine = len(scan.values) - 1
+        scan.busy = True
+
+        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+            scan.busy = False
+            if outcome == "done":
+                scan.confirmed = mine
+                self._wrote(scan)
+            elif outcome == "refused":
+                scan.values.pop()
+
+        body = _body({"status": "completed" if completes else "running", "progress": value})
+        return Ask("scans.update", "PATCH", f"/api/scans/{scan.id}", body, _says("progress", value), _there, settle)
+
+    def add_results(self) -> Ask:
+        scan = self._own(lambda scan: scan.open and scan.files + scan.files_uncertain < FILES_MOST)
+        if scan is None:
+            return self.create()
+        batch = self._number()  # never the same batch twice: it would rightly count once
         files = [
             {
-                "path": f"/home/{self.identity}/{self._batches}/{i}",
+                "path": f"/home/{self.identity}/{batch}/{i}",
                 "size": 1000 * self._chance.randrange(1, 9),
                 "hash": f"{self._chance.randrange(12):08x}",
             }
             for i in range(self._chance.randrange(1, 8))
         ]
-        return "POST", f"/api/scans/{scan}/results", {"files": files}
+        count = len(files)
+        scan.files_uncertain += count
 
-    def _own(self, operation: str) -> str:
-        """A scan of its own that this can be asked of; "" where there is none."""
-        fit = list(self._scans)
-        if operation == "scans.update":
-            fit = [scan for scan, known in self._scans.items() if known.status in _OPEN]
-        elif operation == "scans.add_results":
-            fit = [
-                scan
-                for scan, known in self._scans.items()
-                if known.status in _OPEN and known.files is not None and known.files < FILES_MOST
-            ]
-        return self._chance.choice(fit) if fit else ""
+        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+            if outcome != "uncertain":
+                scan.files_uncertain -= count
+            if outcome == "done":
+                scan.files += count
+                self._wrote(scan)
+
+        path, body = f"/api/scans/{scan.id}/results", _body({"files": files})
+        return Ask("scans.add_results", "POST", path, body, _says("accepted", count), _there, settle)
+
+    def results(self) -> Ask:
+        scan = self._own()
+        if scan is None:
+            return self.create()
+        files = scan.files
+
+        def own(found: Json) -> str:
+            return scan.files_problem(len(found["files"]), files, PAGE)
+
+        return Ask("scans.results", "GET", f"/api/scans/{scan.id}/results?limit={PAGE}", own=own)
+
+    def duplicates(self) -> Ask:
+        scan = self._own()
+        if scan is None:
+            return self.create()
+        return Ask("scans.duplicates", "GET", f"/api/scans/{scan.id}/duplicates", own=_there)
+
+    # Analytics
+
+    def ingest(self) -> Ask:
+        ledger, chance = self._ledger, self._chance
+        # A user who does one thing once can be looked up at the end: it was counted once, or not at all.
+        user = self.identity if ledger is None else f"{self.identity}-once-{self._number()}"
+        count = chance.choice((1, 1, 1, 5)) if ledger is None else 1
+        events = [
+            {
+                "user": user,
+                "type": chance.choice(("view", "click", "purchase")),
+                "item": f"item-{chance.randrange(40)}",
+            }
+            for _ in range(count)
+        ]
+
+        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+            if ledger is not None:
+                ledger.events[user] = outcome
+
+        body = _body(events if count > 1 else events[0])
+        return Ask("analytics.ingest", "POST", "/api/analytics/events", body, _says("accepted", count), settle=settle)
+
+    def user(self) -> Ask:
+        return Ask("analytics.user", "GET", f"/api/analytics/users/{self.identity}")
+
+    def system(self) -> Ask:
+        return Ask("analytics.system", "GET", "/api/analytics/system")
+
+    def trending(self) -> Ask:
+        return Ask("analytics.trending", "GET", "/api/analytics/trending?window=1h&limit=10")
 
     # Answers
 
-    def _source(self, request: Request, answer: Answer, settled: Callable[[], bool]) -> str | None:
-        source = answer.fields.get("x-data-source")
-        if not source:
-            return "an answer without x-data-source"
-        if "x-data-fallback" in answer.fields:
-            if request.method != "GET":
+    def judge(self, ask: Ask, reply: Reply, *, settled: Callable[[], bool] = _never) -> AnswerProblem | None:
+        """What is wrong with an answer; None where nothing is. Settles the write behind it: once for every ``Ask``.
+
+        ``settled`` is asked where another arm answers than before: whether the weight has been the same for a while,
+        so that this may not be.
+        """
+        expected, shape = EXPECTED[ask.operation]
+        if reply.status != expected:
+            ask.settle(_outcome(reply), None)
+            lacking = "stale" if ask.own is not None and reply.status == 404 else "status"
+            return AnswerProblem(reply.failure or lacking, _unexpected(reply, expected))  # type: ignore[arg-type]
+        found, words = ({}, "") if shape is None else _read(reply.body, shape)
+        words = words or _told(ask, reply) or _entries(ask.operation, found)
+        if not words and ask.echo is not None:
+            words = ask.echo(found)
+        ask.settle("uncertain" if words else "done", found)
+        if not words and ask.data:
+            words = self._arm(ask, reply, settled)
+        if words:
+            return AnswerProblem("wrong", words)
+        lacks = "" if ask.own is None else ask.own(found)
+        return AnswerProblem("stale", lacks) if lacks else None
+
+    def _arm(self, ask: Ask, reply: Reply, settled: Callable[[], bool]) -> str:
+        """What is wrong with the arm that answered."""
+        source = reply.fields["x-data-source"]
+        if "x-data-fallback" in reply.fields:
+            if ask.method != "GET":
                 self._followed = source
-            return None  # the source for once: that says nothing of the visitor's arm
+            return ""  # the source for once: that says nothing of the visitor's arm
         if source == self._followed:
-            return None  # where its own write is, until the target has that too
+            return ""  # where its own write is, until the target has that too
         self._followed = ""
         before, self.arm = self.arm, source
         if before and before != source and settled():
             return f"answered by {source} and before by {before}, though the weight has not changed"
-        return None
-
-    def _own_words(self, request: Request, found: dict[str, Any]) -> str | None:
-        """Does what it reads agree with what it wrote? Keeps what it has written now."""
-        if request.operation == "scans.create":
-            self._scans[found["id"]] = Scan()
-            while len(self._scans) > SCANS_KEPT:
-                del self._scans[next(iter(self._scans))]
-            return None
-        known = self._scans.get(request.scan)
-        if known is None:
-            return None
-        if request.operation == "scans.update":
-            known.status, known.progress = found["status"], found["progress"]
-        elif request.operation == "scans.add_results" and known.files is not None:
-            known.files += found["accepted"]
-        elif request.operation == "scans.get":
-            for name in ("status", "progress", "files"):
-                wrote = getattr(known, name)
-                if wrote is not None and found[name] != wrote:
-                    return f"{name} of its own scan: wrote {wrote!r}, read {found[name]!r}"
-        elif request.operation == "scans.results" and known.files is not None:
-            shown = len(found["files"])
-            if shown != min(known.files, 50):
-                return f"its own scan has {known.files} files, the first page {shown}"
-        return None
-
-    def _unsure(self, request: Request) -> None:
-        """A write that was not confirmed may have been applied or not: nothing is held against what is read."""
-        known = self._scans.get(request.scan)
-        if known is None or request.method == "GET":
-            return
-        if request.operation == "scans.update":
-            known.status = known.progress = None
-        else:
-            known.files = None
+        return ""
 
 
-def _unexpected(answer: Answer, expected: int) -> str:
-    said = answer.body[:160].decode("utf-8", "replace")
-    return f"expected {expected}, found {answer.status}: {said}" if answer.status else said
+# By operation: what makes a request of it.
+_MAKERS: Final[Mapping[str, Callable[[Visitor], Ask]]] = {
+    "app.page": Visitor.page,
+    "app.numbered": Visitor.numbered,
+    "app.form": Visitor.form,
+    "dashboard.current": Visitor.current,
+    "dashboard.history": Visitor.history,
+    "dashboard.publish": Visitor.publish,
+    "scans.create": Visitor.create,
+    "scans.list": Visitor.scans,
+    "scans.get": Visitor.scan,
+    "scans.update": Visitor.update,
+    "scans.add_results": Visitor.add_results,
+    "scans.results": Visitor.results,
+    "scans.duplicates": Visitor.duplicates,
+    "analytics.ingest": Visitor.ingest,
+    "analytics.user": Visitor.user,
+    "analytics.system": Visitor.system,
+    "analytics.trending": Visitor.trending,
+}
 
 
-def _read(body: bytes, shape: Shape) -> tuple[dict[str, Any] | None, str | None]:
+def _body(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def _says(name: str, sent: object) -> Echo:
+    """What is wrong with an answer that must say this of what was sent."""
+    return lambda found: "" if found[name] == sent else f"{name}: sent {sent!r}, answered {found[name]!r}"
+
+
+def _there(found: Json) -> str:
+    """It is there, and nothing more is asked."""
+    return ""
+
+
+def _outcome(reply: Reply) -> WriteOutcome:
+    """What became of a write whose answer was not the expected one."""
+    if not reply.status:
+        return "refused" if reply.failure in ("refused", "unsent") else "uncertain"
+    if 400 <= reply.status < 500:
+        return "refused"
+    try:
+        not_written = json.loads(reply.body)["error"]["code"] == _NOT_WRITTEN
+    except (ValueError, LookupError, TypeError):
+        not_written = False
+    return "refused" if not_written else "uncertain"
+
+
+def _unexpected(reply: Reply, expected: int) -> str:
+    said = reply.body[:160].decode("utf-8", "replace")
+    return f"expected {expected}, found {reply.status}: {said}" if reply.status else said
+
+
+def _read(body: bytes, shape: Shape) -> tuple[Json, str]:
     try:
         found = json.loads(body)
     except ValueError:
-        return None, f"the body is no JSON: {body[:80]!r}"
-    problem = _misfit(found, shape)
-    return (None, problem) if problem else (found, None)
+        return {}, f"the body is no JSON: {body[:80]!r}"
+    return (found, "") if not (words := _misfit(found, shape)) else ({}, words)
 
 
-def _misfit(found: object, shape: Shape) -> str | None:
+def _misfit(found: Any, shape: Shape) -> str:
+    """What is wrong with a document that must have these fields of these types."""
     if not isinstance(found, dict):
         return f"expected an object, found {type(found).__name__}"
     for name, kind in shape.items():
@@ -313,16 +474,27 @@ def _misfit(found: object, shape: Shape) -> str | None:
             return f"{name} is missing"
         if not isinstance(found[name], kind) or (isinstance(found[name], bool) and kind in (int, _NUMBER)):
             return f"{name} is {found[name]!r}"
-    return None
+    if shape is _SNAPSHOT and not (numbers := found["metrics"]):
+        return "metrics are empty"
+    if shape is _SNAPSHOT and not all(isinstance(value, _NUMBER) for value in numbers.values()):
+        return f"metrics that are no numbers: {numbers!r}"
+    return ""
 
 
-def _entries(operation: str, found: dict[str, Any]) -> str | None:
+def _told(ask: Ask, reply: Reply) -> str:
+    """What is wrong with who is said to have answered."""
+    if ask.data:
+        return "" if reply.fields.get("x-data-source") else "an answer without x-data-source"
+    return "an answer of the app's with x-data-source" if "x-data-source" in reply.fields else ""
+
+
+def _entries(operation: str, found: Json) -> str:
     if operation not in ENTRIES:
-        return None
+        return ""
     name, shape = ENTRIES[operation]
     problems = (_misfit(entry, shape) for entry in found[name])
-    problem = next((problem for problem in problems if problem), None)
-    return f"{name}: {problem}" if problem else None
+    words = next((problem for problem in problems if problem), "")
+    return f"{name}: {words}" if words else ""
 
 
 class Crowd:
@@ -332,51 +504,59 @@ class Crowd:
     """
 
     def __init__(self, prefix: str, least: int, most: int, app_paths: tuple[str, ...] = ("/",)) -> None:
-        self.visitors: list[Visitor] = []
+        self._visitors = 0
         self._prefix = prefix
         self._most = most
         self._app_paths = app_paths
         self._idle: deque[Visitor] = deque(self._new() for _ in range(least))
 
     def _new(self) -> Visitor:
-        number = len(self.visitors)
-        visitor = Visitor(f"{self._prefix}-{number}", number, self._app_paths)
-        self.visitors.append(visitor)
-        return visitor
+        number = self._visitors
+        self._visitors += 1
+        chance = random.Random(number)  # noqa: S311 - load is no secret
+        return Visitor(f"{self._prefix}-{number}", chance, app_paths=self._app_paths)
 
     def take(self) -> Visitor | None:
         """A visitor that waits for nothing; None where all that may be are waiting."""
         if self._idle:
             return self._idle.popleft()
-        return self._new() if len(self.visitors) < self._most else None
+        return self._new() if self._visitors < self._most else None
 
     def put(self, visitor: Visitor) -> None:
         """Its answer has come, or will not."""
         self._idle.append(visitor)
 
-    def forget_arms(self) -> None:
-        """The weight changes."""
-        for visitor in self.visitors:
-            visitor.forget_arm()
+
+class Regulars:
+    """So many visitors for a rehearsal, drawn by one seeded chance; each may have several requests under way.
+
+    ``LOOKING_AGAIN`` of the requests are a look at what was just written.
+    """
+
+    def __init__(self, count: int, mixture: Mapping[str, int], ledger: Ledger, seed: int) -> None:
+        self._chance = random.Random(seed)  # noqa: S311 - the same load every time
+        self._ledger = ledger
+        self._visitors = {
+            identity: Visitor(identity, self._chance, mixture=mixture, ledger=ledger)
+            for identity in map(regular, range(count))
+        }
+        self._all = list(self._visitors.values())
+
+    def next(self) -> tuple[Visitor, Ask]:
+        """Who comes now, and what for."""
+        if self._ledger.fresh and self._chance.random() < LOOKING_AGAIN:
+            scan = self._ledger.fresh.pop()
+            visitor = self._visitors[scan.visitor]
+            return visitor, visitor.read(scan)
+        visitor = self._chance.choice(self._all)
+        return visitor, visitor.next()
+
+
+def regular(number: int) -> str:
+    """The identity of one of the ``Regulars``."""
+    return f"visitor-{number}"
 
 
 def crowd_at(weight: float, peak: int) -> int:
     """How many visitors a whole migration's load has at a weight in percent: ``peak`` at 100."""
     return max(1, round(peak * (AT_WEIGHT_0 + (1 - AT_WEIGHT_0) * weight / 100)))
-
-
-def split_problem(on_target: int, visitors: int, weight: float) -> str | None:
-    """Whether so many of the visitors on the target can be ``weight`` percent of them; in words where they cannot.
-
-    Each visitor falls to the target with that chance, so the count strays by at most five standard deviations but
-    once in two million runs; at 0 and 100 percent it does not stray.
-    """
-    if not visitors:
-        return None
-    share = weight / 100
-    allowed = 5 * math.sqrt(share * (1 - share) * visitors) + (0.5 if 0 < share < 1 else 0)
-    if abs(on_target - share * visitors) <= allowed:
-        return None
-    return (
-        f"{on_target} of {visitors} visitors are on the target: {100 * on_target / visitors:.1f} %, not {weight:g} %"
-    )

@@ -7,12 +7,14 @@ adds what only it can know: whether each answer was right, and whether it was it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 CPU_MOST: Final = 0.70  # of a core: above it the generator's own delays are in every figure
 SAMPLES_LEAST: Final = 100  # target requests without which nothing is said of it
+_DEVIATIONS: Final = 5  # standard ones, that a split may stray by: by more once in two million runs
 
 # As everywhere in phasegate: a load test is a gate.
 PASSED, USAGE, GATE, ROLLED_BACK, UNREACHABLE = 0, 2, 3, 4, 5
@@ -27,8 +29,7 @@ _GONE_BACK: Final = ("rolling_back", "rolled_back", "aborted")
 class Run:
     """What the client saw. ``cpu`` is its busiest ten seconds, as a share of a core; ``wrong`` are examples in words.
 
-    ``phase`` is the phase that the load was for; "" for the whole migration. ``on_target`` of ``visitors`` were last
-    answered by the target's backend.
+    ``phase`` is the phase that the load was for; "" for the whole migration.
     """
 
     phase: str
@@ -48,7 +49,7 @@ class Judgement:
 
 
 def judge(run: Run, before: Json, after: Json) -> Judgement:
-    """The judgement on a run between two statuses of the migration. The first thing that speaks decides the code."""
+    """The judgement on a run between two statuses of the migration. The first check that finds any decides."""
     for code, check in _CHECKS:
         reasons = list(check(run, before, after))
         if reasons:
@@ -109,7 +110,7 @@ def _split(run: Run, before: Json, after: Json) -> Iterator[str]:
         yield run.split
 
 
-# A rollback is told whoever caused it; then whether the client can be believed, what it saw, and what phasegate did.
+# A rollback comes first, whoever caused it; then whether the client can be believed, what it saw, and the limits.
 _CHECKS: Final = (
     (ROLLED_BACK, _went_back),
     (GATE, _too_slow),
@@ -131,6 +132,22 @@ def _rules(status: Json) -> list[Json]:
 
 def _figure(rule: Json, word: str) -> str:
     return f"{rule['rule']}: {rule['value']:.4g} of at most {rule['limit']:.4g}, {word} ({rule['samples']} samples)"
+
+
+def split_problem(on_target: int, visitors: int, weight: float) -> str | None:
+    """Whether so many of the visitors on the target can be ``weight`` percent of them; in words where they cannot.
+
+    Each visitor falls to the target with that chance, so the count strays, but not at 0 and 100 percent.
+    """
+    if not visitors:
+        return None
+    share = weight / 100
+    allowed = _DEVIATIONS * math.sqrt(share * (1 - share) * visitors) + (0.5 if 0 < share < 1 else 0)
+    if abs(on_target - share * visitors) <= allowed:
+        return None
+    return (
+        f"{on_target} of {visitors} visitors are on the target: {100 * on_target / visitors:.1f} %, not {weight:g} %"
+    )
 
 
 def phase_name(status: Json) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import sys
 import time
 from collections import Counter, deque
@@ -18,24 +19,27 @@ import gevent
 from locust import FastHttpUser, between, events, task
 from locust.env import Environment
 
-from loadtest.generator.visitors import SETTLING_S, Answer, Visitor, split_problem
-from loadtest.phases.judgement import GATE, UNREACHABLE, Judgement, Run, judge, phase_name
-from loadtest.stage.api import Api, ApiError
+from loadtest.generator.client import Reply
+from loadtest.generator.visitors import Visitor
+from loadtest.phases.judgement import GATE, UNREACHABLE, Judgement, Run, judge, phase_name, split_problem
+from loadtest.stage.api import ControlApi, ControlApiError
 
 POLL_S: Final = 1.0
 CPU_WINDOW: Final = 10  # looks, a second apart
-EXAMPLES_MOST: Final = 8
-ENTER_WITHIN_S: Final = 120.0
+CPU_LOOKS_LEAST: Final = 3  # of a run that is over before a whole window is
+SETTLING_S: Final = 5.0  # after a change of weight in which a visitor may be told from either arm
+EXAMPLES_MOST: Final = 8  # of what was wrong, kept in words
+ENTER_WITHIN_S: Final = 120.0  # all phases, each with its pre-flight checks
 _ONWARD: Final = {"running": "advance", "paused": "resume", "rolled_back": "resume"}
 VISITORS_LEAST: Final = 20  # fewer of them say nothing about a split
 
 Json = dict[str, Any]
 
 
-class Watch:
+class StatusWatch:
     """The migration's status while a run lasts, looked at every second, and how busy this process is meanwhile."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: ControlApi) -> None:
         self.api = api
         self.before: Json = {}
         self.status: Json = {}
@@ -44,7 +48,7 @@ class Watch:
         self._looks: deque[tuple[float, float]] = deque(maxlen=CPU_WINDOW + 1)
 
     def start(self) -> None:
-        """Look once now, then every second. Raises ``ApiError``."""
+        """Look once now, then every second. Raises ``ControlApiError``."""
         self.before = self.status = self.api.status()
         self.changed_at = time.monotonic()
         gevent.spawn(self._poll)
@@ -55,14 +59,14 @@ class Watch:
             gevent.sleep(POLL_S)
 
     def look(self) -> None:
-        """Once. A control plane that does not answer for now is none of the proxy's visitors' business."""
+        """Look once. A control plane that does not answer for now is no failure of what the visitors are sent."""
         self._looks.append((time.monotonic(), time.process_time()))
         (began, used_before), (now, used) = self._looks[0], self._looks[-1]
-        if len(self._looks) == self._looks.maxlen or (now - began >= 3 * POLL_S and not self.cpu):
+        if len(self._looks) == self._looks.maxlen or (now - began >= CPU_LOOKS_LEAST * POLL_S and not self.cpu):
             self.cpu = max(self.cpu, (used - used_before) / (now - began))
         try:
             status = self.api.status()
-        except ApiError:
+        except ControlApiError:
             return
         if status["weight"] != self.status["weight"]:
             self.changed_at = time.monotonic()
@@ -91,7 +95,8 @@ class Party:
     def join(self, name: str) -> Visitor:
         """A new visitor; its identity is the same in every run, so its bucket is too."""
         number = next(self._numbers)
-        visitor = Visitor(f"{name}-{os.environ.get('LOCUST_WORKER_INDEX', '0')}-{number}", number, self._app_paths)
+        identity = f"{name}-{os.environ.get('LOCUST_WORKER_INDEX', '0')}-{number}"
+        visitor = Visitor(identity, random.Random(number), app_paths=self._app_paths)  # noqa: S311 - no secret
         self.visitors.append(visitor)
         return visitor
 
@@ -109,7 +114,7 @@ class Party:
         return split_problem(sum(visitor.arm == target for visitor in decided), len(decided), status["weight"])
 
 
-watch = Watch(Api.from_environment())
+watch = StatusWatch(ControlApi.from_environment())
 party = Party()
 
 
@@ -122,7 +127,7 @@ class PhaseUser(FastHttpUser):
     host = os.environ.get("PHASEGATE_PROXY", "http://127.0.0.1:8080")
 
     def on_start(self) -> None:
-        """Come in with an identity that sticks."""
+        """Begin, with an identity that stays the same."""
         self._visitor = party.join(self.phase or "migration")
         self._seen_change = watch.changed_at
 
@@ -132,17 +137,17 @@ class PhaseUser(FastHttpUser):
         if self._seen_change != watch.changed_at:
             self._seen_change = watch.changed_at
             self._visitor.forget_arm()
-        request = self._visitor.next()
+        asked = self._visitor.next()
         began = time.monotonic()
         fields = {"x-user-id": self._visitor.identity}
-        if request.body is not None:
+        if asked.body is not None:
             fields["content-type"] = "application/json"
         with self.client.request(
-            request.method,
-            request.path,
-            data=None if request.body is None else request.body.decode(),
+            asked.method,
+            asked.path,
+            data=None if asked.body is None else asked.body.decode(),
             headers=fields,
-            name=f"{self.phase or watch.phase} {request.operation}",
+            name=f"{self.phase or watch.phase} {asked.operation}",
             catch_response=True,
             allow_redirects=False,
         ) as response:
@@ -150,13 +155,13 @@ class PhaseUser(FastHttpUser):
             if not response.status_code:
                 body = str(response.error).encode()
             received = {name.lower(): value for name, value in (response.headers or {}).items()}
-            answer = Answer(response.status_code, received, body)
-            problem = self._visitor.judge(request, answer, settled=lambda: watch.settled(began))
+            reply = Reply(response.status_code, received, body)
+            problem = self._visitor.judge(asked, reply, settled=lambda: watch.settled(began))
             if problem is None:
                 response.success()
             else:
-                response.failure(problem)
-                party.note(f"{request.operation}: {problem}")
+                response.failure(problem.words)
+                party.note(f"{asked.operation}: {problem.words}")
 
 
 def _phase_of(environment: Environment) -> str:
@@ -164,19 +169,21 @@ def _phase_of(environment: Environment) -> str:
     return phases.pop() if len(phases) == 1 else ""
 
 
-def _enter(api: Api, phase: str) -> None:
-    """Bring the migration to a phase, step by step. Raises ``ApiError``."""
+def _enter(api: ControlApi, phase: str) -> None:
+    """Bring the migration to a phase, step by step. Raises ``ControlApiError``."""
     status = api.status()
     names = [each["name"] for each in status["phases"]]
     if phase not in names:
-        raise ApiError(f"there is no phase {phase!r}: expected one of {', '.join(names)}", 404)
+        raise ControlApiError(f"there is no phase {phase!r}: expected one of {', '.join(names)}", 404)
     deadline = time.monotonic() + ENTER_WITHIN_S
     while phase_name(status) != phase or status["state"] != "running":
         if time.monotonic() > deadline:
-            raise ApiError(f"the migration did not come to phase {phase}: it is {status['state']}")
+            raise ControlApiError(f"the migration did not come to phase {phase}: it is {status['state']}")
         live = phase_name(status)
         if live and names.index(live) > names.index(phase):
-            raise ApiError(f"the migration is in phase {live}, which comes after {phase}: roll it back first", 409)
+            raise ControlApiError(
+                f"the migration is in phase {live}, which comes after {phase}: roll it back first", 409
+            )
         action = _ONWARD.get(status["state"], "start") if live else "start"
         status = api.act(action, reason=f"a load test of phase {phase}")
 
@@ -197,7 +204,7 @@ def _begin(environment: Environment, **_: object) -> None:
         if phase and os.environ.get("PHASEGATE_ENTER_PHASE"):
             _enter(watch.api, phase)
         watch.start()
-    except ApiError as error:
+    except ControlApiError as error:
         _give_up(environment, GATE if error.status else UNREACHABLE, str(error))
         return
     live, state = phase_name(watch.status), watch.status["state"]
@@ -223,7 +230,7 @@ def _end(environment: Environment, **_: object) -> None:
 def _judged(environment: Environment) -> Judgement:
     try:
         after = watch.api.status()
-    except ApiError as error:
+    except ControlApiError as error:
         return Judgement(UNREACHABLE, [str(error)])
     watch.look()
     phase = _phase_of(environment)

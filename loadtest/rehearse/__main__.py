@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest.rehearse import report
-from loadtest.rehearse.faults import BY_NAME, REHEARSALS, Rehearsal
-from loadtest.rehearse.judge import Verdict
+from loadtest.rehearse.faults import BY_NAME, REHEARSALS, RehearsalRow
+from loadtest.rehearse.judge import RehearsalVerdict
 from loadtest.rehearse.rehearsing import rehearse
-from loadtest.stage.processes import StageError
+from loadtest.stage import procfs
+from loadtest.stage.errors import StageError
 from loadtest.stage.stage import World, folder
 
 OK, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         return USAGE
     chosen = [BY_NAME[name] for name in asked.names] or list(REHEARSALS)
     if asked.rate:
-        chosen = [replace(row, setting=replace(row.setting, rate=asked.rate)) for row in chosen]
+        chosen = [replace(row, rate=asked.rate) for row in chosen]
     try:
         verdicts = asyncio.run(_run(chosen, asked.scale))
     except StageError as error:
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(chosen: Sequence[Rehearsal], scale: float) -> list[Verdict]:
+async def _run(chosen: Sequence[RehearsalRow], scale: float) -> list[RehearsalVerdict]:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -87,14 +88,9 @@ async def _run(chosen: Sequence[Rehearsal], scale: float) -> list[Verdict]:
 
 def machine() -> dict[str, object]:
     """What it ran on."""
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "processors": f"{len(os.sched_getaffinity(0))} of {model}",
+        "processors": f"{len(os.sched_getaffinity(0))} of {procfs.cpu_model()}",
         "kernel": platform.release(),
         "Python": platform.python_version(),
     }

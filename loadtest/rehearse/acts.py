@@ -10,30 +10,32 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
 
-from loadtest.rehearse.crowd import Crowd, Flood
+from loadtest.rehearse.crowd import BadClients, Flood
 from loadtest.rehearse.faults import Act
-from loadtest.rehearse.load import Load
-from loadtest.stage.api import ApiError
+from loadtest.stage.api import ControlApiError
 from loadtest.stage.config import WORKERS
-from loadtest.stage.processes import Process, StageError, until
+from loadtest.stage.errors import StageError
+from loadtest.stage.processes import Process, until
 from loadtest.stage.relay import Trouble
-from loadtest.stage.stage import Stage
+from loadtest.stage.stage import StagedPhasegate
 
-REPLACED_WITHIN_S: Final = 30.0
+REPLACED_WITHIN_S: Final = 30.0  # a process that was killed, or told to go, on a busy machine
+SEEN_WITHIN_S: Final = 10.0  # a change in the status or the log: it is looked at every second
+NEAR_S: Final = 60.0  # how far a clock that was set may be off: the verdict whose time is read is some seconds old
 _SPOIL: Final = '\n[migrations.phase6.thresholds.nonsense]\nerror_rate = "high"\n'
-_NEW_P99: Final = 4900
+_NEW_P99: Final = 4900  # ms; another limit than the stage's own, and as far from what is measured
 
 
-class Scene:
-    """A stage with its load, and the facts noted so far."""
+class RehearsalScene:
+    """A stage, what has been done to it, and the facts noted so far."""
 
-    def __init__(self, stage: Stage, load: Load) -> None:
+    def __init__(self, stage: StagedPhasegate) -> None:
         self.stage = stage
-        self.load = load
         self.facts: dict[str, Any] = {}
-        self.crowd = Crowd(stage.listen)
+        self.crowd = BadClients(stage.listen)
         self.flood = Flood(stage.listen)
         self.before: dict[int, int] = {}  # the workers' process ids when the fault began
         self._stopped: list[int] = []
@@ -75,22 +77,22 @@ def _signal(pid: int, number: signal.Signals) -> None:
 # Processes.
 
 
-async def _kill(scene: Scene, name: str) -> None:
+async def _kill(scene: RehearsalScene, name: str) -> None:
     process = scene.process(name)
     process.signal(signal.SIGKILL)
-    scene.facts[f"{name}_killed"] = await asyncio.to_thread(process.wait, 10)
+    scene.facts[f"{name}_killed"] = await asyncio.to_thread(process.wait, SEEN_WITHIN_S)
 
 
-async def _stop(scene: Scene, name: str) -> None:
+async def _stop(scene: RehearsalScene, name: str) -> None:
     scene.hold(scene.process(name).pid)
     scene.facts[f"{name}_stopped"] = True
 
 
-async def _cont(scene: Scene, name: str) -> None:
+async def _cont(scene: RehearsalScene, name: str) -> None:
     scene.process(name).signal(signal.SIGCONT)
 
 
-async def _start(scene: Scene, name: str) -> None:
+async def _start(scene: RehearsalScene, name: str) -> None:
     if name == "target":
         await scene.stage.world.start_target()
     elif name == "app":
@@ -100,7 +102,7 @@ async def _start(scene: Scene, name: str) -> None:
         await scene.stage.ready()
 
 
-async def _kill_workers(scene: Scene) -> None:
+async def _kill_workers(scene: RehearsalScene) -> None:
     """Each worker in turn, the next one when every slot is served again."""
     killed = 0
     for pid in list(scene.before.values()):
@@ -116,7 +118,7 @@ async def _kill_workers(scene: Scene) -> None:
     scene.facts["workers_replaced"] = _all_new(scene)
 
 
-async def _kill_control(scene: Scene) -> None:
+async def _kill_control(scene: RehearsalScene) -> None:
     before = scene.stage.control_pid()
     _signal(before, signal.SIGKILL)
     scene.facts["control_killed"] = before
@@ -126,14 +128,14 @@ async def _kill_control(scene: Scene) -> None:
         scene.facts["store_set_aside"] = any(scene.stage.run_dir.glob("control.db.broken-*"))
 
 
-async def _stop_control(scene: Scene) -> None:
+async def _stop_control(scene: RehearsalScene) -> None:
     pid = scene.stage.control_pid()
     scene.hold(pid)
     scene.facts["control_stopped"] = pid
 
 
-async def _cont_control(scene: Scene) -> None:
-    # Until now nobody led: whatever the workers did they did by themselves.
+async def _cont_control(scene: RehearsalScene) -> None:
+    # Until now nobody led: what the workers did, they did without control.
     scene.facts["left_at"] = time.monotonic()
     _signal(int(scene.facts["control_stopped"]), signal.SIGCONT)
     await until(scene.stage.leads, REPLACED_WITHIN_S)
@@ -142,23 +144,23 @@ async def _cont_control(scene: Scene) -> None:
 # The target, and the way to it.
 
 
-async def _trouble(scene: Scene, how: dict[str, Any]) -> None:
+async def _trouble(scene: RehearsalScene, how: dict[str, Any]) -> None:
     assert scene.stage.relay is not None
     scene.stage.relay.begin(Trouble(**how))
 
 
-async def _no_trouble(scene: Scene) -> None:
+async def _no_trouble(scene: RehearsalScene) -> None:
     assert scene.stage.relay is not None
     scene.stage.relay.end()
     scene.facts["calls_met"] = scene.stage.relay.met
 
 
-async def _cut(scene: Scene) -> None:
+async def _cut(scene: RehearsalScene) -> None:
     assert scene.stage.cable is not None
     scene.stage.cable.cut()
 
 
-async def _mend(scene: Scene) -> None:
+async def _mend(scene: RehearsalScene) -> None:
     assert scene.stage.cable is not None
     scene.stage.cable.mend()
     scene.facts["pieces_held"] = scene.stage.cable.held
@@ -167,7 +169,7 @@ async def _mend(scene: Scene) -> None:
 # The machine.
 
 
-async def _fill_disk(scene: Scene) -> None:
+async def _fill_disk(scene: RehearsalScene) -> None:
     def fill() -> None:
         with open(scene.stage.run_dir / "ballast", "wb", buffering=0) as ballast:
             for size in (1 << 20, 1 << 12, 1):  # to the last byte
@@ -182,35 +184,28 @@ async def _fill_disk(scene: Scene) -> None:
     scene.facts["disk_filled"] = found.f_bavail == 0
 
 
-async def _free_disk(scene: Scene) -> None:
+async def _free_disk(scene: RehearsalScene) -> None:
     checkpoint = (await asyncio.to_thread(scene.stage.status)).get("checkpoint", {})
     scene.facts["store_failed"] = checkpoint.get("ok") is False
     (scene.stage.run_dir / "ballast").unlink()
     scene.facts["store_well_again"] = await until(
-        lambda: scene.stage.status().get("checkpoint", {}).get("ok") is True, 10
+        lambda: scene.stage.status().get("checkpoint", {}).get("ok") is True, SEEN_WITHIN_S
     )
 
 
-async def _set_clock(scene: Scene, offset_s: int) -> None:
+async def _set_clock(scene: RehearsalScene, offset_s: int) -> None:
     scene.stage.set_clock(offset_s)
 
     def off_by() -> float:
         checked = scene.stage.status()["verdict"]["checked_at"]
-        parsed = time.strptime(checked[:19], "%Y-%m-%dT%H:%M:%S")
-        return float(_seconds(parsed) - time.time())
+        return datetime.fromisoformat(checked).timestamp() - time.time()
 
-    came = await until(lambda: abs(off_by() - offset_s) < 60, 10)
+    came = await until(lambda: abs(off_by() - offset_s) < NEAR_S, SEEN_WITHIN_S)
     if offset_s:
         scene.facts["clock_forth" if offset_s > 0 else "clock_back"] = came
 
 
-def _seconds(parsed: time.struct_time) -> int:
-    from calendar import timegm
-
-    return timegm(parsed)
-
-
-async def _corrupt_store(scene: Scene) -> None:
+async def _corrupt_store(scene: RehearsalScene) -> None:
     path = scene.stage.run_dir / "control.db"
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -222,27 +217,27 @@ async def _corrupt_store(scene: Scene) -> None:
     scene.facts["store_corrupted"] = size
 
 
-async def _hoard(scene: Scene, count: int) -> None:
+async def _hoard(scene: RehearsalScene, count: int) -> None:
     scene.facts["memory_was_below"] = await asyncio.to_thread(_below, scene, "memory_mb")
     await _crowd(scene, "hoarding", count)
 
 
-async def _crowd(scene: Scene, kind: Any, count: int) -> None:
+async def _crowd(scene: RehearsalScene, kind: Any, count: int) -> None:
     await scene.crowd.come(kind, count)
     scene.facts["crowd_came"] = scene.crowd.came
     scene.facts["crowd_turned_away"] = scene.crowd.turned_away
 
 
-async def _disperse(scene: Scene) -> None:
+async def _disperse(scene: RehearsalScene) -> None:
     await scene.crowd.leave()
 
 
-async def _flood(scene: Scene, connections: int) -> None:
+async def _flood(scene: RehearsalScene, connections: int) -> None:
     scene.facts["cpu_was_below"] = await asyncio.to_thread(_below, scene, "cpu")
     scene.flood.begin(connections)
 
 
-async def _end_flood(scene: Scene) -> None:
+async def _end_flood(scene: RehearsalScene) -> None:
     await scene.flood.end()
     scene.facts["flood_answered"] = scene.flood.answered
     scene.facts["flood_refused"] = scene.flood.refused
@@ -251,7 +246,7 @@ async def _end_flood(scene: Scene) -> None:
 # What an operator does.
 
 
-async def _reload(scene: Scene, how: str) -> None:
+async def _reload(scene: RehearsalScene, how: str) -> None:
     stage = scene.stage
     if how == "bad":
         stage.write_config(spoil=_SPOIL)
@@ -259,23 +254,23 @@ async def _reload(scene: Scene, how: str) -> None:
         stage.write_config(thresholds=(("p99_ms", _NEW_P99),))
     stage.phasegate.signal(signal.SIGHUP)
     if how == "bad":
-        scene.facts["reload_refused"] = await until(lambda: stage.phasegate.logged("reload_refused"), 10)
+        scene.facts["reload_refused"] = await until(lambda: stage.phasegate.logged("reload_refused"), SEEN_WITHIN_S)
         return
     scene.facts["workers_replaced"] = await until(lambda: _all_new(scene), REPLACED_WITHIN_S)
     if how == "good":
-        scene.facts["threshold_new"] = await until(lambda: _limit(scene, "p99_ms") == _NEW_P99, 10)
+        scene.facts["threshold_new"] = await until(lambda: _limit(scene, "p99_ms") == _NEW_P99, SEEN_WITHIN_S)
 
 
-async def _command(scene: Scene, action: str, to: str) -> None:
+async def _command(scene: RehearsalScene, action: str, to: str) -> None:
     began = time.monotonic()
     try:
         await asyncio.to_thread(scene.stage.api.act, action, to=to, reason="the rehearsal's")
-    except ApiError as error:
+    except ControlApiError as error:
         scene.facts["command_answer"] = str(error)
     scene.facts["command_s"] = round(time.monotonic() - began, 3)
 
 
-async def _wait(scene: Scene, seconds: float) -> None:
+async def _wait(scene: RehearsalScene, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
@@ -310,39 +305,39 @@ VERBS: Final[dict[str, Callable[..., Awaitable[None]]]] = {
 # Conditions.
 
 
-def _back(scene: Scene) -> bool:
+def _back(scene: RehearsalScene) -> bool:
     """Traffic has been taken back, and nothing is under way."""
     return scene.stage.status().get("state") == "rolled_back"
 
 
-def _at(weight: float, *states: str) -> Callable[[Scene], bool]:
-    def holds(scene: Scene) -> bool:
+def _at(weight: float, *states: str) -> Callable[[RehearsalScene], bool]:
+    def holds(scene: RehearsalScene) -> bool:
         status = scene.stage.status()
         return status.get("weight") == weight and status.get("state") in states
 
     return holds
 
 
-def _all_new(scene: Scene) -> bool:
+def _all_new(scene: RehearsalScene) -> bool:
     now = scene.stage.workers()
     return len(now) == WORKERS and not set(now.values()) & set(scene.before.values())
 
 
-def _rule(scene: Scene, name: str) -> dict[str, Any]:
+def _rule(scene: RehearsalScene, name: str) -> dict[str, Any]:
     rules = scene.stage.status().get("verdict", {}).get("rules", ())
     return next((rule for rule in rules if rule["rule"] == name), {})
 
 
-def _limit(scene: Scene, name: str) -> float | None:
+def _limit(scene: RehearsalScene, name: str) -> float | None:
     return _rule(scene, name).get("limit")
 
 
-def _below(scene: Scene, name: str) -> bool:
+def _below(scene: RehearsalScene, name: str) -> bool:
     rule = _rule(scene, name)
     return rule.get("value") is not None and rule["value"] <= rule["limit"]
 
 
-CONDITIONS: Final[dict[str, Callable[[Scene], bool]]] = {
+CONDITIONS: Final[dict[str, Callable[[RehearsalScene], bool]]] = {
     "back": _back,
     "at_0": _at(0, "rolled_back"),
     "at_100": _at(100, "running", "completed"),

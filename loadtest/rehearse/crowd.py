@@ -1,4 +1,4 @@
-"""Clients that are no good: slow, idle or greedy ones, and one that floods. The judged load is without them."""
+"""Clients that do harm: slow, idle or greedy ones, and one that floods. The load that is judged is not theirs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import contextlib
 import resource
 from typing import Final, Literal
 
-from loadtest.stage.processes import StageError
+from loadtest.stage.errors import StageError
 
 EVERY_S: Final = 0.5  # a slow client's byte
-_HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400
-_BATCH: Final = 16
+SPARE_FILES: Final = 200  # descriptors for all that this process has open beside these clients
+OPEN_WITHIN_S: Final = 5.0
+REFUSED_WITHIN_S: Final = 1.0  # a connection that the kernel took and a worker did not is closed at once
+AGAIN_AFTER_S: Final = 0.05  # from a flooding connection's end to the next
+_HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400  # of 200 s, by its pace
+_BATCH: Final = 16  # requests that a flooding connection sends before it reads
 _FLOOD: Final = b"GET /api/dashboard/metrics?n=%d HTTP/1.1\r\nhost: flood\r\nx-user-id: flood-%d\r\n\r\n"
-_OPENED_AT_ONCE: Final = 500
+_OPENED_AT_ONCE: Final = 500  # well within a listener's backlog
 _HOLD: Final = b"GET /hold HTTP/1.1\r\nhost: hoard\r\n\r\n"
+# As much as a connection may send ahead of its answers, which somebody has to keep.
 _FURTHER: Final = b"GET /page/1 HTTP/1.1\r\nhost: hoard\r\nx-padding: %b\r\n\r\n" % (b"a" * 1000) * 200
-FLOOD_FROM: Final = "127.0.0.9"
+FLOOD_FROM: Final = "127.0.0.9"  # no other client has this address, so it can be limited alone
 
 
-class Crowd:
+class BadClients:
     """Connections to one address that never ask anything whole."""
 
     def __init__(self, address: str) -> None:
@@ -36,7 +41,7 @@ class Crowd:
         The slow ones send a byte of a head each half second; the hoarding ones ask for what never comes, and send
         all their further requests meanwhile, which somebody has to keep.
         """
-        least = count + 200
+        least = count + SPARE_FILES
         if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < least:
             raise StageError(f"{count} clients need {least} file descriptors: ulimit -n {least}")
         for begin in range(0, count, _OPENED_AT_ONCE):
@@ -49,15 +54,14 @@ class Crowd:
 
     async def _open(self) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(OPEN_WITHIN_S):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
         except (OSError, TimeoutError):
             self.turned_away += 1
             return
         self._writers.append(writer)
-        # Taken by the kernel is not taken by a worker: one that is turned away hears of it at once.
         with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(REFUSED_WITHIN_S):
                 await reader.read(1)
                 self.turned_away += 1
                 return
@@ -105,7 +109,7 @@ class Flood:
                     await self._answers(reader)
             except (OSError, asyncio.IncompleteReadError, ValueError):
                 self.refused += 1
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(AGAIN_AFTER_S)
             finally:
                 if writer is not None:
                     writer.close()

@@ -10,23 +10,43 @@ broke has shown nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from loadtest.rehearse.visitors import SINGLE
+from loadtest.stage.setting import Setting
 
-WRITES: Final = frozenset(
-    {"dashboard.publish", "scans.create", "scans.update", "scans.add_results", "analytics.ingest"}
-)
-
+# What is asked in a rehearsal, and how often: more is written than users write, for writes are what can be lost.
+MIXTURE: Final[Mapping[str, int]] = {
+    "dashboard.current": 18,
+    "dashboard.history": 5,
+    "dashboard.publish": 4,
+    "scans.list": 5,
+    "scans.create": 5,
+    "scans.get": 16,
+    "scans.update": 6,
+    "scans.add_results": 3,
+    "scans.results": 4,
+    "scans.duplicates": 3,
+    "analytics.ingest": 6,
+    "analytics.user": 4,
+    "analytics.system": 3,
+    "analytics.trending": 3,
+    "app.numbered": 11,
+    "app.form": 4,
+}
 
 # What one emulator and one app bear at the full rate, beside the rest of a small machine.
-FULL_LOAD: Final = frozenset({"dashboard.current", "scans.list", "scans.get", "app.page", "app.form"})
+FULL_LOAD: Final = frozenset({"dashboard.current", "scans.list", "scans.get", "app.numbered", "app.form"})
+# One call to the target each, so that the share of failing requests is the share of failing calls.
+SINGLE: Final = frozenset(
+    {"dashboard.current", "scans.get", "scans.list", "scans.create", "dashboard.publish", "analytics.ingest"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Something done: a verb of ``acts``, and what it is done with."""
+    """Something done: a verb of ``acts``, and its arguments."""
 
     verb: str
     args: tuple[Any, ...] = ()
@@ -61,23 +81,7 @@ class Ends:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What is different about the stage."""
-
-    hop: Literal["direct", "relay", "cable"] = "direct"
-    plan: Literal["held", "climbing", "walk"] = "held"
-    lease_s: float = 10.0
-    deadline_s: float = 3.0  # of the target's calls: long enough for a busy machine's honest ones
-    rate: float = 60.0
-    only: frozenset[str] = frozenset()
-    thresholds: tuple[tuple[str, float], ...] = ()
-    disk_mb: int = 0  # a run directory on a disk of this size
-    descriptors: int = 0  # at most, for each of phasegate's processes
-    clock: bool = False  # the wall clock can be set
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsal:
+class RehearsalRow:
     """One row."""
 
     name: str
@@ -87,11 +91,18 @@ class Rehearsal:
     ends: Ends
     lasts_s: float = 5.0
     until: str = ""  # a condition of ``acts`` that ends it sooner
-    setting: Setting = Setting()
+    setting: Setting = field(default_factory=Setting)
+    rate: float = 60.0  # requests a second: what a small machine bears beside the fault, and the emulator's start
+    only: frozenset[str] = frozenset()  # of the mixture; empty: all of it
     allowed: tuple[Allowed, ...] = ()
     proof: tuple[str, ...] = ()
     counters: bool = True  # they go on through it, and nobody else is counted
     watches: frozenset[str] = field(default_factory=frozenset)  # the planted bugs that it must catch
+
+    @property
+    def mixture(self) -> Mapping[str, int]:
+        """What is asked, and how often."""
+        return {name: often for name, often in MIXTURE.items() if not self.only or name in self.only}
 
 
 HELD: Final = Ends(frozenset({"running"}), 50, 50, "never")
@@ -103,9 +114,9 @@ _DEAD: Final = Allowed(8, frozenset({"broken"}), "what the killed process had in
 
 def _failing(
     percent: int, ends: Ends, lasts_s: float, until: str = "", plan: Literal["held", "climbing"] = "held"
-) -> Rehearsal:
+) -> RehearsalRow:
     """The target refuses this share of the calls with a status that is not worth a repetition."""
-    return Rehearsal(
+    return RehearsalRow(
         f"target-failing-{percent}",
         f"the target fails {percent} % of its calls",
         (act("trouble", {"status": "PERMISSION_DENIED", "share": percent / 100}),),
@@ -113,14 +124,15 @@ def _failing(
         ends,
         lasts_s,
         until,
-        Setting(hop="relay", plan=plan, only=SINGLE),
+        Setting(hop="relay", plan=plan),
+        only=SINGLE,
         proof=("calls_met",),
         watches=frozenset({"fallback-off"} if percent == 100 else ()),
     )
 
 
-REHEARSALS: Final[tuple[Rehearsal, ...]] = (
-    Rehearsal(
+REHEARSALS: Final[tuple[RehearsalRow, ...]] = (
+    RehearsalRow(
         "nothing",
         "nothing is broken: the whole way to 100 %",
         (),
@@ -131,7 +143,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         Setting(plan="walk"),
         watches=frozenset({"counter-off-by-one", "stickiness-broken", "mirror-forgets"}),
     ),
-    Rehearsal(
+    RehearsalRow(
         "target-killed",
         "the target is killed",
         (act("kill", "target"),),
@@ -142,7 +154,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         proof=("target_killed",),
         watches=frozenset({"fallback-off", "rollback-forgets-worker"}),
     ),
-    Rehearsal(
+    RehearsalRow(
         "target-hung",
         "the target hangs",
         (act("stop", "target"),),
@@ -152,7 +164,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         "at_0",
         proof=("target_stopped",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "target-slow",
         "the target is slow by 1.5 s",
         (act("trouble", {"delay_s": 1.5}),),
@@ -168,7 +180,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
     _failing(20, BACK, 25, "back"),
     _failing(50, BACK_TO_0, 25, "at_0"),
     _failing(100, BACK_TO_0, 20, "at_0"),
-    Rehearsal(
+    RehearsalRow(
         "target-corrupt",
         "the target answers with corrupt bytes",
         (act("trouble", {"corrupt": True}),),
@@ -179,7 +191,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         Setting(hop="relay"),
         proof=("calls_met",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "target-exhausted",
         "the target answers RESOURCE_EXHAUSTED",
         (act("trouble", {"status": "RESOURCE_EXHAUSTED"}),),
@@ -190,7 +202,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         Setting(hop="relay"),
         proof=("calls_met",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "target-aborted",
         "the target answers ABORTED",
         (act("trouble", {"status": "ABORTED"}),),
@@ -201,7 +213,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         Setting(hop="relay"),
         proof=("calls_met",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "network-cut",
         "the network between proxy and target is cut, both ways",
         (act("cut"),),
@@ -213,7 +225,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         proof=("pieces_held",),
         watches=frozenset({"own-writes-forgotten"}),
     ),
-    Rehearsal(
+    RehearsalRow(
         "app-killed",
         "the app is killed and started again",
         (act("kill", "app"),),
@@ -227,7 +239,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         ),
         proof=("app_killed",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "workers-killed",
         "each worker is killed, one after the other",
         (act("kill_workers"),),
@@ -237,7 +249,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         allowed=(Allowed(2 * _DEAD.most, _DEAD.kinds, "what the two killed workers had in flight"),),
         proof=("workers_killed", "workers_replaced"),
     ),
-    Rehearsal(
+    RehearsalRow(
         "control-killed",
         "the control process is killed",
         (act("kill_control"),),
@@ -247,7 +259,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         "control_ready",
         proof=("control_killed", "control_replaced"),
     ),
-    Rehearsal(
+    RehearsalRow(
         "control-stopped",
         "the control process hangs for longer than its lease",
         (act("stop_control"),),
@@ -259,7 +271,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         proof=("control_stopped", "left_at"),
         watches=frozenset({"lease-ignored"}),
     ),
-    Rehearsal(
+    RehearsalRow(
         "supervisor-killed",
         "the supervisor is killed and phasegate started again",
         (act("kill", "supervisor"), act("start", "phasegate")),
@@ -272,7 +284,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         proof=("supervisor_killed",),
         counters=False,
     ),
-    Rehearsal(
+    RehearsalRow(
         "disk-full",
         "the disk of the run directory is full, and an operator rolls back",
         (act("fill_disk"), act("wait", 2.0), act("command", "rollback", "start")),
@@ -286,7 +298,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         ),
         proof=("disk_filled", "store_failed", "store_well_again"),
     ),
-    Rehearsal(
+    RehearsalRow(
         "clock-set",
         "the wall clock is set an hour forth and two hours back",
         (act("set_clock", 3600), act("wait", 3.0), act("set_clock", -7200)),
@@ -297,7 +309,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         Setting(clock=True),
         proof=("clock_forth", "clock_back"),
     ),
-    Rehearsal(
+    RehearsalRow(
         "descriptors-exhausted",
         "every file descriptor of the workers is in use",
         (act("crowd", "idle", 400),),
@@ -312,7 +324,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         ),
         proof=("crowd_turned_away",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "slow-clients",
         "2,000 clients send a byte now and then",
         (act("crowd", "slow", 2000),),
@@ -321,7 +333,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         6,
         proof=("crowd_came",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "flood",
         "one address floods with requests",
         (act("flood", 32),),
@@ -331,7 +343,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         proof=("flood_answered",),
         counters=False,
     ),
-    Rehearsal(
+    RehearsalRow(
         "reload-bad",
         "a config with mistakes is reloaded",
         (act("reload", "bad"),),
@@ -340,7 +352,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         4,
         proof=("reload_refused",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "reload-good",
         "a new config is reloaded",
         (act("reload", "good"),),
@@ -350,7 +362,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         "workers_new",
         proof=("workers_replaced", "threshold_new"),
     ),
-    Rehearsal(
+    RehearsalRow(
         "rolling-restart",
         "every worker is replaced at full load",
         (act("reload", "same"),),
@@ -358,10 +370,11 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         HELD,
         10,
         "workers_new",
-        Setting(rate=200, only=FULL_LOAD),
+        rate=200,
+        only=FULL_LOAD,
         proof=("workers_replaced",),
     ),
-    Rehearsal(
+    RehearsalRow(
         "store-corrupted",
         "the store is overwritten and control killed",
         (act("corrupt_store"), act("kill_control")),
@@ -371,7 +384,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         "at_0",
         proof=("store_corrupted", "control_replaced", "store_set_aside"),
     ),
-    Rehearsal(
+    RehearsalRow(
         "memory-high",
         "a worker takes more memory than allowed",
         (act("hoard", 1000),),
@@ -383,7 +396,7 @@ REHEARSALS: Final[tuple[Rehearsal, ...]] = (
         proof=("memory_was_below",),
         counters=False,
     ),
-    Rehearsal(
+    RehearsalRow(
         "cpu-high",
         "phasegate takes more of the processors than allowed",
         (act("flood", 32),),

@@ -12,19 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from loadtest.rehearse.faults import WRITES, Allowed, Rehearsal
-from loadtest.rehearse.records import SOURCE, TARGET, Record, between, p99_ms
+from loadtest.generator.visitors import WRITES
+from loadtest.rehearse.faults import Allowed, RehearsalRow
+from loadtest.rehearse.records import SOURCE, TARGET, RequestRecord, between, p99_ms
 
 Json = dict[str, Any]
 
-WITHIN_S: Final = 38.0  # from the fault to the last request that it could harm
+WITHIN_S: Final = 38.0  # from the fault to the last request that it could harm: the product's promise
 SLACK_S: Final = 0.15  # between a store's timestamp and a request that was due before it
-EXAMPLES: Final = 3
-SHARE: Final = (0.3, 0.7)  # of the visitors on the target at half the weight
+EXAMPLES: Final = 3  # of what did not hold, told in words
+SHARE: Final = (0.3, 0.7)  # of 80 visitors on the target at half the weight: beyond 3.6 standard deviations
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RehearsalFinding:
     """One promise: whether it held, and the figures that say so."""
 
     name: str
@@ -36,7 +37,7 @@ class Finding:
 class Seen:
     """Everything that a rehearsal saw. Times in CLOCK_MONOTONIC seconds."""
 
-    records: list[Record] = field(default_factory=list)
+    records: list[RequestRecord] = field(default_factory=list)
     steady: float = 0.0  # from here on the weight was held
     begun: float = 0.0
     ended: float = 0.0
@@ -54,27 +55,27 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Verdict:
+class RehearsalVerdict:
     """A rehearsal's outcome: its row of figures and its findings."""
 
     name: str
     title: str
     held: bool
     figures: Json
-    findings: list[Finding]
+    findings: list[RehearsalFinding]
     facts: Json
 
 
-def judge(rehearsal: Rehearsal, seen: Seen) -> Verdict:
+def judge(rehearsal: RehearsalRow, seen: Seen) -> RehearsalVerdict:
     """Hold what was seen against the row."""
     findings = list(_findings(rehearsal, seen))
     held = all(finding.held for finding in findings)
-    return Verdict(rehearsal.name, rehearsal.title, held, figures(rehearsal, seen), findings, seen.facts)
+    return RehearsalVerdict(rehearsal.name, rehearsal.title, held, figures(rehearsal, seen), findings, seen.facts)
 
 
-def _findings(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
+def _findings(rehearsal: RehearsalRow, seen: Seen) -> Iterator[RehearsalFinding]:
     if seen.error:
-        yield Finding("it was carried out to its end", False, seen.error)
+        yield RehearsalFinding("it was carried out to its end", False, seen.error)
         return
     yield _happened(rehearsal, seen)
     yield _failures(rehearsal, seen)
@@ -84,28 +85,32 @@ def _findings(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
     yield from _left_alone(rehearsal, seen)
     if rehearsal.counters:
         yield _counters(seen)
-    yield Finding("the audit trail is whole", not seen.chain, "; ".join(seen.chain) or "every entry follows the last")
+    yield RehearsalFinding(
+        "the audit trail is whole", not seen.chain, "; ".join(seen.chain) or "every entry follows the last"
+    )
 
 
-def _happened(rehearsal: Rehearsal, seen: Seen) -> Finding:
+def _happened(rehearsal: RehearsalRow, seen: Seen) -> RehearsalFinding:
     missing = [name for name in rehearsal.proof if not seen.facts.get(name)]
     before = {record.asked for record in between(seen.records, seen.steady, max(seen.begun, seen.steady + 0.001))}
     if rehearsal.begin and not {SOURCE, TARGET} <= before:
         missing.append("answers from both sides before it")
     told = ", ".join(f"{name}: {seen.facts.get(name)}" for name in rehearsal.proof) or "nothing was to be broken"
-    return Finding("what was to be broken was broken", not missing, f"missing: {missing}" if missing else told)
+    return RehearsalFinding(
+        "what was to be broken was broken", not missing, f"missing: {missing}" if missing else told
+    )
 
 
 # Failures.
 
 
-def _excused(allowed: Allowed, seen: Seen, record: Record) -> bool:
+def _excused(allowed: Allowed, seen: Seen, record: RequestRecord) -> bool:
     of = {"any": True, "app": record.operation.startswith("app."), "writes": record.operation in WRITES}
     in_time = record.ended >= seen.begun and record.due <= seen.ended + allowed.grace_s
     return in_time and of[allowed.of] and record.failure in allowed.kinds
 
 
-def _failures(rehearsal: Rehearsal, seen: Seen) -> Finding:
+def _failures(rehearsal: RehearsalRow, seen: Seen) -> RehearsalFinding:
     failed = [record for record in seen.records if record.failure]
     left = failed
     told = []
@@ -121,10 +126,12 @@ def _failures(rehearsal: Rehearsal, seen: Seen) -> Finding:
     ]
     told += [f"{sum(kinds.values())} beyond what is allowed"] if left or not told else []
     evidence = "; ".join(told + ([str(dict(kinds))] if left else []) + examples)
-    return Finding("no request failed but those allowed", not left and not too_many and bool(seen.records), evidence)
+    return RehearsalFinding(
+        "no request failed but those allowed", not left and not too_many and bool(seen.records), evidence
+    )
 
 
-def _nothing_lost(seen: Seen) -> Finding:
+def _nothing_lost(seen: Seen) -> RehearsalFinding:
     """A killed worker may take with it what it had yet to copy to the target; then phasegate must know and say so."""
     told = [f"{seen.promises} writes looked for on every side that is read, {len(seen.lost)} not found as confirmed"]
     excused = _copies(seen)
@@ -133,7 +140,7 @@ def _nothing_lost(seen: Seen) -> Finding:
             f"{len(excused)} are on the source alone, and phasegate says that it lost {seen.mirror_lost} copies"
         )
     held = len(seen.lost) == len(excused) and seen.promises > 0
-    return Finding("no confirmed write is lost", held, "; ".join([*told, *seen.lost[:EXAMPLES]]))
+    return RehearsalFinding("no confirmed write is lost", held, "; ".join([*told, *seen.lost[:EXAMPLES]]))
 
 
 def _copies(seen: Seen) -> list[str]:
@@ -152,30 +159,32 @@ def _completions(seen: Seen) -> list[Json]:
     return [line for line in seen.audit if line["kind"] == "rollback_complete"]
 
 
-def _ending(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
+def _ending(rehearsal: RehearsalRow, seen: Seen) -> Iterator[RehearsalFinding]:
     ends = rehearsal.ends
     state, weight = seen.status.get("state"), seen.status.get("weight", -1)
     expected = f"{' or '.join(sorted(ends.states))} at {ends.least:g} to {ends.most:g} %"
     held = state in ends.states and ends.least <= weight <= ends.most
-    yield Finding("it ends where it should", held, f"{state} at {weight:g} %, expected {expected}")
+    yield RehearsalFinding("it ends where it should", held, f"{state} at {weight:g} %, expected {expected}")
     begun, done = _rollbacks(seen), _completions(seen)
     if ends.rollback == "never":
         why = "; ".join(f"{line['detail']['trigger']}: {line['detail']['reason']}" for line in begun)
-        yield Finding("no traffic was taken back", not begun, why or "no rollback")
+        yield RehearsalFinding("no traffic was taken back", not begun, why or "no rollback")
         return
     if ends.rollback == "may" and not begun:
         return
     triggers = {line["detail"]["trigger"] for line in begun}
     reasons = "; ".join(line["detail"]["reason"] for line in begun)
     right = bool(begun) and triggers <= ends.triggers and ends.reason in reasons
-    yield Finding("traffic was taken back, and for the right reason", right, f"{sorted(triggers)}: {reasons[:300]}")
+    yield RehearsalFinding(
+        "traffic was taken back, and for the right reason", right, f"{sorted(triggers)}: {reasons[:300]}"
+    )
     in_time = bool(done) and all(line["detail"]["within_deadline"] for line in done)
     details = [line["detail"] for line in done]
     steps = "; ".join(f"{d['from_weight']:g} to {d['to_weight']:g} % in {d['total_ms']:.0f} ms" for d in details)
-    yield Finding("every rollback was complete within its deadline", in_time, steps or "none was completed")
+    yield RehearsalFinding("every rollback was complete within its deadline", in_time, steps or "none was completed")
     safe = safe_s(seen)
     held = safe is not None and safe <= WITHIN_S
-    yield Finding(f"from the fault to the last harm within {WITHIN_S:g} s", held, f"{safe} s")
+    yield RehearsalFinding(f"from the fault to the last harm within {WITHIN_S:g} s", held, f"{safe} s")
 
 
 def safe_s(seen: Seen) -> float | None:
@@ -184,10 +193,10 @@ def safe_s(seen: Seen) -> float | None:
     return round(done[-1]["unix"] + seen.unix_to_mono - seen.begun, 2) if done else None
 
 
-def _sticky(rehearsal: Rehearsal, seen: Seen) -> Finding:
+def _sticky(rehearsal: RehearsalRow, seen: Seen) -> RehearsalFinding:
     """One side a visitor while the weight stands; while it rises, nobody goes back: but for his own write's sake."""
     end = float("inf") if rehearsal.ends.rollback == "never" else seen.begun
-    by_visitor: defaultdict[str, list[Record]] = defaultdict(list)
+    by_visitor: defaultdict[str, list[RequestRecord]] = defaultdict(list)
     for record in between(seen.records, 0.0, end):
         by_visitor[record.visitor].append(record)
     asked = [record for record in between(seen.records, seen.steady, end) if record.asked in (SOURCE, TARGET)]
@@ -209,17 +218,17 @@ def _sticky(rehearsal: Rehearsal, seen: Seen) -> Finding:
         share = len(on_target) / max(1, len(everybody))
         held = held and not both and SHARE[0] <= share <= SHARE[1]
         told += f"; at 50 % {share:.0%} of {len(everybody)}, {len(both)} on both sides"
-    return Finding("every visitor stays on one side", held, told)
+    return RehearsalFinding("every visitor stays on one side", held, told)
 
 
-def _after_own_write(read: Record, of_visitor: Sequence[Record]) -> bool:
+def _after_own_write(read: RequestRecord, of_visitor: Sequence[RequestRecord]) -> bool:
     """Whether the visitor had written to the source, and was not seen on the target since: it may lack the write."""
     wrote = [w for w in of_visitor if w.operation in WRITES and w.source == SOURCE and w.due < read.ended]
     answered = [t for t in of_visitor if t.source == TARGET and t.ended < read.due]
     return any(all(target.due <= write.ended for target in answered) for write in wrote)
 
 
-def _left_alone(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
+def _left_alone(rehearsal: RehearsalRow, seen: Seen) -> Iterator[RehearsalFinding]:
     """After the target was left nobody is asked there, not even to fall back."""
     done = _completions(seen)
     left = done[-1]["unix"] + seen.unix_to_mono + SLACK_S if done else 0.0
@@ -238,14 +247,14 @@ def _left_alone(rehearsal: Rehearsal, seen: Seen) -> Iterator[Finding]:
         )
 
 
-def _nobody_asked(name: str, records: Sequence[Record], begin: float, end: float) -> Finding:
+def _nobody_asked(name: str, records: Sequence[RequestRecord], begin: float, end: float) -> RehearsalFinding:
     later = [record for record in between(records, begin, end) if record.source in (SOURCE, TARGET)]
     asked = [record for record in later if record.asked == TARGET]
     late = f", the last {asked[-1].due - begin:.2f} s after" if asked else ""
-    return Finding(name, bool(later) and not asked, f"{len(asked)} of {len(later)} later requests{late}")
+    return RehearsalFinding(name, bool(later) and not asked, f"{len(asked)} of {len(later)} later requests{late}")
 
 
-def _counters(seen: Seen) -> Finding:
+def _counters(seen: Seen) -> RehearsalFinding:
     """Answered means counted; what broke on the way may be counted or not."""
     data = [record for record in seen.records if not record.operation.startswith("app.")]
     broken = sum(1 for record in data if record.failure in ("broken", "timeout")) + sum(r.repeated for r in data)
@@ -257,13 +266,15 @@ def _counters(seen: Seen) -> Finding:
     off = {name: seen.counters.get(name, -1) - count for name, count in wire.items()}
     held = all(0 <= difference <= broken for difference in off.values())
     told = ", ".join(f"{name} {seen.counters.get(name)} counted, {count} on the wire" for name, count in wire.items())
-    return Finding("phasegate's counters agree with the client's", held, f"{told}; {broken} broke on the way")
+    return RehearsalFinding(
+        "phasegate's counters agree with the client's", held, f"{told}; {broken} broke on the way"
+    )
 
 
 # The row.
 
 
-def figures(rehearsal: Rehearsal, seen: Seen) -> Json:
+def figures(rehearsal: RehearsalRow, seen: Seen) -> Json:
     """The figures of the table."""
     rollbacks, done = _rollbacks(seen), _completions(seen)
     first = rollbacks[0]["unix"] + seen.unix_to_mono - seen.begun if rollbacks else None

@@ -1,147 +1,107 @@
-"""The load: requests at a constant rate whatever becomes of those before, every answer checked and written down.
+"""A rehearsal's load: the open loop with visitors who write much, every answer judged and written down.
 
-An open loop: request k is due at k/rate, and its time counts from then, so a stall is seen by everyone it keeps
-waiting. It never gives up on a request for another: beyond ``INFLIGHT_MAX`` a due one is written down as not sent.
+A stall is seen by every request that it keeps waiting, for a request's time counts from when it was due. The load
+never gives up on a request for another: beyond ``WAITING_MOST`` a due one is written down as not sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-import time
-from collections.abc import Callable
-from typing import Final
+import math
+from collections.abc import Callable, Mapping
+from time import monotonic_ns
+from typing import Any, Final
 
-from loadtest.generator.ledger import Json, Ledger, Outcome
-from loadtest.rehearse.records import Record
-from loadtest.rehearse.visitors import Ask, Visitors
-from loadtest.rehearse.wire import Answer, Client, Failed
+from loadtest.generator.arrivals import Lane, OpenLoop
+from loadtest.generator.client import Job, LoadClient, Reply, encode
+from loadtest.generator.ledger import Ledger
+from loadtest.generator.pacing import Schedule
+from loadtest.generator.visitors import AnswerProblem, Ask, Regulars, Visitor
+from loadtest.rehearse.records import APP, RequestRecord
 
-CONNECTIONS: Final = 32
-TIMEOUT_S: Final = 15.0
-INFLIGHT_MAX: Final = 2000
+CONNECTIONS: Final = 32  # few enough that a worker which is out of descriptors has some for most of them
+TIMEOUT_S: Final = 15.0  # longer than any stall that a rehearsal allows
+WAITING_MOST: Final = 2000  # requests: ten seconds' of the fastest rehearsal
+VISITORS: Final = 80  # enough that half the weight is between 30 and 70 % of them
+SEED: Final = 2026  # the same load every time
 STICKY: Final = "x-user-id"
-# Says that nothing was written; any other answer of 5xx leaves it open.
-_NOT_WRITTEN: Final = "backend_unavailable"
 
 
-class Load:
-    """Load on one address, from ``start`` to ``stop``."""
+class RehearsalLoad:
+    """Load on one address, from ``start`` to ``stop``. ``told`` is given the record of every request."""
 
     def __init__(
-        self, address: str, rate: float, only: frozenset[str], told: Callable[[Record], None], seed: int = 2026
+        self, address: str, rate: float, mixture: Mapping[str, int], told: Callable[[RequestRecord], None]
     ) -> None:
-        """``told`` is given every record."""
         self.ledger = Ledger()
-        self.sent = 0
-        self.rate = rate
-        self._client = Client(address, CONNECTIONS, TIMEOUT_S)
-        self._visitors = Visitors(self.ledger, random.Random(seed), only)  # noqa: S311 - the same load every time
+        self._client = LoadClient(
+            f"http://{address}", most=CONNECTIONS, timeout_s=TIMEOUT_S, waiting_most=WAITING_MOST
+        )
+        self._visitors = Regulars(VISITORS, mixture, self.ledger, SEED)
         self._told = told
-        self._open: set[asyncio.Task[None]] = set()
-        self._sender: asyncio.Task[None] | None = None
-
-    @property
-    def inflight(self) -> int:
-        """Requests that are due and not answered yet."""
-        return len(self._open)
+        self._loop = OpenLoop([Lane(Schedule(rate, math.inf), self._send)])
+        self._sending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to send."""
-        self._sender = asyncio.get_running_loop().create_task(self._send())
+        self._sending = asyncio.get_running_loop().create_task(self._loop.run())
 
     async def stop(self) -> None:
-        """Send no more, and wait for what is in flight."""
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
-        if self._open:
-            await asyncio.wait(self._open, timeout=TIMEOUT_S + 5)
+        """Send no more, and wait for what is under way."""
+        self._loop.stop()
+        if self._sending is not None:
+            await self._sending
+        await self._client.drain()
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _send(self) -> None:
-        due = time.monotonic()
-        while True:
-            due += 1 / self.rate
-            if (wait := due - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            ask = self._visitors.next()
-            self.sent += 1
-            if len(self._open) >= INFLIGHT_MAX:
-                self._settle(ask, "refused", None)
-                self._told(Record(due, 0.0, ask.operation, ask.visitor, failure="unsent"))
-                continue
-            task = asyncio.get_running_loop().create_task(self._one(ask, due))
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
+    def _send(self, k: int, due_ns: int) -> None:
+        visitor, ask = self._visitors.next()
 
-    async def _one(self, ask: Ask, due: float) -> None:
-        try:
-            answer = await self._client.ask(ask.method, ask.path, {STICKY: ask.visitor}, ask.body)
-        except Failed as failed:
-            self._settle(ask, "refused" if failed.kind == "refused" else "uncertain", None)
-            took = time.monotonic() - due
-            self._told(Record(due, took, ask.operation, ask.visitor, failure=failed.kind, detail=str(failed)))
-            return
-        took = time.monotonic() - due
-        failure, detail = self._judged(ask, answer)
-        source = "app" if ask.app else answer.fields.get("x-data-source", "")
-        fallback = answer.fields.get("x-data-fallback", "")
-        self._told(
-            Record(
-                due,
-                took,
-                ask.operation,
-                ask.visitor,
-                source,
-                fallback,
-                answer.status,
-                failure,
-                detail,
-                answer.repeated,
-            )
+        def answered(job: Job, reply: Reply) -> None:
+            self._told(_record(visitor, ask, job, reply, visitor.judge(ask, reply)))
+
+        self._client.send(
+            Job(self._wire(ask.method, ask.path, visitor.identity, ask.body), ask.operation, answered, due_ns)
         )
 
-    def _judged(self, ask: Ask, answer: Answer) -> tuple[str, str]:
-        """What is wrong with an answer: its kind and the detail. Settles the write behind it."""
-        found = _document(answer)
-        if answer.status != ask.status or found is None:
-            code = found.get("error", {}).get("code") if found is not None else None
-            not_written = answer.status < 500 or code == _NOT_WRITTEN
-            self._settle(ask, "refused" if not_written else "uncertain", None)
-            missing = ask.own is not None and answer.status == 404
-            whose = answer.fields.get("x-data-source", "the app")
-            told = f"{ask.method} {ask.path} from {whose}: {answer.status} {answer.body[:200]!r}"
-            return "stale" if missing else "status", told
-        try:
-            problem = ask.check(found)
-        except (LookupError, TypeError, AttributeError) as error:
-            problem = f"{type(error).__name__} {error}: {str(found)[:160]}"
-        if not problem and not ask.app and "x-data-source" not in answer.fields:
-            problem = "an answer without x-data-source"
-        self._settle(ask, "uncertain" if problem else "done", found)
-        kind = "wrong"
-        if not problem and ask.own is not None:
-            kind, problem = "stale", ask.own(found)
-        whose = answer.fields.get("x-data-source", "the app")
-        return (kind, f"{ask.method} {ask.path} as {ask.visitor} from {whose}: {problem}") if problem else ("", "")
+    def _wire(self, method: str, path: str, identity: str, body: bytes | None = None) -> bytes:
+        return encode(method, path, self._client.netloc, {STICKY: identity}, body)
 
-    def _settle(self, ask: Ask, outcome: Outcome, document: Json | None) -> None:
-        ask.settle(outcome, document)
-
-    async def read(self, visitor: str, path: str) -> tuple[int, Json | None, str]:
-        """Read something beside the load, without a record: status, document and ``x-data-source``."""
-        answer = await self._client.ask("GET", path, {STICKY: visitor})
-        return answer.status, _document(answer), answer.fields.get("x-data-source", "")
+    async def read(self, identity: str, path: str) -> Reply:
+        """Read something beside the load, without a record."""
+        return await self._client.ask(self._wire("GET", path, identity))
 
 
-def _document(answer: Answer) -> Json | None:
+def _record(visitor: Visitor, ask: Ask, job: Job, reply: Reply, problem: AnswerProblem | None) -> RequestRecord:
+    due, took = job.due_ns / 1e9, (monotonic_ns() - job.due_ns) / 1e9
+    source = reply.fields.get("x-data-source", "") if ask.data else APP
+    failure = detail = ""
+    if problem is not None:
+        failure = problem.kind
+        detail = f"{ask.method} {ask.path} as {visitor.identity} from {source or 'nobody'}: {problem.words}"
+    fallback = reply.fields.get("x-data-fallback", "")
+    return RequestRecord(
+        due,
+        took,
+        ask.operation,
+        visitor.identity,
+        source,
+        fallback,
+        reply.status,
+        failure,
+        detail,
+        reply.repeated,
+    )
+
+
+def document(reply: Reply) -> dict[str, Any] | None:
+    """The JSON object in a reply; None where it has none."""
     try:
-        found = json.loads(answer.body)
+        found = json.loads(reply.body)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -20,7 +20,7 @@ from loadtest.rehearse.faults import REHEARSALS
 from loadtest.stage.processes import ROOT
 
 OK, USAGE, FAILED = 0, 2, 3
-WITHIN_S: Final = 300.0
+WITHIN_S: Final = 300.0  # for all rehearsals that watch for a bug: seven, of some forty seconds each
 COPIED: Final = ("backends", "control", "loadtest", "proxy")
 
 

@@ -10,7 +10,7 @@ TARGET: Final = "firestore"
 APP: Final = "app"
 
 
-class Record(NamedTuple):
+class RequestRecord(NamedTuple):
     """One request. Times in seconds of CLOCK_MONOTONIC; ``took_s`` counts from when it was due, not from its sending.
 
     ``source`` and ``fallback`` are the answer's ``x-data-source`` and ``x-data-fallback``. ``failure`` is "" where
@@ -40,12 +40,12 @@ class Record(NamedTuple):
         return self.due + self.took_s
 
 
-def p99_ms(records: Iterable[Record]) -> float | None:
+def p99_ms(records: Iterable[RequestRecord]) -> float | None:
     """The 99th percentile of the answered requests' time, in milliseconds; None of none."""
     took = sorted(record.took_s for record in records if record.status)
     return round(1000 * took[min(len(took) - 1, int(0.99 * len(took)))], 1) if took else None
 
 
-def between(records: Sequence[Record], begin: float, end: float) -> list[Record]:
+def between(records: Sequence[RequestRecord], begin: float, end: float) -> list[RequestRecord]:
     """Those that were due from ``begin`` to ``end``."""
     return [record for record in records if begin <= record.due < end]

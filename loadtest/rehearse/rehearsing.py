@@ -8,35 +8,38 @@ from datetime import datetime
 from typing import Final
 
 from loadtest.generator.ledger import TOO_OFTEN, Promise
-from loadtest.rehearse.acts import Scene
-from loadtest.rehearse.faults import Rehearsal
-from loadtest.rehearse.judge import Seen, Verdict, judge
-from loadtest.rehearse.load import Load
+from loadtest.generator.visitors import regular
+from loadtest.rehearse.acts import RehearsalScene
+from loadtest.rehearse.faults import RehearsalRow
+from loadtest.rehearse.judge import RehearsalVerdict, Seen, judge
+from loadtest.rehearse.load import VISITORS, RehearsalLoad, document
 from loadtest.rehearse.records import SOURCE, TARGET
-from loadtest.rehearse.visitors import VISITORS
-from loadtest.rehearse.wire import Failed
-from loadtest.stage.api import ApiError
-from loadtest.stage.processes import StageError
-from loadtest.stage.stage import Stage, World
+from loadtest.stage.api import ControlApiError
+from loadtest.stage.errors import StageError
+from loadtest.stage.stage import StagedPhasegate, World
 
-WARM_S: Final = 2.0
-WARM_WITHIN_S: Final = 30.0
+WARM_S: Final = 2.0  # of load before the migration is started: views are filled, connections open
+WARM_WITHIN_S: Final = 30.0  # a target fresh from its start is slow at first
 CALM: Final = 2  # looks in a row that find nothing waiting
-BEFORE_S: Final = 3.0
-AFTER_S: Final = 3.0
+LOOK_EVERY_S: Final = 0.4  # longer than the gauges' own age
+BEFORE_S: Final = 3.0  # at half the weight: every visitor of ``VISITORS`` has come once
+AFTER_S: Final = 3.0  # likewise, once the fault is over
+LOOK_AT_FAULT_EVERY_S: Final = 0.1  # whether it has come to its end
 SETTLE_S: Final = 10.0  # for what one side is still to be told of the other
 WHOLE_S: Final = 180.0  # a rehearsal that takes longer has failed
-READERS: Final = 8
+READERS: Final = 8  # of promises, at once
+READ_ATTEMPTS: Final = 3  # at each promise: what fails for now is not lost
+READ_AGAIN_AFTER_S: Final = 0.5
 
 
-async def rehearse(world: World, rehearsal: Rehearsal, scale: float = 1.0) -> Verdict:
+async def rehearse(world: World, rehearsal: RehearsalRow, scale: float = 1.0) -> RehearsalVerdict:
     """Carry it out and judge it. ``scale`` stretches the quiet spans and the fault's own."""
     seen = Seen()
     try:
         async with asyncio.timeout(WHOLE_S * max(1.0, scale)):
-            async with Stage(world, rehearsal.setting, rehearsal.name) as stage:
+            async with StagedPhasegate(world, rehearsal.setting, rehearsal.name) as stage:
                 await _play(stage, rehearsal, seen, scale)
-    except (StageError, ApiError) as error:
+    except (StageError, ControlApiError) as error:
         seen.error = str(error)
     except TimeoutError:
         seen.error = f"not over after {WHOLE_S * max(1.0, scale):g} s"
@@ -52,9 +55,9 @@ async def _restore(world: World) -> None:
         await world.start_app()
 
 
-async def _play(stage: Stage, rehearsal: Rehearsal, seen: Seen, scale: float) -> None:
-    load = Load(stage.listen, rehearsal.setting.rate, rehearsal.setting.only, seen.records.append)
-    scene = Scene(stage, load)
+async def _play(stage: StagedPhasegate, rehearsal: RehearsalRow, seen: Seen, scale: float) -> None:
+    load = RehearsalLoad(stage.listen, rehearsal.rate, rehearsal.mixture, seen.records.append)
+    scene = RehearsalScene(stage)
     try:
         load.start()
         await _begin_migration(stage, rehearsal)
@@ -80,7 +83,7 @@ async def _play(stage: Stage, rehearsal: Rehearsal, seen: Seen, scale: float) ->
         await scene.clear()
 
 
-async def _begin_migration(stage: Stage, rehearsal: Rehearsal) -> None:
+async def _begin_migration(stage: StagedPhasegate, rehearsal: RehearsalRow) -> None:
     """Start it when the target, fresh from its start perhaps, keeps up with what it is told."""
     await asyncio.sleep(WARM_S)
     if not await _settled(stage, WARM_WITHIN_S):
@@ -90,15 +93,15 @@ async def _begin_migration(stage: Stage, rehearsal: Rehearsal) -> None:
         await asyncio.to_thread(stage.api.act, "advance", reason=rehearsal.name)
 
 
-async def _last(scene: Scene, rehearsal: Rehearsal, begun: float, scale: float) -> None:
+async def _last(scene: RehearsalScene, rehearsal: RehearsalRow, begun: float, scale: float) -> None:
     """Let the fault last: its time, or until its condition is so."""
     while time.monotonic() - begun < rehearsal.lasts_s * scale:
         if rehearsal.until and await scene.holds(rehearsal.until):
             return
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(LOOK_AT_FAULT_EVERY_S)
 
 
-async def _look(stage: Stage, load: Load, seen: Seen, known: int) -> None:
+async def _look(stage: StagedPhasegate, load: RehearsalLoad, seen: Seen, known: int) -> None:
     """What is left behind."""
     seen.status = await asyncio.to_thread(stage.api.status)
     if seen.status["weight"] > 0:
@@ -116,28 +119,26 @@ async def _look(stage: Stage, load: Load, seen: Seen, known: int) -> None:
     await _find_everything(load, seen)
 
 
-async def _settled(stage: Stage, within_s: float) -> bool:
+async def _settled(stage: StagedPhasegate, within_s: float) -> bool:
     """Give each side the time to be told of the other's writes; whether it was."""
     deadline = time.monotonic() + within_s
     calm = 0
     while time.monotonic() < deadline and calm < CALM:
         figures = await asyncio.to_thread(stage.api.call, "GET", f"{stage.api.path}/metrics")
         calm = 0 if any(figures["gauges"]["mirror_pending"]) else calm + 1
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(LOOK_EVERY_S)
     return calm >= CALM
 
 
-async def _find_everything(load: Load, seen: Seen) -> None:
+async def _find_everything(load: RehearsalLoad, seen: Seen) -> None:
     """Look for every confirmed write on each side that is read now: any visitor may come to any of them."""
     probes: dict[str, str] = {}
     for number in range(VISITORS):
-        visitor = f"visitor-{number}"
-        _, _, source = await load.read(visitor, "/api/dashboard/metrics")
-        probes.setdefault(source, visitor)
+        source, _ = await _current(load, regular(number))
+        probes.setdefault(source, regular(number))
     newest = {}
     for source, visitor in probes.items():
-        _, found, _ = await load.read(visitor, "/api/dashboard/metrics")
-        newest[source] = found["id"] if found is not None else ""
+        _, newest[source] = await _current(load, visitor)
     promises = list(load.ledger.promises())
     seen.promises = len(promises)
     sides = [(source, probes[source]) for source in (SOURCE, TARGET) if source in probes]
@@ -162,17 +163,22 @@ async def _find_everything(load: Load, seen: Seen) -> None:
     await asyncio.gather(*(reader() for _ in range(READERS)))
 
 
-async def _missing(load: Load, promise: Promise, visitor: str) -> str:
+async def _current(load: RehearsalLoad, visitor: str) -> tuple[str, str]:
+    """Who answers a visitor now, and with which snapshot. Raises ``StageError`` where nobody does."""
+    reply = await load.read(visitor, "/api/dashboard/metrics")
+    if not reply.status:
+        raise StageError(f"{visitor} was not answered once the load was over: {reply.body.decode()}")
+    found = document(reply) or {}
+    return reply.fields.get("x-data-source", ""), found.get("id", "")
+
+
+async def _missing(load: RehearsalLoad, promise: Promise, visitor: str) -> str:
     """What is wrong with what is found of a promise; asked again where the answer is a failure."""
     problem = ""
-    for _ in range(3):
-        try:
-            status, found, _ = await load.read(visitor, promise.path)
-        except Failed as failed:
-            problem = f"{promise.what}: {failed}"
-            continue
-        if status < 500:
-            return promise.problem(found if status == 200 else None)
-        problem = f"{promise.what}: {status} {found}"
-        await asyncio.sleep(0.5)
+    for _ in range(READ_ATTEMPTS):
+        reply = await load.read(visitor, promise.path)
+        if reply.status and reply.status < 500:
+            return promise.problem(document(reply) if reply.status == 200 else None)
+        problem = f"{promise.what}: {reply.status} {reply.body[:200]!r}"
+        await asyncio.sleep(READ_AGAIN_AFTER_S)
     return problem

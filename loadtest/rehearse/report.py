@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from loadtest.rehearse.faults import BY_NAME
-from loadtest.rehearse.judge import Verdict
+from loadtest.rehearse.judge import RehearsalVerdict
 
 Json = dict[str, Any]
 
@@ -66,7 +66,7 @@ them fail.
 """
 
 
-def table(verdicts: Sequence[Verdict]) -> list[list[str]]:
+def table(verdicts: Sequence[RehearsalVerdict]) -> list[list[str]]:
     """The figures, a row a rehearsal, after a row of headings."""
     rows = [[heading for heading, _ in _COLUMNS]]
     for verdict in verdicts:
@@ -83,7 +83,7 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def line(verdict: Verdict) -> str:
+def line(verdict: RehearsalVerdict) -> str:
     """One rehearsal in one line, as it ends."""
     shown = verdict.figures
     return (
@@ -92,7 +92,7 @@ def line(verdict: Verdict) -> str:
     )
 
 
-def text(verdicts: Sequence[Verdict]) -> str:
+def text(verdicts: Sequence[RehearsalVerdict]) -> str:
     """The table for a terminal, and below it what did not hold."""
     rows = table(verdicts)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -106,12 +106,12 @@ def text(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def document(verdicts: Sequence[Verdict], machine: Json) -> str:
+def document(verdicts: Sequence[RehearsalVerdict], machine: Json) -> str:
     """All of it as JSON."""
     return json.dumps({"machine": machine, "rehearsals": [asdict(verdict) for verdict in verdicts]}, indent=1) + "\n"
 
 
-def page(verdicts: Sequence[Verdict], machine: Json, command: str) -> str:
+def page(verdicts: Sequence[RehearsalVerdict], machine: Json, command: str) -> str:
     """The page that is kept."""
     head, *rows = table(verdicts)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -125,7 +125,7 @@ def page(verdicts: Sequence[Verdict], machine: Json, command: str) -> str:
     )
 
 
-def _failings(verdicts: Sequence[Verdict]) -> str:
+def _failings(verdicts: Sequence[RehearsalVerdict]) -> str:
     """What did not hold, a line each and an empty one after it; nothing where all did."""
     lines = [
         f"- **{verdict.name}** did not hold: {finding.name}: {finding.evidence}"

@@ -20,35 +20,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from loadtest.rehearse.faults import Setting
-from loadtest.rehearse.judge import Finding
-from loadtest.rehearse.load import Load
-from loadtest.rehearse.records import SOURCE, TARGET, Record
+from loadtest.rehearse.faults import MIXTURE
+from loadtest.rehearse.judge import RehearsalFinding
+from loadtest.rehearse.load import RehearsalLoad
+from loadtest.rehearse.records import APP, SOURCE, TARGET, RequestRecord
 from loadtest.stage import procfs
-from loadtest.stage.api import ApiError
-from loadtest.stage.processes import StageError
-from loadtest.stage.stage import Stage, World, folder
+from loadtest.stage.api import ControlApiError
+from loadtest.stage.errors import StageError
+from loadtest.stage.setting import Setting
+from loadtest.stage.stage import StagedPhasegate, World, folder
 
 OK, USAGE, FAILED = 0, 2, 3
 HOLD_S: Final = 2.0  # a weight
 SAMPLE_S: Final = 1.0
 WARM_S: Final = 10.0  # before the first sample that counts
-GROWTH_MB: Final = 8.0  # beside a tenth: what an allocator keeps
-GROWTH_COUNT: Final = (
-    24.0  # of descriptors and sockets: the client's connections may move from one worker to the other
-)
-EXAMPLES: Final = 3
+GROWTH_SHARE: Final = 0.1  # of memory, and
+GROWTH_MB: Final = 8.0  # beside it: what an allocator keeps
+GROWTH_COUNT: Final = 24.0  # of descriptors and sockets: the client's connections may move to the other worker
+GROWTH_THREADS: Final = 1.0  # one more in a pool that was not asked for it before
+EXAMPLES: Final = 3  # of failures, told in words
 
-# Deeds that leave as many documents behind as they found: what grows is then no data.
-STEADY: Final = frozenset(
-    {
-        *("dashboard.current", "dashboard.history", "scans.list", "scans.get", "scans.update", "scans.results"),
-        *("scans.duplicates", "analytics.user", "analytics.system", "analytics.trending", "app.page", "app.form"),
-    }
-)
+# What leaves as many documents behind as it found, once every visitor has its first scan: what grows is then no data.
+ADDING: Final = frozenset({"dashboard.publish", "scans.create", "scans.add_results", "analytics.ingest"})
+STEADY: Final = {name: often for name, often in MIXTURE.items() if name not in ADDING}
 
 
-class Sample(NamedTuple):
+class ProcessSample(NamedTuple):
     """One process at one moment."""
 
     rss_mb: float
@@ -58,7 +55,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(slots=True)
-class Counts:
+class ClientCounts:
     """What the client counted."""
 
     sent: int = 0
@@ -68,17 +65,17 @@ class Counts:
     fallbacks: int = 0
     repeated: int = 0
 
-    def add(self, record: Record) -> None:
+    def add(self, record: RequestRecord) -> None:
         """One more."""
         self.sent += 1
-        self.app += record.source == "app"
+        self.app += record.source == APP
         self.source += record.asked == SOURCE
         self.target += record.asked == TARGET
         self.fallbacks += bool(record.fallback)
         self.repeated += record.repeated
 
 
-def sample(pid: int) -> Sample:
+def sample(pid: int) -> ProcessSample:
     """One process now. Raises ``OSError`` where it has ended."""
     places = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
@@ -89,10 +86,10 @@ def sample(pid: int) -> Sample:
     sockets = sum(place.startswith("socket:") for place in places)
     status = Path(f"/proc/{pid}/status").read_text()
     threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
-    return Sample(round(procfs.rss([pid]) / 2**20, 1), len(places), sockets, threads)
+    return ProcessSample(round(procfs.rss([pid]) / 2**20, 1), len(places), sockets, threads)
 
 
-def flat(name: str, series: Sequence[Sample]) -> list[Finding]:
+def flat(name: str, series: Sequence[ProcessSample]) -> list[RehearsalFinding]:
     """Whether a process took no more in the last third of the run than in the first. Pure."""
     third = max(1, len(series) // 3)
     findings = []
@@ -100,38 +97,38 @@ def flat(name: str, series: Sequence[Sample]) -> list[Finding]:
         ("rss_mb", GROWTH_MB),
         ("descriptors", GROWTH_COUNT),
         ("sockets", GROWTH_COUNT),
-        ("threads", 1.0),
+        ("threads", GROWTH_THREADS),
     ):
         first = statistics.median(getattr(one, figure) for one in series[:third])
         last = statistics.median(getattr(one, figure) for one in series[-third:])
-        limit = first * (1.1 if figure == "rss_mb" else 1.0) + allowed
+        limit = first * (1 + GROWTH_SHARE if figure == "rss_mb" else 1.0) + allowed
         told = f"{first:g} in the first third, {last:g} in the last, at most {limit:.1f} allowed"
-        findings.append(Finding(f"{name}: {figure} is flat", last <= limit, told))
+        findings.append(RehearsalFinding(f"{name}: {figure} is flat", last <= limit, told))
     return findings
 
 
-def equal(client: Counts, counted: dict[str, int]) -> Finding:
+def equal(client: ClientCounts, counted: dict[str, int]) -> RehearsalFinding:
     """Whether phasegate counted what the client did, to the request. Pure."""
     wire = {"source": client.source, "target": client.target, "fallbacks": client.fallbacks, "app": client.app}
     told = ", ".join(f"{name} {counted[name]} counted, {count} on the wire" for name, count in wire.items())
-    return Finding("every counter agrees to the request", wire == counted and client.sent > 0, told)
+    return RehearsalFinding("every counter agrees to the request", wire == counted and client.sent > 0, told)
 
 
-async def soak(world: World, seconds: float, rate: float) -> tuple[list[Finding], dict[str, object]]:
+async def soak(world: World, seconds: float, rate: float) -> tuple[list[RehearsalFinding], dict[str, object]]:
     """Run it; the findings and the figures."""
-    counts, failures, examples = Counts(), Counter[str](), list[str]()
+    counts, failures, examples = ClientCounts(), Counter[str](), list[str]()
 
-    def told(record: Record) -> None:
+    def told(record: RequestRecord) -> None:
         counts.add(record)
         if record.failure:
             failures[f"{record.operation} {record.failure}"] += 1
             if len(examples) < EXAMPLES:
                 examples.append(record.detail or record.failure)
 
-    async with Stage(world, Setting(rate=rate), "soak") as stage:
-        load = Load(stage.listen, rate, STEADY, told)
+    async with StagedPhasegate(world, Setting(), "soak") as stage:
+        load = RehearsalLoad(stage.listen, rate, STEADY, told)
         before = await asyncio.to_thread(counted, stage)
-        series: dict[str, list[Sample]] = {}
+        series: dict[str, list[ProcessSample]] = {}
         load.start()
         turning = asyncio.create_task(_turn(stage))
         try:
@@ -148,14 +145,14 @@ async def soak(world: World, seconds: float, rate: float) -> tuple[list[Finding]
     rollbacks = [line["detail"] for line in audit if line["kind"] == "rollback_complete"]
     late = [detail for detail in rollbacks if not detail["within_deadline"]]
     findings = [
-        Finding("no request failed", not failures, "; ".join([str(dict(failures)), *examples])),
+        RehearsalFinding("no request failed", not failures, "; ".join([str(dict(failures)), *examples])),
         equal(counts, {name: after[name] - before[name] for name in after}),
-        Finding(
+        RehearsalFinding(
             "the weight went up and down",
             len(rollbacks) > 0 and not late,
             f"{len(rollbacks)} times, {len(late)} late",
         ),
-        Finding("every turn was obeyed", isinstance(turns, asyncio.CancelledError), repr(turns)),
+        RehearsalFinding("every turn was obeyed", isinstance(turns, asyncio.CancelledError), repr(turns)),
     ]
     for name, samples in series.items():
         findings += flat(name, samples)
@@ -171,7 +168,7 @@ async def soak(world: World, seconds: float, rate: float) -> tuple[list[Finding]
     return findings, figures
 
 
-async def _turn(stage: Stage) -> None:
+async def _turn(stage: StagedPhasegate) -> None:
     """Up by every phase, and back to nothing; again and again."""
     while True:
         for action, fields in (("start", {}), ("advance", {}), ("advance", {}), ("rollback", {"to": "start"})):
@@ -179,7 +176,7 @@ async def _turn(stage: Stage) -> None:
             await asyncio.sleep(HOLD_S)
 
 
-async def _watch(stage: Stage, series: dict[str, list[Sample]], seconds: float) -> None:
+async def _watch(stage: StagedPhasegate, series: dict[str, list[ProcessSample]], seconds: float) -> None:
     """Sample every process once a second."""
     pids = {f"worker {slot}": pid for slot, pid in (await asyncio.to_thread(stage.workers)).items()}
     pids |= {"control": stage.control_pid(), "supervisor": stage.phasegate.pid}
@@ -191,8 +188,8 @@ async def _watch(stage: Stage, series: dict[str, list[Sample]], seconds: float) 
         await asyncio.sleep(SAMPLE_S)
 
 
-def counted(stage: Stage) -> dict[str, int]:
-    """phasegate's own counters. Raises ``ApiError``."""
+def counted(stage: StagedPhasegate) -> dict[str, int]:
+    """phasegate's own counters. Raises ``ControlApiError``."""
     figures = stage.api.call("GET", f"{stage.api.path}/metrics")
     arms = {
         name: sum(one["arms"][name]["requests"] for one in figures["operations"]) for name in ("source", "target")
@@ -213,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     try:
         findings, figures = asyncio.run(_run(60 * asked.minutes, asked.rate))
-    except (StageError, ApiError) as error:
+    except (StageError, ControlApiError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return USAGE
     for finding in findings:
@@ -223,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     return OK if all(finding.held for finding in findings) else FAILED
 
 
-async def _run(seconds: float, rate: float) -> tuple[list[Finding], dict[str, object]]:
+async def _run(seconds: float, rate: float) -> tuple[list[RehearsalFinding], dict[str, object]]:
     with folder() as place:
         async with World(place) as world:
             return await soak(world, seconds, rate)

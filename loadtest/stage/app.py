@@ -13,7 +13,7 @@ import sys
 
 from aiohttp import web
 
-from loadtest.bench.lifeline import end_with_parent
+from loadtest.stage.leash import end_with_parent
 
 
 async def page(request: web.Request) -> web.Response:

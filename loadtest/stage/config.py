@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from loadtest.rehearse.faults import Setting
+from loadtest.stage.setting import Setting
 
 WORKERS: Final = 2
 

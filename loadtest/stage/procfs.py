@@ -1,8 +1,9 @@
-"""What the kernel counts of processes: CPU time, memory, children. The parsers are pure, the readers thin."""
+"""What the kernel says of processes (CPU time, memory, children) and processors. Parsers are pure, readers thin."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -76,6 +77,15 @@ def cpu_s(pids: Iterable[int]) -> float:
 def rss(pids: Iterable[int]) -> int:
     """The resident memory of these processes, in bytes, pages they share counted for each."""
     return sum(parse_memory((_PROC / str(pid) / "status").read_text())[0] for pid in pids)
+
+
+def cpu_model() -> str:
+    """The processors' name; the machine's kind where they have none."""
+    for line in (_PROC / "cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.machine()
 
 
 def cpus() -> dict[int, tuple[int, int]]:

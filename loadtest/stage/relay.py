@@ -34,7 +34,7 @@ class Trouble:
     corrupt: bool = False
 
 
-class Relay:
+class GrpcRelay:
     """A gRPC server that passes every call on to ``target``."""
 
     def __init__(self, target: str) -> None:
@@ -112,7 +112,7 @@ class Relay:
 
 
 class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: GrpcRelay) -> None:
         self._relay = relay
 
     def service(self, handler_call_details: Any) -> Any:

@@ -18,13 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
-from loadtest.rehearse.faults import Setting
-from loadtest.stage.api import Api, ApiError, Json
+from loadtest.stage.api import ControlApi, ControlApiError, Json
 from loadtest.stage.config import WORKERS, config
-from loadtest.stage.processes import Process, StageError, answers, children, emulator, free_port, until
-from loadtest.stage.relay import Cable, Relay
+from loadtest.stage.errors import StageError
+from loadtest.stage.ports import free_port
+from loadtest.stage.processes import STARTED_WITHIN_S, Process, answers, children, emulator
+from loadtest.stage.relay import Cable, GrpcRelay
+from loadtest.stage.setting import Setting
 
-STARTED_WITHIN_S: Final = 60.0
+AUDIT_PAGE: Final = 1000  # entries; no rehearsal makes as many
+AUDIT_PAGES_MOST: Final = 50  # of a soak's
 _FAKETIME: Final = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/local/lib/faketime/libfaketimeMT.so.1")
 
 
@@ -32,14 +35,11 @@ class World:
     """What a whole run of rehearsals shares: the emulator and the app."""
 
     def __init__(self, folder: Path) -> None:
-        port = free_port()
         self.folder = folder
-        self.target_address = f"127.0.0.1:{port}"
-        command = [*emulator(), "--host=127.0.0.1", f"--port={port}"]
-        self.target = Process("target", command, folder / "target.log")
+        self.target, self.target_address = emulator(folder / "target.log")
         self.app_port = free_port()
         app = [sys.executable, "-m", "loadtest.stage.app", str(self.app_port)]
-        self.app = Process("app", app, folder / "app.log")
+        self.app = Process("the app", app, folder / "app.log")
 
     async def __aenter__(self) -> Self:
         try:
@@ -60,17 +60,15 @@ class World:
     async def start_target(self) -> None:
         """Start the emulator and wait until it answers."""
         self.target.start()
-        if not await until(lambda: answers(self.target_address, "/"), STARTED_WITHIN_S):
-            raise StageError(f"the Firestore emulator did not start:\n{self.target.log()}")
+        await asyncio.to_thread(self.target.ready, lambda: answers(self.target_address, "/"))
 
     async def start_app(self) -> None:
         """Start the app and wait until it answers."""
         self.app.start()
-        if not await until(lambda: answers(f"127.0.0.1:{self.app_port}", "/page/1"), STARTED_WITHIN_S):
-            raise StageError(f"the app did not start:\n{self.app.log()}")
+        await asyncio.to_thread(self.app.ready, lambda: answers(f"127.0.0.1:{self.app_port}", "/page/1"))
 
 
-class Stage:
+class StagedPhasegate:
     """One rehearsal's phasegate, with what stands between it and the emulator."""
 
     def __init__(self, world: World, setting: Setting, name: str) -> None:
@@ -83,12 +81,12 @@ class Stage:
         self.file = self.folder / "phasegate.toml"
         self.project = f"demo-{name}-{secrets.token_hex(3)}"
         self.clock_file = self.folder / "clock"
-        self.relay: Relay | None = None
+        self.relay: GrpcRelay | None = None
         self.cable: Cable | None = None
         self._token = secrets.token_urlsafe(24)
         self._mounted = False
         self.credentials = {"authorization": f"Bearer {self._token}"}
-        self.api = Api(f"http://{self.control}", self._token)
+        self.api = ControlApi(f"http://{self.control}", self._token)
         self.phasegate = self._cli("phasegate", "serve")
         self._ways = contextlib.AsyncExitStack()
 
@@ -110,7 +108,7 @@ class Stage:
     async def _set(self) -> None:
         address = self.world.target_address
         if self.setting.hop == "relay":
-            self.relay = await self._ways.enter_async_context(Relay(address))
+            self.relay = await self._ways.enter_async_context(GrpcRelay(address))
             address = f"127.0.0.1:{self.relay.port}"
         elif self.setting.hop == "cable":
             self.cable = await self._ways.enter_async_context(Cable(address))
@@ -147,25 +145,20 @@ class Stage:
 
     async def ready(self) -> None:
         """Wait until phasegate serves and control leads. Raises ``StageError``."""
-
-        def settled() -> bool:
-            return not self.phasegate.running or (self.leads() and answers(self.listen, "/page/1"))
-
-        if not await until(settled, STARTED_WITHIN_S) or not self.phasegate.running:
-            raise StageError(f"phasegate did not start:\n{self.phasegate.log()}")
+        await asyncio.to_thread(self.phasegate.ready, lambda: self.leads() and answers(self.listen, "/page/1"))
 
     def leads(self) -> bool:
         """Whether control says that it is ready, and every worker is there."""
         try:
             return answers(self.control, "/readyz") and len(self.api.status()["workers"]) == WORKERS
-        except ApiError:
+        except ControlApiError:
             return False
 
     def status(self) -> Json:
         """The migration's status; empty where control does not answer."""
         try:
             return self.api.status()
-        except ApiError:
+        except ControlApiError:
             return {}
 
     def workers(self) -> dict[int, int]:
@@ -184,8 +177,8 @@ class Stage:
         """The audit trail, oldest first."""
         found: list[Json] = []
         cursor = ""
-        for _ in range(50):
-            page = self.api.call("GET", f"{self.api.path}/audit?limit=1000{cursor}")
+        for _ in range(AUDIT_PAGES_MOST):
+            page = self.api.call("GET", f"{self.api.path}/audit?limit={AUDIT_PAGE}{cursor}")
             found += page["entries"]
             if not page.get("next_cursor"):
                 break

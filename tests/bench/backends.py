@@ -44,6 +44,7 @@ from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.settings import Firestore
 from backends.operations import Call
 from backends.pair.manager import Source, build_source
+from loadtest.stage import procfs
 from tests.bench import views
 
 BY_NAME = {operation.name: operation for operation in operations()}
@@ -51,8 +52,7 @@ PROJECT = "demo-bench"
 
 
 def header() -> None:
-    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), "|", model.partition(":")[2].strip(), "|", os.cpu_count(), "cores")
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), "|", procfs.cpu_model(), "|", os.cpu_count(), "cores")
     print(
         platform.release(), "| Python", platform.python_version(), "| grpcio", grpc.__version__, "| uvloop", end=" "
     )

@@ -42,6 +42,7 @@ from control.demo.children import Children
 from control.lead.priority import NICENESS
 from control.plan.phases import DEFAULT_PHASES
 from control.plan.settings import load
+from loadtest.stage import procfs
 from proxy.board.board import Board, boot_id
 from proxy.board.layout import Layout
 from proxy.migration.routes import layout
@@ -248,8 +249,7 @@ def main() -> int:
 
 def report(given: argparse.Namespace, found: dict[tuple[int, bool], Figures]) -> int:
     """The table, and whether the limits were kept."""
-    cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} of {cpu[0] if cpu else platform.machine()}")
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} of {procfs.cpu_model()}")
     print(f"Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     told = f"--runs {given.runs} --workers {given.workers} --connections {given.connections}"
     print(f"python -m tests.bench.rollback {told}\n")

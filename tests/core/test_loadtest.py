@@ -12,19 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.generator.client import Reply
 from loadtest.generator.histogram import Histogram, index, merged, upper
+from loadtest.generator.ledger import Ledger
 from loadtest.generator.pacing import ClosedLoop, Schedule
 from loadtest.generator.visitors import (
     EXPECTED,
     PROPORTIONS,
-    Answer,
+    WRITES,
+    Ask,
     Crowd,
-    Request,
+    Regulars,
     Visitor,
     crowd_at,
-    split_problem,
 )
-from loadtest.phases.judgement import GATE, PASSED, ROLLED_BACK, Run, judge
+from loadtest.phases.judgement import GATE, PASSED, ROLLED_BACK, Run, judge, split_problem
 
 # Percentiles
 
@@ -94,30 +96,49 @@ def test_a_closed_loop_leaves_out_what_its_user_would_not_have_sent() -> None:
 # What visitors ask
 
 
-def right(request: Request, scans: dict[str, dict[str, Any]], arm: str = "mock") -> Answer:
+Scans = dict[str, dict[str, Any]]
+
+
+def someone(seed: int, **more: Any) -> Visitor:
+    return Visitor("v-1", random.Random(seed), **more)
+
+
+def own_scan(ask: Ask) -> str:
+    """The id of the scan that is asked of; "" where it is none."""
+    return ask.path.split("/")[3].partition("?")[0] if ask.path.startswith("/api/scans/") else ""
+
+
+def right(ask: Ask, scans: Scans, arm: str = "mock") -> Reply:
     """What a faultless server answers."""
-    if not request.data:
-        return Answer(200, {}, b"hello")
-    status, shape = EXPECTED[request.operation]
-    blank = {str: "x", int: 1, dict: {}, list: []}
+    if not ask.data:
+        return Reply(200, {}, b"hello")
+    status, shape = EXPECTED[ask.operation]
+    assert shape is not None
+    blank = {str: "x", int: 1, dict: {"users": 1}, list: []}
     document = {name: blank[kind[0] if isinstance(kind, tuple) else kind] for name, kind in shape.items()}
-    sent = json.loads(request.body or b"{}")
-    if request.operation == "scans.create":
+    sent = json.loads(ask.body or b"{}")
+    if ask.operation == "scans.create":
         document["id"] = f"scan-{len(scans)}"
-        scans[document["id"]] = {"status": "queued", "progress": 0.0, "files": 0}
-    known = scans.get(request.scan)
+        scans[document["id"]] = {"status": "queued", "progress": 0.0, "files": 0, "name": sent["name"]}
+    elif ask.operation == "dashboard.publish":
+        document["metrics"] = sent["metrics"]
+    elif ask.operation == "analytics.ingest":
+        document["accepted"] = len(sent) if isinstance(sent, list) else 1
+    known = scans.get(own_scan(ask))
     if known is not None:
-        if request.operation == "scans.update":
+        if ask.operation == "scans.update":
+            steps = {"queued": ("running",), "running": ("running", "completed")}
+            assert sent["status"] in steps[known["status"]]
             known.update(sent)
-        elif request.operation == "scans.add_results":
+        elif ask.operation == "scans.add_results":
             document["accepted"] = len(sent["files"])
             known["files"] += len(sent["files"])
-        elif request.operation == "scans.results":
+        elif ask.operation == "scans.results":
             file = {"path": "/a", "size": 1, "hash": "h"}
             document["files"] = [file] * min(50, known["files"])
-    if request.operation in ("scans.get", "scans.update", "scans.create"):
-        document |= scans[request.scan or document["id"]]
-    return Answer(status, {"x-data-source": arm}, json.dumps(document).encode())
+    if ask.operation in ("scans.get", "scans.update", "scans.create"):
+        document |= scans[own_scan(ask) or document["id"]]
+    return Reply(status, {"x-data-source": arm}, json.dumps(document).encode())
 
 
 def always() -> bool:
@@ -125,19 +146,20 @@ def always() -> bool:
 
 
 def test_a_faultless_server_is_never_found_fault_with() -> None:
-    visitor, scans = Visitor("v-1", 7), {}
+    visitor, scans = someone(7), {}
     for _ in range(3000):
-        request = visitor.next()
-        assert visitor.judge(request, right(request, scans), settled=always) is None
+        ask = visitor.next()
+        assert visitor.judge(ask, right(ask, scans), settled=always) is None
+    assert {scan["status"] for scan in scans.values()} == {"queued", "running", "completed"}
 
 
 def test_visitors_ask_in_the_proportions_that_are_written() -> None:
-    visitor, scans = Visitor("v-1", 1), {}
+    visitor, scans = someone(1), {}
     asked: Counter[str] = Counter()
     for _ in range(8000):
-        request = visitor.next()
-        visitor.judge(request, right(request, scans), settled=always)
-        asked[request.operation] += 1
+        ask = visitor.next()
+        visitor.judge(ask, right(ask, scans), settled=always)
+        asked[ask.operation] += 1
     assert sum(PROPORTIONS.values()) == 100
     for operation, share in PROPORTIONS.items():
         if not operation.startswith("scans."):  # those become creations while there is no scan to ask of
@@ -145,16 +167,16 @@ def test_visitors_ask_in_the_proportions_that_are_written() -> None:
     assert all(asked[operation] for operation in PROPORTIONS)
 
 
-def a_write_and_its_reading(operation: str) -> tuple[Visitor, Request, dict[str, dict[str, Any]]]:
+def a_write_and_its_reading(operation: str) -> tuple[Visitor, Ask, Scans]:
     """A visitor that has written, and its next reading of it."""
-    visitor, scans = Visitor("v-1", 3), {}
+    visitor, scans = someone(3), {}
     written = False
     while True:
-        request = visitor.next()
-        if written and request.operation == "scans.get" and scans[request.scan]["files"]:
-            return visitor, request, scans
-        assert visitor.judge(request, right(request, scans), settled=always) is None
-        written = written or request.operation == operation
+        ask = visitor.next()
+        if written and ask.operation == "scans.get" and scans[own_scan(ask)]["files"]:
+            return visitor, ask, scans
+        assert visitor.judge(ask, right(ask, scans), settled=always) is None
+        written = written or ask.operation == operation
 
 
 @pytest.mark.parametrize(
@@ -173,59 +195,148 @@ def a_write_and_its_reading(operation: str) -> tuple[Visitor, Request, dict[str,
     ],
 )
 def test_what_is_wrong_with_an_answer_is_told(change: dict[str, Any], words: str) -> None:
-    visitor, request, scans = a_write_and_its_reading("scans.add_results")
-    answer = right(request, scans)
+    visitor, ask, scans = a_write_and_its_reading("scans.add_results")
+    answer = right(ask, scans)
     document = json.loads(answer.body) | change.get("document", {})
     document.pop(change.get("without"), None)
     answer = answer._replace(body=json.dumps(document).encode())
-    answer = answer._replace(**{name: value for name, value in change.items() if name in Answer._fields})
-    problem = visitor.judge(request, answer, settled=always)
+    answer = answer._replace(**{name: value for name, value in change.items() if name in Reply._fields})
+    problem = visitor.judge(ask, answer, settled=always)
     assert problem is not None
-    assert words in problem
+    assert words in problem.words
 
 
 def test_another_arm_may_answer_while_the_weight_changes_and_for_a_failing_target() -> None:
-    visitor, request, scans = a_write_and_its_reading("scans.add_results")
-    other = right(request, scans, "firestore")
+    visitor, ask, scans = a_write_and_its_reading("scans.add_results")
+    other = right(ask, scans, "firestore")
     fallback = other._replace(fields={"x-data-source": "firestore", "x-data-fallback": "deadline"})
-    assert visitor.judge(request, fallback, settled=always) is None
-    assert visitor.judge(request, other, settled=lambda: False) is None
+    assert visitor.judge(ask, fallback, settled=always) is None
+    assert visitor.judge(ask, other, settled=lambda: False) is None
     visitor.forget_arm()
-    assert visitor.judge(request, right(request, scans), settled=always) is None
+    assert visitor.judge(ask, right(ask, scans), settled=always) is None
+
+
+def the_next(visitor: Visitor, operation: str) -> Ask:
+    """The visitor's next request of an operation; those before it are not sent."""
+    while True:
+        ask = visitor.next()
+        if ask.operation == operation:
+            return ask
+        visitor.judge(ask, Reply(0, {}, b"", "unsent"))
 
 
 def test_a_visitor_may_follow_a_write_that_fell_back_until_the_target_answers_again() -> None:
-    visitor, request, scans = a_write_and_its_reading("scans.add_results")
-    write = visitor.next()
-    while write.operation != "dashboard.publish":
-        write = visitor.next()
+    visitor, ask, scans = a_write_and_its_reading("scans.add_results")
+    write = the_next(visitor, "dashboard.publish")
     fell_back = right(write, scans, "old")._replace(fields={"x-data-source": "old", "x-data-fallback": "deadline"})
     assert visitor.judge(write, fell_back, settled=always) is None
-    assert visitor.judge(request, right(request, scans, "old"), settled=always) is None
-    assert visitor.judge(request, right(request, scans), settled=always) is None
-    problem = visitor.judge(request, right(request, scans, "old"), settled=always)
+    assert visitor.judge(ask, right(ask, scans, "old"), settled=always) is None
+    assert visitor.judge(ask, right(ask, scans), settled=always) is None
+    problem = visitor.judge(ask, right(ask, scans, "old"), settled=always)
     assert problem is not None
-    assert "before by" in problem
+    assert "before by" in problem.words
 
 
-def test_a_write_that_was_not_confirmed_is_held_against_nobody() -> None:
-    visitor, scans = Visitor("v-1", 5), {}
-    while True:
-        request = visitor.next()
-        if request.operation == "scans.update":
-            break
-        visitor.judge(request, right(request, scans), settled=always)
-    assert visitor.judge(request, Answer(503, {}, b"write_uncertain"), settled=always) is not None
-    scans[request.scan]["status"] = "completed"  # it had been applied after all, or another was
-    read = Request("scans.get", "GET", f"/api/scans/{request.scan}", None, True, request.scan)
-    assert visitor.judge(read, right(read, scans), settled=always) is None
+LOST = Reply(0, {}, b"connection: closed", "broken")
+
+
+@pytest.mark.parametrize("lost", [Reply(503, {}, b"write_uncertain"), LOST])
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_write_that_was_not_confirmed_is_held_against_nobody(lost: Reply, applied: bool) -> None:
+    visitor, _, scans = a_write_and_its_reading("scans.add_results")
+    for operation in ("scans.update", "scans.add_results"):
+        write = the_next(visitor, operation)
+        if applied:
+            right(write, scans)
+        assert visitor.judge(write, lost, settled=always) is not None
+        for _ in range(200):
+            read = the_next(visitor, "scans.get")
+            assert visitor.judge(read, right(read, scans), settled=always) is None
+
+
+@pytest.mark.parametrize("refused", [Reply(0, {}, b"", "refused"), Reply(409, {}, b"{}")])
+def test_a_write_that_was_refused_must_not_be_read(refused: Reply) -> None:
+    visitor, _, scans = a_write_and_its_reading("scans.add_results")
+    for operation in ("scans.update", "scans.add_results"):
+        write = the_next(visitor, operation)
+        right(write, scans)  # applied all the same
+        visitor.judge(write, refused, settled=always)
+        read = the_next(visitor, "scans.get")
+        while own_scan(read) != own_scan(write):
+            read = the_next(visitor, "scans.get")
+        problem = visitor.judge(read, right(read, scans), settled=always)
+        assert problem is not None
+        assert problem.kind == "stale"
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (LOST, "broken"),
+        (Reply(500, {}, b"{}"), "status"),
+        (Reply(404, {}, b"{}"), "stale"),
+        (Reply(200, {"x-data-source": "mock"}, b"[]"), "wrong"),
+    ],
+)
+def test_the_kind_of_a_problem_says_whose_it_is(response: Reply, kind: str) -> None:
+    visitor, ask, _ = a_write_and_its_reading("scans.add_results")
+    problem = visitor.judge(ask, response)
+    assert problem is not None
+    assert problem.kind == kind
+
+
+@pytest.mark.parametrize("operation", sorted(WRITES))
+def test_what_an_answer_says_of_what_was_sent_must_be_it(operation: str) -> None:
+    visitor, _, scans = a_write_and_its_reading("scans.add_results")
+    write = the_next(visitor, operation)
+    assert write.echo is not None
+    wrong = json.loads(right(write, scans).body)
+    for name in {"name", "metrics", "progress", "accepted"} & wrong.keys():
+        wrong[name] = {"other": 1} if name == "metrics" else "other" if name == "name" else 77
+    problem = visitor.judge(write, right(write, scans)._replace(body=json.dumps(wrong).encode()))
+    assert problem is not None
+    assert "sent" in problem.words
+
+
+def test_who_may_make_no_scan_completes_none() -> None:
+    mixture = {name: often for name, often in PROPORTIONS.items() if name not in ("scans.create", "app.page")}
+    visitor, scans = someone(5, mixture=mixture), {}
+    for _ in range(3000):
+        ask = visitor.next()
+        assert visitor.judge(ask, right(ask, scans)) is None
+    statuses = [scan["status"] for scan in scans.values()]
+    assert statuses
+    assert "completed" not in statuses
+
+
+def test_regulars_look_at_what_was_just_written_and_the_ledger_has_every_write() -> None:
+    mixture = {name: often for name, often in PROPORTIONS.items() if name != "app.page"}
+    ledger, scans = Ledger(), Scans()
+    regulars = Regulars(10, mixture, ledger, seed=1)
+    again = written = 0
+    wrote = ""
+    for _ in range(3000):
+        visitor, ask = regulars.next()
+        again += bool(wrote) and ask.operation == "scans.get" and own_scan(ask) == wrote
+        assert visitor.judge(ask, right(ask, scans)) is None
+        wrote = ""
+        if ask.operation in ("scans.create", "scans.update", "scans.add_results"):
+            written += 1
+            wrote = own_scan(ask) or list(scans)[-1]
+    assert abs(again - written / 2) < 4 * math.sqrt(written / 4) + written / 20  # some are read by chance
+    assert ledger.scans.keys() == scans.keys()
+    for name, found in scans.items():
+        assert not ledger.scans[name].problem(found, ledger.scans[name].confirmed, found["files"])
+    assert set(ledger.events.values()) == {"done"}
 
 
 def test_an_answer_of_the_apps_has_no_data_source() -> None:
-    page = Request("app.page", "GET", "/", None, False)
-    assert Visitor("v", 1).judge(page, Answer(200, {}, b""), settled=always) is None
-    assert Visitor("v", 1).judge(page, Answer(200, {"x-data-source": "mock"}, b""), settled=always) is not None
-    assert Visitor("v", 1).judge(page, Answer(404, {}, b"none"), settled=always) == "expected 200, found 404: none"
+    page = Ask("app.page", "GET", "/")
+    assert someone(1).judge(page, Reply(200, {}, b""), settled=always) is None
+    assert someone(1).judge(page, Reply(200, {"x-data-source": "mock"}, b""), settled=always) is not None
+    problem = someone(1).judge(page, Reply(404, {}, b"none"), settled=always)
+    assert problem is not None
+    assert problem.words == "expected 200, found 404: none"
 
 
 def test_a_crowd_gives_each_visitor_one_request_at_a_time_and_is_bounded() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from xml.etree import ElementTree
 
 import pytest
 
 from loadtest.bench import page, plot, table, wrk
-from loadtest.bench.lines import fit
-from loadtest.bench.measuring import Row, Sample, Spread, processors, used
+from loadtest.bench.curve import Point, fit
+from loadtest.bench.measuring import Spread, WrkRow, WrkSample, processors, used
 from loadtest.stage import procfs
 
 # What the kernel says
@@ -116,23 +117,34 @@ def test_a_straight_line_is_called_one_and_a_bend_is_not() -> None:
         fit([(1, 1), (1, 2)])
 
 
-@pytest.mark.parametrize(("high", "last"), [(0.9, 1.0), (37, 40), (512, 600), (1, 1)])
-def test_an_axis_has_round_steps_and_reaches_above_the_highest(high: float, last: float) -> None:
-    marks = plot.ticks(high)
-    assert marks[0] == 0
-    assert marks[-1] == pytest.approx(last)
+@pytest.mark.parametrize("high", [0.9, 37, 512, 1])
+def test_an_axis_has_round_steps_and_reaches_above_the_highest(high: float) -> None:
+    (axes,) = plot.figure("a", "b", "c", [Point(1, high / 2, 0, high), Point(2, high / 3, 0, high)]).axes
+    bottom, top = axes.get_ylim()
+    marks = [mark for mark in axes.get_yticks() if bottom <= mark <= top]
+    assert bottom == marks[0] == 0
+    assert high <= top < 1.2 * high
     assert 4 <= len(marks) <= 9
+    step = marks[1] / 10 ** math.floor(math.log10(marks[1]))
+    assert any(step == pytest.approx(round_step) for round_step in (1, 2, 2.5, 5))
 
 
 def test_a_plot_is_an_image_that_names_its_axes() -> None:
-    points = [plot.Point(1, 10, 9, 11), plot.Point(1024, 20, 18, 22)]
-    text = plot.plot("a < b", "size", "µs", [plot.Series("phasegate", points)], log_x=True)
+    points = [Point(1, 10, 9, 11), Point(1024, 20, 18, 22)]
+    text = plot.svg(plot.figure("a < b", "size", "µs", points, log_x=True))
     words = [element.text for element in ElementTree.fromstring(text).iter() if element.text]
-    assert {"a < b", "size", "µs", "1Ki", "phasegate"} <= set(words)
+    assert {"a < b", "size", "µs", "1Ki"} <= set(words)
 
 
-def row(contender: str, ratio: float) -> Row:
-    return Row("pass-through", contender, [Sample(20 * ratio, 1000, 1, 2, 0.9, 0.0)] * 3, [ratio] * 3)
+def test_the_same_points_give_the_same_file() -> None:
+    points = [Point(1, 10, 9, 11), Point(2, 20, 18, 22)]
+    first, again = (plot.svg(plot.figure("a", "b", "c", points)) for _ in range(2))
+    assert first == again
+    assert first != plot.svg(plot.figure("a", "b", "c", [Point(1, 10, 9, 11), Point(2, 21, 18, 22)]))
+
+
+def row(contender: str, ratio: float) -> WrkRow:
+    return WrkRow("pass-through", contender, [WrkSample(20 * ratio, 1000, 1, 2, 0.9, 0.0)] * 3, [ratio] * 3)
 
 
 def test_a_promise_that_was_not_kept_is_told() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from loadtest.generator.ledger import TOO_OFTEN, Ledger, Scan
+from loadtest.generator.ledger import TOO_OFTEN, Ledger, OwnScan
 from loadtest.rehearse import report
-from loadtest.rehearse.faults import BY_NAME, Rehearsal
+from loadtest.rehearse.faults import BY_NAME, RehearsalRow
 from loadtest.rehearse.judge import Seen, judge
-from loadtest.rehearse.records import SOURCE, TARGET, Record
+from loadtest.rehearse.records import SOURCE, TARGET, RequestRecord
 
 BEGUN, ENDED, OVER = 10.0, 12.0, 20.0
 VISITORS = 40
@@ -39,7 +39,7 @@ def good() -> Seen:
         broken = on_target and due >= BEGUN
         source = TARGET if on_target and not broken else SOURCE
         fallback = "unavailable" if broken else ""
-        records.append(Record(due, 0.01, "scans.get", f"visitor-{visitor}", source, fallback, 200))
+        records.append(RequestRecord(due, 0.01, "scans.get", f"visitor-{visitor}", source, fallback, 200))
     counters = {
         "source": sum(record.asked == SOURCE for record in records),
         "target": sum(record.asked == TARGET for record in records),
@@ -61,7 +61,7 @@ def good() -> Seen:
 KILLED = BY_NAME["target-killed"]
 
 
-def broken_promises(seen: Seen, rehearsal: Rehearsal = KILLED) -> list[str]:
+def broken_promises(seen: Seen, rehearsal: RehearsalRow = KILLED) -> list[str]:
     return [finding.name for finding in judge(rehearsal, seen).findings if not finding.held]
 
 
@@ -153,7 +153,7 @@ def test_a_failure_is_excused_only_by_its_kind_its_time_and_its_number() -> None
         seen = replace(
             good(), status={"state": "running", "weight": 50}, audit=[], facts=dict.fromkeys(row.proof, True)
         )
-        fresh = [Record(at, 0.01, "scans.create", "visitor-1", failure=kind) for _ in range(count)]
+        fresh = [RequestRecord(at, 0.01, "scans.create", "visitor-1", failure=kind) for _ in range(count)]
         seen.records = sorted([*seen.records, *fresh])
         return seen
 
@@ -173,21 +173,22 @@ def test_target_requests_after_the_lease_are_found_out() -> None:
     seen.facts = {"control_stopped": 1, "left_at": left}
     promise = "without control the workers leave the target when the lease ends"
     assert promise not in broken_promises(seen, row)
-    late = Record(left - 0.5, 0.01, "scans.get", "visitor-1", TARGET, "", 200)
+    late = RequestRecord(left - 0.5, 0.01, "scans.get", "visitor-1", TARGET, "", 200)
     seen.records = sorted([*seen.records, late])
     assert promise in broken_promises(seen, row)
 
 
 def test_a_confirmed_change_must_be_found_and_an_uncertain_one_may_be() -> None:
-    scan = Scan("s1", "visitor-1", values=[0.0, 10.0, 20.0], confirmed=1, files=3, files_uncertain=3)
+    scan = OwnScan("s1", "visitor-1", values=[0.0, 10.0, 20.0], confirmed=1, files=3, files_uncertain=3)
 
     def found(progress: float, files: int) -> dict[str, Any]:
-        return {"progress": progress, "files": files}
+        return {"status": "running", "progress": progress, "files": files}
 
     assert not scan.problem(found(10.0, 3), 1, 3)
     assert not scan.problem(found(20.0, 6), 1, 3)
     assert scan.problem(found(0.0, 3), 1, 3)
     assert scan.problem(found(10.0, 0), 1, 3)
+    assert scan.problem(found(10.0, 3) | {"status": "completed"}, 1, 3)
     assert scan.problem(found(10.0, 9), 1, 3).endswith(TOO_OFTEN)
     assert scan.problem(None, 1, 3)
 

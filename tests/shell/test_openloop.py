@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 
 from loadtest.generator import openloop
+from loadtest.generator.arrivals import Lane, OpenLoop
+from loadtest.generator.pacing import Schedule
+from tests.support.served import Served
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-data-source: mock\r\n\r\nhello"
@@ -21,27 +25,13 @@ HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-data-source: mock\r\n\r\nhel
 @asynccontextmanager
 async def server(handle: Handler) -> AsyncIterator[str]:
     """Answers each request with what ``handle`` makes of its head; b"" hangs up."""
-    writers = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        try:
-            while True:
-                answer = await handle(await reader.readuntil(b"\r\n\r\n"))
-                if not answer:
-                    writer.close()
-                    return
-                writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
+        while answer := await handle(await reader.readuntil(b"\r\n\r\n")):
+            writer.write(answer)
 
-    made = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{made.sockets[0].getsockname()[1]}"
-    finally:
-        made.close()
-        for writer in writers:
-            writer.close()
+    async with Served(serve) as address:
+        yield f"http://{address}"
 
 
 async def measured(url: str, *more: str) -> dict[str, Any]:
@@ -84,6 +74,32 @@ async def test_a_stall_is_felt_by_all_that_come_in_it_and_a_closed_loop_hides_mo
     assert target["closed_loop"]["left_out"] > 60
     assert target["closed_loop_ms"]["p90"] < target["latency_ms"]["p90"]
     assert "A closed loop of 4 users would have left out" in openloop.difference(target)
+
+
+async def test_a_send_that_fails_ends_the_loop_and_is_told() -> None:
+    sent = []
+
+    def send(k: int, due_ns: int) -> None:
+        sent.append(k)
+        if k == 3:
+            raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        await OpenLoop([Lane(Schedule(1000, math.inf), send)]).run()
+    assert sent == [0, 1, 2, 3]
+
+
+async def test_an_endless_loop_ends_when_it_is_stopped() -> None:
+    sent = []
+
+    def send(k: int, due_ns: int) -> None:
+        sent.append(due_ns - loop.start_ns)
+        if k == 9:
+            loop.stop()
+
+    loop = OpenLoop([Lane(Schedule(1000, math.inf), send)])
+    await loop.run()
+    assert sent[:10] == [k * 1_000_000 for k in range(10)]
 
 
 def openloop_ms(bucket: int) -> float:

@@ -1,10 +1,10 @@
-"""What rehearsals are made of: the client, the relay, the cable and the planted bugs do as they say."""
+"""What rehearsals are made of: the relay, the cable, the checks of a soak and the planted bugs do as they say."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import pytest
 from loadtest.rehearse import mutants
 from loadtest.rehearse.acts import CONDITIONS, VERBS
 from loadtest.rehearse.faults import BY_NAME, REHEARSALS
-from loadtest.rehearse.soak import Counts, Sample, equal, flat
-from loadtest.rehearse.wire import Client, Failed
-from loadtest.stage.relay import Cable, Relay, Trouble
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+from loadtest.rehearse.soak import ClientCounts, ProcessSample, equal, flat
+from loadtest.stage.errors import StageError
+from loadtest.stage.processes import Process
+from loadtest.stage.relay import Cable, GrpcRelay, Trouble
+from tests.support.served import Served
 
 
 def test_every_row_names_acts_that_exist_and_allows_failures_only_with_a_reason() -> None:
@@ -32,128 +31,14 @@ def test_every_row_names_acts_that_exist_and_allows_failures_only_with_a_reason(
 
 
 def test_growth_is_told_from_wear_and_a_missing_count_from_none() -> None:
-    steady = [Sample(100 + i % 3, 40, 20, 5) for i in range(30)]
+    steady = [ProcessSample(100 + i % 3, 40, 20, 5) for i in range(30)]
     assert all(finding.held for finding in flat("worker", steady))
     for figure, step in (("rss_mb", 2.0), ("descriptors", 2), ("sockets", 2), ("threads", 1)):
         leak = [one._replace(**{figure: getattr(one, figure) + step * i}) for i, one in enumerate(steady)]
         assert not all(finding.held for finding in flat("worker", leak)), figure
-    client = Counts(sent=10, app=2, source=5, target=3, fallbacks=1)
+    client = ClientCounts(sent=10, app=2, source=5, target=3, fallbacks=1)
     assert equal(client, {"source": 5, "target": 3, "fallbacks": 1, "app": 2}).held
     assert not equal(client, {"source": 5, "target": 2, "fallbacks": 1, "app": 2}).held
-
-
-# The client.
-
-
-class Served:
-    """A server on loopback that answers as it is told to."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self._serving: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._served, "127.0.0.1", 0)
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def _served(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await self._handler(reader, writer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        await self._server.wait_closed()
-
-
-async def ask(address: str, method: str = "GET", timeout_s: float = 5.0) -> tuple[int, bytes]:
-    client = Client(address, 4, timeout_s)
-    try:
-        answer = await client.ask(method, "/", {}, b"{}" if method == "POST" else b"")
-        return answer.status, answer.body
-    finally:
-        await client.close()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
-    ],
-)
-async def test_an_answer_is_read_whole_however_its_length_is_told(answer: bytes) -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
-
-    async with Served(handler) as address:
-        assert await ask(address) == (200, b"hello")
-
-
-@pytest.mark.parametrize(
-    "part", [b"HTTP/1.1 200 OK\r\ncontent-", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel", b""]
-)
-async def test_an_answer_that_is_cut_short_is_no_answer(part: bytes) -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(part)
-        writer.close()
-
-    async with Served(handler) as address:
-        with pytest.raises(Failed) as failed:
-            await ask(address)
-    assert failed.value.kind == "broken"
-
-
-async def test_nobody_listening_is_told_from_nobody_answering(free_port: Callable[[], int]) -> None:
-    with pytest.raises(Failed) as failed:
-        await ask(f"127.0.0.1:{free_port()}")
-    assert failed.value.kind == "refused"
-
-    hold = asyncio.Event()
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hold.wait()
-        writer.close()
-
-    async with Served(handler) as address:
-        with pytest.raises(Failed) as failed:
-            await ask(address, timeout_s=0.1)
-        hold.set()
-    assert failed.value.kind == "timeout"
-
-
-async def test_a_kept_connection_found_closed_is_repeated_for_a_read_and_told_for_a_write() -> None:
-    served = 0
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal served
-        await reader.readuntil(b"\r\n\r\n")
-        served += 1
-        writer.write(ANSWER)
-        await writer.drain()
-        await reader.readuntil(b"\r\n\r\n")  # the second request is taken, and the connection closed on it
-        writer.close()
-
-    async with Served(handler) as address:
-        client = Client(address, 1, 5.0)
-        assert not (await client.ask("GET", "/", {})).repeated
-        assert (await client.ask("GET", "/", {})).repeated
-        assert served == 2
-        with pytest.raises(Failed) as failed:
-            await client.ask("POST", "/", {})
-        assert failed.value.kind == "broken"
-        await client.close()
 
 
 # The relay and the cable.
@@ -181,7 +66,7 @@ async def target() -> AsyncIterator[str]:
 
 
 async def test_the_relay_meets_exactly_its_share_of_the_calls(target: str) -> None:
-    async with Relay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
+    async with GrpcRelay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
         call = channel.unary_unary("/a.Service/Get")
         assert await call(b"hello", timeout=10) == b"hello"
         relay.begin(Trouble(share=0.2, status="RESOURCE_EXHAUSTED"))
@@ -205,7 +90,7 @@ async def _to_the_end(stream: Any) -> None:
 
 
 async def test_an_open_stream_ends_when_the_trouble_begins(target: str) -> None:
-    async with Relay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
+    async with GrpcRelay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
         stream = channel.stream_stream("/google.firestore.v1.Firestore/Listen")(timeout=30)
         await stream.write(b"hello")
         assert await stream.read() == b"hello"
@@ -235,6 +120,39 @@ async def test_a_cut_cable_passes_nothing_and_tells_nobody_until_it_is_mended() 
         assert cable.held
         writer.close()
         await writer.wait_closed()
+
+
+# Processes.
+
+
+def test_a_process_is_read_line_by_line_and_its_end_is_told(tmp_path: Path) -> None:
+    code = "import json, sys; print(json.dumps({'port': 7}), flush=True); sys.exit('gone')"
+    process = Process("one", [sys.executable, "-c", code], tmp_path / "log", read=True)
+    process.start()
+    try:
+        assert process.line() == {"port": 7}
+        with pytest.raises(StageError, match="gone"):
+            process.line()
+    finally:
+        process.end()
+
+
+def test_a_process_that_ends_before_it_is_ready_is_told_with_what_it_said(tmp_path: Path) -> None:
+    process = Process("one", [sys.executable, "-c", "raise SystemExit('no such file')"], tmp_path / "log")
+    process.start()
+    try:
+        with pytest.raises(StageError, match="no such file"):
+            process.ready(lambda: False)
+    finally:
+        process.end()
+    lives = Process("two", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    lives.start()
+    try:
+        lives.ready(lambda: True)
+        assert lives.running
+    finally:
+        lives.end()
+    assert not lives.running
 
 
 # The planted bugs.
