@@ -14,8 +14,9 @@ import time
 from typing import Final
 
 from backends.arm import Arm
+from backends.durations import Duration
 from backends.errors import Fault
-from backends.kinds.settings import Duration, Firestore
+from backends.kinds.firestore.settings import Firestore
 from backends.operations import OPERATIONS, Answer, Call
 from backends.pair.manager import build_arm
 from proxy.process.child import die_with_parent

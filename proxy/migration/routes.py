@@ -14,7 +14,8 @@ from fnmatch import translate
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from backends.kinds.settings import Backend, Http
+from backends.backend import Backend
+from backends.kinds.registry import KINDS
 from backends.operations import OPERATIONS, Kind, Operation
 from proxy.board.board import Layout
 from proxy.http1.head import Line
@@ -53,7 +54,7 @@ class Options:
 
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
     """Whether both arms are HTTP origins: what a path means is then their affair."""
-    return all(isinstance(backends[name], Http) for name in (route.source, route.target))
+    return all(KINDS[backends[name].kind].reach for name in (route.source, route.target))
 
 
 def _matches(pattern: str) -> Callable[[str], object]:

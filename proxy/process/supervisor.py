@@ -27,7 +27,7 @@ from typing import IO, Final
 import msgspec
 import structlog
 
-from backends.kinds.settings import encode_hook
+from backends.durations import encode_hook
 from proxy.board import board
 from proxy.migration.routes import layout
 from proxy.process.form import form
@@ -92,7 +92,7 @@ class Supervisor:
         self._launch = load()
         self._boot = board.boot_id()
         plan = self._launch.plan
-        check_files(plan.app, plan.proxy.doors())
+        check_files(plan)
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = self._take_run_dir()
         self._workers = plan.proxy.workers or os.cpu_count() or 1
@@ -289,7 +289,7 @@ class Supervisor:
         """Take a new config, or say why not and go on with the old one."""
         try:
             launch = self._load()
-            check_files(launch.plan.app, launch.plan.proxy.doors())
+            check_files(launch.plan)
         except Exception as error:
             _log.error("reload_refused", reason=str(error))
             return

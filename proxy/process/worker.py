@@ -15,7 +15,9 @@ import structlog
 import uvloop
 
 from backends.arm import SOURCE, TARGET, DataSource
-from backends.kinds.settings import Backend, Http, decode_hook
+from backends.backend import Backend
+from backends.durations import Duration
+from backends.kinds.registry import decode_hook
 from backends.pair.alone import build_alone
 from backends.pair.manager import build_source
 from proxy.board import board
@@ -29,7 +31,7 @@ from proxy.process import logs
 from proxy.process.child import die_with_parent, raise_descriptor_limit, read_orders
 from proxy.process.doors import Door
 from proxy.process.gateway import Gateway
-from proxy.settings import App, Plan
+from proxy.settings import App, Plan, reach_of
 
 _TICK_S = 0.02
 _SWEEP_S = 1.0
@@ -68,7 +70,7 @@ class Worker:
         for m, route in enumerate(plan.migrations):
             place = (self.gateway, self._cells, self._layout, orders.slot, m, stickiness)
             pair = (plan.backends[route.source], plan.backends[route.target])
-            pools = tuple(self._pool(backend) for backend in pair)
+            pools = tuple(self._pool(backend, plan.app) for backend in pair)
             match pools:
                 case (Pool() as old, Pool() as new):
                     self.gateway.shares.append(Relaying(*place, (old, new)))
@@ -78,17 +80,18 @@ class Worker:
                     self.gateway.shares.append(Answering(*place, source))
                 case _:
                     origin = SOURCE if pools[SOURCE] is not None else TARGET
-                    alone = build_alone(pair[1 - origin], 1 - origin, run_dir=run_dir, name=route.name)
+                    alone = build_alone(pair, 1 - origin, run_dir=run_dir, name=route.name)
                     self._sources.append(alone)
                     pool = pools[origin]
                     assert pool is not None
                     self.gateway.shares.append(Mixing(*place, alone, origin, pool))
 
-    def _pool(self, backend: Backend) -> Pool | None:
+    def _pool(self, backend: Backend, app: App) -> Pool | None:
         """The connections to a backend that is an HTTP origin."""
-        if not isinstance(backend, Http):
+        reach = reach_of(backend, app)
+        if reach is None:
             return None
-        return self.gateway.pool(App(backend.origin, timeout_s=backend.deadline_s))
+        return self.gateway.pool(App(reach.url, timeout_s=Duration(reach.timeout_s), tls=reach.tls))
 
     async def run(self) -> None:
         """Serve until told to leave, then finish what is under way."""

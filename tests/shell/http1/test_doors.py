@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from backends.origin import OriginTls
 from proxy.http1.proxyheader import BadHeaderError, Reader
 from proxy.process.doors import Door
-from proxy.settings import Listener, OriginTls, Tls
+from proxy.settings import Listener, Tls
 from proxy.tls import Certificate
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -17,7 +17,8 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends.kinds.settings import Firestore, Mock
+from backends.kinds.firestore.settings import Firestore
+from backends.kinds.mock.settings import Mock
 from proxy.http1.downstream import Downstream
 from proxy.http1.pool import Pool
 from proxy.http1.upstream import Upstream
