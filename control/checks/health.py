@@ -36,7 +36,6 @@ _HEAD_MAX: Final = 64 * 1024
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r\n)")
 _DATE: Final = re.compile(rb"\r\ndate:[ \t]*([^\r]*)", re.IGNORECASE)
-_TLS_ALERT: Final = b"\x15\x03"  # how what speaks TLS answers one who does not
 
 
 class OriginHealth(NamedTuple):
@@ -46,77 +45,90 @@ class OriginHealth(NamedTuple):
     date: str | None = None
 
 
+class _NoAnswerError(Exception):
+    """What came is no answer in HTTP; the message says what it is."""
+
+
 async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
     """Connect to an origin and ask it, within its timeout. Never raises ``OSError``."""
     path = reach.health or "/"
     began = time.perf_counter()
-    status, date = 0, None
+    status, date, transport = 0, None, None
     try:
         async with asyncio.timeout(reach.timeout_s):
-            status, date = await _exchange(reach, path)
+            dial = _dialer(reach)
+            reader = asyncio.StreamReader(_HEAD_MAX)
+            transport = await dial(asyncio.StreamReaderProtocol(reader))
+            status, date = await _exchange(transport, reader, reach.url, path)
         found = f"{reach.url} answers {status}" + (f" to GET {path}" if reach.health else "")
     except TimeoutError:
-        found = f"{reach.url} does not answer: nothing came within {reach.timeout_s:g} s"
-    except (OSError, _NoAnswerError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-        found = f"{reach.url} does not answer: {_reason(error)}"
+        stage = "it took no connection" if transport is None else f"it gave no answer to GET {path}"
+        found = f"{reach.url} does not answer: {stage} within {reach.timeout_s:g} s"
+    except (OSError, _NoAnswerError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        found = f"{reach.url} does not answer: {_reason(error, reach)}"
+    finally:
+        if transport is not None:
+            transport.abort()
     took_ms = (time.perf_counter() - began) * 1000
     if reach.health:
         ok = 200 <= status < 400
         if status and not ok:
             found += "; expected 2xx or 3xx"
     else:
-        ok = 0 < status < (500 if below_500 else 1000)
+        ok = bool(status) and (status < 500 or not below_500)
     return OriginHealth(Health(ok, took_ms, found), date)
 
 
-class _NoAnswerError(Exception):
-    """What came is no answer in HTTP; the message says what it is."""
-
-
-async def _exchange(reach: Reach, path: str) -> tuple[int, str | None]:
-    """One request and the head of its answer: the status and the Date field."""
+def _dialer(reach: Reach) -> Callable[[asyncio.BaseProtocol], Awaitable[asyncio.Transport]]:
     try:
-        dial = dialer(reach.url, reach.tls)
+        return dialer(reach.url, reach.tls)
     except OSError as error:
         raise _NoAnswerError(f"its `tls` cannot be used: {why(error)}") from None
-    reader = asyncio.StreamReader(_HEAD_MAX)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport = await dial(protocol)
-    try:
-        host = origin_of(reach.url).authority
-        fields = f"host: {host}\r\nuser-agent: phasegate-check\r\naccept: */*\r\nconnection: close\r\n\r\n"
-        transport.write(f"GET {path} HTTP/1.1\r\n{fields}".encode())
-        for _ in range(_INTERIM_MAX):
-            head = await reader.readuntil(b"\r\n\r\n")
-            line = _STATUS.match(head)
-            if line is None:
-                raise _NoAnswerError("what came is not HTTP/1")
-            if (status := int(line[1])) >= 200:
-                date = _DATE.search(head)
-                return status, date[1].decode("latin-1").strip() if date else None
-        raise _NoAnswerError(f"more than {_INTERIM_MAX} interim answers came")
-    finally:
-        transport.abort()
 
 
-def _reason(error: Exception) -> str:
+async def _exchange(
+    transport: asyncio.Transport, reader: asyncio.StreamReader, url: str, path: str
+) -> tuple[int, str | None]:
+    """One request and the head of its answer: the status and the Date field."""
+    fields = ("user-agent: phasegate-check", "accept: */*", "connection: close")
+    lines = (f"GET {path} HTTP/1.1", f"host: {origin_of(url).authority}", *fields, "", "")
+    transport.write("\r\n".join(lines).encode())
+    for _ in range(_INTERIM_MAX):
+        head = await reader.readuntil(b"\r\n\r\n")
+        line = _STATUS.match(head)
+        if line is None:
+            raise _NoAnswerError("what came is not HTTP/1")
+        if (status := int(line[1])) >= 200:
+            date = _DATE.search(head)
+            return status, date[1].decode("latin-1").strip() if date else None
+    raise _NoAnswerError(f"more than {_INTERIM_MAX} interim answers came")
+
+
+def _reason(error: Exception, reach: Reach) -> str:
     match error:
-        case asyncio.IncompleteReadError(partial=b""):
-            return "it closed the connection without an answer"
-        case asyncio.IncompleteReadError(partial=partial):
-            if partial.startswith(_TLS_ALERT):
-                return "it speaks TLS there; expected plain HTTP: write https:// for it"
+        case asyncio.IncompleteReadError(partial=partial) if partial:
             return "it closed the connection in the midst of its answer, or what came is not HTTP/1"
         case asyncio.LimitOverrunError():
             return f"what came is not HTTP/1, or a head of more than {_HEAD_MAX // 1024} KiB"
+        case asyncio.IncompleteReadError() | ConnectionResetError() | ConnectionAbortedError():
+            return f"it closed the connection without an answer{_perhaps(reach)}"
         case socket.gaierror():
             return "the host's name is not known"
-        case ConnectionRefusedError():
-            return "connection refused"
         case OSError(errno=int(number)) if not isinstance(error, ssl.SSLError):
             return os.strerror(number).lower()
         case _:
             return why(error)
+
+
+def _perhaps(reach: Reach) -> str:
+    """What may be why an origin hangs up without a word. Many send no TLS alert, or one that a reset outruns."""
+    if reach.url.startswith("http:"):
+        return "; where it speaks TLS, write https://"
+    if not reach.url.startswith("https:"):
+        return ""
+    if reach.tls is None or reach.tls.certificate is None:
+        return "; where it asks for a certificate of ours, set `tls.certificate` and `tls.key`"
+    return "; where it does not accept our certificate, look at `tls.certificate`"
 
 
 async def _of_arm(arm: Arm) -> Health:
