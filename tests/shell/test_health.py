@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from control.checks.preflight import run_checks
 from control.plan.settings import Settings
 from tests.support.authority import Authority
 from tests.support.origin import Behave, Origin, answering, half_an_answer, hang_up, silent
+from tests.support.servers import tcp
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,  # pre-flight's
@@ -206,30 +205,6 @@ def test_an_origin_with_the_certificate_it_should_have_is_well(
     run(ask())
 
 
-@contextmanager
-def serving(context: ssl.SSLContext) -> Iterator[int]:
-    """A server that says by TLS alerts what it does not like of its clients, as asyncio's does not; its port."""
-
-    class Quiet(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    class Server(ThreadingHTTPServer):
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            with suppress(OSError), context.wrap_socket(request, server_side=True) as wrapped:
-                super().finish_request(wrapped, client_address)
-
-    with Server(("127.0.0.1", 0), Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_a_client_certificate_is_shown_and_one_that_is_missing_or_unknown_is_told(
     run: Callable[[Awaitable[Any]], Any], authority: Authority, version: str
@@ -243,7 +218,8 @@ def test_a_client_certificate_is_shown_and_one_that_is_missing_or_unknown_is_tol
         tls = OriginTls(ca=authority.ca, **own)
         return (await ask_origin(Reach(f"https://localhost:{port}", 5.0, tls))).health
 
-    with serving(context) as port:
+    with tcp(context) as server:
+        port = server.server_address[1]
         known = run(ask(port, certificate=ours.certificate, key=ours.key))
         missing = run(ask(port))
         unknown = run(ask(port, certificate=stranger.certificate, key=stranger.key))
@@ -285,8 +261,8 @@ def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_told(
     assert not health.ok
     assert "does not speak TLS there" in health.detail
     assert "write http://" in health.detail
-    with serving(authority.server()) as port:
-        health = run(ask(f"http://localhost:{port}"))
+    with tcp(authority.server()) as server:
+        health = run(ask(f"http://localhost:{server.server_address[1]}"))
     assert not health.ok
     assert "where it speaks TLS, write https://" in health.detail
 
