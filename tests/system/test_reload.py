@@ -41,7 +41,7 @@ listen = "127.0.0.1:0"
 SERVE = """
 import sys
 from control.serve import serve
-from proxy.supervisor import Supervisor
+from proxy.process.supervisor import Supervisor
 reload = Supervisor._reload
 def a_minute_later(supervisor):
     for child in supervisor._children():
