@@ -1,4 +1,4 @@
-"""The data source of a migration whose other arm is an HTTP origin: a store on one side, nobody here on the other.
+"""The data source of a migration whose other arm is an HTTP origin: a store on one side, the data plane on the other.
 
 What the store fails to do is told as it is. The data plane, which alone can reach the origin, sends a read there.
 """
