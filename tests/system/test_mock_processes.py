@@ -19,9 +19,9 @@ from backends.kinds.mock.memory import MemoryStore
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from backends.documents import Context, Transform, merge, put
-from backends.journal import Journal
-from backends.memory import MemoryStore
+from backends.documents.port import Context, Transform, merge, put
+from backends.kinds.mock.journal import Journal
+from backends.kinds.mock.memory import MemoryStore
 
 async def main(path, name):
     store = MemoryStore(log=Journal(Path(path), compact_bytes=20_000))
