@@ -25,7 +25,9 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from backends.kinds.settings import Duration, Firestore, Http, Mock
+from backends.backend import Backend
+from backends.durations import Duration
+from backends.kinds.registry import KINDS
 from control.plan import gates, phases, settings
 from control.rollout.machine import TRANSITIONS
 from proxy.http1 import states
@@ -49,7 +51,10 @@ request is lost; where it is not, everything goes on as before and the log says 
 
 # What the source's own comment does not say. A key with neither is an error.
 _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
-    (App, "origin"): "where the app listens, as `http://HOST:PORT`; every request that is no data request goes there",
+    (App, "origin"): (
+        "where the app listens: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/path/of/a/socket`; "
+        "every request that is no data request goes there"
+    ),
     (App, "connect_timeout"): "to connect to the app; beyond it 502",
     (Proxy, "listen"): "the addresses that clients come to",
     (Proxy, "sticky"): (
@@ -67,13 +72,6 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (Errors, "content_type"): "what the template is",
     (AccessLog, "path"): "the file; it is opened again when it was moved away",
     (AccessLog, "sample"): "the share of requests without an error that are written, 0 to 1",
-    (Mock, "seed"): "of the made-up data; equal seeds give equal documents",
-    (Firestore, "project"): "the Google Cloud project",
-    (Firestore, "database"): "the database in it",
-    (Firestore, "deadline"): "of a request to it; a read that takes longer is answered by the source",
-    (Firestore, "view_max_age"): "how old the live view may be and still answer",
-    (Http, "origin"): "where it listens, as `http://HOST:PORT`",
-    (Http, "deadline"): "to the first byte of its answer",
     (settings.Migration, "source"): "the backend that answers today",
     (settings.Migration, "target"): "the backend that is to answer",
     (settings.Migration, "routes"): "the paths that are the migration's; `*` at the end stands for anything",
@@ -114,7 +112,6 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (phases.Phase, "max_soak"): "this phase's own; none: the migration's",
     (phases.Phase, "min_samples"): "this phase's own; none: the migration's",
     (phases.Thresholds, "success_rate"): "the same limit from the other side; the stricter of both holds",
-    (Firestore, "cache"): "of query results: this process's `memory`, or a `redis://` address that machines share",
     (Proxy, "workers"): "worker processes; 0: one a core",
     (Proxy, "max_body"): "bytes of a data request's body; beyond it 413",
     (Proxy, "body_timeout"): "for a data request's body to arrive whole",
@@ -193,7 +190,9 @@ def _tables(path: str, shape: type[Struct]) -> Iterator[tuple[str, type[Struct]]
 
 def _shapes(hint: Any) -> Iterator[type[Struct]]:
     """The tables that a type holds: itself, its members, its items."""
-    if isinstance(hint, type) and issubclass(hint, Struct):
+    if hint is Backend:
+        yield from (kind.settings for kind in KINDS.values())
+    elif isinstance(hint, type) and issubclass(hint, Struct):
         yield hint
     for argument in get_args(hint):
         yield from _shapes(argument)

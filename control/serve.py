@@ -17,11 +17,10 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from backends.arm import Arm, Health
-from backends.kinds.settings import Backend, Http, Mock
+from backends.kinds.registry import KINDS
 from control.checks.check import Check
 from control.lead import priority
-from control.plan.settings import ConfigError, Migration, Settings, decode, encode, load
+from control.plan.settings import ConfigError, Settings, decode, encode, load
 
 _log = structlog.get_logger("phasegate.control")
 
@@ -46,7 +45,11 @@ def serve(config: str | Path) -> int:
 
 def _check_fixtures(config: str | Path, settings: Settings) -> None:
     """Read what workers would have to do without. Raises ``ConfigError``."""
-    given = {name: b for name, b in settings.backends.items() if isinstance(b, Mock) and b.fixtures is not None}
+    given = {
+        name: backend
+        for name, backend in settings.backends.items()
+        if (begins_with := KINDS[backend.kind].begins_with) is not None and begins_with(backend)[0] is not None
+    }
     if not given:
         return
     from backends.copy.fixtures import FixtureError, initial
@@ -109,6 +112,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
 
     from control.api.app import Api
     from control.api.auth import Gatekeeper
+    from control.checks.health import Arms
     from control.lead.clock import SystemClock
     from control.lead.coordinator import Coordinator
     from control.lead.webhooks import Webhooks
@@ -118,7 +122,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     clock = SystemClock()
     run_dir = Path(settings.proxy.run_dir)
     store = StoreThread(run_dir / STORE)
-    arms = Arms(settings.backends)
+    arms = Arms(settings)
     webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()})
     coordinators = {
         name: Coordinator(
@@ -130,7 +134,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
             clock,
             arms.health_of(migration),
             arms.probe_of(migration),
-            kinds=(arms.kind(migration.source), arms.kind(migration.target)),
+            kinds=(settings.backends[migration.source].kind, settings.backends[migration.target].kind),
             notify=webhooks.notify,
         )
         for index, (name, migration) in enumerate(settings.migrations.items())
@@ -173,74 +177,6 @@ def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:
     from control.api.firebase import Verifier
 
     return Verifier(project).email
-
-
-class Arms:
-    """One arm a backend, only to ask after its health."""
-
-    def __init__(self, backends: dict[str, Backend]) -> None:
-        from backends.pair.manager import build_arm
-
-        self._backends = backends
-        self._arms: dict[str, Arm] = {
-            name: build_arm(backend) for name, backend in backends.items() if not isinstance(backend, Http)
-        }
-        self._opened = asyncio.Event()
-
-    def kind(self, name: str) -> str:
-        """What ``x-data-source`` says of a backend."""
-        return self._arms[name].kind if name in self._arms else "http"
-
-    async def run(self) -> None:
-        """Open what they need, and go on until cancelled; an unreachable backend is found by its health check.
-
-        Nothing but checks waits for it: credentials may take seconds, and a lease that nobody renews runs out.
-        """
-        await asyncio.gather(*(arm.start() for arm in self._arms.values()))
-        self._opened.set()
-        await asyncio.Event().wait()
-
-    async def close(self) -> None:
-        """Close them."""
-        await asyncio.gather(*(arm.close() for arm in self._arms.values()), return_exceptions=True)
-
-    async def check(self, name: str) -> Check:
-        """One backend's health, once all are open."""
-        backend = self._backends[name]
-        await self._opened.wait()
-        health = await _http_health(backend) if isinstance(backend, Http) else await self._arms[name].health()
-        mend = "" if health.ok else f"Look at backend {name!r}: is it up, and can it be reached from here?"
-        return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)
-
-    def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
-        """The check of both of a migration's backends."""
-
-        async def health() -> list[Check]:
-            return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
-
-        return health
-
-    def probe_of(self, migration: Migration) -> Callable[[], Awaitable[bool]]:
-        """The question whether a migration's target answers."""
-
-        async def probe() -> bool:
-            return (await self.check(migration.target)).ok is not False
-
-        return probe
-
-
-async def _http_health(backend: Http) -> Health:
-    """Whether an HTTP origin answers at all: any status will do, for its paths are its own."""
-    import aiohttp
-
-    began = time.monotonic()
-    try:
-        timeout = aiohttp.ClientTimeout(total=float(backend.deadline_s))
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.head(backend.origin) as response:
-            return Health(True, (time.monotonic() - began) * 1000, f"answers with {response.status}")
-    except (aiohttp.ClientError, TimeoutError) as error:
-        detail = f"{backend.origin} does not answer: {error or type(error).__name__}"
-        return Health(False, (time.monotonic() - began) * 1000, detail)
 
 
 def _dry_run(settings: Settings) -> Callable[[], Awaitable[list[Check]]]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from backends.kinds.settings import Backend, Duration
+from backends.backend import Backend
+from backends.durations import Duration
+from backends.kinds.registry import KINDS
+from backends.origin import OriginTls, Reach, origin_mistakes, place_tls, same_origin
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -23,17 +26,10 @@ class CannotStartError(Exception):
     """Something outside this process is in the way; the message says what, and what to do."""
 
 
-class OriginTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """TLS toward the app, beyond what https:// says by itself."""
-
-    ca: str | None = None  # a file of certificates to trust in place of the system's
-    server_name: str | None = None  # whom the certificate must name; none: the origin's host
-
-
 class App(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The app behind the proxy: where everything goes that is no data request."""
 
-    origin: str  # http://HOST:PORT, https://HOST:PORT or unix:/path/of/a/socket
+    origin: str
     connect_timeout_s: Duration = msgspec.field(default=Duration(2.0), name="connect_timeout")
     timeout_s: Duration = msgspec.field(default=Duration(60.0), name="timeout")  # to the first byte of the answer
     # Between two pieces of an answer, or of a tunnel either way. Long: event streams are silent at times.
@@ -123,34 +119,22 @@ class Plan(msgspec.Struct, frozen=True):
     adapters: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME: loaded before the board is looked at
 
 
-class Origin(NamedTuple):
-    """Where an origin is: ``path`` that of a unix socket, else ``host`` and ``port``. ``authority`` is its Host."""
-
-    secure: bool
-    host: str
-    port: int
-    path: str
-    authority: str
-
-
-_ORIGIN: Final = re.compile(r"(https?)://((?:\[([0-9A-Fa-f:.]+)\]|([^\s/@:\[\]?#]+))(?::(\d{1,5}))?)/?")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::\d{1,5})?")
 _MEDIA_TYPE: Final = re.compile(r"[\x20-\x7e]+")
 
 
-def origin_of(text: str) -> Origin:
-    """An origin as a config writes it. Raises ``ValueError`` in words for a person."""
-    if text.startswith("unix:/"):
-        return Origin(False, "", 0, text.removeprefix("unix:"), "localhost")
-    match = _ORIGIN.fullmatch(text)
-    if match is None or int(match[5] or 1) not in range(1, 65536):
-        raise ValueError(f'expected "http://HOST:PORT", "https://HOST:PORT" or "unix:/PATH", found "{text}"')
-    try:
-        (match[4] or "").encode("idna")
-    except UnicodeError:
-        raise ValueError(f'expected a host name, found "{match[4]}"') from None
-    secure = match[1] == "https"
-    return Origin(secure, match[3] or match[4], int(match[5] or (443 if secure else 80)), "", match[2])
+def reach_of(backend: Backend, app: App) -> Reach | None:
+    """How a backend is reached that is an HTTP origin; None for one that keeps documents.
+
+    One with the app's own origin is reached with the app's TLS, where it says nothing of its own.
+    """
+    found = KINDS[backend.kind].reach
+    if found is None:
+        return None
+    reach = found(backend)
+    if reach.tls is None and app.tls is not None and same_origin(reach.url, app.origin):
+        return reach._replace(tls=app.tls)
+    return reach
 
 
 def mistakes(app: App | None, proxy: Proxy | None) -> Iterator[tuple[str, str]]:
@@ -159,11 +143,9 @@ def mistakes(app: App | None, proxy: Proxy | None) -> Iterator[tuple[str, str]]:
     Addresses to listen on are not looked at here: they may collide with those of other sections.
     """
     if app is not None:
-        yield from _wrong("app.origin", origin_of, app.origin)
+        yield from ((f"app.{key}", what) for key, what in origin_mistakes(app.origin, app.tls))
         if app.host is not None and not _HOST.fullmatch(app.host):
             yield "app.host", f'expected a host such as "app.example.com", found "{app.host}"'
-        if app.tls is not None and not app.origin.startswith("https://"):
-            yield "app.tls", "expected an https:// origin beside it"
     if proxy is not None:
         for i, network in enumerate(proxy.trusted):
             yield from _wrong(f"proxy.trusted[{i}]", _network, network)
@@ -197,8 +179,7 @@ def _wrong(path: str, check: Callable[[str], object], text: str) -> Iterator[tup
 def located(app: App, proxy: Proxy, place: Callable[[str], str]) -> tuple[App, Proxy]:
     """The sections with ``place`` put around each file that they name."""
     replace = msgspec.structs.replace
-    if app.tls is not None and app.tls.ca is not None:
-        app = replace(app, tls=replace(app.tls, ca=place(app.tls.ca)))
+    app = replace(app, tls=place_tls(app.tls, place))
     doors = tuple(
         door
         if door.tls is None

@@ -1,45 +1,152 @@
-"""TLS contexts: toward clients, with a certificate that can change while they are served, and toward origins."""
+"""TLS contexts toward clients, with a certificate that can change while they are served; connections to origins."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import structlog
 
-from proxy.settings import App, CannotStartError, Listener, OriginTls, Tls
+from backends.origin import OriginTls, origin_of
+from proxy.settings import CannotStartError, Plan, Tls, reach_of
 
 _log = structlog.get_logger("phasegate.tls")
+
+TLS_SHUTDOWN_S: Final = 2.0  # how long the other side may take to say its goodbye
 
 _MINIMUM: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # TLS 1.2 with forward secrecy and authenticated encryption alone; 1.3 has nothing else.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
+# By OpenSSL's number of why a certificate was not believed: what was found, what was expected, what to do.
+_UNKNOWN: Final = (
+    "its certificate is signed by an authority that is not trusted here; "
+    "expected one of the system's or of `tls.ca`: name a file with that authority's certificate there"
+)
+_OTHER_NAME: Final = (
+    "its certificate is for another name; expected the origin's host or `tls.server_name`: "
+    "say there which name the certificate has"
+)
+_CERTIFICATE: Final = {
+    9: "its certificate is not valid yet; expected one that is valid now: look at both clocks, or renew it",
+    10: "its certificate has expired; expected one that is valid now: renew it",
+    18: _UNKNOWN,  # signed by itself
+    19: _UNKNOWN,
+    20: _UNKNOWN,
+    21: _UNKNOWN,
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,  # an address
+}
+# By parts of OpenSSL's name for what went wrong in a handshake. The first row that fits is told.
+_HANDSHAKE: Final = (
+    (
+        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"),
+        "it does not speak TLS there; expected a TLS port: write http:// for a plain one",
+    ),
+    (
+        ("CERTIFICATE_REQUIRED",),
+        "it asks for a certificate of ours and got none; "
+        "expected one that it knows: set `tls.certificate` and `tls.key`",
+    ),
+    (
+        ("ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE"),
+        "it does not accept our certificate; expected one that it knows: look at `tls.certificate`",
+    ),
+    (
+        ("HANDSHAKE_FAILURE", "UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION"),
+        "it refused the TLS handshake; expected TLS 1.2 or 1.3, and a certificate of ours where it asks for one: "
+        "look at its versions, and set `tls.certificate` and `tls.key`",
+    ),
+)
+
+
+def why(error: BaseException) -> str:
+    """Why an origin could not be reached, in words for a person; OpenSSL's own words behind them."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = _CERTIFICATE.get(error.verify_code, "its certificate is not trusted")
+        return f"{told} (certificate verify failed: {error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        name = (error.reason or str(error)).upper()
+        words = next((words for parts, words in _HANDSHAKE if any(part in name for part in parts)), None)
+        return f"{words or 'the TLS connection failed'} ({name})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
 def toward_origin(tls: OriginTls | None) -> ssl.SSLContext:
     """The context for connections to an origin, whose certificate is verified. Raises ``OSError``."""
-    context = ssl.create_default_context(cafile=None if tls is None else tls.ca)
+    ca = None if tls is None else tls.ca
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise OSError(f"{ca}: {_plain(error)}; expected a PEM file of authorities' certificates") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    if tls is not None and tls.certificate is not None:
+        try:
+            context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
+        except OSError as error:
+            pair = f"{tls.certificate} with {tls.key}"
+            hint = "expected PEM files, the certificate with its chain and the key that belongs to it"
+            raise OSError(f"{pair}: {_plain(error)}; {hint}") from None
     return context
 
 
-def check_files(app: App, doors: Sequence[Listener]) -> None:
+def _plain(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def dialer(url: str, tls: OriginTls | None) -> Callable[[asyncio.BaseProtocol], Awaitable[asyncio.Transport]]:
+    """What opens a connection to an origin for a protocol: over TCP, TLS or a unix socket.
+
+    Raises ``OSError`` where a file that ``tls`` names cannot be used; what it gives raises as asyncio's does.
+    """
+    where = origin_of(url)
+    options: dict[str, Any] = {}
+    if where.secure:
+        name = None if tls is None else tls.server_name
+        options = {
+            "ssl": toward_origin(tls),
+            "server_hostname": name or where.host,
+            "ssl_shutdown_timeout": TLS_SHUTDOWN_S,
+        }
+
+    async def dial(protocol: asyncio.BaseProtocol) -> asyncio.Transport:
+        loop = asyncio.get_running_loop()
+        if where.path:
+            transport, _ = await loop.create_unix_connection(lambda: protocol, where.path)
+        else:
+            transport, _ = await loop.create_connection(lambda: protocol, where.host, where.port, **options)
+        return transport
+
+    return dial
+
+
+def check_files(plan: Plan) -> None:
     """Raise ``CannotStartError`` where a file that TLS needs cannot be used: before a worker would die of it."""
+    where = ""
+    hint = ""
     try:
-        where = "app.tls.ca"
-        if app.tls is not None:
-            toward_origin(app.tls)
-        for door in doors:
+        where = "app.tls"
+        if plan.app.tls is not None:
+            toward_origin(plan.app.tls)
+        for name, backend in plan.backends.items():
+            where = f"backends.{name}.tls"
+            reach = reach_of(backend, plan.app)
+            if reach is not None and reach.tls is not None:
+                toward_origin(reach.tls)
+        hint = "; expected PEM files, the certificate with its chain and the key that belongs to it"
+        for door in plan.proxy.all_listeners():
             where = f"the certificate of {door.address}"
             if door.tls is not None:
                 Certificate(door.tls)
     except OSError as error:  # ssl.SSLError is one
-        reason = error.strerror or str(error)
-        hint = "expected PEM files, the certificate with its chain and the key that belongs to it"
-        raise CannotStartError(f"cannot use {where}: {reason}; {hint}") from None
+        raise CannotStartError(f"cannot use {where}: {_plain(error)}{hint}") from None
 
 
 def _no_password() -> str:

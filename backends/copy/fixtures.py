@@ -16,10 +16,11 @@ from backends.adapters import registry
 from backends.adapters.adapter import Adapter, AdapterError, MadeUp
 from backends.adapters.replies import Refused
 from backends.adapters.times import parse_time
+from backends.backend import Backend
 from backends.documents.port import Context, Fields, Mutation, Value, put
 from backends.documents.semantics import check
-from backends.kinds import settings
 from backends.kinds.mock.memory import MemoryStore
+from backends.kinds.registry import KINDS
 from backends.operations import Call
 
 
@@ -27,14 +28,18 @@ class FixtureError(ValueError):
     """A fixture cannot be used; the message says which file, what was found and what was expected."""
 
 
-def initial(backend: settings.Mock) -> Callable[[], Sequence[Mutation]]:
+def initial(backend: Backend) -> Callable[[], Sequence[Mutation]]:
     """What a mock holds at the start: its fixtures if it has any, read now, else made-up data, made when asked for.
 
-    Raises ``FixtureError``.
+    Nothing for a kind that holds what it holds. Raises ``FixtureError``.
     """
-    if backend.fixtures is None:
-        return functools.partial(made_up, backend.seed)
-    read = tuple(fixtures(Path(backend.fixtures)))
+    begins_with = KINDS[backend.kind].begins_with
+    if begins_with is None:
+        return tuple
+    folder, seed = begins_with(backend)
+    if folder is None:
+        return functools.partial(made_up, seed)
+    read = tuple(fixtures(Path(folder)))
     return lambda: read
 
 

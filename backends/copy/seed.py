@@ -6,23 +6,23 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from backends.backend import Backend
 from backends.copy.fixtures import initial
 from backends.documents.port import COMMIT_LIMIT, Context, Mutation, put
-from backends.kinds import settings
-from backends.kinds.registry import build_store
+from backends.kinds.registry import opener
 
 MARKER: Final = "phasegate/seeded"
 _CALL_S: Final = 30.0
 
 
-async def seed(backend: settings.Backend, *, data: settings.Mock, run_dir: Path, name: str) -> int:
-    """Write what ``data``, the mock's settings, begins with into ``backend``; how many documents were written.
+async def seed(backend: Backend, *, data: Backend, run_dir: Path, name: str) -> int:
+    """Write what the backend ``data`` begins with into ``backend``; how many documents were written.
 
     A backend that was seeded before is left as it is: 0. Raises ``FixtureError``, ``Fault``, and ``ValueError`` for
     a backend that keeps no documents.
     """
     mutations = initial(data)()
-    store = build_store(backend, run_dir / name)
+    store = opener(backend)(backend, run_dir / name, initial=initial(backend))
     await store.start()
     try:
         if await store.get(MARKER, _context()) is not None:

@@ -1,35 +1,138 @@
-"""From a backend's settings to its document store."""
+"""The kinds of backend: what each gives, one row a kind. Nothing else in phasegate tells one kind from another.
+
+A kind of your own: its settings, ``Kind`` around them, and ``register`` before a configuration is read. Whoever asks
+for a kind's row does so with ``KINDS[backend.kind]``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Protocol
 
-from backends.adapters.registry import views
-from backends.copy.fixtures import initial
-from backends.documents.port import DocumentStore
-from backends.kinds import settings
-from backends.kinds.firestore.store import FirestoreStore
-from backends.kinds.mock.journal import Journal
-from backends.kinds.mock.memory import MemoryStore
+import msgspec
+
+from backends import durations
+from backends.backend import Backend
+from backends.documents.port import DocumentStore, Mutation, Query
+from backends.kinds.firestore import kind as firestore
+from backends.kinds.firestore.settings import Firestore
+from backends.kinds.http import kind as http
+from backends.kinds.http.settings import Http
+from backends.kinds.mock import kind as mock
+from backends.kinds.mock.settings import Mock
+from backends.origin import Reach
 
 
-def build_store(backend: settings.Backend, shared: Path | None, *, live: bool = False) -> DocumentStore:
-    """The store, not started. ``shared`` begins the names of the files through which this machine's processes keep
-    one view of it; None keeps it to this process. ``live``: keep live views.
+class OpenStore(Protocol):
+    """Gives a backend's document store, not started: no network, and no file, until then."""
 
-    Raises ``FixtureError``, and ``ValueError`` for a backend that keeps no documents.
+    def __call__(
+        self,
+        backend: Any,
+        shared: Path | None,
+        *,
+        views: Sequence[Query] = (),
+        initial: Callable[[], Sequence[Mutation]] = tuple,
+    ) -> DocumentStore:
+        """``shared`` begins the names of the files through which this machine's processes keep one view of it; None
+        keeps it to this process. ``views`` are to be kept live, where that is not so anyway; ``initial`` is what a
+        store begins with that has nothing yet.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of backend. Its functions are given a backend's settings, which are of the shape ``settings``.
+
+    It has either ``open_store`` or ``reach``: a document store is asked through the adapters, an HTTP origin is
+    forwarded to by the data plane.
     """
-    match backend:
-        case settings.Mock():
-            return MemoryStore(
-                initial(backend), Journal(_file(shared, "mock.journal")) if shared is not None else None
-            )
-        case settings.Firestore():
-            fence = _file(shared, "firestore.fence") if shared is not None else None
-            return FirestoreStore(backend, views() if live else (), fence)
-        case settings.Http():
-            raise ValueError("an http backend is forwarded to by the data plane, it has no document store")
+
+    settings: type[Any]  # a ``Backend``; its docstring, and the comment behind each field, are its documentation
+    mend: Callable[[Any], str]  # what to do where it is not well
+    open_store: OpenStore | None = None
+    reach: Callable[[Any], Reach] | None = None
+
+    # Whether its documents are in this machine's memory. Such a store is told of the other side's changes before a
+    # write is answered, and whether it may be written to is no question.
+    local: bool = False
+    mend_writing: str = "Give phasegate the right to write there."  # what to do where reading works and writing not
+
+    # The folder of fixtures, or None, and the seed of made-up data that it begins with; none: with what it holds.
+    begins_with: Callable[[Any], tuple[str | None, int]] | None = None
+    # Where ``phasegate seed`` writes to, in words, and whether it asks before; none: it is not seeded.
+    seeded: Callable[[Any], tuple[str, bool]] | None = None
+    # Trouble that is put into its answers on purpose.
+    rehearsal: Callable[[Any], mock.Rehearsal | None] | None = None
+    # The Google Cloud project it is in, which ID tokens are believed from where no other is named.
+    project: Callable[[Any], str] | None = None
+    # What the shapes of its settings cannot say, as (key, what was expected and found).
+    mistakes: Callable[[Any], Iterator[tuple[str, str]]] | None = None
+    # The settings with a function put around each file that they name.
+    place_files: Callable[[Any, Callable[[str], str]], Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """As ``kind = "…"`` gives it; ``x-data-source`` says it to clients."""
+        return str(self.settings.__struct_config__.tag)
 
 
-def _file(shared: Path, suffix: str) -> Path:
-    return shared.with_name(f"{shared.name}.{suffix}")
+KINDS: Final[dict[str, Kind]] = {}
+
+
+def register(kind: Kind) -> None:
+    """Make a kind known. Raises ``ValueError`` where its name is taken, or where it is nothing that can be asked."""
+    if kind.name in KINDS:
+        raise ValueError(f"a kind of backend is called {kind.name!r} already")
+    if (kind.open_store is None) == (kind.reach is None):
+        raise ValueError(f"kind {kind.name!r}: expected either open_store or reach")
+    KINDS[kind.name] = kind
+
+
+register(
+    Kind(
+        settings=Mock,
+        open_store=mock.open_store,
+        local=True,
+        begins_with=mock.begins_with,
+        rehearsal=mock.rehearsal,
+        place_files=mock.place_files,
+        mend=mock.mend,
+    )
+)
+register(
+    Kind(
+        settings=Firestore,
+        open_store=firestore.open_store,
+        seeded=firestore.seeded,
+        project=firestore.project,
+        mend=firestore.mend,
+        mend_writing=firestore.MEND_WRITING,
+    )
+)
+register(
+    Kind(
+        settings=Http,
+        reach=http.reach,
+        mistakes=http.mistakes,
+        place_files=http.place_files,
+        mend=http.mend,
+    )
+)
+
+
+def opener(backend: Backend) -> OpenStore:
+    """What opens the backend's store. Raises ``ValueError`` for one that keeps no documents."""
+    found = KINDS[backend.kind].open_store
+    if found is None:
+        raise ValueError(f"a backend of kind {backend.kind} is forwarded to by the data plane, it has no store")
+    return found
+
+
+def decode_hook(wanted: type, value: Any) -> object:
+    """For msgspec: a backend by its kind, and durations. ``value`` has been held against the kind's shape."""
+    if wanted is Backend:
+        return msgspec.convert(value, KINDS[value["kind"]].settings, dec_hook=durations.decode_hook)
+    return durations.decode_hook(wanted, value)

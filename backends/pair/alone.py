@@ -1,4 +1,4 @@
-"""The data source of a migration whose other arm is an HTTP origin: a store on one side, nobody here on the other.
+"""The data source of a migration whose other arm is an HTTP origin: a store on one side, the data plane on the other.
 
 What the store fails to do is told as it is. The data plane, which alone can reach the origin, sends a read there.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from backends.arm import GAUGES, SOURCE, Arm, Health, Outcome
+from backends.backend import Backend
 from backends.errors import Fault, FaultKind
-from backends.kinds import settings
 from backends.operations import Answer, Call, Operation
 from backends.pair.manager import store_arm, unavailable
 from backends.pair.storearm import StoreArm
@@ -18,7 +18,8 @@ from backends.pair.storearm import StoreArm
 class Elsewhere:
     """The ``Arm`` that the data plane forwards to. It is not asked here, and says so if it is."""
 
-    kind = "http"
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
     def peek(self, operation: Operation, target: bytes) -> Answer | None:
         """As ``Arm.peek``."""
@@ -40,10 +41,10 @@ class Elsewhere:
 
 
 class Alone:
-    """A ``DataSource`` with a store at arm ``at`` and an HTTP origin at the other."""
+    """A ``DataSource`` with a store at arm ``at`` and at the other an HTTP origin, of the kind ``elsewhere``."""
 
-    def __init__(self, own: StoreArm, at: int) -> None:
-        other = Elsewhere()
+    def __init__(self, own: StoreArm, at: int, elsewhere: str) -> None:
+        other = Elsewhere(elsewhere)
         self.arms: tuple[Arm, Arm] = (own, other) if at == SOURCE else (other, own)
         self._own = own
 
@@ -76,6 +77,6 @@ class Alone:
         await self._own.close()
 
 
-def build_alone(own: settings.Backend, at: int, *, run_dir: Path, name: str) -> Alone:
-    """The data source of the store ``own``, which is arm ``at``. No network, and no file, until ``start``."""
-    return Alone(store_arm(own, run_dir / name, live=True), at)
+def build_alone(pair: tuple[Backend, Backend], at: int, *, run_dir: Path, name: str) -> Alone:
+    """The data source of ``pair``, whose arm ``at`` is a store. No network, and no file, until ``start``."""
+    return Alone(store_arm(pair[at], run_dir / name, live=True), at, pair[1 - at].kind)

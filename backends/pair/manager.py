@@ -9,19 +9,19 @@ whether the write may be stored.
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
 from typing import Final
 
+from backends.adapters.registry import views
 from backends.arm import GAUGES, SOURCE, TARGET, Arm, Outcome
+from backends.backend import Backend
+from backends.copy.fixtures import initial
 from backends.errors import Fault
-from backends.kinds import settings
-from backends.kinds.registry import build_store
+from backends.kinds.registry import KINDS, opener
 from backends.operations import Answer, Call, Operation, error_answer
 from backends.pair.mirror import Mirror
-from backends.pair.storearm import Rehearsal, StoreArm
+from backends.pair.storearm import StoreArm
 
-MOCK_DEADLINE_S: Final = 1.0
 _AGAIN: Final = ((b"retry-after", b"1"),)
 
 
@@ -104,7 +104,7 @@ class Source:
         await asyncio.gather(*(arm.start() for arm in self.arms))
         if self._hybrid:
             for arm, other in (self.arms, self.arms[::-1]):
-                mirror = Mirror(other.store, at_once=other.kind == "mock")
+                mirror = Mirror(other.store, at_once=KINDS[other.kind].local)
                 mirror.start()
                 arm.mirror = mirror.tell
                 self._mirrors.append(mirror)
@@ -116,33 +116,29 @@ class Source:
         await asyncio.gather(*(arm.close() for arm in self.arms))
 
 
-def store_arm(backend: settings.Backend, shared: Path | None, *, live: bool) -> StoreArm:
-    """The arm of a document store. ``shared``: where a mock keeps its documents for all; ``live``: with views."""
-    store = build_store(backend, shared, live=live)
-    if isinstance(backend, settings.Mock):
-        rehearsal = None
-        if backend.latency_s or backend.fault_rate:
-            dice = random.Random(backend.seed)  # noqa: S311 - no secret
-            rehearsal = Rehearsal(backend.latency_s, backend.fault_rate, dice)
-        return StoreArm(store, MOCK_DEADLINE_S, rehearsal)
-    return StoreArm(store, backend.deadline_s)
+def store_arm(backend: Backend, shared: Path | None, *, live: bool) -> StoreArm:
+    """The arm of a document store. ``shared``: where a mock keeps its documents for all; ``live``: with views.
+
+    Raises ``FixtureError``, and ``ValueError`` for a backend that keeps no documents.
+    """
+    rehearsal = KINDS[backend.kind].rehearsal
+    store = opener(backend)(backend, shared, views=views() if live else (), initial=initial(backend))
+    return StoreArm(store, backend.deadline_s, None if rehearsal is None else rehearsal(backend))
 
 
-def build_arm(backend: settings.Backend) -> Arm:
+def build_arm(backend: Backend) -> Arm:
     """One backend by itself, to ask after its health. No network until ``start``."""
     return store_arm(backend, None, live=False)
 
 
-def build_source(
-    source: settings.Backend, target: settings.Backend, *, run_dir: Path | None, name: str, mode: str
-) -> Source:
+def build_source(source: Backend, target: Backend, *, run_dir: Path | None, name: str, mode: str) -> Source:
     """A migration's data source. No network, and no file, until ``start``.
 
     The processes of one machine that name the same ``run_dir`` and ``name`` share their mock's documents; None keeps
     them to this process. Raises ``FixtureError`` where a mock's fixtures cannot be used.
     """
     # Two backends of one kind do not share their files.
-    twins = type(source) is type(target)
+    twins = source.kind == target.kind
     shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if twins else name))
     first, second = (None, None) if shared is None else shared
     return Source(

@@ -7,7 +7,6 @@ as long as they stand. That check is all that a repeated read costs.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
@@ -20,6 +19,7 @@ from backends.arm import Health
 from backends.documents.changes import Change
 from backends.documents.port import Cell, Context, DocumentStore, Reason, Rejected
 from backends.errors import Fault, FaultKind
+from backends.kinds.mock.kind import Rehearsal
 from backends.operations import Answer, Call, Operation, error_answer
 
 MEMO_LIMIT: Final = 4096  # answers kept, an arm
@@ -34,14 +34,6 @@ class _Memo(NamedTuple):
     basis: tuple[tuple[Cell, int], ...]
     until: float
     answer: Answer
-
-
-class Rehearsal(NamedTuple):
-    """Trouble put into a backend on purpose: seconds added to every call, and the share of calls that fail."""
-
-    latency_s: float
-    fault_rate: float
-    dice: random.Random
 
 
 class StoreArm:

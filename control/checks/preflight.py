@@ -9,30 +9,28 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-import http.client
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import psutil
 
-from backends.arm import TARGET, Arm
+from backends.arm import TARGET
+from backends.backend import Backend
 from backends.copy.fixtures import FixtureError
 from backends.documents.port import Context, delete, put
 from backends.errors import Fault
-from backends.kinds.registry import build_store
-from backends.kinds.settings import Backend, Firestore, Http, Mock
-from backends.pair.manager import build_arm
-from control.api.client import ApiError, Client
+from backends.kinds.registry import KINDS, Kind, opener
+from backends.origin import Reach
 from control.checks.check import Check
+from control.checks.health import ask_once, ask_origin
 from control.plan.phases import FULL_BP
 from control.plan.settings import Settings, address
 from proxy.board import board
@@ -50,13 +48,16 @@ _VENDOR: Final = Path(__file__).parents[1] / "dashboard" / "vendor"
 Look = Callable[["Scene"], Iterator[Check]]
 
 
+DryRun = Callable[[str], list[Check]]  # a migration's name → what its control plane says of a start
+
+
 @dataclass(slots=True)
 class Scene:
-    """What the checks look at; ``running`` is the control plane that answers already, if one does."""
+    """What the checks look at; ``dry_run`` asks the control plane that answers already, if one does."""
 
     settings: Settings
     token: str | None
-    running: Client | None
+    dry_run: DryRun | None
     inside: bool  # in the control process, which need not ask itself
     app_date: str | None = None  # the Date field of the app's answer, for the clock
 
@@ -66,17 +67,16 @@ async def run_checks(settings: Settings) -> list[Check]:
     return await _run(Scene(settings, None, None, inside=True))
 
 
-def preflight(settings: Settings, *, url: str | None, token: str | None) -> list[Check]:
-    """Every check, made from outside; a control plane that answers at ``url`` is asked for its own."""
-    client = Client(url or f"http://{settings.control.listen}", token)
-    return asyncio.run(_run(Scene(settings, token, client if client.ready() else None, inside=False)))
+def preflight(settings: Settings, *, token: str | None, dry_run: DryRun | None) -> list[Check]:
+    """Every check, made from outside. ``dry_run`` asks the control plane that runs already; None: none does."""
+    return asyncio.run(_run(Scene(settings, token, dry_run, inside=False)))
 
 
 async def _run(scene: Scene) -> list[Check]:
-    """In the order a person would mend them. Only backends need the event loop; all else may block a thread."""
+    """In the order a person would mend them. Who is asked needs the event loop; all else may block a thread."""
     before = await asyncio.to_thread(_look, scene, _BEFORE)
-    backends = [check async for check in _backends(scene)]
-    return before + backends + await asyncio.to_thread(_look, scene, _AFTER)
+    asked = [*await _app(scene), *await _backends(scene)]
+    return before + asked + await asyncio.to_thread(_look, scene, _AFTER)
 
 
 def _look(scene: Scene, checks: tuple[Look, ...]) -> list[Check]:
@@ -106,86 +106,45 @@ def _phases(scene: Scene) -> Iterator[Check]:
         yield Check(f"phases of {name}", not odd, f"{found}; {'; '.join(odd)}" if odd else found, mend)
 
 
-def _app(scene: Scene) -> Iterator[Check]:
-    origin = scene.settings.app.origin
-    ok, found, scene.app_date = _ask(origin, APP_TIMEOUT_S)
-    yield Check("app", ok, found, f"Start the app, or correct app.origin ({origin}).")
+async def _app(scene: Scene) -> list[Check]:
+    app = scene.settings.app
+    health, scene.app_date = await ask_origin(Reach(app.origin, APP_TIMEOUT_S, app.tls), below_500=True)
+    found = f"{health.detail} ({health.latency_ms:.0f} ms)"
+    return [Check("app", health.ok, found, f"Start the app, or correct app.origin ({app.origin}).")]
 
 
-def _ask(origin: str, within_s: float) -> tuple[bool, str, str | None]:
-    """Whether an HTTP origin answers and is not failing, in words, and its Date."""
-    parts = urlsplit(origin)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=within_s)
-    try:
-        began = time.perf_counter()
-        connection.request("GET", "/", headers={"user-agent": "phasegate-check"})
-        response = connection.getresponse()
-        took = (time.perf_counter() - began) * 1000
-        found = f"{origin} answers {response.status} in {took:.0f} ms"
-        return response.status < 500, found, response.getheader("date")
-    except (OSError, http.client.HTTPException) as error:
-        return False, f"{origin} does not answer: {_why(error)}", None
-    finally:
-        connection.close()
-
-
-async def _backends(scene: Scene) -> AsyncIterator[Check]:
+async def _backends(scene: Scene) -> list[Check]:
     used = {name for m in scene.settings.migrations.values() for name in (m.source, m.target)}
-    for name in sorted(used):
-        backend = scene.settings.backends[name]
-        title = f"backend {name}"
-        try:
-            for check in await _backend(title, backend):
-                yield check
-        except FixtureError as error:
-            yield Check(title, False, str(error), "Correct the fixture, or leave out `fixtures` for made-up data.")
+    return [check for name in sorted(used) for check in await _backend(scene.settings, name)]
 
 
-async def _backend(title: str, backend: Backend) -> list[Check]:
-    if isinstance(backend, Http):
-        ok, found, _ = await asyncio.to_thread(_ask, backend.origin, float(backend.deadline_s))
-        return [Check(title, ok, found, _mend(backend))]
-    arm: Arm = build_arm(backend)
-    await arm.start()
+async def _backend(settings: Settings, name: str) -> list[Check]:
     try:
-        health = await arm.health()
-    finally:
-        await arm.close()
-    checks = [Check(title, health.ok, f"{arm.kind}: {health.detail} ({health.latency_ms:.0f} ms)", _mend(backend))]
-    if health.ok and isinstance(backend, Firestore):
-        checks.append(await _permissions(title, backend))
-    return checks
+        well = await ask_once(settings, name)
+    except FixtureError as error:
+        mend = "Correct the fixture, or leave out `fixtures` for made-up data."
+        return [Check(f"backend {name}", False, str(error), mend)]
+    backend = settings.backends[name]
+    kind = KINDS[backend.kind]
+    if not well.ok or kind.open_store is None or kind.local:
+        return [well]
+    return [well, await _permissions(f"{well.name}, permissions", backend, kind)]
 
 
-async def _permissions(title: str, backend: Firestore) -> Check:
+async def _permissions(title: str, backend: Backend, kind: Kind) -> Check:
     """A health check only reads; whether writing is allowed shows when something is written."""
-    store = build_store(backend, None)
-    name = f"{title}, permissions"
+    store = opener(backend)(backend, None)
     await store.start()
     try:
         context = Context(asyncio.get_running_loop().time() + BACKEND_TIMEOUT_S)
         await store.commit([put(PROBE, {"checked": True})], context)
         await store.commit([delete(PROBE)], context)
     except Fault as fault:
-        mend = "Give the account roles/datastore.user on the project, or use other credentials."
-        return Check(name, False, f"reading works, writing does not: {fault}", mend)
+        return Check(title, False, f"reading works, writing does not: {fault}", kind.mend_writing)
     finally:
         await store.close()
-    return Check(name, True, f"a document was written and deleted in {backend.project}")
-
-
-def _mend(backend: Backend) -> str:
-    if isinstance(backend, Mock):
-        return "Correct its fixtures."
-    if isinstance(backend, Http):
-        return f"Start it, or correct its origin ({backend.origin})."
-    emulator = os.environ.get("FIRESTORE_EMULATOR_HOST")
-    if emulator:
-        return f"Start the emulator at {emulator}, or unset FIRESTORE_EMULATOR_HOST to use the real service."
-    return (
-        f"See that the project {backend.project} has a Firestore database and that credentials are there "
-        "(`gcloud auth application-default login`), or set FIRESTORE_EMULATOR_HOST."
-    )
+    where = f" in {kind.project(backend)}" if kind.project is not None else ""
+    return Check(title, True, f"a document was written and deleted{where}")
 
 
 def _access(scene: Scene) -> Iterator[Check]:
@@ -221,7 +180,7 @@ def _ports(scene: Scene) -> Iterator[Check]:
     settings = scene.settings
     listens = [("proxy.listen", text) for text in settings.proxy.listen]
     for key, text in [*listens, ("control.listen", settings.control.listen)]:
-        if scene.inside or scene.running is not None:
+        if scene.inside or scene.dry_run is not None:
             yield Check(key, True, f"{text}: this phasegate is running")
             continue
         host, port = address(text)
@@ -255,7 +214,7 @@ def _state(scene: Scene) -> Iterator[Check]:
     except OSError as error:
         yield Check("state", False, f"{folder}: {_why(error)}", mend)
         return
-    if not scene.inside and scene.running is None and (folder / "lock").exists():
+    if not scene.inside and scene.dry_run is None and (folder / "lock").exists():
         with open(folder / "lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -308,26 +267,12 @@ def _clock(scene: Scene) -> Iterator[Check]:
 
 def _dry_run(scene: Scene) -> Iterator[Check]:
     """What the running control plane says of a start: only it knows its own state."""
-    if scene.running is None:
-        return
-    for name in scene.settings.migrations:
-        title = f"dry run of {name}"
-        try:
-            answer = Client(scene.running.url, scene.token, name).act("start", dry_run=True)
-        except ApiError as error:
-            yield Check(title, False, error.message, error.hint)
-            continue
-        checks = answer.get("checks") or []
-        bad = [found for found in checks if found["ok"] is False]
-        for found in bad:
-            yield Check(f"{title}: {found['name']}", False, found["found"], found.get("mend", ""))
-        if not bad:
-            yield Check(
-                title, True, f"the control plane at {scene.running.url} made {len(checks)} checks, none failed"
-            )
+    if scene.dry_run is not None:
+        for name in scene.settings.migrations:
+            yield from scene.dry_run(name)
 
 
-_BEFORE: Final[tuple[Look, ...]] = (_config, _phases, _app)
+_BEFORE: Final[tuple[Look, ...]] = (_config, _phases)
 _AFTER: Final[tuple[Look, ...]] = (
     *(_access, _machine, _ports, _dashboard, _state, _rehearsal, _clock),
     _dry_run,

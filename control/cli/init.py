@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,18 +117,18 @@ def seed(settings: Settings, name: str | None, yes: bool) -> None:
     from backends.copy.fixtures import FixtureError
     from backends.copy.seed import seed as write
     from backends.errors import Fault
-    from backends.kinds.settings import Firestore, Mock
+    from backends.kinds.registry import KINDS
 
     for migration_name, migration in settings.migrations.items():
         if name is not None and migration_name != name:
             continue
         source, target = settings.backends[migration.source], settings.backends[migration.target]
-        if not isinstance(source, Mock) or not isinstance(target, Firestore):
+        seeded = KINDS[target.kind].seeded
+        if KINDS[source.kind].begins_with is None or seeded is None:
             click.echo(f"{migration_name}: nothing to do; only Firestore is seeded, from a mock")
             continue
-        emulator = os.environ.get("FIRESTORE_EMULATOR_HOST")
-        where = f"the emulator at {emulator}" if emulator else f"the real project {target.project}"
-        if not emulator and not yes:
+        where, is_real = seeded(target)
+        if is_real and not yes:
             click.confirm(f"{migration_name}: write sample data into {where}?", abort=True)
         try:
             count = asyncio.run(write(target, data=source, run_dir=Path(settings.proxy.run_dir), name=migration_name))

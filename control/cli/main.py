@@ -100,12 +100,12 @@ def check(config: str, as_json: bool, url: str | None) -> None:
     """Look whether a migration could start, and say how to mend it."""
     from msgspec import to_builtins
 
-    from control.checks.preflight import preflight
+    from control.cli.check import check as run
     from control.terminal.tables import print_checks
 
     log_as("check")
     settings = read_settings(config)
-    checks = to_builtins(preflight(settings, url=url, token=os.environ.get("PHASEGATE_TOKEN")))
+    checks = to_builtins(run(settings, url=url, token=os.environ.get("PHASEGATE_TOKEN")))
     good = all(found["ok"] is not False for found in checks)
     if as_json:
         _dump({"ok": good, "checks": checks})

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from backends.copy.fixtures import initial
 from backends.kinds.firestore.emulator import EmulatorError, find_command
-from backends.kinds.settings import Mock
+from backends.kinds.mock.settings import Mock
 from control.api.client import ApiError, Client
 from control.demo.children import ENDING, Children, wait_for
 from control.demo.findings import findings

@@ -16,8 +16,9 @@ from typing import Any, Final
 from backends.adapters.adapter import Adapter, Spec, example_call
 from backends.adapters.registry import adapters
 from backends.arm import Arm
+from backends.durations import Duration
 from backends.errors import Fault
-from backends.kinds.settings import Duration, Firestore
+from backends.kinds.firestore.settings import Firestore
 from backends.operations import Answer, Call
 from backends.pair.manager import build_arm
 from proxy.process.child import die_with_parent

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from msgspec import inspect
 
-from backends.kinds.settings import Duration
+from backends.backend import Backend
+from backends.durations import Duration
+from backends.kinds.registry import KINDS
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -64,6 +66,8 @@ def _walk(info: inspect.Type, value: object, path: str) -> Found:
             yield from _struct(info, value, path)
         case inspect.UnionType():
             yield from _union(info, value, path)
+        case inspect.CustomType() if info.cls is Backend:
+            yield from _backend(value, path)
         case inspect.DictType():
             if not isinstance(value, dict):
                 yield path, f"expected a table, found {shown(value)}"
@@ -104,20 +108,19 @@ def _union(info: inspect.UnionType, value: object, path: str) -> Found:
     others = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
     if value is None and len(others) < len(info.types):
         return
-    tagged = [kind for kind in others if isinstance(kind, inspect.StructType) and kind.tag_field]
-    if not tagged:
-        yield from _walk(others[0], value, path)
-        return
-    field = str(tagged[0].tag_field)
+    yield from _walk(others[0], value, path)
+
+
+def _backend(value: object, path: str) -> Found:
     if not isinstance(value, dict):
-        yield path, f"expected a table with a {field!r}, found {shown(value)}"
+        yield path, f"expected a table with a 'kind', found {shown(value)}"
         return
-    choice = next((kind for kind in tagged if kind.tag == value.get(field)), None)
-    if choice is None:
-        found = f"found {shown(value[field])}" if field in value else "missing"
-        yield join(path, field), f"{found}; expected {one_of([str(kind.tag) for kind in tagged])}"
+    name = value.get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        found = f"found {shown(name)}" if "kind" in value else "missing"
+        yield join(path, "kind"), f"{found}; expected {one_of(list(KINDS))}"
         return
-    yield from _struct(choice, value, path)
+    yield from _walk(inspect.type_info(KINDS[name].settings), value, path)
 
 
 def _number(info: Any, value: object, whole: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
 
-from backends.kinds.settings import Duration
+from backends.durations import Duration
 
 FULL_BP: Final = 10_000
 LEAST_PERCENT: Final = 0.01  # one basis point

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,13 +20,15 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from backends.adapters.loading import added
-from backends.kinds.settings import Backend, Duration, Firestore, Http, Mock
+from backends.backend import Backend
+from backends.durations import Duration, encode_hook
+from backends.kinds.registry import KINDS, decode_hook
 from control.plan.gates import Freeze, Window
 from control.plan.mistakes import join, one_of, problems, shown, sound_keys
 from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, Phase, Thresholds
 from proxy.migration.routes import operations_of
-from proxy.settings import App, Plan, Proxy, Route, mistakes, origin_of
-from proxy.settings import located as place
+from proxy.settings import App, Plan, Proxy, Route, mistakes
+from proxy.settings import located as place_app_and_proxy
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
@@ -101,8 +103,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def firebase_project(self) -> str | None:
         """The audience that an ID token must be for."""
-        projects = {backend.project for backend in self.backends.values() if isinstance(backend, Firestore)}
+        projects = _projects(self.backends.values())
         return self.control.firebase_project or (projects.pop() if len(projects) == 1 else None)
+
+
+def _projects(backends: Iterable[Backend]) -> set[str]:
+    """The Google Cloud projects that the backends are in."""
+    kinds = ((KINDS[backend.kind].project, backend) for backend in backends)
+    return {project(backend) for project, backend in kinds if project is not None}
 
 
 class ConfigError(Exception):
@@ -132,42 +140,31 @@ def parse(document: dict[str, Any]) -> Settings:
     found = problems(Settings, document) + list(_meanings(document))
     if found:
         raise ConfigError(found)
-    return msgspec.convert(document, Settings, dec_hook=_decode)
+    return msgspec.convert(document, Settings, dec_hook=decode_hook)
 
 
 def located(settings: Settings, folder: Path) -> Settings:
     """The settings with the paths in them made absolute, seen from ``folder``."""
-    replace = msgspec.structs.replace
+
+    def within(path: str) -> str:
+        return str(folder / path)
+
     backends = {
-        name: replace(backend, fixtures=str(folder / backend.fixtures))
-        if isinstance(backend, Mock) and backend.fixtures
-        else backend
+        name: backend if (place := KINDS[backend.kind].place_files) is None else place(backend, within)
         for name, backend in settings.backends.items()
     }
-    app, proxy = place(settings.app, settings.proxy, lambda path: str(folder / path))
-    return replace(settings, app=app, backends=backends, proxy=proxy)
+    app, proxy = place_app_and_proxy(settings.app, settings.proxy, within)
+    return msgspec.structs.replace(settings, app=app, backends=backends, proxy=proxy)
 
 
 def encode(settings: Settings) -> bytes:
     """The settings as JSON, for a child's standard input; ``decode`` takes it back."""
-    return msgspec.json.encode(settings, enc_hook=_encode)
+    return msgspec.json.encode(settings, enc_hook=encode_hook)
 
 
 def decode(data: bytes) -> Settings:
     """What ``encode`` wrote."""
-    return msgspec.json.decode(data, type=Settings, dec_hook=_decode)
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, Duration):
-        return float(value)
-    raise NotImplementedError(type(value))
-
-
-def _decode(shape: type, value: Any) -> Any:
-    if shape is Duration:
-        return Duration.parse(value)
-    raise NotImplementedError(shape)
+    return msgspec.json.decode(data, type=Settings, dec_hook=decode_hook)
 
 
 def address(text: str) -> tuple[str, int]:
@@ -208,7 +205,7 @@ def _meanings(document: Mapping[str, Any]) -> Iterator[str]:
 def _section(shape: Any, value: object) -> Any:
     """What can be read of a section: its sound keys, with the defaults of the rest; None where one is required."""
     sound = sound_keys(shape, value)
-    return None if problems(shape, sound) else msgspec.convert(sound, shape, dec_hook=_decode)
+    return None if problems(shape, sound) else msgspec.convert(sound, shape, dec_hook=decode_hook)
 
 
 def _sections(shape: Any, value: object) -> dict[str, Any]:
@@ -235,13 +232,11 @@ def _addresses(parts: _Parts) -> Iterator[str]:
         yield "proxy.listen: expected at least one address, found none"
 
 
-def _origins(parts: _Parts) -> Iterator[str]:
+def _backends(parts: _Parts) -> Iterator[str]:
     for name, backend in parts.backends.items():
-        if isinstance(backend, Http):
-            try:
-                origin_of(backend.origin)
-            except ValueError as error:
-                yield f"{join('backends', name)}.origin: {error}"
+        found = None if backend is None else KINDS[backend.kind].mistakes
+        if found is not None:
+            yield from (f"{join('backends', name)}.{key}: {what}" for key, what in found(backend))
 
 
 def _proxy(parts: _Parts) -> Iterator[str]:
@@ -354,7 +349,7 @@ def _access(parts: _Parts) -> Iterator[str]:
     for i, origin in enumerate(control.origins):
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             yield f'control.origins[{i}]: expected "https://HOST" or "https://HOST:PORT", found {shown(origin)}'
-    projects = {backend.project for backend in parts.backends.values() if isinstance(backend, Firestore)}
+    projects = _projects(backend for backend in parts.backends.values() if backend is not None)
     if (control.admins or control.viewers) and not control.firebase_project and len(projects) != 1:
         yield "control.firebase_project: missing; e-mail addresses are believed from one Firebase project's ID tokens"
     try:
@@ -370,7 +365,7 @@ def _access(parts: _Parts) -> Iterator[str]:
 
 _CHECKS: Final[tuple[Callable[[_Parts], Iterator[str]], ...]] = (
     _addresses,
-    _origins,
+    _backends,
     _proxy,
     _arms,
     _routes,

@@ -10,23 +10,23 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
+from backends.origin import origin_of
 from proxy.http1.head import Response
 from proxy.http1.headcache import HeadCache
 from proxy.http1.refusal import BAD_GATEWAY
 from proxy.http1.upstream import Failure, Owner, Upstream
-from proxy.settings import App, origin_of
-from proxy.tls import toward_origin
+from proxy.settings import App
+from proxy.tls import dialer, why
 
 _log = structlog.get_logger("phasegate.pool")
 _NO_MORE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 _IDLE_S: Final = 55.0  # below the minute after which most servers close an idle connection
-_TLS_SHUTDOWN_S: Final = 2.0
 
-Dial = Callable[[Upstream], Awaitable[None]]
+Dial = Callable[[Upstream], Awaitable[object]]
 
 
 class Pool(Owner):
@@ -42,8 +42,6 @@ class Pool(Owner):
         "_down",
         "_idle",
         "_now",
-        "_ssl",
-        "_where",
         "host",
         "host_asked",
         "idle_timeout_s",
@@ -57,11 +55,9 @@ class Pool(Owner):
 
     def __init__(self, app: App, heads: HeadCache, now: Callable[[], float], dial: Dial | None = None) -> None:
         self._app = app
-        self._dial = dial or self._open
-        self._where = origin_of(app.origin)
-        self._ssl = toward_origin(app.tls) if self._where.secure else None
+        self._dial = dial or dialer(app.origin, app.tls)
         self.origin = app.origin
-        self.host = self._where.authority.encode()
+        self.host = origin_of(app.origin).authority.encode()
         self.host_asked = (app.host or "").encode()
         self.heads = heads
         self.timeout_s = app.timeout_s
@@ -119,7 +115,7 @@ class Pool(Owner):
             upstream.abort()
             if error.errno in _NO_MORE:
                 return _overloaded("no further connection can be opened")
-            return self._unreachable("the upstream cannot be reached", error.strerror or str(error))
+            return self._unreachable("the upstream cannot be reached", why(error))
         except Exception as error:  # a host name that cannot be one, say; the client must get an answer
             upstream.abort()
             return self._unreachable("the upstream cannot be reached", repr(error))
@@ -139,18 +135,6 @@ class Pool(Owner):
             self._down = True
             _log.warning("origin_unreachable", origin=self.origin, reason=reason)
         return Failure(502, BAD_GATEWAY, message)
-
-    async def _open(self, upstream: Upstream) -> None:
-        loop = asyncio.get_running_loop()
-        where = self._where
-        tls: dict[str, Any] = {}
-        if self._ssl is not None:
-            name = self._app.tls.server_name if self._app.tls is not None else None
-            tls = {"ssl": self._ssl, "server_hostname": name or where.host, "ssl_shutdown_timeout": _TLS_SHUTDOWN_S}
-        if where.path:
-            await loop.create_unix_connection(lambda: upstream, where.path, **tls)
-        else:
-            await loop.create_connection(lambda: upstream, where.host, where.port, **tls)
 
     def close(self) -> None:
         """Close the idle connections; those in use end with their requests."""

@@ -14,7 +14,8 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from backends.adapters.registry import operations as table
-from backends.kinds.settings import Backend, Http
+from backends.backend import Backend
+from backends.kinds.registry import KINDS
 from backends.operations import Kind, Operation
 from proxy.board.layout import Layout
 from proxy.http1.head import Line
@@ -29,7 +30,7 @@ _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 def is_http(route: Route, backends: dict[str, Backend]) -> bool:
     """Whether both arms are HTTP origins: then they alone know what a path means."""
-    return all(isinstance(backends[name], Http) for name in (route.source, route.target))
+    return all(KINDS[backends[name].kind].reach for name in (route.source, route.target))
 
 
 def _matches(pattern: str) -> Callable[[str], object]:

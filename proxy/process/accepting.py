@@ -16,12 +16,11 @@ from proxy.http1.downstream import Downstream
 from proxy.http1.proxyheader import HEADER_MAX, BadHeaderError, Reader
 from proxy.process.gateway import Gateway
 from proxy.settings import Listener
-from proxy.tls import Certificate
+from proxy.tls import TLS_SHUTDOWN_S, Certificate
 
 _BACKLOG: Final = 1024
 _ACCEPTED_MAX: Final = 64  # in one go, before other events have their turn
 _NO_DESCRIPTORS_S: Final = 0.1  # until the next try where no descriptor was left
-_TLS_SHUTDOWN_S: Final = 2.0
 _UNKNOWN: Final = "unknown"  # as Forwarded calls a client of whom nothing is known (RFC 7239 section 6.3)
 
 
@@ -133,7 +132,7 @@ class Acceptor:
             if self._certificate is not None:
                 limits = {
                     "ssl_handshake_timeout": self._shared.head_timeout_s,
-                    "ssl_shutdown_timeout": _TLS_SHUTDOWN_S,
+                    "ssl_shutdown_timeout": TLS_SHUTDOWN_S,
                 }
                 tls = {"ssl": self._certificate.context, **limits}
             await asyncio.get_running_loop().connect_accepted_socket(lambda: client, sock, **tls)

@@ -27,7 +27,7 @@ from typing import IO, Final
 import msgspec
 import structlog
 
-from backends.kinds.settings import encode_hook
+from backends.durations import encode_hook
 from proxy.board.board import Board, BoardError, boot_id
 from proxy.board.layout import M_LEASE_UNTIL, M_WORD, Layout
 from proxy.migration.routes import layout
@@ -98,7 +98,7 @@ class Supervisor:
         self._boot = boot_id()
         self._log_fd = os.dup(STDERR)  # the children's log: their own standard error is read by us
         plan = self._launch.plan
-        check_files(plan.app, plan.proxy.all_listeners())
+        check_files(plan)
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = self._take_run_dir()
         self._workers = plan.proxy.workers or os.cpu_count() or 1
@@ -307,7 +307,7 @@ class Supervisor:
         """Take a new config, or say why not and go on with the old one."""
         try:
             launch = self._load()
-            check_files(launch.plan.app, launch.plan.proxy.all_listeners())
+            check_files(launch.plan)
         except Exception as error:
             _log.error("reload_refused", reason=str(error))
             return

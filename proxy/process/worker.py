@@ -16,7 +16,9 @@ import uvloop
 
 from backends.adapters import loading
 from backends.arm import SOURCE, TARGET, DataSource
-from backends.kinds.settings import Backend, Http, decode_hook
+from backends.backend import Backend
+from backends.durations import Duration
+from backends.kinds.registry import decode_hook
 from backends.pair.alone import build_alone
 from backends.pair.manager import build_source
 from proxy.board import layout as at
@@ -32,7 +34,7 @@ from proxy.process import logs
 from proxy.process.accepting import Acceptor
 from proxy.process.child import die_with_parent, raise_descriptor_limit, read_orders
 from proxy.process.gateway import Gateway
-from proxy.settings import App, Plan
+from proxy.settings import App, Plan, reach_of
 
 _TICK_S = 0.02  # how old the clock may be, and how late a new weight is seen where no request comes
 _SWEEP_S = 1.0  # how late a deadline of a client's may be noticed
@@ -76,7 +78,7 @@ class Worker:
         for m, route in enumerate(plan.migrations):
             split = Split(self._cells, self._layout, orders.slot, m, stickiness)
             pair = (plan.backends[route.source], plan.backends[route.target])
-            pools = tuple(self._pool(backend) for backend in pair)
+            pools = tuple(self._pool(backend, plan.app) for backend in pair)
             match pools:
                 case (Pool() as old, Pool() as new):
                     services.append(Relaying(split, (old, new)))
@@ -86,17 +88,18 @@ class Worker:
                     services.append(Answering(shared, split, source))
                 case _:
                     origin = SOURCE if pools[SOURCE] is not None else TARGET
-                    alone = build_alone(pair[1 - origin], 1 - origin, run_dir=run_dir, name=route.name)
+                    alone = build_alone(pair, 1 - origin, run_dir=run_dir, name=route.name)
                     self._sources.append(alone)
                     pool = pools[origin]
                     assert pool is not None
                     services.append(Mixing(shared, split, alone, origin, pool))
 
-    def _pool(self, backend: Backend) -> Pool | None:
+    def _pool(self, backend: Backend, app: App) -> Pool | None:
         """The connections to a backend that is an HTTP origin."""
-        if not isinstance(backend, Http):
+        reach = reach_of(backend, app)
+        if reach is None:
             return None
-        return self.gateway.pool(App(backend.origin, timeout_s=backend.deadline_s))
+        return self.gateway.pool(App(reach.url, timeout_s=Duration(reach.timeout_s), tls=reach.tls))
 
     async def run(self) -> None:
         """Serve until told to leave, then finish what is under way."""

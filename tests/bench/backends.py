@@ -37,11 +37,12 @@ from google.cloud import firestore
 from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.documents.port import Context, put
-from backends.kinds import settings
+from backends.durations import Duration
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.store import FirestoreStore
-from backends.kinds.settings import Firestore
+from backends.kinds.mock.settings import Mock
 from backends.operations import Call
 from backends.pair.manager import Source, build_source
 from loadtest.stage import procfs
@@ -134,13 +135,11 @@ async def read() -> None:
 
 
 async def opened(folder: str, mode: str = "hybrid") -> Source:
-    firestore_ = settings.Firestore(project=f"demo-{secrets.token_hex(4)}", deadline_s=settings.Duration(10.0))
+    firestore_ = Firestore(project=f"demo-{secrets.token_hex(4)}", deadline_s=Duration(10.0))
     fixtures = Path(folder) / "fixtures"
     fixtures.mkdir(exist_ok=True)
     (fixtures / "dashboard_snapshots.json").write_text("{}")
-    source = build_source(
-        settings.Mock(fixtures=str(fixtures)), firestore_, run_dir=Path(folder), name="bench", mode=mode
-    )
+    source = build_source(Mock(fixtures=str(fixtures)), firestore_, run_dir=Path(folder), name="bench", mode=mode)
     await source.start()
     while gauges(source)["view_age_ms"] > 60_000:
         await asyncio.sleep(0.05)

@@ -23,8 +23,8 @@ import uvloop
 
 from backends.documents.port import Context, Query
 from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.store import FirestoreStore
-from backends.kinds.settings import Firestore
 from tests.support.listen_server import ListenServer
 
 PROJECT = "demo-bench"

@@ -22,8 +22,9 @@ from backends.adapters.openapi import document
 from backends.arm import SOURCE, TARGET, Arm
 from backends.copy.fixtures import documents, made_up
 from backends.documents.port import Context
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.mock.memory import MemoryStore
-from backends.kinds.settings import Firestore, Mock
+from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_arm
 from backends.pair.storearm import StoreArm

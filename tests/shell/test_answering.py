@@ -13,7 +13,7 @@ import pytest
 
 from backends.arm import SOURCE, TARGET
 from backends.errors import Fault, FaultKind
-from backends.kinds.settings import Mock
+from backends.kinds.mock.settings import Mock
 from proxy.board.board import Board
 from proxy.migration.answering import Answering
 from proxy.migration.routes import layout

@@ -20,10 +20,10 @@ from backends.copy.seed import seed
 from backends.documents.changes import Put
 from backends.documents.port import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected, put
 from backends.documents.semantics import size_of
+from backends.durations import Duration
 from backends.errors import Fault, FaultKind
-from backends.kinds import settings
 from backends.kinds.mock.memory import MemoryStore
-from backends.kinds.settings import Duration
+from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_arm, build_source
 from backends.pair.storearm import MEMO_LIMIT, StoreArm
@@ -134,7 +134,7 @@ async def test_what_is_remembered_is_bounded() -> None:
 
 
 async def test_a_rehearsal_is_late_and_fails_as_asked() -> None:
-    arm = build_arm(settings.Mock(latency_s=Duration(0.01), fault_rate=0.5, seed=3))
+    arm = build_arm(Mock(latency_s=Duration(0.01), fault_rate=0.5, seed=3))
     await arm.start()
     faults = 0
     for _ in range(20):
@@ -319,7 +319,7 @@ async def test_fixtures_are_documents_by_collection(tmp_path: Path) -> None:
     (tmp_path / "dashboard_snapshots.json").write_text(
         '{"a": {"published_at": "2026-01-01T00:00:00Z", "metrics": {"n": 1}}}'
     )
-    arm = build_arm(settings.Mock(fixtures=str(tmp_path)))
+    arm = build_arm(Mock(fixtures=str(tmp_path)))
     await arm.start()
     answer = json.loads((await arm.answer(call("dashboard.current"))).body)
     assert answer == {"id": "a", "metrics": {"n": 1}, "published_at": "2026-01-01T00:00:00Z"}
@@ -331,18 +331,18 @@ def test_a_fixture_that_cannot_be_used_says_which_and_why(tmp_path: Path, conten
     if content is not None:
         (tmp_path / "things.json").write_text(content)
     with pytest.raises(fixtures.FixtureError, match="things.json" if content is not None else "found none"):
-        build_source(settings.Mock(fixtures=str(tmp_path)), settings.Mock(), run_dir=None, name="m", mode="mock")
+        build_source(Mock(fixtures=str(tmp_path)), Mock(), run_dir=None, name="m", mode="mock")
 
 
 async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_path: Path) -> None:
-    data = settings.Mock(fixtures=str(tmp_path / "f"))
+    data = Mock(fixtures=str(tmp_path / "f"))
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "things.json").write_text(json.dumps({str(nth): {"n": nth} for nth in range(1200)}))
-    empty = settings.Mock(fixtures=str(tmp_path / "e"))
+    empty = Mock(fixtures=str(tmp_path / "e"))
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "others.json").write_text("{}")
     assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 1200
-    built = build_source(empty, settings.Mock(), run_dir=tmp_path / "run", name="m", mode="mock")
+    built = build_source(empty, Mock(), run_dir=tmp_path / "run", name="m", mode="mock")
     await built.start()
     store = built.arms[SOURCE].store
     await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + 5))

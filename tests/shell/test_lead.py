@@ -60,7 +60,7 @@ async def leading(
 ) -> AsyncIterator[Leading]:
     arm, stop, listening = SlowArm(), asyncio.Event(), socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
-    monkeypatch.setattr("backends.pair.manager.build_arm", lambda backend: arm)
+    monkeypatch.setattr("control.checks.health.build_arm", lambda backend: arm)
     settings = settings_of({"proxy": {"run_dir": str(tmp_path)}})
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(10)) as http:

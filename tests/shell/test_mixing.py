@@ -12,8 +12,10 @@ from time import monotonic_ns
 import pytest
 
 from backends.arm import SOURCE, TARGET
+from backends.durations import Duration
 from backends.errors import Fault, FaultKind
-from backends.kinds.settings import Duration, Http, Mock
+from backends.kinds.http.settings import Http
+from backends.kinds.mock.settings import Mock
 from proxy.board.board import Board
 from proxy.migration.mixing import Mixing
 from proxy.migration.routes import layout

@@ -12,8 +12,9 @@ from time import monotonic_ns
 import pytest
 
 from backends.arm import SOURCE, TARGET
+from backends.durations import Duration
 from backends.errors import FaultKind
-from backends.kinds.settings import Duration, Http
+from backends.kinds.http.settings import Http
 from proxy.board.board import Board
 from proxy.migration.relaying import Relaying
 from proxy.migration.routes import layout

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from backends.kinds.http.settings import Http
+from backends.kinds.mock.settings import Mock
+from backends.origin import OriginTls
 from control.plan.phases import DEFAULT_PHASES
 from control.plan.settings import ConfigError, Settings, decode, encode, load
 
@@ -81,6 +84,18 @@ def test_the_documented_file_is_read(read: Callable[[str], Settings], tmp_path: 
     assert settings.firebase_project() == "demo-phasegate"
 
 
+def test_files_are_in_the_configurations_own_folder(read: Callable[[str], Settings], tmp_path: Path) -> None:
+    tls = 'tls = { ca = "ca.pem", certificate = "c.pem", key = "/elsewhere/c.key", server_name = "new.internal" }'
+    settings = read(DOCUMENTED.replace(LEGACY, f"{SECURE}\n{tls}").replace(APP, f'origin = "https://a"\n{tls}'))
+    wanted = OriginTls(str(tmp_path / "ca.pem"), "new.internal", str(tmp_path / "c.pem"), "/elsewhere/c.key")
+    legacy, mock = settings.backends["legacy"], settings.backends["mock"]
+    assert isinstance(legacy, Http)
+    assert legacy.tls == settings.app.tls == wanted
+    assert isinstance(mock, Mock)
+    assert mock.fixtures == str(tmp_path / "fixtures")
+    assert decode(encode(settings)) == settings
+
+
 def test_phases_have_the_documented_defaults(settings_of: Callable[..., Settings]) -> None:
     assert [(p.weight_bp, p.min_soak_s, p.rollback_within_s) for p in DEFAULT_PHASES] == [
         (500, 300, 10),
@@ -90,6 +105,10 @@ def test_phases_have_the_documented_defaults(settings_of: Callable[..., Settings
         (10000, 300, 38),
     ]
 
+
+LEGACY = 'origin = "http://127.0.0.1:4000"'
+SECURE = 'origin = "https://127.0.0.1:4000"'
+APP = 'origin = "http://127.0.0.1:3000"'
 
 # A change of the documented file, and what is said of it.
 MISTAKES = [
@@ -119,6 +138,18 @@ MISTAKES = [
     ('role = "operator"', 'role = "root"', 'control.tokens[0].role: expected "operator" or "viewer"'),
     ('"admin@example.com"', '"admin"', "control.admins[0]: expected an e-mail address"),
     ("weight = 5", "weight = 0.004", "migrations.phase6.phases[0].weight: expected at least 0.01, found 0.004"),
+    (LEGACY, 'origin = "ftp://x"', "backends.legacy.origin: expected"),
+    (LEGACY, f'{LEGACY}\ntls = {{ ca = "ca.pem" }}', "backends.legacy.tls: expected an https:// origin beside it"),
+    (LEGACY, f'{SECURE}\ntls = {{ certificate = "c.pem" }}', "backends.legacy.tls.key: missing; expected the file"),
+    (LEGACY, f'{SECURE}\ntls = {{ key = "c.key" }}', "backends.legacy.tls.certificate: missing; expected the file"),
+    (
+        LEGACY,
+        f'{SECURE}\ntls = {{ cert = "c.pem" }}',
+        "backends.legacy.tls.cert: unknown key; expected one of: ca,",
+    ),
+    (LEGACY, f'{LEGACY}\nhealth = "healthz"', 'backends.legacy.health: expected a path such as "/healthz"'),
+    (LEGACY, f'{LEGACY}\nhealth = "/a b"', 'backends.legacy.health: expected a path such as "/healthz"'),
+    (APP, 'origin = "https://a"\ntls = { certificate = "c.pem" }', "app.tls.key: missing; expected the file"),
 ]
 
 

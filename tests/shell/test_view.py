@@ -12,11 +12,12 @@ import grpc
 import pytest
 
 from backends.documents.port import Context, Document, Query, put
+from backends.durations import Duration
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.codec import micros
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.firestore.view import View
-from backends.kinds.settings import Duration, Firestore
 from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer, stamp
 
 ROOT = "projects/demo-view/databases/(default)/documents/"

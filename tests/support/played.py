@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from backends.kinds.settings import Firestore, Mock
+from backends.kinds.firestore.settings import Firestore
+from backends.kinds.mock.settings import Mock
 from proxy.http1.pool import Pool
 from proxy.http1.upstream import Upstream
 from proxy.migration.routes import layout

@@ -25,11 +25,12 @@ from backends.adapters.registry import operations, specs
 from backends.adapters.shapes import Error
 from backends.arm import GAUGES, SOURCE, TARGET, Outcome
 from backends.documents.port import Context, Filter, Query, Reason, Rejected
+from backends.durations import Duration
 from backends.errors import FaultKind
-from backends.kinds import settings
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
-from backends.kinds.settings import Duration
+from backends.kinds.firestore.settings import Firestore
+from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_source
 from backends.resilience.breaker import MIN_CALLS
@@ -56,10 +57,8 @@ def empty(folder: Path) -> str:
 async def source(
     tmp_path: Path, project: str, mode: str = "hybrid", deadline: float = 30.0, view_max_age: float = 90.0
 ) -> AsyncIterator[Source]:
-    mock = settings.Mock(fixtures=empty(tmp_path / "fixtures"))
-    firestore = settings.Firestore(
-        project=project, deadline_s=Duration(deadline), view_max_age_s=Duration(view_max_age)
-    )
+    mock = Mock(fixtures=empty(tmp_path / "fixtures"))
+    firestore = Firestore(project=project, deadline_s=Duration(deadline), view_max_age_s=Duration(view_max_age))
     built = build_source(mock, firestore, run_dir=tmp_path / "run", name="m", mode=mode)
     await built.start()
     try:

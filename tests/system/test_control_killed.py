@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backends.kinds.settings import encode_hook
+from backends.durations import encode_hook
 from control.api.client import ApiError, Client
 from control.lead import crashpoints as faults
 from control.lead.coordinator import Document

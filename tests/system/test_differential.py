@@ -25,9 +25,9 @@ from backends.documents.port import (
     merge,
     put,
 )
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.mock.memory import MemoryStore
-from backends.kinds.settings import Firestore
 
 STEPS = int(os.environ.get("PHASEGATE_DIFFERENTIAL_STEPS", "1500"))
 COLLECTIONS = ("a", "b", "a/1/inner")

@@ -15,8 +15,8 @@ import grpc
 from backends.errors import Fault, FaultKind
 from backends.kinds.firestore.codec import PbDocument
 from backends.kinds.firestore.messages import firestore
+from backends.kinds.firestore.settings import EMULATOR
 
-EMULATOR: Final = "FIRESTORE_EMULATOR_HOST"
 _HOST: Final = "firestore.googleapis.com"
 _SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/datastore")
 _SERVICE: Final = "/google.firestore.v1.Firestore/"

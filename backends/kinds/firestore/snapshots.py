@@ -22,7 +22,6 @@ from backends.documents.port import Document
 from backends.kinds.firestore.codec import decode_document, micros
 
 _NO_CHANGE: Final = 0
-_ADD: Final = 1
 _REMOVE: Final = 2
 _CURRENT: Final = 3
 _RESET: Final = 4

@@ -29,9 +29,9 @@ from backends.kinds.firestore.codec import (
 from backends.kinds.firestore.fence import CELLS, Fence, slot
 from backends.kinds.firestore.messages import firestore
 from backends.kinds.firestore.messages import query as query_types
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.status import commit_error, read_error
 from backends.kinds.firestore.view import View
-from backends.kinds.settings import Firestore
 from backends.resilience.cache import Cache, Result
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard

@@ -66,7 +66,7 @@ def _mutation(parts: list[Any]) -> Mutation:
 
 
 class Journal:
-    """A ``Log`` in files. One an event loop; ``open`` before use."""
+    """The history of commits, in two files. Each event loop has one of its own; ``open`` before use."""
 
     def __init__(self, path: Path, compact_bytes: int = COMPACT_BYTES) -> None:
         self._path = path
@@ -105,11 +105,14 @@ class Journal:
         self._data_fd, self._epoch, self._offset = fd, epoch, 0
 
     def behind(self) -> bool:
-        """As ``Log.behind``."""
+        """Whether others have committed what ``read`` has not given yet. Cheap."""
         return self._cells[1] != self._word
 
     def read(self, reset: Callable[[], None]) -> Iterator[Record]:
-        """As ``Log.read``."""
+        """What was committed since the last reading; ``reset`` is called first where all is given again.
+
+        Raises ``OSError`` with what to do.
+        """
         word = self._cells[1]
         for _ in range(_REOPENINGS):
             if word >> _LENGTH_BITS == self._epoch:
@@ -154,7 +157,7 @@ class Journal:
             block, used = longer, 0
 
     async def lock(self, ctx: Context) -> None:
-        """As ``Log.lock``."""
+        """Have this process alone append. Raises ``Fault`` (DEADLINE) where it is not its turn in time."""
         loop = asyncio.get_running_loop()
         wait = 0.0005
         while True:
@@ -169,11 +172,11 @@ class Journal:
             wait = min(2 * wait, 0.01)
 
     def unlock(self) -> None:
-        """As ``Log.unlock``."""
+        """Let the next process append."""
         fcntl.flock(self._head_fd, fcntl.LOCK_UN)
 
     def append(self, record: Record) -> None:
-        """As ``Log.append``."""
+        """Commit the record. Only under the lock, and after everything was read. Raises ``Fault`` (EXHAUSTED)."""
         self._write(record)
         self._commit()
 
@@ -217,7 +220,7 @@ class Journal:
         self._compact_at = max(self._compact_bytes, COMPACT_FACTOR * self._offset)
 
     def close(self) -> None:
-        """As ``Log.close``."""
+        """Unmap the head and close the files. Idempotent."""
         if self._head_fd >= 0:
             self._cells.release()
             self._map.close()

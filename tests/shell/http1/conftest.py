@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from backends.kinds.settings import Backend, Firestore, Mock
+from backends.backend import Backend
+from backends.kinds.firestore.settings import Firestore
+from backends.kinds.mock.settings import Mock
 from proxy.http1.head import HEAD_END
 from proxy.migration.routes import layout
 from proxy.process.gateway import Gateway

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import io
-import ipaddress
 import socket
 import ssl
 import struct
@@ -16,69 +14,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
+from backends.origin import OriginTls
 from proxy.http1.proxyheader import BadHeaderError, Reader
 from proxy.process.accepting import Acceptor
-from proxy.settings import Listener, OriginTls, Tls
+from proxy.settings import Listener, Tls
 from proxy.tls import Certificate
+from tests.support.authority import Authority
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-class Authority:
-    """Issues certificates for loopback into a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self.ca = str(folder / "ca.pem")
-        own = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
-        Path(self.ca).write_bytes(own.public_bytes(serialization.Encoding.PEM))
-
-    def _sign(self, name: x509.Name, key: Any, constraint: x509.BasicConstraints) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        )
-        usage = x509.KeyUsage(True, False, False, False, False, constraint.ca, constraint.ca, False, False)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(names, critical=False)
-            .add_extension(constraint, critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-
-    def issue(self, name: str, kind: str = "ec") -> Tls:
-        """Write a new certificate and key under the same two file names; ``name`` is its subject."""
-        key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key, x509.BasicConstraints(ca=False, path_length=None))
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        tls = Tls(str(self.folder / "cert.pem"), str(self.folder / "key.pem"))
-        Path(tls.key).write_bytes(private)
-        Path(tls.certificate).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return tls
-
-    def client(self) -> ssl.SSLContext:
-        """A context that trusts this authority."""
-        return ssl.create_default_context(cafile=self.ca)
 
 
 @pytest.fixture

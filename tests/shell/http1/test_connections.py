@@ -387,9 +387,11 @@ class TestUnreachable:
 
     async def test_an_origin_whose_name_is_none_is_502(self, rig: Any) -> None:
         here = await rig(origin="http://127.0.0.1:1")
-        here.gateway.shared.app._where = here.gateway.shared.app._where._replace(
-            host="a..b"
-        )  # as no config may have it
+
+        async def dial(upstream: Any) -> None:  # as no config may have it
+            await asyncio.get_running_loop().create_connection(lambda: upstream, "a..b", 1)
+
+        here.gateway.shared.app._dial = dial
         assert (await here.talk(GET, "GET"))[0].status == 502
 
     async def test_one_that_is_back_is_used(self, rig: Any) -> None:

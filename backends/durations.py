@@ -1,0 +1,37 @@
+"""Spans of time as a configuration writes them, and their way through msgspec. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Self
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(float):
+    """Seconds, written in a config as ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h"`` or a bare number of seconds."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Raise ``ValueError``, in words for a person, for what is no duration or a negative one."""
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f'expected a duration such as "30s" or "5m", found {value!r}')
+        return cls(float(match[1]) * _SECONDS[match[2]])
+
+
+def encode_hook(value: object) -> float:
+    """For msgspec: a duration travels between processes as its seconds."""
+    if isinstance(value, Duration):
+        return float(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def decode_hook(wanted: type, value: object) -> object:
+    """For msgspec: the other way. Raises ``ValueError`` in words for a person."""
+    if wanted is Duration:
+        return Duration.parse(value)
+    raise NotImplementedError(wanted.__name__)

@@ -1,0 +1,49 @@
+"""Firestore as a kind of backend: a document store that many machines share, filled by ``phasegate seed``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from backends.documents.port import DocumentStore, Mutation, Query
+from backends.kinds.firestore.settings import EMULATOR, Firestore
+
+MEND_WRITING: Final = "Give the account roles/datastore.user on the project, or use other credentials."
+
+
+def open_store(
+    backend: Firestore,
+    shared: Path | None,
+    *,
+    views: Sequence[Query] = (),
+    initial: Callable[[], Sequence[Mutation]] = tuple,
+) -> DocumentStore:
+    """Its store, which holds what it holds: ``initial`` is written by ``phasegate seed`` alone."""
+    from backends.kinds.firestore.store import FirestoreStore  # brings gRPC, which other kinds do without
+
+    fence = None if shared is None else shared.with_name(f"{shared.name}.firestore.fence")
+    return FirestoreStore(backend, views, fence)
+
+
+def project(backend: Firestore) -> str:
+    """The Google Cloud project that it is in."""
+    return backend.project
+
+
+def seeded(backend: Firestore) -> tuple[str, bool]:
+    """Where ``phasegate seed`` writes to, in words, and whether that is real: not without asking."""
+    emulator = os.environ.get(EMULATOR)
+    return (f"the emulator at {emulator}", False) if emulator else (f"the real project {backend.project}", True)
+
+
+def mend(backend: Firestore) -> str:
+    """What to do where it is not well."""
+    emulator = os.environ.get(EMULATOR)
+    if emulator:
+        return f"Start the emulator at {emulator}, or unset {EMULATOR} to use the real service."
+    return (
+        f"See that the project {backend.project} has a Firestore database and that credentials are there "
+        f"(`gcloud auth application-default login`), or set {EMULATOR}."
+    )

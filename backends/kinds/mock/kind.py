@@ -1,0 +1,61 @@
+"""The mock as a kind of backend: a document store in this machine's memory, with data of its own to begin with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from backends.documents.port import DocumentStore, Mutation, Query
+from backends.kinds.mock.settings import Mock
+
+
+class Rehearsal(NamedTuple):
+    """Trouble put into a backend on purpose: seconds added to every call, and the share of calls that fail."""
+
+    latency_s: float
+    fault_rate: float
+    dice: random.Random
+
+
+def open_store(
+    backend: Mock,
+    shared: Path | None,
+    *,
+    views: Sequence[Query] = (),
+    initial: Callable[[], Sequence[Mutation]] = tuple,
+) -> DocumentStore:
+    """Its store, which needs no views: all of it is in memory."""
+    from backends.kinds.mock.journal import Journal
+    from backends.kinds.mock.memory import MemoryStore
+
+    journal = None if shared is None else Journal(shared.with_name(f"{shared.name}.mock.journal"))
+    return MemoryStore(initial, journal)
+
+
+def begins_with(backend: Mock) -> tuple[str | None, int]:
+    """The folder of its fixtures, where it has one, and the seed of its made-up data, where it has none."""
+    return backend.fixtures, backend.seed
+
+
+def rehearsal(backend: Mock) -> Rehearsal | None:
+    """The trouble that was asked for."""
+    if not (backend.latency_s or backend.fault_rate):
+        return None
+    dice = random.Random(backend.seed)  # noqa: S311 - no secret
+    return Rehearsal(backend.latency_s, backend.fault_rate, dice)
+
+
+def place_files(backend: Mock, place: Callable[[str], str]) -> Mock:
+    """The settings with ``place`` put around each file that they name."""
+    if not backend.fixtures:
+        return backend
+    return msgspec.structs.replace(backend, fixtures=place(backend.fixtures))
+
+
+def mend(backend: Mock) -> str:
+    """What to do where it is not well."""
+    return "Correct its fixtures."

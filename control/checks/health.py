@@ -1,0 +1,213 @@
+"""Asks a backend or the app whether it is well: the one way, for pre-flight, before a raise, and for probes.
+
+A document store is asked by itself, through an arm. An HTTP origin, be it http, https or a unix socket, is connected
+to as the data plane connects to it, and asked for a path:
+
+    whose                      path      is well with
+    a backend with `health`    `health`  2xx or 3xx
+    any other                  /         any answer, for which paths an origin has is its own affair
+
+Pre-flight is stricter with the others: a person looks, and a 5xx is hardly meant (``below_500``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
+
+from backends.arm import Arm, Health
+from backends.backend import Backend
+from backends.kinds.registry import KINDS
+from backends.origin import Reach, origin_of
+from backends.pair.manager import build_arm
+from control.checks.check import Check
+from control.plan.settings import Migration, Settings
+from proxy.settings import reach_of
+from proxy.tls import dialer, why
+
+LONGEST_S: Final = 4.5  # less than what waits for the answer: it would say that it waited, and not for whom
+_HEAD_MAX: Final = 64 * 1024
+_INTERIM_MAX: Final = 16  # 1xx answers before a final one
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r\n)")
+_DATE: Final = re.compile(rb"\r\ndate:[ \t]*([^\r]*)", re.IGNORECASE)
+
+
+class OriginHealth(NamedTuple):
+    """How an origin is, and the Date field of its answer."""
+
+    health: Health
+    date: str | None = None
+
+
+class _NoAnswerError(Exception):
+    """What came is no answer in HTTP; the message says what it is."""
+
+
+async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
+    """Connect to an origin and ask it, within its timeout. Never raises ``OSError``."""
+    path = reach.health or "/"
+    began = time.perf_counter()
+    status, date, transport = 0, None, None
+    try:
+        async with asyncio.timeout(reach.timeout_s):
+            dial = _dialer(reach)
+            reader = asyncio.StreamReader(_HEAD_MAX)
+            transport = await dial(asyncio.StreamReaderProtocol(reader))
+            status, date = await _exchange(transport, reader, reach.url, path)
+        found = f"{reach.url} answers {status}" + (f" to GET {path}" if reach.health else "")
+    except TimeoutError:
+        stage = "it took no connection" if transport is None else f"it gave no answer to GET {path}"
+        found = f"{reach.url} does not answer: {stage} within {reach.timeout_s:g} s"
+    except (OSError, _NoAnswerError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        found = f"{reach.url} does not answer: {_reason(error, reach)}"
+    finally:
+        if transport is not None:
+            transport.abort()
+    took_ms = (time.perf_counter() - began) * 1000
+    if reach.health:
+        ok = 200 <= status < 400
+        if status and not ok:
+            found += "; expected 2xx or 3xx"
+    else:
+        ok = bool(status) and (status < 500 or not below_500)
+    return OriginHealth(Health(ok, took_ms, found), date)
+
+
+def _dialer(reach: Reach) -> Callable[[asyncio.BaseProtocol], Awaitable[asyncio.Transport]]:
+    try:
+        return dialer(reach.url, reach.tls)
+    except OSError as error:
+        raise _NoAnswerError(f"its `tls` cannot be used: {why(error)}") from None
+
+
+async def _exchange(
+    transport: asyncio.Transport, reader: asyncio.StreamReader, url: str, path: str
+) -> tuple[int, str | None]:
+    """One request and the head of its answer: the status and the Date field."""
+    fields = ("user-agent: phasegate-check", "accept: */*", "connection: close")
+    lines = (f"GET {path} HTTP/1.1", f"host: {origin_of(url).authority}", *fields, "", "")
+    transport.write("\r\n".join(lines).encode())
+    for _ in range(_INTERIM_MAX):
+        head = await reader.readuntil(b"\r\n\r\n")
+        line = _STATUS.match(head)
+        if line is None:
+            raise _NoAnswerError("what came is not HTTP/1")
+        if (status := int(line[1])) >= 200:
+            date = _DATE.search(head)
+            return status, date[1].decode("latin-1").strip() if date else None
+    raise _NoAnswerError(f"more than {_INTERIM_MAX} interim answers came")
+
+
+def _reason(error: Exception, reach: Reach) -> str:
+    match error:
+        case asyncio.IncompleteReadError(partial=partial) if partial:
+            return "it closed the connection in the midst of its answer, or what came is not HTTP/1"
+        case asyncio.LimitOverrunError():
+            return f"what came is not HTTP/1, or a head of more than {_HEAD_MAX // 1024} KiB"
+        case asyncio.IncompleteReadError() | ConnectionResetError() | ConnectionAbortedError():
+            return f"it closed the connection without an answer{_perhaps(reach)}"
+        case socket.gaierror():
+            return "the host's name is not known"
+        case OSError(errno=int(number)) if not isinstance(error, ssl.SSLError):
+            return os.strerror(number).lower()
+        case _:
+            return why(error)
+
+
+def _perhaps(reach: Reach) -> str:
+    """What may be why an origin hangs up without a word. Many send no TLS alert, or one that a reset outruns."""
+    if reach.url.startswith("http:"):
+        return "; where it speaks TLS, write https://"
+    if not reach.url.startswith("https:"):
+        return ""
+    if reach.tls is None or reach.tls.certificate is None:
+        return "; where it asks for a certificate of ours, set `tls.certificate` and `tls.key`"
+    return "; where it does not accept our certificate, look at `tls.certificate`"
+
+
+async def _of_arm(arm: Arm) -> Health:
+    """How a document store is, in words that name its kind."""
+    health = await arm.health()
+    return Health(health.ok, health.latency_ms, f"{arm.kind}: {health.detail}")
+
+
+def _check(name: str, backend: Backend, health: Health) -> Check:
+    mend = "" if health.ok else KINDS[backend.kind].mend(backend)
+    return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)
+
+
+async def ask_once(settings: Settings, name: str) -> Check:
+    """How one backend is, for pre-flight: a store is asked through an arm that is opened for it and closed again.
+
+    Raises ``FixtureError``.
+    """
+    backend = settings.backends[name]
+    reach = reach_of(backend, settings.app)
+    if reach is not None:
+        return _check(name, backend, (await ask_origin(reach, below_500=True)).health)
+    arm = build_arm(backend)
+    await arm.start()
+    try:
+        return _check(name, backend, await _of_arm(arm))
+    finally:
+        await arm.close()
+
+
+class Arms:
+    """One arm a document store, only to ask after its health, and the origins beside them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._backends = settings.backends
+        self._origins: dict[str, Reach] = {}
+        self._arms: dict[str, Arm] = {}
+        for name, backend in settings.backends.items():
+            reach = reach_of(backend, settings.app)
+            if reach is None:
+                self._arms[name] = build_arm(backend)
+            else:
+                self._origins[name] = reach._replace(timeout_s=min(reach.timeout_s, LONGEST_S))
+        self._opened = asyncio.Event()
+
+    async def run(self) -> None:
+        """Open what they need, and go on until cancelled; an unreachable backend is found by its health check.
+
+        Nothing but checks waits for it: credentials may take seconds, and a lease that nobody renews runs out.
+        """
+        await asyncio.gather(*(arm.start() for arm in self._arms.values()))
+        self._opened.set()
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Close them."""
+        await asyncio.gather(*(arm.close() for arm in self._arms.values()), return_exceptions=True)
+
+    async def check(self, name: str) -> Check:
+        """One backend's health, once all are open."""
+        await self._opened.wait()
+        if name in self._origins:
+            health = (await ask_origin(self._origins[name])).health
+        else:
+            health = await _of_arm(self._arms[name])
+        return _check(name, self._backends[name], health)
+
+    def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
+        """The check of both of a migration's backends."""
+
+        async def health() -> list[Check]:
+            return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
+
+        return health
+
+    def probe_of(self, migration: Migration) -> Callable[[], Awaitable[bool]]:
+        """The question whether a migration's target answers."""
+
+        async def probe() -> bool:
+            return (await self.check(migration.target)).ok is not False
+
+        return probe

@@ -1,0 +1,66 @@
+"""A kind of backend of the tests' own, written as anyone outside phasegate would: a store in memory that can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from backends.backend import Backend
+from backends.documents.port import Context, DocumentStore, Mutation, Query
+from backends.durations import Duration
+from backends.errors import Fault, FaultKind
+from backends.kinds.mock.memory import MemoryStore
+from backends.kinds.registry import Kind
+
+
+class Shelf(Backend, msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="shelf"):
+    """A shelf."""
+
+    boards: int  # how many boards it has
+    ill: bool = False  # whether it says that it is not well
+    read_only: bool = False  # whether it takes no writes
+    deadline_s: Duration = msgspec.field(default=Duration(2.0), name="deadline")  # of a request to it
+
+
+class ShelfStore(MemoryStore):
+    kind = "shelf"
+
+    def __init__(self, settings: Shelf) -> None:
+        super().__init__()
+        self._settings = settings
+
+    async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
+        if self._settings.read_only:
+            raise Fault(FaultKind.PERMISSION, "glued")
+        return await super().commit(mutations, ctx)
+
+    async def health(self, deadline_s: float) -> str:
+        if self._settings.ill:
+            raise Fault(FaultKind.UNAVAILABLE, "it leans")
+        return f"{self._settings.boards} boards, within {deadline_s:g} s"
+
+
+def open_store(
+    backend: Shelf,
+    shared: Path | None,
+    *,
+    views: Sequence[Query] = (),
+    initial: Callable[[], Sequence[Mutation]] = tuple,
+) -> DocumentStore:
+    return ShelfStore(backend)
+
+
+def mistakes(backend: Shelf) -> Iterator[tuple[str, str]]:
+    if backend.boards < 1:
+        yield "boards", f"expected at least one, found {backend.boards}"
+
+
+KIND = Kind(
+    settings=Shelf,
+    open_store=open_store,
+    mistakes=mistakes,
+    mend=lambda backend: f"Screw its {backend.boards} boards on.",
+    mend_writing="Take the glue off.",
+)
