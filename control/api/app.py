@@ -38,11 +38,11 @@ from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
 from control.lead.execution import Refused
-from control.lead.status import audit_document
 from control.plan.settings import LOOPBACK, Settings, address
 from control.report import build as report
-from control.store.chain import Line
-from control.store.sqlite import StoreError, StoreThread
+from control.store.entry import AuditLine, audit_document
+from control.store.port import StoreError
+from control.store.sqlite import StoreThread
 from proxy.board.board import Board
 
 _log = structlog.get_logger("phasegate.api")
@@ -264,7 +264,7 @@ class Api:
         lines = await self._store.run(coordinator.name)
         # What the store has not taken yet belongs to the run all the same.
         waiting = coordinator.outbox.entries
-        unsaved = [Line(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
+        unsaved = [AuditLine(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
         settings = coordinator.settings
         made = report.build_report(
             coordinator.name,

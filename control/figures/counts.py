@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from backends.errors import FaultKind
 from control.judge.verdict import Arm, Counts
 from control.plan.phases import Thresholds
+from control.plan.times import of_ns
 from proxy.board import histogram
 from proxy.board.board import SOURCE, TARGET, Board, Series
 
@@ -38,7 +39,7 @@ def workers(board: Board, m: int, mono: float) -> list[Worker]:
         if not row.pid:
             continue
         share = board.share(row.slot, m)
-        age = max(0.0, mono - row.heartbeat / 1e9)
+        age = max(0.0, mono - of_ns(row.heartbeat))
         found.append(
             Worker(
                 row.slot,
@@ -108,7 +109,7 @@ class Lag(NamedTuple):
 
 def lag(board: Board, m: int, mono: float) -> Lag:
     """How far the target is behind, over all workers."""
-    since = min((share.behind_since / 1e9 for share in board.shares(m) if share.behind_since), default=mono)
+    since = min((of_ns(share.behind_since) for share in board.shares(m) if share.behind_since), default=mono)
     gauges = board.gauges(m)
     return Lag(max(0.0, mono - since), sum(gauges["mirror_pending"]), sum(gauges["mirror_lost"]))
 

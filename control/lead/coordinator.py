@@ -24,21 +24,21 @@ from control.judge import verdict as judge
 from control.judge.verdict import Outcome, Verdict
 from control.lead import crashpoints as faults
 from control.lead import execution, observer
-from control.lead.clock import Clock, ns
+from control.lead.clock import Clock
 from control.lead.commands import Command
 from control.lead.lease import Lease
 from control.lead.observer import Chapter, Kept, Observer
 from control.lead.publishing import Teller
 from control.lead.readiness import HealthCheck, Readiness
-from control.lead.saving import Outbox, Owner, Storage
-from control.lead.status import audit_document
+from control.lead.saving import Outbox, Owner
 from control.plan.phases import Phase
 from control.plan.settings import Migration
+from control.plan.times import Now, ns
 from control.rollout.machine import step
-from control.rollout.model import Effect, Event, Notify, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.rollout.model import Effect, Event, Notify, On, Persist, Plan, Publish, Refuse, Rollout, State
 from control.rollout.recovery import Found, recover, rejoin, wait
-from control.store.chain import Line
-from control.store.sqlite import StoreError
+from control.store.entry import AuditLine, audit_document
+from control.store.port import Storage, StoreError
 from proxy.board import board as boards
 from proxy.board.board import Board
 
@@ -427,7 +427,7 @@ class Coordinator:
             self.apply(Event(On.UNPERSISTED, reason=error, revision=self.state.pending.revision))
         self._pulse_now()
 
-    def _saved(self, lines: list[Line], revision: int) -> None:
+    def _saved(self, lines: list[AuditLine], revision: int) -> None:
         for line in lines:
             self.teller.hub.publish("audit", audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= revision:

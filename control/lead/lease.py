@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from control.lead.clock import ns
+from control.plan.times import ns, of_ns
 from proxy.board.board import Board
 
 
@@ -19,7 +19,7 @@ class Lease:
     def take_over(self, mono: float) -> bool:
         """Go on with what the process before this one renewed last; False where that has run out."""
         left_ns = self._board.lease_until(self._index)
-        self._ends = left_ns / 1e9 if left_ns > ns(mono) else None
+        self._ends = of_ns(left_ns) if left_ns > ns(mono) else None
         return self._ends is not None
 
     def due(self, mono: float) -> bool:

@@ -16,7 +16,8 @@ from control.judge.verdict import Outcome, Verdict
 from control.lead.status import verdict_document
 from control.plan.phases import Phase
 from control.plan.settings import Migration
-from control.rollout.model import Now, Rollout, State
+from control.plan.times import Now
+from control.rollout.model import Rollout, State
 from proxy.board.board import Board
 
 DETECT_EVERY_S: Final = 0.25  # the fast detector

@@ -12,7 +12,8 @@ from control.lead.observer import Observer
 from control.lead.saving import Outbox
 from control.lead.status import status_document
 from control.plan.phases import Phase
-from control.rollout.model import Now, Rollout
+from control.plan.times import Now, of_ns
+from control.rollout.model import Rollout
 from proxy.board.board import Board
 
 STATUS_EVERY_S: Final = 1.0
@@ -86,4 +87,4 @@ class Teller:
     def age_s(self, now: Now) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
         ages = [row.heartbeat_age_s for row in workers(self._board, self._index, now.mono)]
-        return {"workers": max(ages, default=0.0), "control": max(0.0, now.mono - self._board.control()[1] / 1e9)}
+        return {"workers": max(ages, default=0.0), "control": max(0.0, now.mono - of_ns(self._board.control()[1]))}

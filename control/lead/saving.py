@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from control.lead.clock import Clock
-from control.lead.status import rfc3339
+from control.plan.times import rfc3339
 from control.rollout.model import Entry
-from control.store.chain import Line
-from control.store.sqlite import Checkpoint, StoreError
+from control.store.entry import AuditLine
+from control.store.port import Storage, StoreError
 
 _log = structlog.get_logger("phasegate.outbox")
 
@@ -28,25 +28,12 @@ ENTRIES_MAX: Final = 10_000
 RETRY_S: Final = 1.0  # between attempts on a store that failed
 
 
-class Storage(Protocol):
-    """What of the store a migration needs. What is awaited may raise ``StoreError``."""
-
-    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
-        """Write a checkpoint and its entries, for good."""
-
-    async def checkpoint(self, migration: str) -> Checkpoint | None:
-        """What was saved last."""
-
-    def when_new(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` whenever the store has nothing any more of what it was told."""
-
-
 class Owner(NamedTuple, Generic[T]):
     """What whoever leads the migration is asked, and told."""
 
     document: Callable[[], tuple[T, int]]  # the checkpoint as it should be now, and its revision
     found: Callable[[T | None], None]  # what could not be read before was, or there is none
-    saved: Callable[[list[Line], int], None]  # these lines, with the checkpoint of that revision
+    saved: Callable[[list[AuditLine], int], None]  # these lines, with the checkpoint of that revision
     failed: Callable[[str], None]
 
 
@@ -61,7 +48,7 @@ class Outbox(Generic[T]):
         self._owner = owner
         self._entries: deque[tuple[float, Entry]] = deque()
         self._lost = 0  # entries that found the outbox full
-        self._saving: asyncio.Task[tuple[list[Line], int]] | None = None
+        self._saving: asyncio.Task[tuple[list[AuditLine], int]] | None = None
         self._saved_at: float | None = None
         self._saved_revision: int | None = None
         self.dirty = asyncio.Event()
@@ -136,7 +123,7 @@ class Outbox(Generic[T]):
         self._saving = asyncio.create_task(self._write(), name=f"save {self._migration}")
         self._owner.saved(*await asyncio.shield(self._saving))
 
-    async def _write(self) -> tuple[list[Line], int]:
+    async def _write(self) -> tuple[list[AuditLine], int]:
         entries, (document, revision), now = self.entries, self._owner.document(), self._clock.now()
         try:
             lines = await self._store.save(self._migration, msgspec.json.encode(document).decode(), entries)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import to_builtins
@@ -11,17 +10,10 @@ from msgspec import to_builtins
 from control.figures.counts import Worker
 from control.judge.verdict import Verdict
 from control.plan.phases import Phase
-from control.rollout.model import Now, Rollout
-from control.store.chain import Line
+from control.plan.times import Now, rfc3339
+from control.rollout.model import Rollout
 
 Json = dict[str, Any]
-
-
-def rfc3339(unix: float | None) -> str | None:
-    """Unix time as text, in UTC with milliseconds."""
-    if unix is None:
-        return None
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def status_document(
@@ -88,17 +80,4 @@ def _worker(worker: Worker) -> Json:
         "generation": worker.generation,
         "inflight_target": worker.inflight_target + worker.inflight_old,
         "heartbeat_age_ms": round(worker.heartbeat_age_s * 1000, 3),
-    }
-
-
-def audit_document(line: Line) -> Json:
-    """An audit line as the API shows it."""
-    return {
-        "seq": line.seq,
-        "at": rfc3339(line.at),
-        "kind": line.kind,
-        "actor": line.actor,
-        "detail": line.detail,
-        "previous": line.previous,
-        "hash": line.hash,
     }

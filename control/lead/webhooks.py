@@ -23,8 +23,8 @@ import aiohttp
 import orjson
 import structlog
 
-from control.lead.status import rfc3339
 from control.plan.settings import Webhook
+from control.plan.times import rfc3339
 
 _log = structlog.get_logger("phasegate.webhooks")
 

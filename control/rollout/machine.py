@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from control.plan.times import Now
 from control.rollout import transitions as acts
-from control.rollout.model import Act, Event, Now, On, Plan, Refuse, Rollout, State, Step
+from control.rollout.model import Act, Event, On, Plan, Refuse, Rollout, State, Step
 
 
 class Row(NamedTuple):

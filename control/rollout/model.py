@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from control.plan.phases import Phase
+from control.plan.times import Now
 
 Mode = Literal["mock", "firestore", "hybrid"]
 
@@ -62,13 +63,6 @@ class Event(Struct, frozen=True):
     revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
     detected: float | None = None  # of a breach or command: when it was known, CLOCK_MONOTONIC seconds
     unheard: tuple[int, ...] = ()  # of a drain: slots that had to be left out, hung
-
-
-class Now(NamedTuple):
-    """The time on both clocks: seconds of CLOCK_MONOTONIC, which decides, and Unix time, which is shown."""
-
-    mono: float
-    unix: float
 
 
 class Raise(Struct, frozen=True):

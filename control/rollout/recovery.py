@@ -13,7 +13,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from control.plan.phases import FULL_BP, phase_at_or_below
-from control.rollout.model import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step
+from control.plan.times import Now
+from control.rollout.model import Entry, Mode, Persist, Plan, Publish, Rollout, State, Step
 from control.rollout.transitions import raised
 
 

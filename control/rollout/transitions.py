@@ -11,13 +11,13 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from control.plan.phases import phase_at_or_below
+from control.plan.times import Now
 from control.rollout.model import (
     Act,
     Descent,
     Entry,
     Event,
     Notify,
-    Now,
     On,
     Persist,
     Plan,

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
-
-from msgspec import Struct
+from typing import NamedTuple
 
 from control.rollout.model import Entry
-
-
-class Line(Struct, frozen=True):
-    """A line of the audit trail as it stands; ``at`` in Unix time."""
-
-    seq: int
-    at: float
-    kind: str
-    actor: str
-    detail: dict[str, Any]
-    previous: str
-    hash: str
+from control.store.entry import AuditLine
 
 
 class Trail(NamedTuple):
@@ -52,7 +39,7 @@ class Chain:
         self._hash = genesis(migration)
         self._problems: list[str] = []
 
-    def add(self, line: Line) -> None:
+    def add(self, line: AuditLine) -> None:
         """The next entry there is."""
         if line.seq <= self._last:
             self._problems.append(f"entry {line.seq} is out of order")

@@ -24,10 +24,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from control.rollout.model import Entry
-from control.store.chain import Chain, Line, Trail, digest, genesis
+from control.store.chain import Chain, Trail, digest, genesis
+from control.store.entry import AuditLine
+from control.store.port import Checkpoint, StoreError
 
 _log = structlog.get_logger("phasegate.store")
 
@@ -57,17 +58,6 @@ CREATE TABLE IF NOT EXISTS audit (
 """
 _KNOWN: Final = "SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = ?"
 _MIGRATIONS: Final = "SELECT migration FROM checkpoint UNION SELECT migration FROM audit"
-
-
-class StoreError(Exception):
-    """The store could not be written or read: full, read-only, locked or broken. In words for a person."""
-
-
-class Checkpoint(Struct, frozen=True):
-    """What was saved of a migration last, and when (Unix time)."""
-
-    document: str
-    saved_at: float
 
 
 class Store:
@@ -108,7 +98,9 @@ class Store:
         """Close the file; the write-ahead log is folded in."""
         self._db.close()
 
-    def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float) -> list[Line]:
+    def save(
+        self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float
+    ) -> list[AuditLine]:
         """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, synced to disk."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -138,11 +130,11 @@ class Store:
             return known
         return (last[0], last[1]) if last else (0, genesis(migration))
 
-    def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[Line]:
+    def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[AuditLine]:
         seq, previous = self._head(migration)
         for at, entry in entries:
             seq += 1
-            line = Line(
+            line = AuditLine(
                 seq, at, entry.kind, entry.actor, entry.detail, previous, digest(previous, migration, seq, at, entry)
             )
             detail = json.dumps(entry.detail, sort_keys=True, separators=(",", ":"))
@@ -160,7 +152,7 @@ class Store:
         # A byte that is no UTF-8 makes a document that cannot be understood, and not a store that cannot be read.
         return Checkpoint(found[0][0].decode("utf-8", "replace"), found[0][1]) if found else None
 
-    def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+    def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
         """The newest ``limit`` lines, or those before a sequence number; newest first."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? AND seq < ?"
@@ -169,7 +161,7 @@ class Store:
         )
         return [_line(row) for row in rows]
 
-    def run(self, migration: str) -> list[Line]:
+    def run(self, migration: str) -> list[AuditLine]:
         """The lines since the last start of a run, oldest first, the recoveries between them included."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
@@ -228,13 +220,13 @@ class StoreThread:
             self._store.close()
             self._store = None
 
-    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
         """As ``Store.save``; the first one into a new file begins with a note of what became of the old one."""
         return await self._call(lambda store: self._save(store, migration, document, entries))
 
     def _save(
         self, store: Store, migration: str, document: str, entries: Sequence[tuple[float, Entry]]
-    ) -> list[Line]:
+    ) -> list[AuditLine]:
         now, noted = time.time(), list(entries)
         if self._set_aside is not None and migration not in self._noted:
             note = f"the store was broken; it is kept as {self._set_aside.name}, and this is a new one"
@@ -247,11 +239,11 @@ class StoreThread:
         """As ``Store.checkpoint``."""
         return await self._call(lambda store: store.checkpoint(migration))
 
-    async def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+    async def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
         """As ``Store.audit``."""
         return await self._call(lambda store: store.audit(migration, limit, before))
 
-    async def run(self, migration: str) -> list[Line]:
+    async def run(self, migration: str) -> list[AuditLine]:
         """As ``Store.run``."""
         return await self._call(lambda store: store.run(migration))
 
@@ -327,11 +319,11 @@ def _follow(db: sqlite3.Connection, migration: str) -> Trail:
     return chain.end(db.execute(_KNOWN, (migration,)).fetchone())
 
 
-def _line(row: Sequence[Any]) -> Line:
+def _line(row: Sequence[Any]) -> AuditLine:
     """A row of the table. Raises ``StoreError`` where it has not the form of one that was written."""
     try:
-        found = dict(zip(Line.__struct_fields__, row, strict=True))
-        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, Line)
+        found = dict(zip(AuditLine.__struct_fields__, row, strict=True))
+        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, AuditLine)
     except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise StoreError(f"entry {row[0]} is no entry of phasegate's: somebody changed it") from error
 

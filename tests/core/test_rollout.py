@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from control.plan.phases import DEFAULT_PHASES
+from control.plan.times import Now
 from control.rollout.machine import TRANSITIONS, step
-from control.rollout.model import Descent, Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.rollout.model import Descent, Event, On, Persist, Plan, Publish, Refuse, Rollout, State
 
 PLAN = Plan(DEFAULT_PHASES)
 NOW = Now(1000.0, 1_700_000_000.0)

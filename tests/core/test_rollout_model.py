@@ -17,9 +17,10 @@ import pytest
 from msgspec.structs import replace
 
 from control.plan.phases import DEFAULT_PHASES
+from control.plan.times import Now
 from control.rollout.machine import RAISING as RAISES
 from control.rollout.machine import step
-from control.rollout.model import Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.rollout.model import Event, On, Persist, Plan, Publish, Refuse, Rollout, State
 from control.rollout.recovery import Found, recover, rejoin, wait
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))

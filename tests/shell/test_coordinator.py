@@ -19,9 +19,11 @@ from control.judge.verdict import Outcome, Verdict
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import Refused
-from control.rollout.model import Entry, Event, Now, On, State
-from control.store.chain import Line
-from control.store.sqlite import Checkpoint, StoreError, StoreThread
+from control.plan.times import Now
+from control.rollout.model import Entry, Event, On, State
+from control.store.entry import AuditLine
+from control.store.port import Checkpoint, StoreError
+from control.store.sqlite import StoreThread
 from proxy.board import board as boards
 from proxy.board.board import Board
 
@@ -64,11 +66,11 @@ class Memory:
     def when_new(self, tell: Callable[[], None]) -> None:
         """It never is."""
 
-    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
         # As the store's thread does, it goes on with what it was asked, whatever becomes of who asked.
         return await asyncio.shield(asyncio.ensure_future(self._save(document, entries)))
 
-    async def _save(self, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+    async def _save(self, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
         self.waiting += 1
         await self.open.wait()
         self.waiting -= 1
@@ -77,7 +79,7 @@ class Memory:
         self.saved = Checkpoint(document, 1.0)
         self.saves += 1
         self.entries += [entry.kind for _, entry in entries]
-        return [Line(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
+        return [AuditLine(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
         await self.readable.wait()
