@@ -3,6 +3,7 @@
     docs/configuration.md   every key of the configuration: from the settings' types, defaults and comments
     docs/architecture.md    between its marks: the code map from the modules' docstrings, and the rollout's states
                             from its table of transitions
+    docs/judge.md           between its marks: the judge's rules, from their table
 
 ``python -m control.reference`` writes them; ``documents`` gives them, for the test that they are current.
 """
@@ -26,6 +27,7 @@ from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
 from backends.kinds.settings import Duration, Firestore, Http, Mock
+from control.judge.rules import RULES, Requests, percent
 from control.plan import gates, phases, settings
 from control.rollout.machine import TRANSITIONS
 from proxy.settings import AccessLog, App, Errors, Listener, Proxy, Tls
@@ -133,19 +135,28 @@ def is_pure(docstring: str | None) -> bool:
 
 def documents() -> dict[Path, str]:
     """Every page that is written from the source, whole, as it should be."""
-    architecture = ROOT / "docs" / "architecture.md"
-    text = architecture.read_text("utf-8")
-    text = _between(text, "code map", "\n".join(_code_map()))
-    text = _between(text, "states", "\n".join(_states()))
-    return {ROOT / "docs" / "configuration.md": "\n".join(configuration()), architecture: text}
+    docs = ROOT / "docs"
+    return {
+        docs / "configuration.md": "\n".join(configuration()),
+        docs / "architecture.md": _written(docs / "architecture.md", {"code map": _code_map(), "states": _states()}),
+        docs / "judge.md": _written(docs / "judge.md", {"rules": _rules()}),
+    }
 
 
-def _between(text: str, name: str, body: str) -> str:
+def _written(page: Path, parts: dict[str, Iterator[str]]) -> str:
+    """A page with each part between its marks written anew."""
+    text = page.read_text("utf-8")
+    for name, lines in parts.items():
+        text = _between(page, text, name, "\n".join(lines))
+    return text
+
+
+def _between(page: Path, text: str, name: str, body: str) -> str:
     begin, end = f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"expected {begin!r} and {end!r} in docs/architecture.md")
+        raise ValueError(f"expected {begin!r} and {end!r} in docs/{page.name}")
     return f"{before}{begin}\n\n{body}\n{end}{after}"
 
 
@@ -318,6 +329,30 @@ def _states() -> Iterator[str]:
     for (before, after), events in edges.items():
         yield f"    {before} --> {after}: {', '.join(event.replace('_', ' ') for event in events)}"
     yield "```\n"
+
+
+# The judge.
+
+
+def _rules() -> Iterator[str]:
+    """The judge's rules as a table."""
+    yield "| rule | what is counted or sampled | limit | p₀ | health checks count | held beside a bad source |"
+    yield "|---|---|---|---|---|---|"
+    keys = {field.encode_name for field in fields(phases.Thresholds)}
+    for rule in RULES:
+        limit = f"`{rule.limit}`" if rule.limit in keys else inspect.getdoc(getattr(phases.Thresholds, rule.limit))
+        cells = [f"`{rule.name}`", rule.meaning, str(limit).rstrip(".").replace("``", "`")]
+        if isinstance(rule.signal, Requests):
+            allowed = "the limit" if rule.signal.allowed is None else percent(rule.signal.allowed)
+            cells += [allowed, _yes(rule.signal.probed), _yes(rule.signal.beside_source)]
+        else:
+            cells += ["", "", ""]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
 
 
 def main() -> None:

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from backends.errors import FaultKind
-from control.judge.verdict import Arm, Counts
-from control.plan.phases import Thresholds
 from control.plan.times import of_ns
 from proxy.board import histogram
 from proxy.board.board import SOURCE, TARGET, Board, Series
 
 HEARTBEAT_MAX_S: Final = 2.0  # a worker that was silent for longer is not waited for; the lease deals with it
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -120,19 +117,6 @@ def _since(now: Series, earlier: Series) -> Series:
     return now - earlier
 
 
-def counts(series: Series, thresholds: Thresholds) -> Counts:
-    """What the judge counts of an arm."""
-    slow_p95 = histogram.count_above(series.buckets, int(thresholds.p95_ms * 1000))
-    slow_p99 = histogram.count_above(series.buckets, int(thresholds.p99_ms * 1000))
-    return Counts(series.requests, min(series.errors, series.requests), slow_p95, slow_p99)
-
-
-def arm(series: Series, thresholds: Thresholds) -> Arm:
-    """The same, with the percentiles."""
-    p95, p99 = histogram.quantiles(series.buckets, (0.95, 0.99))
-    return Arm(counts(series, thresholds), _ms(p95), _ms(p99))
-
-
 def summary(series: Series) -> dict[str, Any]:
     """An arm's figures as status and report show them."""
     requests, errors = series.requests, series.errors
@@ -179,16 +163,17 @@ class Machine:
         self._before: tuple[float, float] | None = None
         self._cores = len(os.sched_getaffinity(0))
 
-    def sample(self, mono: float) -> tuple[float, float | None]:
-        """The largest process's memory in MB, and the share of the machine used since the last sample."""
+    def sample(self, mono: float) -> dict[str, float]:
+        """By the judge's gauges: the largest process's memory in MB, the share of the machine used since the last."""
         rows = [row for row in self._board.workers() if row.pid]
         memory = max([row.rss_kb / 1024 for row in rows] + [own_memory_mb()])
         spent = sum(row.cpu_ms / 1000 for row in rows) + own_cpu_s()
         before, self._before = self._before, (mono, spent)
         if before is None or mono <= before[0]:
-            return memory, None
+            return {"memory_mb": memory}
         # A worker that was replaced takes its processor time with it: then less is seen, never more.
-        return memory, max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
+        used = max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
+        return {"memory_mb": memory, "cpu": used}
 
 
 def own_memory_mb() -> float:

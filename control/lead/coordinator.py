@@ -20,8 +20,9 @@ import structlog
 from msgspec.structs import replace
 
 from control.figures.counts import workers
-from control.judge import verdict as judge
-from control.judge.verdict import Outcome, Verdict
+from control.judge.evidence import PROBES
+from control.judge.rules import VerdictOutcome
+from control.judge.verdict import PhaseVerdict
 from control.lead import crashpoints as faults
 from control.lead import execution, observer
 from control.lead.clock import Clock
@@ -102,7 +103,7 @@ class Coordinator:
         self._probing: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._held_by: tuple[str, ...] = ()
-        self._earned: Verdict | None = None  # the newest verdict, where it asks for the next phase
+        self._earned: PhaseVerdict | None = None  # the newest verdict, where it asks for the next phase
         self._pulse = asyncio.Event()
         self._left = Found(0, 0, False)  # what the board said when this process began
         self._lapsed = False  # and whether its lease had run out
@@ -253,7 +254,7 @@ class Coordinator:
     async def _ask_target(self, generation: int) -> None:
         """Follow up a suspicion."""
         try:
-            answers = await asyncio.gather(*(self._probe() for _ in range(judge.PROBES)))
+            answers = await asyncio.gather(*(self._probe() for _ in range(PROBES)))
             if self.state.generation == generation:
                 self._observer.watch = self._observer.watch.after_probes(answers.count(False), len(answers))
                 if self._observer.watch.breached and self.state.state in _JUDGED:
@@ -269,18 +270,20 @@ class Coordinator:
     def _phase(self) -> Phase | None:
         return None if self.state.phase is None else self.plan.phases[self.state.phase]
 
-    def _consider(self, verdict: Verdict, now: Now) -> None:
+    def _consider(self, verdict: PhaseVerdict, now: Now) -> None:
         """Act on a verdict."""
         s = self.state
         self._earned = None
-        if verdict.outcome is Outcome.ROLL_BACK and s.state in _JUDGED:
+        if verdict.outcome is VerdictOutcome.ROLL_BACK and s.state in _JUDGED:
             self.apply(Event(On.BREACH, reason="; ".join(verdict.reasons), detected=now.mono))
-        elif verdict.outcome is Outcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
+        elif verdict.outcome is VerdictOutcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
             self._earned = verdict
             closed = self.readiness.held(self._following())
             held = (*closed, *self._held_by)
             if held:
-                self._observer.verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(*held, *verdict.reasons))
+                self._observer.verdict = replace(
+                    verdict, outcome=VerdictOutcome.HOLD, summary=(*held, *verdict.summary)
+                )
             if not closed:
                 self._check_then_promote(now)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
-from control.figures.counts import Machine, Snapshot, arm, by_adapter, counts, dense, snapshot, sparse, summary
-from control.judge import verdict as judge
-from control.judge.verdict import Outcome, Verdict
-from control.lead.status import verdict_document
+from control.figures.counts import Machine, Snapshot, by_adapter, dense, snapshot, sparse, summary
+from control.judge import rules
+from control.judge.document import verdict_document
+from control.judge.evidence import TargetWatch
+from control.judge.rules import VerdictOutcome
+from control.judge.verdict import PhaseVerdict, Terms, judge, judge_by_threshold
 from control.plan.phases import Phase
 from control.plan.settings import Migration
 from control.plan.times import Now
@@ -46,7 +48,7 @@ class Chapter(NamedTuple):
     base: Snapshot
     adapters: dict[str, int]
     validations: tuple[int, int]  # made, and those that asked for a rollback
-    verdict: Verdict | None
+    verdict: PhaseVerdict | None
 
 
 class Observer:
@@ -57,7 +59,7 @@ class Observer:
         self._index = index
         self._settings = migration
         self._machine = Machine(board)
-        self._gauges = judge.Gauges()
+        self._samples: dict[str, tuple[float, ...]] = {}  # of the judge's gauges, oldest first
         self.begin(now)
 
     def begin(self, now: Now) -> None:
@@ -67,8 +69,8 @@ class Observer:
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
         self._breach_told = False  # what the fast detector has found is in a validation
-        self.watch = judge.Watch.fresh(self._settings.thresholds)
-        self.verdict: Verdict | None = None
+        self.watch = TargetWatch.fresh(rules.bounds(self._settings.thresholds))
+        self.verdict: PhaseVerdict | None = None
 
     def kept(self) -> Kept:
         """For the checkpoint."""
@@ -93,7 +95,7 @@ class Observer:
         seen, thresholds = snapshot(self._board, self._index, now.mono), self._settings.thresholds
         if weighing:
             new = seen.since(self._last)
-            target, source = counts(new.target, thresholds), counts(new.source, thresholds)
+            target, source = rules.trials(new.target, thresholds), rules.trials(new.source, thresholds)
             self.watch = self.watch.after(target, source, now.mono - self._last.mono)
             self._breach_told = self._breach_told and self.watch.breached
         self._last, self._detected_at = seen, now.mono
@@ -103,35 +105,35 @@ class Observer:
         found = self._settings.judge == "sequential" and self.watch.breached and not self._breach_told
         return found or now.mono - self._validated_at >= self._settings.validate_every_s
 
-    def validate(self, s: Rollout, phase: Phase | None, now: Now) -> Verdict:
+    def validate(self, s: Rollout, phase: Phase | None, now: Now) -> PhaseVerdict:
         """Judge for the record: with a new sample of the gauges, and a new window for the literal rule."""
         self._sample_gauges(now)
         verdict = self.weigh(s, phase, now)
         made, bad = self._validations
-        self._validations = made + 1, bad + (verdict.outcome is Outcome.ROLL_BACK)
+        self._validations = made + 1, bad + (verdict.outcome is VerdictOutcome.ROLL_BACK)
         self._validated_at, self._window, self._breach_told = now.mono, self._last, self.watch.breached
         return verdict
 
-    def weigh(self, s: Rollout, phase: Phase | None, now: Now) -> Verdict:
+    def weigh(self, s: Rollout, phase: Phase | None, now: Now) -> PhaseVerdict:
         """The verdict on what was read so far."""
         settings, thresholds = self._settings, self._settings.thresholds
-        if not self._gauges.cpu:
+        if any(rule.name not in self._samples for rule in rules.GAUGES):
             self._sample_gauges(now)
-        terms, soaked, gauges = self._terms(s, phase), s.soaked(now.mono), self._gauges
-        target = arm(self._last.since(self._base).target, thresholds)
+        terms, soaked, samples = self._terms(s, phase), s.soaked(now.mono), self._samples
+        target = rules.measured(self._last.since(self._base).target, thresholds)
         if settings.judge == "threshold":
-            window = arm(self._last.since(self._window).target, thresholds)
-            self.verdict = judge.judge_by_threshold(thresholds, terms, target, window, gauges, soaked, now.unix)
+            window = rules.measured(self._last.since(self._window).target, thresholds)
+            self.verdict = judge_by_threshold(thresholds, terms, target, window, samples, soaked, now.unix)
         else:
-            self.verdict = judge.judge(thresholds, terms, target, self.watch, gauges, soaked, now.unix)
+            self.verdict = judge(thresholds, terms, target, self.watch, samples, soaked, now.unix)
         return self.verdict
 
-    def _terms(self, s: Rollout, phase: Phase | None) -> judge.Terms:
+    def _terms(self, s: Rollout, phase: Phase | None) -> Terms:
         settings = self._settings
         if phase is None:
-            return judge.Terms(0.0, 0.0, settings.min_samples, "hold")
+            return Terms(0.0, 0.0, settings.min_samples, "hold")
         max_soak = phase.max_soak_s if phase.max_soak_s is not None else settings.max_soak_s
-        return judge.Terms(
+        return Terms(
             phase.min_soak_s,
             max(phase.min_soak_s, 2 * phase.min_soak_s if max_soak is None else max_soak),
             phase.min_samples or settings.min_samples,
@@ -140,10 +142,8 @@ class Observer:
         )
 
     def _sample_gauges(self, now: Now) -> None:
-        memory, cpu = self._machine.sample(now.mono)
-        kept = self._gauges
-        cpus = kept.cpu if cpu is None else (*kept.cpu, cpu)[-judge.GAUGE_SAMPLES :]
-        self._gauges = judge.Gauges((*kept.memory_mb, memory)[-judge.GAUGE_SAMPLES :], cpus)
+        for name, value in self._machine.sample(now.mono).items():
+            self._samples[name] = (*self._samples.get(name, ()), value)[-rules.GAUGE_SAMPLES :]
 
     # Telling.
 
@@ -159,7 +159,7 @@ class Observer:
         return {
             "arms": {"source": summary(done.source), "target": summary(done.target)},
             "target_share": round(done.target.requests / requests, 6) if requests else None,
-            "verdict": verdict_document(ended.verdict),
+            "verdict": to_builtins(verdict_document(ended.verdict)),
             "adapters": self._by_adapter_since(ended.adapters),
             "validations": made,
             "validations_failed": bad,

@@ -8,7 +8,8 @@ from typing import Any
 from msgspec import to_builtins
 
 from control.figures.counts import Worker
-from control.judge.verdict import Verdict
+from control.judge.document import verdict_document
+from control.judge.verdict import PhaseVerdict
 from control.plan.phases import Phase
 from control.plan.times import Now, rfc3339
 from control.rollout.model import Rollout
@@ -21,7 +22,7 @@ def status_document(
     phases: Sequence[Phase],
     s: Rollout,
     now: Now,
-    verdict: Verdict | None,
+    verdict: PhaseVerdict | None,
     arms: Mapping[str, Json],
     checkpoint: Json,
     workers: Sequence[Worker],
@@ -34,7 +35,7 @@ def status_document(
         "weight": s.weight_bp / 100,
         "phase": None if s.phase is None else _phase(phases[s.phase], s, now),
         "phases": [phase_document(phase) for phase in phases],
-        "verdict": verdict_document(verdict),
+        "verdict": to_builtins(verdict_document(verdict)),
         "arms": dict(arms),
         "last_rollback": to_builtins(s.last_rollback),
         "checkpoint": checkpoint,
@@ -63,14 +64,6 @@ def phase_document(phase: Phase) -> Json:
         "rollback_within_s": float(phase.rollback_within_s),
         "approval": phase.approval,
     }
-
-
-def verdict_document(verdict: Verdict | None) -> Json:
-    """A verdict; before the first one, that there is no data."""
-    if verdict is None:
-        return {"outcome": "no_data", "reasons": ["nothing has been judged yet"], "checked_at": None, "rules": []}
-    found: Json = to_builtins(verdict)
-    return found | {"checked_at": rfc3339(verdict.checked_at)}
 
 
 def _worker(worker: Worker) -> Json:

@@ -57,7 +57,7 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def error_limit(self) -> float:
-        """The stricter of the error rate and what the success rate leaves."""
+        """``error_rate``, or what ``success_rate`` leaves: the stricter of the two."""
         return self.error_rate if self.success_rate is None else min(self.error_rate, 1 - self.success_rate)
 
 

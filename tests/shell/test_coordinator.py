@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from backends.arm import TARGET
 from backends.errors import FaultKind
 from control.checks.check import Check
-from control.judge.verdict import Outcome, Verdict
+from control.judge.rules import VerdictOutcome
+from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import Refused
@@ -542,8 +543,8 @@ async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane
     await plane.until(lambda s: s["state"] == "completed")
 
 
-HOLDS = Verdict(Outcome.HOLD, ("held by error_rate",), 0.0)
-EARNED = Verdict(Outcome.PROMOTE, ("all is proven",), 0.0)
+HOLDS = PhaseVerdict(VerdictOutcome.HOLD, ("held by error_rate",), 0.0)
+EARNED = PhaseVerdict(VerdictOutcome.PROMOTE, ("all is proven",), 0.0)
 
 
 def hold(scene: Scene) -> None:
