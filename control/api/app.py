@@ -37,7 +37,7 @@ from control.figures.history import STEPS
 from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
-from control.lead.execution import Refused
+from control.lead.execution import CommandRefused
 from control.plan.settings import LOOPBACK, Settings, address
 from control.report import build as report
 from control.store.entry import AuditLine, audit_document
@@ -229,7 +229,7 @@ class Api:
         task = asyncio.ensure_future(coordinator.act(command))
         try:
             await asyncio.shield(task)
-        except Refused as refused:
+        except CommandRefused as refused:
             raise Problem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
         return answers.document(coordinator.status())
 

@@ -1,6 +1,7 @@
 """What is known of the weight that is published: the counts since it was, the fast detector, gauges, validations.
 
-Reads the board and judges; changes nothing. Every weight is a chapter of its own: ``begin`` opens it.
+Reads the board and judges; changes nothing. Each published weight gets a new baseline: ``begin`` takes it, and what
+was counted before it says nothing of the new weight.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ _HELD: Final = {
 Json = dict[str, Any]
 
 
-class Kept(Struct, frozen=True):
-    """What a checkpoint keeps of a chapter."""
+class KeptBaseline(Struct, frozen=True):
+    """What a checkpoint keeps of a weight's baseline."""
 
     source: Json
     target: Json
     validations: tuple[int, int]
 
 
-class Chapter(NamedTuple):
-    """A weight's beginning, and what came of it."""
+class WeightRecord(NamedTuple):
+    """A weight's baseline, and what came of it."""
 
     base: Snapshot
     adapters: dict[str, int]
@@ -68,16 +69,16 @@ class Observer:
         self._adapters = by_adapter(self._board, self._index)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
-        self._breach_told = False  # what the fast detector has found is in a validation
+        self._breach_told = False  # a validation has said what the fast detector found
         self.watch = TargetWatch.fresh(rules.bounds(self._settings.thresholds))
         self.verdict: PhaseVerdict | None = None
 
-    def kept(self) -> Kept:
+    def kept(self) -> KeptBaseline:
         """For the checkpoint."""
-        return Kept(sparse(self._base.source), sparse(self._base.target), self._validations)
+        return KeptBaseline(sparse(self._base.source), sparse(self._base.target), self._validations)
 
-    def restore(self, kept: Kept) -> None:
-        """Go on with the chapter of a checkpoint, unless the board's counts have begun anew since."""
+    def restore(self, kept: KeptBaseline) -> None:
+        """Go on from a checkpoint's baseline, unless the board's counts have begun anew since."""
         with suppress(LookupError, ValueError, TypeError):
             base = Snapshot(self._base.mono, dense(kept.source), dense(kept.target))
             here = self._last
@@ -147,12 +148,12 @@ class Observer:
 
     # Telling.
 
-    def chapter(self) -> Chapter:
-        """What is known, to be told when the next weight has been published."""
-        return Chapter(self._base, self._adapters, self._validations, self.verdict)
+    def record(self) -> WeightRecord:
+        """What is known now, to be written down when the next weight has been published."""
+        return WeightRecord(self._base, self._adapters, self._validations, self.verdict)
 
-    def facts(self, ended: Chapter, now: Now) -> Json:
-        """What the arms did in a chapter that ends now."""
+    def facts(self, ended: WeightRecord, now: Now) -> Json:
+        """What the arms did under a weight that ends now."""
         done = snapshot(self._board, self._index, now.mono).since(ended.base)
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
@@ -166,11 +167,11 @@ class Observer:
         }
 
     def so_far(self, now: Now) -> Snapshot:
-        """The chapter's counts."""
+        """The counts since the baseline."""
         return snapshot(self._board, self._index, now.mono).since(self._base)
 
     def adapters(self) -> dict[str, int]:
-        """The chapter's target requests by adapter."""
+        """The target's requests since the baseline, by adapter."""
         return self._by_adapter_since(self._adapters)
 
     def _by_adapter_since(self, before: dict[str, int]) -> dict[str, int]:

@@ -51,7 +51,7 @@ class On(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
-class Event(Struct, frozen=True):
+class RolloutEvent(Struct, frozen=True):
     """Something that happened, and who made it happen."""
 
     kind: On
@@ -132,7 +132,7 @@ class Rollout(Struct, frozen=True):
         return self.soaked_s + (max(0.0, mono - self.soaking_since) if self.soaking_since is not None else 0.0)
 
 
-class Plan(Struct, frozen=True):
+class RolloutPlan(Struct, frozen=True):
     """What of a configuration the machine needs."""
 
     phases: tuple[Phase, ...]
@@ -142,7 +142,7 @@ class Plan(Struct, frozen=True):
 # Effects: what a step asks to be done, in the order given.
 
 
-class Publish(Struct, frozen=True):
+class PublishWeight(Struct, frozen=True):
     """Set the board's word. Times in CLOCK_MONOTONIC seconds; None: never."""
 
     weight_bp: int
@@ -179,6 +179,6 @@ class Refuse(Struct, frozen=True):
     hint: str
 
 
-Effect = Publish | Persist | Notify | Refuse
+Effect = PublishWeight | Persist | Notify | Refuse
 Step = tuple[Rollout, tuple[Effect, ...]]
-Act = Callable[[Plan, Rollout, Event, Now], Step]
+Act = Callable[[RolloutPlan, Rollout, RolloutEvent, Now], Step]

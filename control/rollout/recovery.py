@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from control.plan.phases import FULL_BP, phase_at_or_below
 from control.plan.times import Now
-from control.rollout.model import Entry, Mode, Persist, Plan, Publish, Rollout, State, Step
+from control.rollout.model import Entry, Mode, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
 from control.rollout.transitions import raised
 
 
-class Found(NamedTuple):
+class BoardWord(NamedTuple):
     """What the board's word says when the control process starts."""
 
     generation: int
@@ -27,13 +27,13 @@ class Found(NamedTuple):
 
 
 def recover(
-    plan: Plan,
+    plan: RolloutPlan,
     saved: Rollout | None,
-    found: Found,
+    found: BoardWord,
     mode: Mode,
     now: Now,
     lapsed: bool = False,
-    here: Found | None = None,
+    here: BoardWord | None = None,
 ) -> Step:
     """Go on from what is known: never with more weight than both the checkpoint and the board say.
 
@@ -64,10 +64,10 @@ def recover(
     if (settled.weight_bp, settled.pinned) == (here.weight_bp, here.pinned) and here.generation:
         return settled, (persist,)
     published = replace(settled, generation=here.generation + 1)
-    return published, (Publish(published.weight_bp, published.pinned), persist)
+    return published, (PublishWeight(published.weight_bp, published.pinned), persist)
 
 
-def wait(plan: Plan, found: Found, mode: Mode, lapsed: bool) -> Step:
+def wait(plan: RolloutPlan, found: BoardWord, mode: Mode, lapsed: bool) -> Step:
     """What holds until the checkpoint can be read. Revision 0, so that whatever is decided meanwhile shows."""
     if mode == "mock":
         held = Rollout(mode=mode, pinned=True)
@@ -79,7 +79,7 @@ def wait(plan: Plan, found: Found, mode: Mode, lapsed: bool) -> Step:
         held = Rollout(State.ROLLED_BACK, mode)
     if (held.weight_bp, held.pinned) == (found.weight_bp, found.pinned):
         return replace(held, generation=found.generation), ()
-    return replace(held, generation=found.generation + 1), (Publish(held.weight_bp, held.pinned),)
+    return replace(held, generation=found.generation + 1), (PublishWeight(held.weight_bp, held.pinned),)
 
 
 def rejoin(saved: Rollout | None, here: Rollout) -> Step:
@@ -110,7 +110,7 @@ def _lapsed(s: Rollout) -> Rollout:
     )
 
 
-def _without_checkpoint(plan: Plan, found: Found) -> tuple[Rollout, str]:
+def _without_checkpoint(plan: RolloutPlan, found: BoardWord) -> tuple[Rollout, str]:
     if found.weight_bp == 0:
         return Rollout(), "no checkpoint; nothing on the target"
     if found.pinned:
@@ -135,7 +135,7 @@ def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
             return replace(none, phase=None, weight_bp=0), "a new board"
 
 
-def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tuple[Rollout, str]:
+def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now: Now) -> tuple[Rollout, str]:
     settled = replace(saved, pending=None)
     if (found.generation, found.weight_bp, found.pinned) == (saved.generation, saved.weight_bp, saved.pinned):
         return settled, "as the checkpoint says" if saved.pending is None else "an increase was asked for: called off"
@@ -181,7 +181,7 @@ def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> t
     return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is hybrid"
 
 
-def _fitted(plan: Plan, s: Rollout, why: str) -> tuple[Rollout, str]:
+def _fitted(plan: RolloutPlan, s: Rollout, why: str) -> tuple[Rollout, str]:
     """Where the phases in the config have changed under a migration in flight, hold its weight for an operator."""
     if s.phase is None or s.state is State.COMPLETED:
         return replace(s, phase=None if s.phase is None else len(plan.phases) - 1), why

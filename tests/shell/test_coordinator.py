@@ -19,9 +19,9 @@ from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
-from control.lead.execution import Refused
+from control.lead.execution import CommandRefused
 from control.plan.times import Now
-from control.rollout.model import Entry, Event, On, State
+from control.rollout.model import Entry, On, RolloutEvent, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
@@ -219,7 +219,7 @@ async def test_an_increase_waits_for_the_store_and_a_decrease_does_not(scene: Sc
     scene.store.open.set()
     while not (task.done() and aborting.done()):
         await scene.settle()
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRefused):
         task.result()
     # What the store was at is old news.
     assert (scene.weight, scene.coordinator.state.state) == (0, State.ABORTED)
@@ -229,7 +229,7 @@ async def test_an_increase_waits_for_the_store_and_a_decrease_does_not(scene: Sc
 async def test_a_store_that_fails_calls_an_increase_off_and_no_decrease(scene: Scene) -> None:
     await scene.act("start")
     scene.store.failing = "database or disk is full"
-    with pytest.raises(Refused, match="full") as caught:
+    with pytest.raises(CommandRefused, match="full") as caught:
         await scene.act("advance")
     assert caught.value.code == "store_failed"
     assert scene.weight == 500
@@ -252,7 +252,7 @@ async def test_a_store_that_fails_calls_an_increase_off_and_no_decrease(scene: S
 async def test_an_unhealthy_backend_refuses_an_advance_unless_it_is_forced_with_a_reason(scene: Scene) -> None:
     await scene.act("start")
     scene.health = [Check("backend firestore", False, "does not answer", "start it")]
-    with pytest.raises(Refused, match="does not answer") as caught:
+    with pytest.raises(CommandRefused, match="does not answer") as caught:
         await scene.act("advance")
     assert caught.value.code == "check_failed"
     await scene.act("advance", force=True, reason="known and harmless")
@@ -264,10 +264,10 @@ async def test_a_target_that_lags_behind_the_sources_changes_takes_no_more_weigh
     share = scene.board.layout.share(0, 0)
     scene.board.cells[share + boards.S_BEHIND_SINCE] = int((scene.clock.mono - 6.0) * 1e9)
     scene.workers_see()
-    with pytest.raises(Refused, match="lacks the source's changes of the last 6 s"):
+    with pytest.raises(CommandRefused, match="lacks the source's changes of the last 6 s"):
         await scene.act("advance")
     await scene.act("pause")
-    with pytest.raises(Refused, match="lacks"):
+    with pytest.raises(CommandRefused, match="lacks"):
         await scene.act("resume")
     scene.board.cells[share + boards.S_BEHIND_SINCE] = 0
     await scene.act("resume")
@@ -289,7 +289,7 @@ async def test_an_abort_during_the_health_check_of_a_start_wins(scene: Scene) ->
     gate.set()
     while not task.done():
         await scene.settle()
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRefused):
         task.result()
     assert (scene.weight, scene.coordinator.state.state) == (0, State.ABORTED)
 
@@ -396,7 +396,7 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
     checkpoint = scene.coordinator.status()["checkpoint"]
     assert (checkpoint["ok"], checkpoint["error"]) == (False, "the checkpoint cannot be read: disk I/O error")
     for action in ("start", "resume", "advance"):
-        with pytest.raises(Refused, match="was not tried: the checkpoint cannot be read") as caught:
+        with pytest.raises(CommandRefused, match="was not tried: the checkpoint cannot be read") as caught:
             await scene.act(action, force=True, reason="go")
         assert (caught.value.code, scene.weight) == ("store_failed", 0)
     scene.store.unreadable = None
@@ -476,7 +476,7 @@ async def test_a_mode_with_one_arm_is_pinned_there(
     await scene.coordinator.recover()
     word = scene.board.word(0)
     assert (word.weight_bp, bool(word.flags & boards.PINNED)) == (weight, True)
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRefused):
         await scene.act("start")
 
 
@@ -508,9 +508,9 @@ async def test_an_end_during_a_save_writes_every_entry_once(
     running = asyncio.create_task(scene.coordinator.run())
     await until(lambda: scene.store.entries == ["recovered"])
     scene.store.open.clear()
-    scene.coordinator.apply(Event(On.ABORT, actor="ann"))
+    scene.coordinator.apply(RolloutEvent(On.ABORT, actor="ann"))
     await until(lambda: scene.store.waiting)
-    scene.coordinator.apply(Event(On.RESET, actor="ann"))
+    scene.coordinator.apply(RolloutEvent(On.RESET, actor="ann"))
     running.cancel()
     closing = asyncio.create_task(scene.coordinator.close())
     if hangs:  # it takes what it was at, after all, and nothing else
@@ -548,7 +548,7 @@ EARNED = PhaseVerdict(VerdictOutcome.PROMOTE, ("all is proven",), 0.0)
 
 
 def hold(scene: Scene) -> None:
-    scene.coordinator._consider(HOLDS, scene.clock.now())
+    scene.coordinator.judging.consider(HOLDS, scene.clock.now())
 
 
 def close_the_hours(scene: Scene) -> None:
@@ -587,7 +587,7 @@ async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_
         return []
 
     scene.coordinator.readiness._health = slow
-    scene.coordinator._consider(EARNED, scene.clock.now())
+    scene.coordinator.judging.consider(EARNED, scene.clock.now())
     await scene.settle()
     if change is not None:
         change(scene)
