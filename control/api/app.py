@@ -249,13 +249,13 @@ class Api:
         return answers.document({"whole": not found.problems} | found._asdict())
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._coordinator(request).teller.figures())
+        return answers.document(self._coordinator(request).publisher.figures())
 
     async def _history(self, request: web.Request, who: Identity) -> web.Response:
         step = whole(request.query, "step", STEPS[0], STEPS[0], STEPS[-1])
         if step not in STEPS:
             raise Problem(400, "malformed", f"step: expected one of {', '.join(map(str, STEPS))}")
-        response = answers.document(self._coordinator(request).teller.history.document(step))
+        response = answers.document(self._coordinator(request).publisher.history.document(step))
         response.enable_compression()  # an hour of seconds is mostly the same few digits
         return response
 
@@ -281,7 +281,7 @@ class Api:
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)
-        return await self._streams.answer(request, coordinator.teller.hub, coordinator.name, coordinator.status)
+        return await self._streams.answer(request, coordinator.publisher.hub, coordinator.name, coordinator.status)
 
     # Sessions.
 

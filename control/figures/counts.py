@@ -11,7 +11,8 @@ from control.plan.times import of_ns
 from proxy.board import histogram
 from proxy.board.board import SOURCE, TARGET, Board, Series
 
-HEARTBEAT_MAX_S: Final = 2.0  # a worker that was silent for longer is not waited for; the lease deals with it
+HEARTBEAT_MAX_S: Final = 2.0  # a worker silent for longer is not waited for: without a lease it leaves the target
+KB_PER_MB: Final = 1024
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -97,11 +98,11 @@ def figures(board: Board, m: int) -> dict[str, Any]:
 
 
 class Lag(NamedTuple):
-    """What the target has yet to be told of the source's changes."""
+    """How far the target is behind the source's changes."""
 
     behind_s: float  # the age of the oldest
     pending: int
-    lost: int  # since boot: what it will never be told
+    lost: int  # since boot: changes that will never reach it
 
 
 def lag(board: Board, m: int, mono: float) -> Lag:
@@ -166,12 +167,12 @@ class Machine:
     def sample(self, mono: float) -> dict[str, float]:
         """By the judge's gauges: the largest process's memory in MB, the share of the machine used since the last."""
         rows = [row for row in self._board.workers() if row.pid]
-        memory = max([row.rss_kb / 1024 for row in rows] + [own_memory_mb()])
+        memory = max([row.rss_kb / KB_PER_MB for row in rows] + [own_memory_mb()])
         spent = sum(row.cpu_ms / 1000 for row in rows) + own_cpu_s()
         before, self._before = self._before, (mono, spent)
         if before is None or mono <= before[0]:
             return {"memory_mb": memory}
-        # A worker that was replaced takes its processor time with it: then less is seen, never more.
+        # A replaced worker's processor time is gone from the sum: the share is then too low, never too high.
         used = max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
         return {"memory_mb": memory, "cpu": used}
 

@@ -1,8 +1,8 @@
 """What both arms did over the last hours, step by step: what plots are drawn from.
 
 Each tier has steps of one length and remembers a fixed number of them; a step is the difference of two readings of
-the ever-growing counts, so its percentiles are its own and not a mean of means. A step begins anew with the process:
-nothing is drawn for the time in which nobody looked. Bounded; the time is an argument.
+the ever-growing counts, so its percentiles are its own and not a mean of means. A new process begins with no steps:
+for the time before it nothing is drawn. Bounded; the time is an argument.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The time, and waiting: what the control plane's loops run on, so that a test can set it by hand."""
+"""The clock and sleep of the control plane's loops, injected so that a test can set the time by hand."""
 
 from __future__ import annotations
 

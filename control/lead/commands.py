@@ -37,7 +37,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 _COMMON: Final = ("action", "reason", "expected_revision")
 
 
-class Malformed(Exception):  # noqa: N818 - what is so
+class Malformed(Exception):  # noqa: N818 - it says what is wrong
     """The body is no command; ``problems`` says everything that is wrong with it."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -26,7 +26,7 @@ from control.lead.commands import Command
 from control.lead.judging import Judging, Probe
 from control.lead.lease import Lease, leased
 from control.lead.observer import KeptBaseline, Observer, WeightRecord
-from control.lead.publishing import Teller
+from control.lead.publishing import Publisher
 from control.lead.readiness import HealthCheck, Readiness
 from control.lead.saving import Outbox, Owner
 from control.plan.settings import Migration
@@ -56,6 +56,7 @@ WATCHFUL_S: Final = 0.005  # between looks at the board while workers are waited
 PASSES_A_LEASE: Final = 6  # at least, so that no renewal, which is due every third, comes much too late
 READ_WITHIN_S: Final = 2.0  # how long the checkpoint is waited for at the start, and a third of a lease at most
 READ_WITHIN_LEASES: Final = 1 / 3
+GENERATION_MASK: Final = 0xFFFFFFFF  # the board's word has 32 bits of a generation
 DRAIN_GRACE_S: Final = 1.0  # beyond a rollback's limit: a worker that is then not drained hangs, and is left out
 READY_WITHIN_S: Final = 2.0  # a loop whose last pass is older does not lead
 CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
@@ -99,7 +100,7 @@ class Coordinator:
         self.raised_at = 0  # the revision of the last increase that was published
         self.outbox = Outbox(store, name, CheckpointDocument, clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
-        self.teller = Teller(name, index, migration.phases, kinds, board, self._observer, self.outbox, now)
+        self.publisher = Publisher(name, index, migration.phases, kinds, board, self._observer, self.outbox, now)
         self._board = board
         self._clock = clock
         self._notify = notify
@@ -181,7 +182,7 @@ class Coordinator:
         self._keep_lease(now)
         self._look(now)
         self.judging.look(now)
-        self.teller.keep_up(self.state, now)
+        self.publisher.publish_due(self.state, now)
 
     # The lease.
 
@@ -210,7 +211,7 @@ class Coordinator:
             return
         rows = workers(self._board, self.index, now.mono)
         live = [row for row in rows if row.live]
-        seen = all(row.generation == s.generation & 0xFFFFFFFF for row in live)
+        seen = all(row.generation == s.generation & GENERATION_MASK for row in live)
         if s.descent is None:
             if seen:
                 self.apply(RolloutEvent(On.SEEN))
@@ -282,7 +283,7 @@ class Coordinator:
                 reason=event.reason,
             )
         self._pulse_now()
-        self.teller.tell(self.state, now)
+        self.publisher.publish_status(self.state, now)
 
     def _carry_out(self, effects: Sequence[Effect], now: Now) -> Refuse | None:
         refused: Refuse | None = None
@@ -319,7 +320,9 @@ class Coordinator:
             cancel_at=ns(effect.cancel_at),
         )
         crashpoints.point(f"{what}.published")
-        assert generation == self.state.generation & 0xFFFFFFFF, "the coordinator alone writes its migration's cells"
+        assert generation == self.state.generation & GENERATION_MASK, (
+            "the coordinator alone writes its migration's cells"
+        )
         self._observer.begin(now)
 
     def _post(self, effect: Persist, ended: WeightRecord, now: Now) -> None:
@@ -345,7 +348,7 @@ class Coordinator:
         self._lapse(now)
         self._go_on(saved, now)
         self._pulse_now()
-        self.teller.tell(self.state, now)
+        self.publisher.publish_status(self.state, now)
 
     def _failed(self, error: str) -> None:
         if self.state.pending is not None:
@@ -354,7 +357,7 @@ class Coordinator:
 
     def _saved(self, lines: list[AuditLine], revision: int) -> None:
         for line in lines:
-            self.teller.hub.publish("audit", audit_document(line))
+            self.publisher.hub.publish("audit", audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= revision:
             crashpoints.point("raise.persisted")
             self.raised_at = self.state.pending.revision
@@ -363,7 +366,7 @@ class Coordinator:
             crashpoints.point("descent.recorded")
         self._pulse_now()
 
-    # What is told.
+    # What is shown.
 
     def _pulse_now(self) -> None:
         self._pulse.set()
@@ -371,7 +374,7 @@ class Coordinator:
 
     def status(self) -> Json:
         """The migration's status, as the API shows it."""
-        return self.teller.status(self.state, self._clock.now())
+        return self.publisher.status(self.state, self._clock.now())
 
     @property
     def ready(self) -> bool:
@@ -385,7 +388,7 @@ class Coordinator:
 
     def age_s(self) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
-        return self.teller.age_s(self._clock.now())
+        return self.publisher.age_s(self._clock.now())
 
     def adapters(self) -> dict[str, int]:
         """The target's requests since the last change of weight, by adapter."""

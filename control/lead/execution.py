@@ -40,7 +40,7 @@ class Leader(Protocol):
 
     @property
     def readiness(self) -> Readiness:
-        """What an increase has to pass."""
+        """The checks before an increase."""
 
     def mono(self) -> float:
         """The monotonic clock, in seconds."""
@@ -68,7 +68,7 @@ async def carry_out(leader: Leader, command: Command) -> None:
         if not leader.outbox.known:
             hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
             raise CommandRefused("store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
-        # What is checked may take seconds: it is this state that it was asked of, and no later one.
+        # The checks may take seconds: the command is for the state it was given in, and for no later one.
         revision = leader.state.revision if revision is None else revision
         _obey(leader.refusal(command.event(revision, received)))
         await _pass(leader.readiness, command)
@@ -87,7 +87,7 @@ def _obey(refused: Refuse | None) -> None:
 
 
 async def _pass(readiness: Readiness, command: Command) -> None:
-    """What stands before any increase: health, and for a phase its hours. Force, with a reason, passes it."""
+    """The checks before any increase: health, and for a phase its hours. ``force``, with a reason, skips them."""
     if command.force:
         return
     problems = await readiness.unwell()

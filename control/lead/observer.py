@@ -25,6 +25,8 @@ from proxy.board.board import Board
 
 DETECT_EVERY_S: Final = 0.25  # the fast detector
 
+MAX_SOAK_RATIO: Final = 2  # of min_soak, where no max_soak is configured
+
 # In these states the soak clock stands and no evidence leads on: an operator does.
 _HELD: Final = {
     State.PAUSED: "paused: held until an operator resumes; a breach is still rolled back",
@@ -136,7 +138,7 @@ class Observer:
         max_soak = phase.max_soak_s if phase.max_soak_s is not None else settings.max_soak_s
         return Terms(
             phase.min_soak_s,
-            max(phase.min_soak_s, 2 * phase.min_soak_s if max_soak is None else max_soak),
+            max(phase.min_soak_s, MAX_SOAK_RATIO * phase.min_soak_s if max_soak is None else max_soak),
             phase.min_samples or settings.min_samples,
             settings.on_low_traffic,
             _HELD.get(s.state, ""),

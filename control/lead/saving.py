@@ -1,7 +1,7 @@
 """One migration's way to the store: reads its checkpoint, and saves it with the audit entries that wait.
 
-A store that is slow or broken keeps nobody waiting but who asked for an increase; entries are kept until it is well.
-What cannot be read is not written over: until the checkpoint was read, or there surely is none, nothing is saved.
+A slow or broken store delays increases and nothing else; entries are kept in memory until it works again. A
+checkpoint that could not be read is never overwritten: until it was read, or is known not to exist, nothing is saved.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from control.store.port import Storage, StoreError
 _log = structlog.get_logger("phasegate.outbox")
 
 T = TypeVar("T", bound=msgspec.Struct)
-ENTRIES_MAX: Final = 10_000
+ENTRIES_MAX: Final = 10_000  # that wait for the store: hours of a broken one, in a few megabytes
 RETRY_S: Final = 1.0  # between attempts on a store that failed
 
 
 class Owner(NamedTuple, Generic[T]):
-    """What whoever leads the migration is asked, and told."""
+    """What is asked of whoever leads the migration, and what they are notified of."""
 
     document: Callable[[], tuple[T, int]]  # the checkpoint as it should be now, and its revision
-    found: Callable[[T | None], None]  # what could not be read before was, or there is none
+    found: Callable[[T | None], None]  # a checkpoint that could not be read before was read, or there is none
     saved: Callable[[list[AuditLine], int], None]  # these lines, with the checkpoint of that revision
     failed: Callable[[str], None]
 
@@ -47,7 +47,7 @@ class Outbox(Generic[T]):
         self._clock = clock
         self._owner = owner
         self._entries: deque[tuple[float, Entry]] = deque()
-        self._lost = 0  # entries that found the outbox full
+        self._lost = 0  # entries dropped because the outbox was full
         self._saving: asyncio.Task[tuple[list[AuditLine], int]] | None = None
         self._saved_at: float | None = None
         self._saved_revision: int | None = None
@@ -119,7 +119,7 @@ class Outbox(Generic[T]):
                     await self._save()
 
     async def _save(self) -> None:
-        # Whoever waits for it may be cancelled, and the store's thread cannot: what it commits must be known to be.
+        # Whoever awaits this may be cancelled, but the store's thread cannot: what it commits must be noted.
         self._saving = asyncio.create_task(self._write(), name=f"save {self._migration}")
         self._owner.saved(*await asyncio.shield(self._saving))
 

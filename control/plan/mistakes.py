@@ -1,4 +1,4 @@
-"""Holds a parsed document against the shape it should have and tells every difference, not the first alone. Pure.
+"""Compares a parsed document with the shape it should have, and says every difference, not only the first. Pure.
 
 ``msgspec.convert`` stops at the first mistake; a person who edits a file wants all of them, each with its path in
 the file, what was found and what was expected.
@@ -16,6 +16,7 @@ from msgspec import inspect
 
 from backends.kinds.settings import Duration
 
+SHOWN_MAX: Final = 60  # characters of a value: a line of a terminal holds the path and what was expected too
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -46,19 +47,19 @@ def one_of(names: Iterator[str] | list[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A found value as a person reads it, at most 60 characters of it."""
+    """A value as a person reads it, at most ``SHOWN_MAX`` characters of it."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
         return "a list"
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."
 
 
-Found = Iterator[tuple[str, str]]
+Mistakes = Iterator[tuple[str, str]]  # path, and what is wrong there
 
 
-def _walk(info: inspect.Type, value: object, path: str) -> Found:
+def _walk(info: inspect.Type, value: object, path: str) -> Mistakes:
     match info:
         case inspect.StructType():
             yield from _struct(info, value, path)
@@ -82,7 +83,7 @@ def _walk(info: inspect.Type, value: object, path: str) -> Found:
                 yield path, mistake
 
 
-def _struct(info: inspect.StructType, value: object, path: str) -> Found:
+def _struct(info: inspect.StructType, value: object, path: str) -> Mistakes:
     if not isinstance(value, dict):
         yield path, f"expected a table, found {shown(value)}"
         return
@@ -100,7 +101,7 @@ def _struct(info: inspect.StructType, value: object, path: str) -> Found:
             yield join(path, name), f"missing; expected {_described(field.type)}"
 
 
-def _union(info: inspect.UnionType, value: object, path: str) -> Found:
+def _union(info: inspect.UnionType, value: object, path: str) -> Mistakes:
     others = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
     if value is None and len(others) < len(info.types):
         return

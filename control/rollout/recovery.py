@@ -1,9 +1,9 @@
 """Where a rollout goes on after its control process was away: min(checkpoint, board), and why. Pure.
 
-Where the checkpoint cannot be read for now, ``wait`` says what holds meanwhile: the board's weight, which is never
-above the checkpoint's, under the lease and the judge as ever, and no way up. Once it could be read, ``recover`` goes
-on as if it had been at once; but where something was decided meanwhile, ``rejoin`` keeps that, for it can only have
-been a way down. To take what cannot be read for what is not there would make an idle migration of a completed one.
+Where the checkpoint cannot be read for now, ``wait`` says what holds until it can: the board's weight, which is never
+above the checkpoint's, leased and judged as always, and never raised. Once the checkpoint has been read, ``recover``
+goes on as if it had been readable from the start; but where something was decided in between, ``rejoin`` keeps it: it
+can only have been a decrease. Treating an unreadable checkpoint as missing would reset a completed migration to idle.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from control.plan.phases import FULL_BP, phase_at_or_below
+from control.plan.phases import FULL_BP, percent_of, phase_at_or_below
 from control.plan.times import Now
 from control.rollout.model import Entry, Mode, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
 from control.rollout.transitions import raised
@@ -35,11 +35,11 @@ def recover(
     lapsed: bool = False,
     here: BoardWord | None = None,
 ) -> Step:
-    """Go on from what is known: never with more weight than both the checkpoint and the board say.
+    """Go on from what is known: never with more weight than the checkpoint says, nor than the board says.
 
     ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
-    means a new board: the first start, a reboot, or another layout. Then what was in flight is held at 0 until an
-    operator resumes; what was completed stays where it is, for the data written since is there. ``lapsed``: the lease
+    means a new board: the first start, a reboot, or another layout. Then a migration in flight is held at 0 until an
+    operator resumes; a completed one stays, because the data written since is on the target. ``lapsed``: the lease
     had run out, so the workers are at 0 already and stay there. ``here`` is what the board says now, where ``wait``
     has changed it since.
     """
@@ -68,7 +68,7 @@ def recover(
 
 
 def wait(plan: RolloutPlan, found: BoardWord, mode: Mode, lapsed: bool) -> Step:
-    """What holds until the checkpoint can be read. Revision 0, so that whatever is decided meanwhile shows."""
+    """What holds until the checkpoint can be read. Its revision is 0, so that any decision made meanwhile is seen."""
     if mode == "mock":
         held = Rollout(mode=mode, pinned=True)
     elif found.weight_bp and (found.pinned or not lapsed):
@@ -83,7 +83,7 @@ def wait(plan: RolloutPlan, found: BoardWord, mode: Mode, lapsed: bool) -> Step:
 
 
 def rejoin(saved: Rollout | None, here: Rollout) -> Step:
-    """Go on from what was decided before the checkpoint could be read; of the checkpoint is what came before it."""
+    """Go on from what was decided before the checkpoint could be read; its history comes from the checkpoint."""
     before = saved if saved is not None else Rollout()
     joined = replace(
         here,
@@ -98,7 +98,7 @@ def rejoin(saved: Rollout | None, here: Rollout) -> Step:
 
 
 def _recovered(s: Rollout, why: str) -> Entry:
-    detail = {"why": why, "state": s.state.value, "weight": s.weight_bp / 100, "revision": s.revision}
+    detail = {"why": why, "state": s.state.value, "weight": percent_of(s.weight_bp), "revision": s.revision}
     return Entry("recovered", "phasegate", detail)
 
 

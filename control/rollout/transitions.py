@@ -1,7 +1,7 @@
 """What each row of the rollout's table does: ``act(plan, state, event, now) → (state, effects)``. Pure.
 
-In the table's three manners: a higher weight is asked for and, once it is written, published; a weight is held; a
-lower weight is published before anything else. When an act may be done is the table's affair, in ``rollout``.
+There are three kinds: a higher weight is asked for and published once it is written; a weight is held; a lower
+weight is published before anything else. When an act is allowed is decided by the table, in ``machine``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from control.plan.phases import phase_at_or_below
+from control.plan.phases import percent_of, phase_at_or_below
 from control.plan.times import Now
 from control.rollout.model import (
     Act,
@@ -30,6 +30,14 @@ from control.rollout.model import (
 )
 
 ABORT_WITHIN_S: Final = 10.0  # where no phase says how long a rollback may take
+LEFT_AT_LEAST_S: Final = 0.5  # for a rollback that takes the place of one whose time is all but over
+
+# As shares of the time that a rollback has. At half of it open target reads are handed to the source, which has the
+# other half to answer them; an abort or a reset hands them over at once. What is then still open is cancelled, early
+# enough for workers to do so, and to show it, before the time is over.
+CUT_OVER_AT: Final = 0.5
+CANCEL_AT: Final = 0.9
+AT_ONCE_CANCEL_AT: Final = 0.5
 _PHASE_FAILED: Final = ("breach", "command")  # triggers that say the phase was not good: go on from the one before
 
 
@@ -53,8 +61,8 @@ def _ask(
     pinned = to is State.COMPLETED
     wanted = Raise(kind, to, phase, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
     detail = {
-        "from_weight": s.weight_bp / 100,
-        "to_weight": weight_bp / 100,
+        "from_weight": percent_of(s.weight_bp),
+        "to_weight": percent_of(weight_bp),
         "phase": plan.phases[phase].name,
         "revision": revision,
         "reason": e.reason,
@@ -119,7 +127,7 @@ def persisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """The store has what was asked for: publish it."""
     assert s.pending is not None
     up = raised(s, s.pending, now)
-    # Written once more as done: after a reboot the board cannot say so.
+    # Written again, as done: after a reboot the board is new and cannot say that it was published.
     return up, (PublishWeight(up.weight_bp, up.pinned), Persist(), _told(plan, up))
 
 
@@ -153,7 +161,7 @@ def resume(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def resume_weight(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Ask for the phase's weight anew, which a reboot took away."""
+    """Ask again for the phase's weight, which a reboot set to 0."""
     assert s.phase is not None
     return _ask(plan, s, e, now, "resume", State.RUNNING, s.phase, soaked_s=s.soaked_s, new_phase=False)
 
@@ -185,15 +193,11 @@ def _descend(
     *,
     at_once: bool = False,
 ) -> Step:
-    """Publish the lower weight, then write and tell.
-
-    Open target reads are handed to the source at half the time allowed (``at_once``: now) and what is then still
-    open is cancelled just before its end, so that the end is kept.
-    """
+    """Publish the lower weight, then write it down and notify. ``at_once``: hand open reads over without waiting."""
     weight_bp = 0 if phase is None else min(plan.phases[phase].weight_bp, s.weight_bp)
     within = ABORT_WITHIN_S if s.phase is None else float(plan.phases[s.phase].rollback_within_s)
     if s.descent is not None:
-        within = max(0.5, s.descent.decided + s.descent.within_s - now.mono)
+        within = max(LEFT_AT_LEAST_S, s.descent.decided + s.descent.within_s - now.mono)
     from_bp = s.descent.from_bp if s.descent is not None else s.weight_bp
     failed = s.phase if s.descent is None else None
     lowered = replace(
@@ -222,16 +226,16 @@ def _descend(
     )
     detail = {
         "trigger": trigger,
-        "from_weight": s.weight_bp / 100,
-        "to_weight": weight_bp / 100,
+        "from_weight": percent_of(s.weight_bp),
+        "to_weight": percent_of(weight_bp),
         "reason": e.reason,
         "revision": lowered.revision,
     }
     publish = PublishWeight(
         weight_bp,
         False,
-        cut_over_at=now.mono if at_once else now.mono + within / 2,
-        cancel_at=now.mono + within * (0.5 if at_once else 0.9),
+        cut_over_at=now.mono if at_once else now.mono + within * CUT_OVER_AT,
+        cancel_at=now.mono + within * (AT_ONCE_CANCEL_AT if at_once else CANCEL_AT),
     )
     left = (_phase_left(plan, s, now),) if s.phase is not None and s.state in (State.RUNNING, State.PAUSED) else ()
     entries = (*left, Entry("rollback" if final is State.ROLLED_BACK else trigger, e.actor, detail))
@@ -264,12 +268,12 @@ def reset(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def join(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """A rollback to the phase below while one is going on: it is the same wish, and is answered by the same end."""
+    """A rollback to the phase below while one is going on: nothing to do, and it is answered when that one ends."""
     return s, ()
 
 
 def at_zero(final: State) -> Act:
-    """There is nothing to take back: say 0 again, for whoever doubts it, and take the state asked for."""
+    """Nothing is on the target: publish 0 once more, in case a worker missed it, and take the state asked for."""
 
     def act(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
         to = s.state if e.kind is On.ROLLBACK and s.state is not State.PAUSED else final
@@ -294,7 +298,7 @@ def at_zero(final: State) -> Act:
 
 
 def drained(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """No older request is open on the target any more: take the state that was meant, and say what each step took."""
+    """No older request is open on the target any more: take the final state, and say how long each step took."""
     d = s.descent
     assert d is not None
     seen = now.mono if d.seen is None else d.seen
@@ -302,8 +306,8 @@ def drained(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     done = Rollback(
         trigger=d.trigger,
         reason=d.reason,
-        from_weight=d.from_bp / 100,
-        to_weight=s.weight_bp / 100,
+        from_weight=percent_of(d.from_bp),
+        to_weight=percent_of(s.weight_bp),
         decided_ms=_ms(d.decided - d.detected),
         seen_ms=_ms(seen - d.decided),
         drained_ms=_ms(now.mono - seen),
@@ -334,7 +338,9 @@ def descent_seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> St
 
 
 def _entry(e: RolloutEvent, s: Rollout) -> Entry:
-    return Entry(e.kind.value, e.actor, {"reason": e.reason, "weight": s.weight_bp / 100, "revision": s.revision})
+    return Entry(
+        e.kind.value, e.actor, {"reason": e.reason, "weight": percent_of(s.weight_bp), "revision": s.revision}
+    )
 
 
 def _phase_left(plan: RolloutPlan, s: Rollout, now: Now) -> Entry:
@@ -353,7 +359,7 @@ def _phase_left(plan: RolloutPlan, s: Rollout, now: Now) -> Entry:
 
 def _told(plan: RolloutPlan, s: Rollout) -> Notify:
     name = plan.phases[s.phase].name if s.phase is not None else None
-    return Notify("phase_change", {"state": s.state.value, "phase": name, "weight": s.weight_bp / 100})
+    return Notify("phase_change", {"state": s.state.value, "phase": name, "weight": percent_of(s.weight_bp)})
 
 
 def _ms(seconds: float) -> float:

@@ -34,8 +34,10 @@ _log = structlog.get_logger("phasegate.store")
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S: Final = 5.0
-PAGE_MAX: Final = 1000
+BUSY_TIMEOUT_S: Final = 5.0  # how long a lock is waited for that another reader of the file holds
+PAGE_MAX: Final = 1000  # entries a page of the trail
+RUN_MAX: Final = 10_000  # entries of a run that a report reads: a bound on its memory and time
+_AFTER_ALL: Final = 1 << 62  # above every sequence number
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS checkpoint (
     migration TEXT PRIMARY KEY,
@@ -64,7 +66,7 @@ class Store:
     """The open file. Every method may raise ``StoreError``; used by one thread at a time."""
 
     def __init__(self, path: Path, tell: Callable[[Path], None] = lambda kept_as: None) -> None:
-        """Open or make the file. One that is no sound database is set aside first, and ``tell`` told as what."""
+        """Open or create the file. A broken database is renamed first; ``tell`` is called with its new path."""
         self.path = path
         try:
             try:
@@ -112,7 +114,7 @@ class Store:
                 )
                 self._db.execute("COMMIT")
             except BaseException:
-                # After some failures SQLite has rolled back by itself already.
+                # After some failures SQLite has already rolled back by itself.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -121,7 +123,7 @@ class Store:
         return lines
 
     def _head(self, migration: str) -> tuple[int, str]:
-        """Where the chain goes on: after the entry that the checkpoint knows, so that one cut off stays missing."""
+        """The entry that the next one follows: the checkpoint's, so that entries cut off the end stay missing."""
         last = self._db.execute(
             "SELECT seq, hash FROM audit WHERE migration = ? ORDER BY seq DESC LIMIT 1", (migration,)
         ).fetchone()
@@ -149,7 +151,7 @@ class Store:
         """What was saved last."""
         sql = "SELECT CAST(document AS BLOB), saved_at FROM checkpoint WHERE migration = ?"
         found = self._query(sql, (migration,))
-        # A byte that is no UTF-8 makes a document that cannot be understood, and not a store that cannot be read.
+        # A byte that is not UTF-8 spoils this document, and is no reason to call the store unreadable.
         return Checkpoint(found[0][0].decode("utf-8", "replace"), found[0][1]) if found else None
 
     def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
@@ -157,7 +159,7 @@ class Store:
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? AND seq < ?"
             " ORDER BY seq DESC LIMIT ?",
-            (migration, before if before is not None else 1 << 62, min(limit, PAGE_MAX)),
+            (migration, before if before is not None else _AFTER_ALL, min(limit, PAGE_MAX)),
         )
         return [_line(row) for row in rows]
 
@@ -165,8 +167,8 @@ class Store:
         """The lines since the last start of a run, oldest first, the recoveries between them included."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
-            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT 10000",
-            (migration,),
+            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT ?2",
+            (migration, RUN_MAX),
         )
         return [_line(row) for row in rows]
 
@@ -192,8 +194,8 @@ class StoreThread:
     """The store behind one thread of its own, in the order of the calls; each opens the file where it is not yet.
 
     A file that turns out to be broken, at the start or while it is used, is set aside and a new one begun. The new
-    one says so, in a note before the first entry of each migration; and whoever asked by ``when_new`` is told, for
-    there is no checkpoint in it yet.
+    one has a note of that before the first entry of each migration, and subscribers of ``when_new`` are called,
+    because it has no checkpoint yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -204,7 +206,7 @@ class StoreThread:
         # The store's thread alone sets these.
         self._set_aside: Path | None = None  # the newest that was, by this process
         self._noted: set[str] = set()  # migrations whose trail says so
-        self._is_new = False  # and the listeners do not know it yet
+        self._is_new = False  # the listeners have yet to be called
 
     def when_new(self, tell: Callable[[], None]) -> None:
         """Call ``tell``, on the event loop, whenever a new file was begun in place of a broken one."""
@@ -285,7 +287,7 @@ def verify_file(path: Path) -> dict[str, Trail]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(_open_to_read(path, Path(folder))) as db:
-                db.execute("BEGIN")  # one moment's trails and checkpoints, whatever is written meanwhile
+                db.execute("BEGIN")  # trails and checkpoints of one moment, whatever is written meanwhile
                 return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
