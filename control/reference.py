@@ -17,6 +17,7 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from datetime import datetime
+from enum import Enum
 from io import StringIO
 from pathlib import Path
 from types import UnionType
@@ -78,7 +79,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "source"): "the backend that answers today",
     (settings.Migration, "target"): "the backend that is to answer",
     (settings.Migration, "routes"): "the paths that are the migration's; `*` at the end stands for anything",
-    (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from one arm",
+    (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from that arm alone",
     (
         settings.Migration,
         "validate_every",
@@ -244,6 +245,8 @@ def _words(hint: Any) -> str:
         return f"list of {_words(arguments[0])}"
     if isinstance(hint, type) and issubclass(hint, Struct):
         return "table"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " or ".join(f'`"{member.value}"`' for member in hint)
     return _NAMES[hint]
 
 

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from enum import Enum
 from typing import Any, Final
 
 from msgspec import inspect
@@ -148,12 +149,22 @@ def _text_described(info: inspect.StrType) -> str:
     return f"a text of {info.min_length} to {info.max_length} characters" if info.max_length else "a text"
 
 
+def _chosen(choices: type[Enum], value: object) -> bool:
+    """Whether ``value`` names a choice, by its name now or by one of earlier versions."""
+    try:
+        choices(value)
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
 _LEAVES: Final[dict[type, tuple[Callable[[Any, object], bool], Callable[[Any], str]]]] = {
     inspect.IntType: (lambda i, v: _number(i, v, True), lambda i: _range(i, "a whole number")),
     inspect.FloatType: (lambda i, v: _number(i, v, False), lambda i: _range(i, "a number")),
     inspect.StrType: (_text, _text_described),
     inspect.BoolType: (lambda _, v: isinstance(v, bool), lambda _: "true or false"),
     inspect.LiteralType: (lambda i, v: v in i.values, lambda i: one_of([str(v) for v in i.values])),
+    inspect.EnumType: (lambda i, v: _chosen(i.cls, v), lambda i: one_of([str(member) for member in i.cls])),
     inspect.DateTimeType: (
         lambda _, v: isinstance(v, datetime) and v.tzinfo is not None,
         lambda _: "a date and time with an offset, such as 2026-12-20T18:00:00Z",

@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 from control.plan.times import Now
 from control.rollout import transitions as acts
 from control.rollout.model import Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
+from proxy.settings import Mode
 
 
 class Transition(NamedTuple):
@@ -45,8 +46,10 @@ def step(plan: RolloutPlan, state: Rollout, event: RolloutEvent, now: Now) -> St
     if event.revision is not None and event.kind not in ANSWERS and event.revision != state.revision:
         message = f"revision {event.revision} was expected, and it is {state.revision}"
         return state, (Refuse(message, "Something changed in between: look at the status and decide anew."),)
-    if event.kind in RAISING and state.mode == "mock":
-        return state, (Refuse("the mode is mock", 'Everything stays on the source until the config says "hybrid".'),)
+    if event.kind in RAISING and state.mode is Mode.SOURCE:
+        return state, (
+            Refuse("the mode is source", 'Everything stays on the source until the config says "hybrid".'),
+        )
     if event.kind in RAISING and state.pending is not None:
         message = f"{state.pending.kind} is under way"
         return state, (Refuse(message, "It waits for the store; rollback and abort are possible."),)

@@ -13,8 +13,7 @@ from msgspec import Struct
 
 from control.plan.phases import Phase
 from control.plan.times import Now
-
-Mode = Literal["mock", "firestore", "hybrid"]
+from proxy.settings import Mode
 
 
 class State(StrEnum):
@@ -110,7 +109,7 @@ class Rollout(Struct, frozen=True):
     """All that is known of a rollout, and all that a checkpoint holds of it."""
 
     state: State = State.IDLE
-    mode: Mode = "hybrid"
+    mode: Mode = Mode.HYBRID
     phase: int | None = None
     weight_bp: int = 0
     pinned: bool = False

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from control.plan.phases import FULL_BP, percent_of, phase_at_or_below
 from control.plan.times import Now
-from control.rollout.model import Entry, Mode, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
+from control.rollout.model import Entry, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
 from control.rollout.transitions import raised
+from proxy.settings import Mode
 
 
 class BoardWord(NamedTuple):
@@ -69,7 +70,7 @@ def recover(
 
 def wait(plan: RolloutPlan, found: BoardWord, mode: Mode, lapsed: bool) -> Step:
     """What holds until the checkpoint can be read. Its revision is 0, so that any decision made meanwhile is seen."""
-    if mode == "mock":
+    if mode is Mode.SOURCE:
         held = Rollout(mode=mode, pinned=True)
     elif found.weight_bp and (found.pinned or not lapsed):
         state = State.COMPLETED if found.pinned else State.ROLLED_BACK
@@ -160,12 +161,12 @@ def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now:
 
 def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
     """A mode with one arm only decides once, when it is first met; from then on what operators do holds."""
-    before = saved.mode if saved is not None else "hybrid"
-    if mode == "mock":
+    before = saved.mode if saved is not None else Mode.HYBRID
+    if mode is Mode.SOURCE:
         return Rollout(mode=mode, pinned=True, revision=settled.revision, last_rollback=settled.last_rollback), why
-    if mode == before:
+    if mode is before:
         return settled, why
-    if mode == "firestore":
+    if mode is Mode.TARGET:
         completed = replace(
             settled,
             state=State.COMPLETED,
@@ -176,9 +177,9 @@ def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> t
             pending=None,
             descent=None,
         )
-        return completed, f"{why}; the mode is firestore"
+        return completed, f"{why}; the mode is {mode}"
     pinned = settled.pinned and settled.state is State.COMPLETED
-    return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is hybrid"
+    return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is {mode}"
 
 
 def _fitted(plan: RolloutPlan, s: Rollout, why: str) -> tuple[Rollout, str]:

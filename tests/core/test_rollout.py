@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -21,6 +22,7 @@ from control.rollout.model import (
     RolloutPlan,
     State,
 )
+from proxy.settings import Mode
 
 PLAN = RolloutPlan(DEFAULT_PHASES)
 NOW = Now(1000.0, 1_700_000_000.0)
@@ -276,7 +278,7 @@ def test_a_stale_revision_is_refused_in_every_state() -> None:
 
 
 def test_nothing_is_raised_while_the_mode_is_mock() -> None:
-    mock = Rollout(mode="mock", pinned=True)
+    mock = Rollout(mode=Mode.SOURCE, pinned=True)
     for event in (On.START, On.ADVANCE, On.RESUME, On.PROMOTE):
         after, effects = step(PLAN, mock, RolloutEvent(event), NOW)
         assert after == mock
@@ -311,3 +313,12 @@ def test_a_rollback_record_adds_up_and_says_whether_it_was_in_time() -> None:
     late, _ = step(PLAN, down, RolloutEvent(On.DRAINED), Now(1020.0, 0.0))
     assert late.last_rollback is not None
     assert not late.last_rollback.within_deadline
+
+
+@pytest.mark.parametrize(
+    ("written", "mode"), [("mock", Mode.SOURCE), ("firestore", Mode.TARGET), ("target", Mode.TARGET)]
+)
+def test_a_checkpoint_of_an_earlier_version_keeps_its_mode(written: str, mode: Mode) -> None:
+    assert msgspec.convert({"mode": written}, Rollout).mode is mode
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"mode": "moon"}, Rollout)

@@ -22,6 +22,7 @@ from control.rollout.machine import RAISING as RAISES
 from control.rollout.machine import step
 from control.rollout.model import On, Persist, PublishWeight, Refuse, Rollout, RolloutEvent, RolloutPlan, State
 from control.rollout.recovery import BoardWord, recover, rejoin, wait
+from proxy.settings import Mode
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))
 STEPS_A_WALK = 100
@@ -84,7 +85,7 @@ class World:
             self.go_on()
             return
         effective = self.effective()
-        self.state, effects = wait(PLAN, BoardWord(*self.word), "hybrid", self.lapsed)
+        self.state, effects = wait(PLAN, BoardWord(*self.word), Mode.HYBRID, self.lapsed)
         self.carry_out(effects)  # and not as recovering: a way up would be found
         assert self.effective() == effective
 
@@ -105,9 +106,9 @@ class World:
     def go_on(self) -> None:
         """From the checkpoint, if nothing was decided without it."""
         before, effective, left = self.left, self.effective(), BoardWord(*self.left)
-        at_once, _ = recover(PLAN, self.saved, left, "hybrid", self.now(), self.lapsed)
+        at_once, _ = recover(PLAN, self.saved, left, Mode.HYBRID, self.now(), self.lapsed)
         self.state, effects = recover(
-            PLAN, self.saved, left, "hybrid", self.now(), self.lapsed, BoardWord(*self.word)
+            PLAN, self.saved, left, Mode.HYBRID, self.now(), self.lapsed, BoardWord(*self.word)
         )
         assert replace(self.state, generation=0) == replace(at_once, generation=0)
         self.carry_out(effects, recovering=True)

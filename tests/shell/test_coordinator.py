@@ -468,7 +468,7 @@ async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
     assert scene.coordinator.state.resume_phase == 0
 
 
-@pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000)])
+@pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000), ("source", 0), ("target", 10_000)])
 async def test_a_mode_with_one_arm_is_pinned_there(
     make_board: Callable[..., Board], settings_of: Make, mode: str, weight: int
 ) -> None:
