@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from control.figures.counts import Worker
+from control.figures.counts import WorkerState
 from control.judge.document import verdict_document
 from control.judge.verdict import PhaseVerdict
 from control.plan.phases import Phase
@@ -25,7 +25,7 @@ def status_document(
     verdict: PhaseVerdict | None,
     arms: Mapping[str, Json],
     checkpoint: Json,
-    workers: Sequence[Worker],
+    workers: Sequence[WorkerState],
 ) -> Json:
     """The whole status."""
     return {
@@ -66,7 +66,7 @@ def phase_document(phase: Phase) -> Json:
     }
 
 
-def _worker(worker: Worker) -> Json:
+def _worker(worker: WorkerState) -> Json:
     return {
         "slot": worker.slot,
         "pid": worker.pid,
