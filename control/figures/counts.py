@@ -1,4 +1,4 @@
-"""What the board says, as values: who works, what each arm did in a span, what the processes take of the machine."""
+"""The board's counts as values: live workers, what each arm did in a span, memory and processor time used."""
 
 from __future__ import annotations
 

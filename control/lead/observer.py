@@ -27,7 +27,7 @@ DETECT_EVERY_S: Final = 0.25  # the fast detector
 
 MAX_SOAK_RATIO: Final = 2  # of min_soak, where no max_soak is configured
 
-# In these states the soak clock stands and no evidence leads on: an operator does.
+# In these states the soak clock is stopped and no evidence leads on: an operator decides.
 _HELD: Final = {
     State.PAUSED: "paused: held until an operator resumes; a breach is still rolled back",
     State.COMPLETED: "completed: still measured; taking it back is an operator's decision",
