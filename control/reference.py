@@ -3,6 +3,7 @@
     docs/configuration.md   every key of the configuration: from the settings' types, defaults and comments
     docs/architecture.md    between its marks: the code map from the modules' docstrings, and the states of the
                             rollout and of a client's connection from their tables of transitions
+    docs/judge.md           between its marks: the judge's rules, from their table
 
 ``python -m control.reference`` writes them; ``documents`` gives them, for the test that they are current.
 """
@@ -16,6 +17,7 @@ import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from enum import Enum
 from io import StringIO
 from pathlib import Path
 from types import UnionType
@@ -28,6 +30,7 @@ from msgspec.structs import FieldInfo, fields
 from backends.backend import Backend
 from backends.durations import Duration
 from backends.kinds.registry import KINDS
+from control.judge.rules import RULES, Requests, percent
 from control.plan import gates, phases, settings
 from control.rollout.machine import TRANSITIONS
 from proxy.http1 import states
@@ -75,11 +78,11 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "source"): "the backend that answers today",
     (settings.Migration, "target"): "the backend that is to answer",
     (settings.Migration, "routes"): "the paths that are the migration's; `*` at the end stands for anything",
-    (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from one arm",
+    (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from that arm alone",
     (
         settings.Migration,
         "validate_every",
-    ): "how often the target is judged in full; beside it a detector looks every second",
+    ): "how often the target is judged in full; beside it a detector looks four times a second",
     (settings.Migration, "lease"): "how long workers use the target when the control plane is silent; at most 38s",
     (settings.Migration, "on_breach"): "where a failing target is taken back to: one phase, or all the way",
     (settings.Migration, "judge"): "`sequential` weighs evidence; `threshold` compares a window with the limit",
@@ -131,20 +134,29 @@ def is_pure(docstring: str | None) -> bool:
 
 def documents() -> dict[Path, str]:
     """Every page that is written from the source, whole, as it should be."""
-    architecture = ROOT / "docs" / "architecture.md"
-    text = architecture.read_text("utf-8")
-    text = _between(text, "code map", "\n".join(_code_map()))
-    text = _between(text, "states", "\n".join(_states()))
-    text = _between(text, "connection", "\n".join(_connection()))
-    return {ROOT / "docs" / "configuration.md": "\n".join(configuration()), architecture: text}
+    docs = ROOT / "docs"
+    architecture = {"code map": _code_map(), "states": _states(), "connection": _connection()}
+    return {
+        docs / "configuration.md": "\n".join(configuration()),
+        docs / "architecture.md": _written(docs / "architecture.md", architecture),
+        docs / "judge.md": _written(docs / "judge.md", {"rules": _rules()}),
+    }
 
 
-def _between(text: str, name: str, body: str) -> str:
+def _written(page: Path, parts: dict[str, Iterator[str]]) -> str:
+    """A page with each part between its marks written anew."""
+    text = page.read_text("utf-8")
+    for name, lines in parts.items():
+        text = _between(page, text, name, "\n".join(lines))
+    return text
+
+
+def _between(page: Path, text: str, name: str, body: str) -> str:
     begin, end = f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"expected {begin!r} and {end!r} in docs/architecture.md")
+        raise ValueError(f"expected {begin!r} and {end!r} in docs/{page.name}")
     return f"{before}{begin}\n\n{body}\n{end}{after}"
 
 
@@ -234,6 +246,8 @@ def _words(hint: Any) -> str:
         return f"list of {_words(arguments[0])}"
     if isinstance(hint, type) and issubclass(hint, Struct):
         return "table"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " or ".join(f'`"{member.value}"`' for member in hint)
     return _NAMES[hint]
 
 
@@ -330,6 +344,30 @@ def _diagram(first: str, rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
     for (before, after), events in edges.items():
         yield f"    {before} --> {after}: {', '.join(event.replace('_', ' ') for event in events)}"
     yield "```\n"
+
+
+# The judge.
+
+
+def _rules() -> Iterator[str]:
+    """The judge's rules as a table."""
+    yield "| rule | what is counted or sampled | limit | p₀ | health checks count | held beside a bad source |"
+    yield "|---|---|---|---|---|---|"
+    keys = {field.encode_name for field in fields(phases.Thresholds)}
+    for rule in RULES:
+        limit = f"`{rule.limit}`" if rule.limit in keys else inspect.getdoc(getattr(phases.Thresholds, rule.limit))
+        cells = [f"`{rule.name}`", rule.meaning, str(limit).rstrip(".").replace("``", "`")]
+        if isinstance(rule.signal, Requests):
+            allowed = "the limit" if rule.signal.allowed is None else percent(rule.signal.allowed)
+            cells += [allowed, _yes(rule.signal.probed), _yes(rule.signal.beside_source)]
+        else:
+            cells += ["", "", ""]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -99,6 +100,19 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (*(Listener(address) for address in self.listen), *self.listeners)
 
 
+class Mode(StrEnum):
+    """Which arms answer a migration's requests: both by its phases, or one alone whatever its phase."""
+
+    HYBRID = "hybrid"
+    SOURCE = "source"
+    TARGET = "target"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Mode | None:
+        # Configurations and checkpoints of earlier versions name an arm by the kind that was behind it then.
+        return {"mock": cls.SOURCE, "firestore": cls.TARGET}.get(str(value))
+
+
 class Route(msgspec.Struct, frozen=True):
     """A migration as the data plane sees it: which paths are its, and which backends stand behind its arms."""
 
@@ -106,7 +120,7 @@ class Route(msgspec.Struct, frozen=True):
     routes: tuple[str, ...]
     source: str
     target: str
-    mode: Literal["mock", "firestore", "hybrid"] = "hybrid"
+    mode: Mode = Mode.HYBRID
 
 
 class Plan(msgspec.Struct, frozen=True):

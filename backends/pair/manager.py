@@ -142,7 +142,7 @@ def build_source(source: Backend, target: Backend, *, run_dir: Path | None, name
     shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if twins else name))
     first, second = (None, None) if shared is None else shared
     return Source(
-        store_arm(source, first, live=mode != "firestore"),
-        store_arm(target, second, live=mode != "mock"),
+        store_arm(source, first, live=mode != "target"),
+        store_arm(target, second, live=mode != "source"),
         hybrid=mode == "hybrid",
     )

@@ -37,12 +37,12 @@ from control.figures.history import STEPS
 from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
-from control.lead.execution import Refused
-from control.lead.status import audit_document
+from control.lead.execution import CommandRefused
 from control.plan.settings import LOOPBACK, Settings, address
 from control.report import build as report
-from control.store.chain import Line
-from control.store.sqlite import StoreError, StoreThread
+from control.store.entry import AuditLine, audit_document
+from control.store.port import StoreError
+from control.store.sqlite import StoreThread
 from proxy.board.board import Board
 
 _log = structlog.get_logger("phasegate.api")
@@ -229,7 +229,7 @@ class Api:
         task = asyncio.ensure_future(coordinator.act(command))
         try:
             await asyncio.shield(task)
-        except Refused as refused:
+        except CommandRefused as refused:
             raise Problem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
         return answers.document(coordinator.status())
 
@@ -249,13 +249,13 @@ class Api:
         return answers.document({"whole": not found.problems} | found._asdict())
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._coordinator(request).teller.figures())
+        return answers.document(self._coordinator(request).publisher.figures())
 
     async def _history(self, request: web.Request, who: Identity) -> web.Response:
         step = whole(request.query, "step", STEPS[0], STEPS[0], STEPS[-1])
         if step not in STEPS:
             raise Problem(400, "malformed", f"step: expected one of {', '.join(map(str, STEPS))}")
-        response = answers.document(self._coordinator(request).teller.history.document(step))
+        response = answers.document(self._coordinator(request).publisher.history.document(step))
         response.enable_compression()  # an hour of seconds is mostly the same few digits
         return response
 
@@ -264,7 +264,7 @@ class Api:
         lines = await self._store.run(coordinator.name)
         # What the store has not taken yet belongs to the run all the same.
         waiting = coordinator.outbox.entries
-        unsaved = [Line(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
+        unsaved = [AuditLine(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
         settings = coordinator.settings
         made = report.build_report(
             coordinator.name,
@@ -281,7 +281,7 @@ class Api:
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)
-        return await self._streams.answer(request, coordinator.teller.hub, coordinator.name, coordinator.status)
+        return await self._streams.answer(request, coordinator.publisher.hub, coordinator.name, coordinator.status)
 
     # Sessions.
 

@@ -12,8 +12,7 @@ from aiohttp import web
 
 from control.api.answers import Problem, whole
 from control.lead.events import Hub, TooMany
-from control.lead.status import audit_document
-from control.store.chain import Line
+from control.store.entry import AuditLine, audit_document
 from control.store.sqlite import StoreThread
 
 REPLAY_MAX: Final = 1000  # audit entries given again to a reader who comes back
@@ -77,7 +76,7 @@ def _event(kind: str, data: Json) -> bytes:
     return b"%sevent: %s\ndata: %s\n\n" % (number, kind.encode(), orjson.dumps(data))
 
 
-def _missed(known: Sequence[Line], last: int | None) -> list[Line]:
+def _missed(known: Sequence[AuditLine], last: int | None) -> list[AuditLine]:
     """Of the newest lines, newest first: those after number ``last``, oldest first.
 
     A number that the trail has not reached is of a trail before it, which was set aside: of this one all is new.

@@ -8,7 +8,8 @@ import click
 
 from control.api.client import Client
 from control.store.chain import Trail
-from control.store.sqlite import StoreError, verify_file
+from control.store.port import StoreError
+from control.store.sqlite import verify_file
 from control.terminal.exits import GATE, OK, USAGE, Stop
 
 

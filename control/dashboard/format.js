@@ -91,15 +91,10 @@ export function points(source, target) {
   return `${sign}${Math.abs(by).toFixed(2)} pp`;
 }
 
-/** What each rule of a verdict measures, and how its value is written. */
-export const RULES = {
-  error_rate: { name: "Errors", value: share },
-  success_rate: { name: "Successes", value: share },
-  p95_ms: { name: "p95", value: ms },
-  p99_ms: { name: "p99", value: ms },
-  memory_mb: { name: "Memory", value: (mb) => (known(mb) ? `${figure(mb)} MB` : NONE) },
-  cpu: { name: "CPU", value: share },
-};
+const megabytes = (value) => (known(value) ? `${figure(value)} MB` : NONE);
 
-/** The rule's entry, also for one that is not known here. */
-export const rule = (name) => RULES[name] ?? { name: sentence(name), value: figure };
+/** How a rule's value and limit are written, by the unit that its row names. */
+const UNITS = { share, ms, MB: megabytes };
+
+/** The name of a verdict's rule, and how its value and limit are written; also where the unit is not known here. */
+export const rule = (row) => ({ name: row.label ?? sentence(row.rule), value: UNITS[row.unit] ?? figure });

@@ -1,4 +1,4 @@
-"""What the board says, as values: who works, what each arm did in a span, what the processes take of the machine."""
+"""The board's counts as values: live workers, what each arm did in a span, memory and processor time used."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any, Final, NamedTuple
 
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
-from control.judge.verdict import Arm, Counts
-from control.plan.phases import Thresholds
+from control.plan.times import of_ns
 from proxy.board import histogram
 from proxy.board.board import Board
 from proxy.board.series import Series
 
-HEARTBEAT_MAX_S: Final = 2.0  # a worker that was silent for longer is not waited for; the lease deals with it
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
+HEARTBEAT_MAX_S: Final = 2.0  # a worker silent for longer is not waited for: without a lease it leaves the target
+KB_PER_MB: Final = 1024
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-class Worker(NamedTuple):
+class WorkerState(NamedTuple):
     """A slot with a process, as far as one migration is concerned."""
 
     slot: int
@@ -33,16 +32,16 @@ class Worker(NamedTuple):
     last_target_start: int
 
 
-def workers(board: Board, m: int, mono: float) -> list[Worker]:
+def workers(board: Board, m: int, mono: float) -> list[WorkerState]:
     """Every worker that has a process, as it is at a moment (CLOCK_MONOTONIC seconds)."""
     found = []
     for row in board.workers():
         if not row.pid:
             continue
         share = board.share(row.slot, m)
-        age = max(0.0, mono - row.heartbeat / 1e9)
+        age = max(0.0, mono - of_ns(row.heartbeat))
         found.append(
-            Worker(
+            WorkerState(
                 row.slot,
                 row.pid,
                 age <= HEARTBEAT_MAX_S,
@@ -57,21 +56,21 @@ def workers(board: Board, m: int, mono: float) -> list[Worker]:
     return found
 
 
-class Snapshot(NamedTuple):
+class Reading(NamedTuple):
     """The counts of both arms at a moment (CLOCK_MONOTONIC seconds)."""
 
     mono: float
     source: Series
     target: Series
 
-    def since(self, earlier: Snapshot) -> Snapshot:
+    def since(self, earlier: Reading) -> Reading:
         """What came between; nothing where the counts have begun anew."""
-        return Snapshot(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
+        return Reading(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
 
 
-def snapshot(board: Board, m: int, mono: float) -> Snapshot:
+def read_counts(board: Board, m: int, mono: float) -> Reading:
     """The counts now."""
-    return Snapshot(mono, board.series(m, SOURCE), board.series(m, TARGET))
+    return Reading(mono, board.series(m, SOURCE), board.series(m, TARGET))
 
 
 def by_adapter(board: Board, m: int) -> dict[str, int]:
@@ -101,16 +100,16 @@ def figures(board: Board, m: int) -> dict[str, Any]:
 
 
 class Lag(NamedTuple):
-    """What the target has yet to be told of the source's changes."""
+    """How far the target is behind the source's changes."""
 
     behind_s: float  # the age of the oldest
     pending: int
-    lost: int  # since boot: what it will never be told
+    lost: int  # since boot: changes that will never reach it
 
 
 def lag(board: Board, m: int, mono: float) -> Lag:
     """How far the target is behind, over all workers."""
-    since = min((share.behind_since / 1e9 for share in board.shares(m) if share.behind_since), default=mono)
+    since = min((of_ns(share.behind_since) for share in board.shares(m) if share.behind_since), default=mono)
     gauges = board.gauges(m)
     return Lag(max(0.0, mono - since), sum(gauges["mirror_pending"]), sum(gauges["mirror_lost"]))
 
@@ -119,19 +118,6 @@ def _since(now: Series, earlier: Series) -> Series:
     if now.requests < earlier.requests:
         return Series.empty()
     return now - earlier
-
-
-def counts(series: Series, thresholds: Thresholds) -> Counts:
-    """What the judge counts of an arm."""
-    slow_p95 = histogram.count_above(series.buckets, int(thresholds.p95_ms * 1000))
-    slow_p99 = histogram.count_above(series.buckets, int(thresholds.p99_ms * 1000))
-    return Counts(series.requests, min(series.errors, series.requests), slow_p95, slow_p99)
-
-
-def arm(series: Series, thresholds: Thresholds) -> Arm:
-    """The same, with the percentiles."""
-    p95, p99 = histogram.quantiles(series.buckets, (0.95, 0.99))
-    return Arm(counts(series, thresholds), _ms(p95), _ms(p99))
 
 
 def summary(series: Series) -> dict[str, Any]:
@@ -180,16 +166,17 @@ class Machine:
         self._before: tuple[float, float] | None = None
         self._cores = len(os.sched_getaffinity(0))
 
-    def sample(self, mono: float) -> tuple[float, float | None]:
-        """The largest process's memory in MB, and the share of the machine used since the last sample."""
+    def sample(self, mono: float) -> dict[str, float]:
+        """By the judge's gauges: the largest process's memory in MB, the share of the machine used since the last."""
         rows = [row for row in self._board.workers() if row.pid]
-        memory = max([row.rss_kb / 1024 for row in rows] + [own_memory_mb()])
+        memory = max([row.rss_kb / KB_PER_MB for row in rows] + [own_memory_mb()])
         spent = sum(row.cpu_ms / 1000 for row in rows) + own_cpu_s()
         before, self._before = self._before, (mono, spent)
         if before is None or mono <= before[0]:
-            return memory, None
-        # A worker that was replaced takes its processor time with it: then less is seen, never more.
-        return memory, max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
+            return {"memory_mb": memory}
+        # A replaced worker's processor time is gone from the sum: the share is then too low, never too high.
+        used = max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
+        return {"memory_mb": memory, "cpu": used}
 
 
 def own_memory_mb() -> float:

@@ -1,8 +1,8 @@
 """What both arms did over the last hours, step by step: what plots are drawn from.
 
 Each tier has steps of one length and remembers a fixed number of them; a step is the difference of two readings of
-the ever-growing counts, so its percentiles are its own and not a mean of means. A step begins anew with the process:
-nothing is drawn for the time in which nobody looked. Bounded; the time is an argument.
+the ever-growing counts, so its percentiles are its own and not a mean of means. A new process begins with no steps:
+for the time before it nothing is drawn. Bounded; the time is an argument.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final
 
-from control.figures.counts import Snapshot, summary
+from control.figures.counts import Reading, summary
 from proxy.board import histogram
 from proxy.board.series import Series
 
@@ -27,7 +27,7 @@ HEAT_BOUNDS_US: Final = tuple(round(10 ** (1 + i / 4)) for i in range(25))
 _HEAT_ROWS: Final = tuple(histogram.index(bound) for bound in HEAT_BOUNDS_US)
 
 
-class History:
+class StepHistory:
     """The steps of one migration."""
 
     def __init__(self, tiers: Sequence[tuple[int, int]] = TIERS) -> None:
@@ -38,7 +38,7 @@ class History:
         """Whether a step of the shortest tier is over, or none was begun."""
         return self._shortest.due(mono)
 
-    def add(self, seen: Snapshot, unix: float, weight: float) -> Json | None:
+    def add(self, seen: Reading, unix: float, weight: float) -> Json | None:
         """Take a reading (``weight`` in percent): the step of the shortest tier that it ends, if it ends one."""
         ended = {tier: tier.add(seen, unix, weight) for tier in self._tiers.values()}
         return ended[self._shortest]
@@ -56,12 +56,12 @@ class _Tier:
     def __init__(self, step: int, kept: int) -> None:
         self.samples: deque[Json] = deque(maxlen=kept)
         self._step = step
-        self._begun: Snapshot | None = None
+        self._begun: Reading | None = None
 
     def due(self, mono: float) -> bool:
         return self._begun is None or mono - self._begun.mono >= self._step
 
-    def add(self, seen: Snapshot, unix: float, weight: float) -> Json | None:
+    def add(self, seen: Reading, unix: float, weight: float) -> Json | None:
         if not self.due(seen.mono):
             return None
         begun, self._begun = self._begun, seen

@@ -11,14 +11,15 @@ from prometheus_client.registry import Collector
 
 from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
+from control.plan.phases import FULL_BP
 from control.rollout.model import Rollout, State
 from proxy.board import histogram
 from proxy.board.board import Board
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+BYTES_PER_KB: Final = 1024  # as the kernel counts resident memory
 
-# The gauges that are read as they are; the others only ever grow.
-BOUNDS_US: Final = (
+BOUNDS_US: Final = (  # the exported histogram's buckets end at these latencies
     500,
     1_000,
     2_000,
@@ -37,7 +38,7 @@ BOUNDS_US: Final = (
 
 
 class Led(Protocol):
-    """What of a coordinator is shown."""
+    """What is shown of a coordinator."""
 
     name: str
     state: Rollout
@@ -86,7 +87,7 @@ class _Now(Collector):
         )
         for one in self._led:
             s = one.state
-            weight.add_metric([one.name], s.weight_bp / 10_000)
+            weight.add_metric([one.name], s.weight_bp / FULL_BP)
             phase.add_metric([one.name], -1 if s.phase is None else s.phase)
             revision.add_metric([one.name], s.revision)
             store.add_metric([one.name], float(one.store_error is None))
@@ -147,7 +148,7 @@ class _Now(Collector):
         for row in self._board.workers():
             if row.pid:
                 values = (
-                    row.rss_kb * 1024,
+                    row.rss_kb * BYTES_PER_KB,
                     row.cpu_ms / 1000,
                     row.connections,
                     row.app_requests,

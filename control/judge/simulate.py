@@ -1,7 +1,8 @@
 """What the judge does to good and bad targets: ``python -m control.judge.simulate`` prints docs/judge.md's table.
 
-The same tables of likelihood ratios as in ``control.judge.verdict``, over many runs at once (numpy, of the dev extra;
-a test holds the two against each other). Requests come as a Poisson process; 5 % of 100 a second reach the target.
+The same tables of likelihood ratios as in ``control.judge.evidence``, over many runs at once (numpy, of the dev
+extra; a test holds the two against each other). Requests come as a Poisson process; 5 % of 100 a second reach the
+target.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from control.judge.verdict import FIRE, POINTS, PROBES, PROOF, SUSPECT, better, worse
+from control.judge.evidence import FIRE, POINTS, PROBES, PROOF, SUSPECT, better, worse
+from control.judge.rules import ON_REQUESTS, bounds
+from control.plan.phases import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,12 +23,17 @@ if TYPE_CHECKING:
     Floats = NDArray[Any]
 
 RATE: Final = 5.0  # target requests a second: 5 % of 100
-PASS_S: Final = 0.25  # of the fast detector
+PASS_S: Final = 0.25  # between two looks of the fast detector
 PROBE_S: Final = 0.05  # until a probe is answered
 LITERAL_WINDOW_S: Final = 30.0
-ERRORS: Final = 0.05
-SLOW_P99: Final = 0.01
-DAY_S: Final = 86_400.0
+MIN_SAMPLES: Final = 100  # the configuration's default: without so many requests no phase is left
+MIN_SOAK_S: Final = 300.0  # the first phase's, and twice that the default of max_soak
+MAX_SOAK_S: Final = 600.0
+Z99: Final = 2.3263478740408408  # the standard normal's 99th percentile
+
+_SHARES: Final = {rule.name: bound.p0 for (rule, _), bound in zip(ON_REQUESTS, bounds(Thresholds()), strict=True)}
+ERRORS: Final = _SHARES["error_rate"]
+SLOW_P99: Final = _SHARES["p99_ms"]
 
 
 class Runs:
@@ -61,7 +69,7 @@ class Runs:
         return few
 
     def evidence(self) -> Floats:
-        """As ``Watch.evidence`` of the errors."""
+        """As ``TargetWatch.evidence`` of the errors."""
         np = self._np
         both = np.concatenate((self.alone, self.probed), axis=1)
         top = both.max(axis=1)
@@ -103,9 +111,9 @@ def _note(caught: Floats, now: NDArray[np.bool_], when: Floats) -> None:
 def false_alarms(rate: float, runs: int, seed: int, seconds: float) -> tuple[float, float]:
     """The share of runs in which a healthy target is rolled back: by the judge, and by the literal rule.
 
-    For a day of requests, the judge's side goes from failure to failure: the requests between two are one step down,
-    but for a run that is suspected, which goes pass by pass and is asked in each. That is a detector looked at after
-    every failure and not after every pass: it rolls back no less often than the real one.
+    A day of requests would be too many steps, so the judge's side goes from failure to failure, with all requests
+    between two as one step; only a run that is suspected goes look by look and is asked in each. That is a detector
+    read after every failure and not after every look: it rolls back no less often than the real one.
     """
     import numpy as np
 
@@ -153,7 +161,6 @@ def promotions(
     total_n, total_k = np.zeros(runs), np.zeros(runs)
     left, out = np.zeros(runs, bool), np.zeros(runs, bool)
     fewest = sys.maxsize
-    min_samples = 100
     for i in range(int(max_soak_s / PASS_S)):
         n = rng.poisson(RATE * PASS_S, runs)
         k = rng.binomial(n, slow)
@@ -169,7 +176,7 @@ def promotions(
         proof = top + np.log(np.exp(logs - top[:, None]).sum(axis=1)) - math.log(POINTS)
         kept = total_k <= p0 * total_n
         leaves = (proof >= PROOF) | (kept & (soaked >= max_soak_s))
-        leaves &= (total_n >= min_samples) & ~left & ~out
+        leaves &= (total_n >= MIN_SAMPLES) & ~left & ~out
         if leaves.any():
             fewest = min(fewest, int(total_n[leaves].min()))
         left |= leaves
@@ -178,8 +185,7 @@ def promotions(
 
 def share_slower(p99_over_limit: float, sigma: float = 1.0) -> float:
     """The share of log-normal latencies above a limit of which the 99th percentile is so many times."""
-    z99 = 2.3263478740408408
-    return 0.5 * math.erfc((z99 - math.log(p99_over_limit) / sigma) / math.sqrt(2))
+    return 0.5 * math.erfc((Z99 - math.log(p99_over_limit) / sigma) / math.sqrt(2))
 
 
 def main() -> None:
@@ -214,7 +220,7 @@ def _print_promotions(runs: int) -> None:
         ("error rate is 10 %", 0.10, ERRORS),
     )
     for what, share, p0 in cases:
-        left, fewest = promotions(share, p0, runs, 3, 300.0, 600.0)
+        left, fewest = promotions(share, p0, runs, 3, MIN_SOAK_S, MAX_SOAK_S)
         print(f"| {what} | {left:.1%} of runs | {f'{fewest} requests' if left else '-'} |", flush=True)
     print()
 

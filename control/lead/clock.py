@@ -1,4 +1,4 @@
-"""The time, and waiting: what the control plane's loops run on, so that a test can set it by hand."""
+"""The clock and sleep of the control plane's loops, injected so that a test can set the time by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import Protocol
 
-from control.rollout.model import Now
+from control.plan.times import Now, of_ns
 
 
 class Clock(Protocol):
@@ -28,7 +28,7 @@ class SystemClock:
 
     def now(self) -> Now:
         """Both of them."""
-        return Now(time.monotonic_ns() / 1e9, time.time())
+        return Now(of_ns(time.monotonic_ns()), time.time())
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -39,8 +39,3 @@ class SystemClock:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
-
-
-def ns(seconds: float | None) -> int:
-    """A reading of the monotonic clock as the board has it: nanoseconds, and 0 for none."""
-    return 0 if seconds is None else int(seconds * 1e9)

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from control.plan.mistakes import one_of, problems, shown
-from control.rollout.model import Event, On
+from control.rollout.model import On, RolloutEvent
 
 REASON_MAX: Final = 500
 
@@ -37,7 +37,7 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 _COMMON: Final = ("action", "reason", "expected_revision")
 
 
-class Malformed(Exception):  # noqa: N818 - what is so
+class Malformed(Exception):  # noqa: N818 - it says what is wrong
     """The body is no command; ``problems`` says everything that is wrong with it."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -57,9 +57,9 @@ class Command(Struct, frozen=True):
     to: Literal["previous", "start"] = "previous"
     force: bool = False
 
-    def event(self, revision: int | None, detected: float) -> Event:
+    def event(self, revision: int | None, detected: float) -> RolloutEvent:
         """The rollout's event, to be refused where the state is no longer at ``revision`` (None: whatever it is)."""
-        return Event(
+        return RolloutEvent(
             On(self.action),
             actor=self.actor,
             reason=self.reason,

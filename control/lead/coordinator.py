@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,47 +20,55 @@ import structlog
 from msgspec.structs import replace
 
 from control.figures.counts import workers
-from control.judge import verdict as judge
-from control.judge.verdict import Outcome, Verdict
-from control.lead import crashpoints as faults
-from control.lead import execution, observer
-from control.lead.clock import Clock, ns
+from control.lead import crashpoints, execution, observer
+from control.lead.clock import Clock
 from control.lead.commands import Command
-from control.lead.lease import Lease
-from control.lead.observer import Chapter, Kept, Observer
-from control.lead.publishing import Teller
+from control.lead.judging import Judging, Probe
+from control.lead.lease import Lease, leased
+from control.lead.observer import KeptBaseline, Observer, WeightRecord
+from control.lead.publishing import Publisher
 from control.lead.readiness import HealthCheck, Readiness
-from control.lead.saving import Outbox, Owner, Storage
-from control.lead.status import audit_document
-from control.plan.phases import Phase
+from control.lead.saving import Outbox, Owner
 from control.plan.settings import Migration
+from control.plan.times import Now, ns
 from control.rollout.machine import step
-from control.rollout.model import Effect, Event, Notify, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
-from control.rollout.recovery import Found, recover, rejoin, wait
-from control.store.chain import Line
-from control.store.sqlite import StoreError
+from control.rollout.model import (
+    Effect,
+    Notify,
+    On,
+    Persist,
+    PublishWeight,
+    Refuse,
+    Rollout,
+    RolloutEvent,
+    RolloutPlan,
+    State,
+)
+from control.rollout.recovery import BoardWord, recover, rejoin, wait
+from control.store.entry import AuditLine, audit_document
+from control.store.port import Storage, StoreError
 from proxy.board.board import Board
 from proxy.board.layout import PINNED
 
 _log = structlog.get_logger("phasegate.coordinator")
 
 WATCHFUL_S: Final = 0.005  # between looks at the board while workers are waited for
-HEALTH_AGAIN_S: Final = 1.0  # between health checks that hold up an earned advance
+PASSES_A_LEASE: Final = 6  # at least, so that no renewal, which is due every third, comes much too late
 READ_WITHIN_S: Final = 2.0  # how long the checkpoint is waited for at the start, and a third of a lease at most
+READ_WITHIN_LEASES: Final = 1 / 3
+GENERATION_MASK: Final = 0xFFFFFFFF  # the board's word has 32 bits of a generation
+DRAIN_GRACE_S: Final = 1.0  # beyond a rollback's limit: a worker that is then not drained hangs, and is left out
+READY_WITHIN_S: Final = 2.0  # a loop whose last pass is older does not lead
 CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
-_JUDGED: Final = (State.RUNNING, State.PAUSED, State.ROLLED_BACK)
 
 Json = dict[str, Any]
 
 
-Probe = Callable[[], Awaitable[bool]]  # whether the target answers, within its deadline
-
-
-class Document(msgspec.Struct, frozen=True):
+class CheckpointDocument(msgspec.Struct, frozen=True):
     """A checkpoint."""
 
     rollout: Rollout
-    chapter: Kept | None = None
+    baseline: KeptBaseline | None = msgspec.field(default=None, name="chapter")
 
 
 class Coordinator:
@@ -87,24 +95,19 @@ class Coordinator:
         self.name = name
         self.index = index
         self.settings = migration
-        self.plan = Plan(migration.phases, migration.on_breach)
+        self.plan = RolloutPlan(migration.phases, migration.on_breach)
         self.state = Rollout()
         self.raised_at = 0  # the revision of the last increase that was published
-        self.outbox = Outbox(store, name, Document, clock, owner)
+        self.outbox = Outbox(store, name, CheckpointDocument, clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
-        self.teller = Teller(name, index, migration.phases, kinds, board, self._observer, self.outbox, now)
+        self.publisher = Publisher(name, index, migration.phases, kinds, board, self._observer, self.outbox, now)
         self._board = board
         self._clock = clock
-        self._probe = probe
         self._notify = notify
         self._lease = Lease(board, index, migration.lease_s)
-        self._checking: asyncio.Task[None] | None = None
-        self._probing: asyncio.Task[None] | None = None
-        self._checked_at = 0.0
-        self._held_by: tuple[str, ...] = ()
-        self._earned: Verdict | None = None  # the newest verdict, where it asks for the next phase
+        self.judging = Judging(self, migration, self._observer, self.readiness, probe, clock)
         self._pulse = asyncio.Event()
-        self._left = Found(0, 0, False)  # what the board said when this process began
+        self._left = BoardWord(0, 0, False)  # what the board said when this process began
         self._lapsed = False  # and whether its lease had run out
         self._recovered = False
         self._ticked_at = now.mono
@@ -115,7 +118,7 @@ class Coordinator:
         """Go on from checkpoint and board; while the checkpoint cannot be read, from the board alone."""
         saved = None
         with suppress(StoreError):
-            saved = await self.outbox.read(min(READ_WITHIN_S, self.settings.lease_s / 3))
+            saved = await self.outbox.read(min(READ_WITHIN_S, self.settings.lease_s * READ_WITHIN_LEASES))
         now = self._clock.now()
         self._left = self._word()
         self._lapsed = not self._lease.take_over(now.mono)
@@ -125,27 +128,27 @@ class Coordinator:
             _log.error("held_without_checkpoint", migration=self.name, reason=self.outbox.error)
             self.state, effects = wait(self.plan, self._left, self.settings.mode, self._lapsed)
             self._carry_out(effects, now)
-            self.outbox.dirty.set()
+            self.save_soon()
         self._renew(now)
         self._recovered = True
 
-    def _go_on(self, saved: Document | None, now: Now) -> None:
+    def _go_on(self, saved: CheckpointDocument | None, now: Now) -> None:
         """Go on from the checkpoint, once it is known."""
-        rollout, chapter = (saved.rollout, saved.chapter) if saved is not None else (None, None)
+        rollout, baseline = (saved.rollout, saved.baseline) if saved is not None else (None, None)
         if self.state.revision:  # decided without it
             self.state, effects = rejoin(rollout, self.state)
-            chapter = None
+            baseline = None
         else:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
         self._carry_out(effects, now)
-        if rollout is not None and chapter is not None and self.state.phase == rollout.phase:
-            self._observer.restore(chapter)
+        if rollout is not None and baseline is not None and self.state.phase == rollout.phase:
+            self._observer.restore(baseline)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
 
-    def _word(self) -> Found:
+    def _word(self) -> BoardWord:
         word = self._board.word(self.index)
-        return Found(word.generation, word.weight_bp, bool(word.flags & PINNED))
+        return BoardWord(word.generation, word.weight_bp, bool(word.flags & PINNED))
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -158,20 +161,18 @@ class Coordinator:
                 await self._clock.wait(self._pulse, self._patience())
         finally:
             saver.cancel()
-            for task in (self._checking, self._probing):
-                if task is not None:
-                    task.cancel()
+            self.judging.cancel()
 
     async def close(self) -> None:
         """Write what is still to be written, as far as the store lets us."""
-        # A successor that is started now has a whole lease to come up in.
+        # So that a successor that is started now has a whole lease to come up in.
         self._lapse(self._clock.now())
         self._renew(self._clock.now())
         await self.outbox.finish(CLOSE_WITHIN_S)
 
     def _patience(self) -> float:
         waiting = self.state.state is State.ROLLING_BACK or not self.state.verified
-        return WATCHFUL_S if waiting else min(observer.DETECT_EVERY_S, self.settings.lease_s / 6)
+        return WATCHFUL_S if waiting else min(observer.DETECT_EVERY_S, self.settings.lease_s / PASSES_A_LEASE)
 
     def tick(self) -> None:
         """One pass. Never waits."""
@@ -180,36 +181,27 @@ class Coordinator:
         self._board.beat(os.getpid(), ns(now.mono))
         self._keep_lease(now)
         self._look(now)
-        if self.state.weight_bp and self._observer.detect_due(now):
-            self._detect(now)
-        self.teller.keep_up(self.state, now)
+        self.judging.look(now)
+        self.publisher.publish_due(self.state, now)
 
     # The lease.
-
-    def _leased(self) -> bool:
-        return self.state.weight_bp > 0 and not self.state.pinned
 
     def _keep_lease(self, now: Now) -> None:
         """Renew the lease in time."""
         self._lapse(now)
-        if self._leased() and self._lease.due(now.mono):
+        if self._lease.due(now.mono):
             self._renew(now)
 
     def _lapse(self, now: Now) -> None:
         """Where the lease has run out, the workers are at 0: say so on the board before anything can renew it."""
-        late = self._lease.ran_out(now.mono) if self._leased() else None
-        if late is not None:
-            reason = f"the lease ran out {late:.1f} s ago: control was not running"
-            self.apply(Event(On.LEASE_LOST, reason=reason, detected=now.mono))
+        lost = self._lease.lost(self.state, now.mono)
+        if lost is not None:
+            self.apply(lost)
 
     def _renew(self, now: Now) -> None:
-        if not self._leased():
-            return
-        before = self._lease.ends
-        self._lease.renew(now.mono)
-        after = self.mono()
-        if before is not None and after >= before:  # stopped between looking and renewing
-            self.apply(Event(On.LEASE_LOST, reason="the lease ran out while it was renewed", detected=after))
+        lost = self._lease.renew_or_lose(now.mono, self.mono) if leased(self.state) else None
+        if lost is not None:
+            self.apply(lost)
 
     # What the workers show.
 
@@ -219,98 +211,28 @@ class Coordinator:
             return
         rows = workers(self._board, self.index, now.mono)
         live = [row for row in rows if row.live]
-        seen = all(row.generation == s.generation & 0xFFFFFFFF for row in live)
+        seen = all(row.generation == s.generation & GENERATION_MASK for row in live)
         if s.descent is None:
             if seen:
-                self.apply(Event(On.SEEN))
+                self.apply(RolloutEvent(On.SEEN))
             return
         if seen and s.descent.seen is None:
-            self.apply(Event(On.SEEN))
-            faults.point("descent.seen")
-        late = now.mono > s.descent.decided + s.descent.within_s + 1.0
+            self.apply(RolloutEvent(On.SEEN))
+            crashpoints.point("descent.seen")
+        late = now.mono > s.descent.decided + s.descent.within_s + DRAIN_GRACE_S
         drained = seen and all(row.inflight_old == 0 for row in live)
         if drained or late:
             open_still = [row.slot for row in rows if not row.live or row.inflight_old]
-            faults.point("descent.drained")
-            self.apply(Event(On.DRAINED, unheard=tuple(open_still)))
-
-    # Judging.
-
-    def _detect(self, now: Now) -> None:
-        s = self.state
-        weighing = s.verified and s.weight_bp > 0 and s.state in (*_JUDGED, State.COMPLETED)
-        self._observer.detect(now, weighing=weighing)
-        if not weighing:
-            return
-        sequential, watch = self.settings.judge == "sequential", self._observer.watch
-        if sequential and watch.suspects and self._probing is None and s.state in _JUDGED:
-            self._probing = asyncio.create_task(self._ask_target(s.generation), name=f"probe {self.name}")
-        if self._observer.validation_due(now):
-            self._validate(now)
-        elif sequential:
-            self._consider(self._observer.weigh(s, self._phase(), now), now)
-
-    async def _ask_target(self, generation: int) -> None:
-        """Follow up a suspicion."""
-        try:
-            answers = await asyncio.gather(*(self._probe() for _ in range(judge.PROBES)))
-            if self.state.generation == generation:
-                self._observer.watch = self._observer.watch.after_probes(answers.count(False), len(answers))
-                if self._observer.watch.breached and self.state.state in _JUDGED:
-                    self._validate(self._clock.now())
-        finally:
-            self._probing = None
-
-    def _validate(self, now: Now) -> None:
-        verdict = self._observer.validate(self.state, self._phase(), now)
-        self.outbox.dirty.set()  # the soak earned so far
-        self._consider(verdict, now)
-
-    def _phase(self) -> Phase | None:
-        return None if self.state.phase is None else self.plan.phases[self.state.phase]
-
-    def _consider(self, verdict: Verdict, now: Now) -> None:
-        """Act on a verdict."""
-        s = self.state
-        self._earned = None
-        if verdict.outcome is Outcome.ROLL_BACK and s.state in _JUDGED:
-            self.apply(Event(On.BREACH, reason="; ".join(verdict.reasons), detected=now.mono))
-        elif verdict.outcome is Outcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
-            self._earned = verdict
-            closed = self.readiness.held(self._following())
-            held = (*closed, *self._held_by)
-            if held:
-                self._observer.verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(*held, *verdict.reasons))
-            if not closed:
-                self._check_then_promote(now)
-
-    def _following(self) -> Phase | None:
-        following = 0 if self.state.phase is None else self.state.phase + 1
-        return self.plan.phases[following] if following < len(self.plan.phases) else None
-
-    def _check_then_promote(self, now: Now) -> None:
-        if self._checking is not None or (self._held_by and now.mono - self._checked_at < HEALTH_AGAIN_S):
-            return
-        self._checked_at = now.mono
-        self._checking = asyncio.create_task(self._promote(self.state.revision), name=f"health {self.name}")
-
-    async def _promote(self, revision: int) -> None:
-        try:
-            self._held_by = tuple(await self.readiness.unwell())
-            # The check may take seconds: what was earned before it must still be so, and still be allowed.
-            earned = self._earned
-            if not self._held_by and earned is not None and not self.readiness.held(self._following()):
-                self.apply(Event(On.PROMOTE, reason="; ".join(earned.reasons), revision=revision))
-        finally:
-            self._checking = None
+            crashpoints.point("descent.drained")
+            self.apply(RolloutEvent(On.DRAINED, unheard=tuple(open_still)))
 
     # Commands.
 
     async def act(self, command: Command) -> None:
-        """Carry out a command; returns when it has taken effect. Raises ``Refused``."""
+        """Carry out a command; returns when it has taken effect. Raises ``CommandRefused``."""
         await execution.carry_out(self, command)
 
-    def refusal(self, event: Event) -> Refuse | None:
+    def refusal(self, event: RolloutEvent) -> Refuse | None:
         """Why the event would be refused; changes nothing."""
         _, effects = step(self.plan, self.state, event, self._clock.now())
         return next((effect for effect in effects if isinstance(effect, Refuse)), None)
@@ -331,7 +253,7 @@ class Coordinator:
 
     # Steps and effects.
 
-    def apply(self, event: Event) -> Refuse | None:
+    def apply(self, event: RolloutEvent) -> Refuse | None:
         """Let the event happen, with all its effects, unless it is refused."""
         now = self._clock.now()
         self._lapse(now)
@@ -342,15 +264,15 @@ class Coordinator:
             self._changed(event, before, now)
         return refused
 
-    def _changed(self, event: Event, before: Rollout, now: Now) -> None:
+    def _changed(self, event: RolloutEvent, before: Rollout, now: Now) -> None:
         if event.kind is On.SEEN and before.descent is None:
             # The soak begins: what is judged from here on came under the new weight on every worker.
             if self.state.state is State.RUNNING and self.state.soaked_s == 0.0:
                 self._observer.begin(now)
             if self.raised_at:  # and not what a process before this one had raised
-                faults.point("raise.verified")
+                crashpoints.point("raise.verified")
         if self.state.revision != before.revision:
-            self._held_by = ()
+            self.judging.forget_health()
             _log.info(
                 "rollout_changed",
                 migration=self.name,
@@ -362,23 +284,23 @@ class Coordinator:
                 reason=event.reason,
             )
         self._pulse_now()
-        self.teller.tell(self.state, now)
+        self.publisher.publish_status(self.state, now)
 
     def _carry_out(self, effects: Sequence[Effect], now: Now) -> Refuse | None:
         refused: Refuse | None = None
-        # What answers the store publishes too, and has nothing new to say.
+        # A descent publishes first and writes entries. The increase that a store's answer publishes has no entries.
         said = any(isinstance(effect, Persist) and effect.entries for effect in effects)
-        lowering = said and isinstance(effects[0], Publish)
-        ended = self._observer.chapter()
+        lowering = said and isinstance(effects[0], PublishWeight)
+        ended = self._observer.record()
         if lowering:
-            faults.point("descent.decided")
+            crashpoints.point("descent.decided")
         for effect in effects:
             match effect:
-                case Publish():
+                case PublishWeight():
                     self._publish(effect, now, "descent" if lowering else "raise")
                 case Persist():
                     if not lowering and self.state.pending is not None:
-                        faults.point("raise.decided")
+                        crashpoints.point("raise.decided")
                     self._post(effect, ended, now)
                 case Notify():
                     self._notify(self.name, effect.kind, effect.detail | {"revision": self.state.revision})
@@ -386,9 +308,9 @@ class Coordinator:
                     refused = effect
         return refused
 
-    def _publish(self, effect: Publish, now: Now, what: str) -> None:
-        faults.point(f"{what}.publishing")
-        if self._leased():
+    def _publish(self, effect: PublishWeight, now: Now, what: str) -> None:
+        crashpoints.point(f"{what}.publishing")
+        if leased(self.state):
             self._lease.renew(now.mono)
         generation = self._board.publish(
             self.index,
@@ -398,48 +320,54 @@ class Coordinator:
             cut_over_at=ns(effect.cut_over_at),
             cancel_at=ns(effect.cancel_at),
         )
-        faults.point(f"{what}.published")
-        assert generation == self.state.generation & 0xFFFFFFFF, "the coordinator alone writes its migration's cells"
+        crashpoints.point(f"{what}.published")
+        assert generation == self.state.generation & GENERATION_MASK, (
+            "the coordinator alone writes its migration's cells"
+        )
         self._observer.begin(now)
 
-    def _post(self, effect: Persist, ended: Chapter, now: Now) -> None:
+    def _post(self, effect: Persist, ended: WeightRecord, now: Now) -> None:
         for entry in effect.entries:
             facts = self._observer.facts(ended, now) if entry.kind == "phase_left" else {}
             self.outbox.put(replace(entry, detail=entry.detail | facts))
-        self.outbox.dirty.set()
+        self.save_soon()
 
     # The store.
 
-    def _document(self) -> tuple[Document, int]:
+    def save_soon(self) -> None:
+        """Write a checkpoint as soon as the store takes one."""
+        self.outbox.dirty.set()
+
+    def _document(self) -> tuple[CheckpointDocument, int]:
         # The soak clock's reading means nothing to another process.
         soaked_s = self.state.soaked(self.mono())
         kept = replace(self.state, soaked_s=soaked_s, soaking_since=None)
-        return Document(kept, self._observer.kept()), self.state.revision
+        return CheckpointDocument(kept, self._observer.kept()), self.state.revision
 
-    def _found(self, saved: Document | None) -> None:
+    def _found(self, saved: CheckpointDocument | None) -> None:
         now = self._clock.now()
         self._lapse(now)
         self._go_on(saved, now)
         self._pulse_now()
-        self.teller.tell(self.state, now)
+        self.publisher.publish_status(self.state, now)
 
     def _failed(self, error: str) -> None:
         if self.state.pending is not None:
-            self.apply(Event(On.UNPERSISTED, reason=error, revision=self.state.pending.revision))
+            self.apply(RolloutEvent(On.UNPERSISTED, reason=error, revision=self.state.pending.revision))
         self._pulse_now()
 
-    def _saved(self, lines: list[Line], revision: int) -> None:
+    def _saved(self, lines: list[AuditLine], revision: int) -> None:
         for line in lines:
-            self.teller.hub.publish("audit", audit_document(line))
+            self.publisher.hub.publish("audit", audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= revision:
-            faults.point("raise.persisted")
+            crashpoints.point("raise.persisted")
             self.raised_at = self.state.pending.revision
-            self.apply(Event(On.PERSISTED, revision=revision))
+            self.apply(RolloutEvent(On.PERSISTED, revision=revision))
         elif any(line.kind == "rollback_complete" for line in lines):
-            faults.point("descent.recorded")
+            crashpoints.point("descent.recorded")
         self._pulse_now()
 
-    # What is told.
+    # What is shown.
 
     def _pulse_now(self) -> None:
         self._pulse.set()
@@ -447,12 +375,12 @@ class Coordinator:
 
     def status(self) -> Json:
         """The migration's status, as the API shows it."""
-        return self.teller.status(self.state, self._clock.now())
+        return self.publisher.status(self.state, self._clock.now())
 
     @property
     def ready(self) -> bool:
         """Whether it leads: it has recovered, and its loop goes round."""
-        return self._recovered and self.mono() - self._ticked_at < 2.0
+        return self._recovered and self.mono() - self._ticked_at < READY_WITHIN_S
 
     @property
     def store_error(self) -> str | None:
@@ -461,7 +389,7 @@ class Coordinator:
 
     def age_s(self) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
-        return self.teller.age_s(self._clock.now())
+        return self.publisher.age_s(self._clock.now())
 
     def adapters(self) -> dict[str, int]:
         """The target's requests since the last change of weight, by adapter."""

@@ -1,4 +1,4 @@
-"""Whoever watches a migration: subscriptions with bounded queues, so that a slow reader costs nobody anything."""
+"""Subscriptions to one migration's events, with bounded queues: a slow reader delays nobody."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUEUE_MAX: Final = 256
 SUBSCRIBERS_MAX: Final = 64  # a migration
 
 
-class TooMany(Exception):  # noqa: N818 - what is so
+class TooMany(Exception):  # noqa: N818 - it says what is wrong
     """There are as many subscribers as there may be."""
 
 
@@ -24,7 +24,7 @@ class Subscription:
         self.lagged = False  # lines were lost: the reader must begin anew from the audit trail
 
     def put(self, kind: str, data: Any) -> None:
-        """Hand something over; never waits."""
+        """Queue an event; never waits."""
         if kind == "status":
             self._status = data
         elif len(self._lines) >= QUEUE_MAX:
@@ -67,6 +67,6 @@ class Hub:
         self._subscriptions.discard(subscription)
 
     def publish(self, kind: str, data: Any) -> None:
-        """Hand something to every reader."""
+        """Queue an event for every subscriber."""
         for subscription in self._subscriptions:
             subscription.put(kind, data)

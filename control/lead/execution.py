@@ -9,13 +9,16 @@ from control.lead.commands import Command
 from control.lead.readiness import Readiness
 from control.lead.saving import Outbox
 from control.rollout.machine import RAISING
-from control.rollout.model import Event, On, Refuse, Rollout, State
+from control.rollout.model import On, Refuse, Rollout, RolloutEvent, State
 
 VERIFY_WITHIN_S: Final = 5.0  # how long a command waits for every worker to show a raise
 RECORD_WITHIN_S: Final = 1.0  # how long the answer to a decrease waits for the store
+# Beyond a rollback's own limit: the coordinator leaves hung workers out a second after it (``DRAIN_GRACE_S``), and a
+# command answers after that.
+ANSWER_GRACE_S: Final = 2.0
 
 
-class Refused(Exception):  # noqa: N818 - what is so
+class CommandRefused(Exception):  # noqa: N818 - it says what happened
     """A command was not carried out; nothing has changed."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
@@ -37,15 +40,15 @@ class Leader(Protocol):
 
     @property
     def readiness(self) -> Readiness:
-        """What an increase has to pass."""
+        """The checks before an increase."""
 
     def mono(self) -> float:
         """The monotonic clock, in seconds."""
 
-    def refusal(self, event: Event) -> Refuse | None:
+    def refusal(self, event: RolloutEvent) -> Refuse | None:
         """Why the event would be refused; changes nothing."""
 
-    def apply(self, event: Event) -> Refuse | None:
+    def apply(self, event: RolloutEvent) -> Refuse | None:
         """Let the event happen, unless it is refused."""
 
     async def until(self, holds: Callable[[], bool], within_s: float) -> bool:
@@ -53,17 +56,19 @@ class Leader(Protocol):
 
 
 async def carry_out(leader: Leader, command: Command) -> None:
-    """Carry out a command; returns when it has taken effect. Raises ``Refused``."""
+    """Carry out a command; returns when it has taken effect. Raises ``CommandRefused``."""
     received = leader.mono()
     revision = command.expected_revision
     if revision is not None and revision != leader.state.revision:
         message = f"revision {revision} was expected, and it is {leader.state.revision}"
-        raise Refused("stale_revision", message, "Something changed in between: look at the status, decide anew.")
+        raise CommandRefused(
+            "stale_revision", message, "Something changed in between: look at the status, decide anew."
+        )
     if On(command.action) in RAISING:
         if not leader.outbox.known:
             hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
-            raise Refused("store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
-        # What is checked may take seconds: it is this state that it was asked of, and no later one.
+            raise CommandRefused("store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
+        # The checks may take seconds: the command is for the state it was given in, and for no later one.
         revision = leader.state.revision if revision is None else revision
         _obey(leader.refusal(command.event(revision, received)))
         await _pass(leader.readiness, command)
@@ -72,17 +77,17 @@ async def carry_out(leader: Leader, command: Command) -> None:
         await _raised(leader, leader.state.pending.revision)
     elif leader.state.state is State.ROLLING_BACK:
         within = leader.state.descent.within_s if leader.state.descent is not None else 0.0
-        await leader.until(lambda: leader.state.state is not State.ROLLING_BACK, within + 2.0)
+        await leader.until(lambda: leader.state.state is not State.ROLLING_BACK, within + ANSWER_GRACE_S)
     await leader.until(lambda: not leader.outbox.entries or leader.outbox.error is not None, RECORD_WITHIN_S)
 
 
 def _obey(refused: Refuse | None) -> None:
     if refused is not None:
-        raise Refused("not_allowed", refused.message, refused.hint)
+        raise CommandRefused("not_allowed", refused.message, refused.hint)
 
 
 async def _pass(readiness: Readiness, command: Command) -> None:
-    """What stands before any increase: health, and for a phase its hours. Force, with a reason, passes it."""
+    """The checks before any increase: health, and for a phase its hours. ``force``, with a reason, skips them."""
     if command.force:
         return
     problems = await readiness.unwell()
@@ -90,7 +95,7 @@ async def _pass(readiness: Readiness, command: Command) -> None:
         problems += readiness.closed()
     if problems:
         hint = "Mend it, or repeat with force and a reason."
-        raise Refused("check_failed", f"{command.action} was not tried: {'; '.join(problems)}", hint)
+        raise CommandRefused("check_failed", f"{command.action} was not tried: {'; '.join(problems)}", hint)
 
 
 async def _raised(leader: Leader, revision: int) -> None:
@@ -101,10 +106,10 @@ async def _raised(leader: Leader, revision: int) -> None:
 
     if not await leader.until(answered, VERIFY_WITHIN_S):
         hint = "It goes on as soon as the store answers; abort calls it off."
-        raise Refused("store_slow", "the store has not taken the checkpoint yet", hint)
+        raise CommandRefused("store_slow", "the store has not taken the checkpoint yet", hint)
     if leader.raised_at != revision and leader.outbox.error is None:
-        raise Refused("superseded", "a decrease came before it", "Look at the status and decide anew.")
+        raise CommandRefused("superseded", "a decrease came before it", "Look at the status and decide anew.")
     if leader.raised_at != revision:
         message = f"the checkpoint could not be written: {leader.outbox.error}"
-        raise Refused("store_failed", message, "Mend the disk.")
+        raise CommandRefused("store_failed", message, "Mend the disk.")
     await leader.until(lambda: leader.state.verified, VERIFY_WITHIN_S)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from control.lead.clock import ns
+from collections.abc import Callable
+from typing import Final
+
+from control.plan.times import ns, of_ns
+from control.rollout.model import On, Rollout, RolloutEvent
 from proxy.board.board import Board
+
+RENEWALS: Final = 3  # in the length of a lease: two may come late before it runs out
+
+
+def leased(s: Rollout) -> bool:
+    """Whether the weight that is published holds only under a lease."""
+    return s.weight_bp > 0 and not s.pinned
 
 
 class Lease:
@@ -19,12 +30,12 @@ class Lease:
     def take_over(self, mono: float) -> bool:
         """Go on with what the process before this one renewed last; False where that has run out."""
         left_ns = self._board.lease_until(self._index)
-        self._ends = left_ns / 1e9 if left_ns > ns(mono) else None
+        self._ends = of_ns(left_ns) if left_ns > ns(mono) else None
         return self._ends is not None
 
     def due(self, mono: float) -> bool:
-        """Whether it is time to renew: twice more before it runs out."""
-        return mono - self._renewed_at >= self._length_s / 3
+        """Whether it is time to renew."""
+        return mono - self._renewed_at >= self._length_s / RENEWALS
 
     def renew(self, mono: float) -> None:
         """A whole lease from here on."""
@@ -32,14 +43,22 @@ class Lease:
         self._ends = mono + self._length_s
         self._board.renew_lease(self._index, ns(self._ends))
 
-    @property
-    def ends(self) -> float | None:
-        """When it runs out."""
-        return self._ends
+    def renew_or_lose(self, mono: float, clock: Callable[[], float]) -> RolloutEvent | None:
+        """Renew; where this process was stopped until the lease before was over, the event that says so.
 
-    def ran_out(self, mono: float) -> float | None:
-        """For how many seconds it has been over, said once; None while it is not."""
-        if self._ends is None or mono < self._ends:
+        Workers that looked in between have gone back to the source, so the lease was lost though it is renewed.
+        """
+        before = self._ends
+        self.renew(mono)
+        after = clock()
+        if before is None or after < before:
+            return None
+        return RolloutEvent(On.LEASE_LOST, reason="the lease ran out while it was renewed", detected=after)
+
+    def lost(self, s: Rollout, mono: float) -> RolloutEvent | None:
+        """Where the lease has run out, and weight is held under it: the event that says so, once."""
+        if not leased(s) or self._ends is None or mono < self._ends:
             return None
         late, self._ends = mono - self._ends, None
-        return late
+        reason = f"the lease ran out {late:.1f} s ago: control was not running"
+        return RolloutEvent(On.LEASE_LOST, reason=reason, detected=mono)

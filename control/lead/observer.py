@@ -1,6 +1,7 @@
 """What is known of the weight that is published: the counts since it was, the fast detector, gauges, validations.
 
-Reads the board and judges; changes nothing. Every weight is a chapter of its own: ``begin`` opens it.
+Reads the board and judges; changes nothing. Each published weight gets a new baseline: ``begin`` takes it, and what
+was counted before it says nothing of the new weight.
 """
 
 from __future__ import annotations
@@ -8,20 +9,25 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
-from control.figures.counts import Machine, Snapshot, arm, by_adapter, counts, dense, snapshot, sparse, summary
-from control.judge import verdict as judge
-from control.judge.verdict import Outcome, Verdict
-from control.lead.status import verdict_document
+from control.figures.counts import Machine, Reading, by_adapter, dense, read_counts, sparse, summary
+from control.judge import rules
+from control.judge.document import verdict_document
+from control.judge.evidence import TargetWatch
+from control.judge.rules import VerdictOutcome
+from control.judge.verdict import PhaseVerdict, Terms, judge, judge_by_threshold
 from control.plan.phases import Phase
 from control.plan.settings import Migration
-from control.rollout.model import Now, Rollout, State
+from control.plan.times import Now
+from control.rollout.model import Rollout, State
 from proxy.board.board import Board
 
 DETECT_EVERY_S: Final = 0.25  # the fast detector
 
-# In these states the soak clock stands and no evidence leads on: an operator does.
+MAX_SOAK_RATIO: Final = 2  # of min_soak, where no max_soak is configured
+
+# In these states the soak clock is stopped and no evidence leads on: an operator decides.
 _HELD: Final = {
     State.PAUSED: "paused: held until an operator resumes; a breach is still rolled back",
     State.COMPLETED: "completed: still measured; taking it back is an operator's decision",
@@ -31,21 +37,21 @@ _HELD: Final = {
 Json = dict[str, Any]
 
 
-class Kept(Struct, frozen=True):
-    """What a checkpoint keeps of a chapter."""
+class KeptBaseline(Struct, frozen=True):
+    """What a checkpoint keeps of a weight's baseline."""
 
     source: Json
     target: Json
     validations: tuple[int, int]
 
 
-class Chapter(NamedTuple):
-    """A weight's beginning, and what came of it."""
+class WeightRecord(NamedTuple):
+    """A weight's baseline, and what came of it."""
 
-    base: Snapshot
+    base: Reading
     adapters: dict[str, int]
     validations: tuple[int, int]  # made, and those that asked for a rollback
-    verdict: Verdict | None
+    verdict: PhaseVerdict | None
 
 
 class Observer:
@@ -56,27 +62,27 @@ class Observer:
         self._index = index
         self._settings = migration
         self._machine = Machine(board)
-        self._gauges = judge.Gauges()
+        self._samples: dict[str, tuple[float, ...]] = {}  # of the judge's gauges, oldest first
         self.begin(now)
 
     def begin(self, now: Now) -> None:
         """From here on the counts are of what was just published."""
-        self._last = self._base = self._window = snapshot(self._board, self._index, now.mono)
+        self._last = self._base = self._window = read_counts(self._board, self._index, now.mono)
         self._adapters = by_adapter(self._board, self._index)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
-        self._breach_told = False  # what the fast detector has found is in a validation
-        self.watch = judge.Watch.fresh(self._settings.thresholds)
-        self.verdict: Verdict | None = None
+        self._breach_told = False  # a validation has said what the fast detector found
+        self.watch = TargetWatch.fresh(rules.bounds(self._settings.thresholds))
+        self.verdict: PhaseVerdict | None = None
 
-    def kept(self) -> Kept:
+    def kept(self) -> KeptBaseline:
         """For the checkpoint."""
-        return Kept(sparse(self._base.source), sparse(self._base.target), self._validations)
+        return KeptBaseline(sparse(self._base.source), sparse(self._base.target), self._validations)
 
-    def restore(self, kept: Kept) -> None:
-        """Go on with the chapter of a checkpoint, unless the board's counts have begun anew since."""
+    def restore(self, kept: KeptBaseline) -> None:
+        """Go on from a checkpoint's baseline, unless the board's counts have begun anew since."""
         with suppress(LookupError, ValueError, TypeError):
-            base = Snapshot(self._base.mono, dense(kept.source), dense(kept.target))
+            base = Reading(self._base.mono, dense(kept.source), dense(kept.target))
             here = self._last
             if here.source.requests >= base.source.requests and here.target.requests >= base.target.requests:
                 self._base, self._validations = base, kept.validations
@@ -89,10 +95,10 @@ class Observer:
 
     def detect(self, now: Now, *, weighing: bool) -> None:
         """Take a reading; ``weighing``: what came since the last one is the published weight's."""
-        seen, thresholds = snapshot(self._board, self._index, now.mono), self._settings.thresholds
+        seen, thresholds = read_counts(self._board, self._index, now.mono), self._settings.thresholds
         if weighing:
             new = seen.since(self._last)
-            target, source = counts(new.target, thresholds), counts(new.source, thresholds)
+            target, source = rules.trials(new.target, thresholds), rules.trials(new.source, thresholds)
             self.watch = self.watch.after(target, source, now.mono - self._last.mono)
             self._breach_told = self._breach_told and self.watch.breached
         self._last, self._detected_at = seen, now.mono
@@ -102,74 +108,72 @@ class Observer:
         found = self._settings.judge == "sequential" and self.watch.breached and not self._breach_told
         return found or now.mono - self._validated_at >= self._settings.validate_every_s
 
-    def validate(self, s: Rollout, phase: Phase | None, now: Now) -> Verdict:
+    def validate(self, s: Rollout, phase: Phase | None, now: Now) -> PhaseVerdict:
         """Judge for the record: with a new sample of the gauges, and a new window for the literal rule."""
         self._sample_gauges(now)
         verdict = self.weigh(s, phase, now)
         made, bad = self._validations
-        self._validations = made + 1, bad + (verdict.outcome is Outcome.ROLL_BACK)
+        self._validations = made + 1, bad + (verdict.outcome is VerdictOutcome.ROLL_BACK)
         self._validated_at, self._window, self._breach_told = now.mono, self._last, self.watch.breached
         return verdict
 
-    def weigh(self, s: Rollout, phase: Phase | None, now: Now) -> Verdict:
+    def weigh(self, s: Rollout, phase: Phase | None, now: Now) -> PhaseVerdict:
         """The verdict on what was read so far."""
         settings, thresholds = self._settings, self._settings.thresholds
-        if not self._gauges.cpu:
+        if any(rule.name not in self._samples for rule in rules.GAUGES):
             self._sample_gauges(now)
-        terms, soaked, gauges = self._terms(s, phase), s.soaked(now.mono), self._gauges
-        target = arm(self._last.since(self._base).target, thresholds)
+        terms, soaked, samples = self._terms(s, phase), s.soaked(now.mono), self._samples
+        target = rules.measured(self._last.since(self._base).target, thresholds)
         if settings.judge == "threshold":
-            window = arm(self._last.since(self._window).target, thresholds)
-            self.verdict = judge.judge_by_threshold(thresholds, terms, target, window, gauges, soaked, now.unix)
+            window = rules.measured(self._last.since(self._window).target, thresholds)
+            self.verdict = judge_by_threshold(thresholds, terms, target, window, samples, soaked, now.unix)
         else:
-            self.verdict = judge.judge(thresholds, terms, target, self.watch, gauges, soaked, now.unix)
+            self.verdict = judge(thresholds, terms, target, self.watch, samples, soaked, now.unix)
         return self.verdict
 
-    def _terms(self, s: Rollout, phase: Phase | None) -> judge.Terms:
+    def _terms(self, s: Rollout, phase: Phase | None) -> Terms:
         settings = self._settings
         if phase is None:
-            return judge.Terms(0.0, 0.0, settings.min_samples, "hold")
+            return Terms(0.0, 0.0, settings.min_samples, "hold")
         max_soak = phase.max_soak_s if phase.max_soak_s is not None else settings.max_soak_s
-        return judge.Terms(
+        return Terms(
             phase.min_soak_s,
-            max(phase.min_soak_s, 2 * phase.min_soak_s if max_soak is None else max_soak),
+            max(phase.min_soak_s, MAX_SOAK_RATIO * phase.min_soak_s if max_soak is None else max_soak),
             phase.min_samples or settings.min_samples,
             settings.on_low_traffic,
             _HELD.get(s.state, ""),
         )
 
     def _sample_gauges(self, now: Now) -> None:
-        memory, cpu = self._machine.sample(now.mono)
-        kept = self._gauges
-        cpus = kept.cpu if cpu is None else (*kept.cpu, cpu)[-judge.GAUGE_SAMPLES :]
-        self._gauges = judge.Gauges((*kept.memory_mb, memory)[-judge.GAUGE_SAMPLES :], cpus)
+        for name, value in self._machine.sample(now.mono).items():
+            self._samples[name] = (*self._samples.get(name, ()), value)[-rules.GAUGE_SAMPLES :]
 
     # Telling.
 
-    def chapter(self) -> Chapter:
-        """What is known, to be told when the next weight has been published."""
-        return Chapter(self._base, self._adapters, self._validations, self.verdict)
+    def record(self) -> WeightRecord:
+        """What is known now, to be written down when the next weight has been published."""
+        return WeightRecord(self._base, self._adapters, self._validations, self.verdict)
 
-    def facts(self, ended: Chapter, now: Now) -> Json:
-        """What the arms did in a chapter that ends now."""
-        done = snapshot(self._board, self._index, now.mono).since(ended.base)
+    def facts(self, ended: WeightRecord, now: Now) -> Json:
+        """What the arms did under a weight that ends now."""
+        done = read_counts(self._board, self._index, now.mono).since(ended.base)
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
         return {
             "arms": {"source": summary(done.source), "target": summary(done.target)},
             "target_share": round(done.target.requests / requests, 6) if requests else None,
-            "verdict": verdict_document(ended.verdict),
+            "verdict": to_builtins(verdict_document(ended.verdict)),
             "adapters": self._by_adapter_since(ended.adapters),
             "validations": made,
             "validations_failed": bad,
         }
 
-    def so_far(self, now: Now) -> Snapshot:
-        """The chapter's counts."""
-        return snapshot(self._board, self._index, now.mono).since(self._base)
+    def so_far(self, now: Now) -> Reading:
+        """The counts since the baseline."""
+        return read_counts(self._board, self._index, now.mono).since(self._base)
 
     def adapters(self) -> dict[str, int]:
-        """The chapter's target requests by adapter."""
+        """The target's requests since the baseline, by adapter."""
         return self._by_adapter_since(self._adapters)
 
     def _by_adapter_since(self, before: dict[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The control process's place in the queue for a processor: before the load, as long as it works little."""
+"""The control process's scheduling priority: above the load, as long as it uses little processor time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from contextlib import suppress
 from typing import Final
 
-NICENESS: Final = -20  # where the system grants it: no rollback waits behind the load
-LIGHT: Final = 0.25  # of one processor; more is no work for a place before the load
-PENANCE_S: Final = 30.0  # so long it then queues with everyone
-EVERY_S: Final = 1.0
+NICENESS: Final = -20  # where the system allows it: a rollback then never waits for a processor behind the load
+LIGHT: Final = 0.25  # of one processor; whoever uses more would take the processor from the load
+ORDINARY_FOR_S: Final = 30.0  # how long it then has the priority it was started with
+EVERY_S: Final = 1.0  # between two looks at its own use
 
 
 class Priority:
@@ -24,12 +24,12 @@ class Priority:
     def deserved(self, used_s: float, span_s: float, now: float) -> int:
         """The niceness from ``now`` (monotonic seconds) on, where it used ``used_s`` of the last ``span_s``."""
         if used_s > LIGHT * span_s:
-            self._until = now + PENANCE_S
+            self._until = now + ORDINARY_FOR_S
         return self._ours if now < self._until else NICENESS
 
 
 async def keep() -> None:
-    """Take the deserved niceness every second, until cancelled. What the system does not grant is left."""
+    """Set the deserved niceness every second, until cancelled; where the system does not allow it, leave it."""
     taken = os.getpriority(os.PRIO_PROCESS, 0)
     priority = Priority(taken)
     while True:
@@ -43,7 +43,7 @@ async def keep() -> None:
 
 
 def _take(niceness: int) -> None:
-    # All threads alike: one that waits for a processor with the interpreter's lock in hand keeps the others waiting.
+    # All threads alike: one that waits for a processor while it holds the interpreter's lock delays the others.
     for thread in os.listdir("/proc/self/task"):
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, int(thread), niceness)

@@ -1,18 +1,19 @@
-"""What a migration shows of itself: its status, its figures, and both as they change, to whoever listens."""
+"""Publishes what one migration does: its status, its figures, and both as they change, to every subscriber."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from backends.arm import ARMS
-from control.figures.counts import figures, snapshot, summary, workers
-from control.figures.history import History
+from control.figures.counts import figures, read_counts, summary, workers
+from control.figures.history import StepHistory
 from control.lead.events import Hub
 from control.lead.observer import Observer
 from control.lead.saving import Outbox
 from control.lead.status import status_document
-from control.plan.phases import Phase
-from control.rollout.model import Now, Rollout
+from control.plan.phases import Phase, percent_of
+from control.plan.times import Now, of_ns
+from control.rollout.model import Rollout
 from proxy.board.board import Board
 
 STATUS_EVERY_S: Final = 1.0
@@ -20,8 +21,8 @@ STATUS_EVERY_S: Final = 1.0
 Json = dict[str, Any]
 
 
-class Teller:
-    """One migration's account of itself. ``hub`` has the listeners, ``history`` what was a second ago and before."""
+class Publisher:
+    """Publishes one migration. ``hub`` has the subscribers, ``history`` the last hours, step by step."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class Teller:
     ) -> None:
         """``kinds`` names the arms' backends."""
         self.hub = Hub()
-        self.history = History()
+        self.history = StepHistory()
         self._name = name
         self._index = index
         self._phases = phases
@@ -44,23 +45,23 @@ class Teller:
         self._board = board
         self._observer = observer
         self._outbox = outbox
-        self._told_at = now.mono
+        self._published_at = now.mono
 
-    def tell(self, state: Rollout, now: Now) -> None:
-        """Say how things are, to whoever listens."""
-        self._told_at = now.mono
+    def publish_status(self, state: Rollout, now: Now) -> None:
+        """Send the status to every subscriber."""
+        self._published_at = now.mono
         if self.hub:
             self.hub.publish("status", self.status(state, now))
 
-    def keep_up(self, state: Rollout, now: Now) -> None:
-        """Say and remember what is due."""
+    def publish_due(self, state: Rollout, now: Now) -> None:
+        """Record and send what is due."""
         if self.history.due(now.mono):
-            seen = snapshot(self._board, self._index, now.mono)
-            sample = self.history.add(seen, now.unix, state.weight_bp / 100)
+            seen = read_counts(self._board, self._index, now.mono)
+            sample = self.history.add(seen, now.unix, percent_of(state.weight_bp))
             if sample is not None:
                 self.hub.publish("sample", sample)
-        if now.mono - self._told_at >= STATUS_EVERY_S:
-            self.tell(state, now)
+        if now.mono - self._published_at >= STATUS_EVERY_S:
+            self.publish_status(state, now)
 
     def status(self, state: Rollout, now: Now) -> Json:
         """The migration's status, as the API shows it."""
@@ -86,4 +87,4 @@ class Teller:
     def age_s(self, now: Now) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
         ages = [row.heartbeat_age_s for row in workers(self._board, self._index, now.mono)]
-        return {"workers": max(ages, default=0.0), "control": max(0.0, now.mono - self._board.control()[1] / 1e9)}
+        return {"workers": max(ages, default=0.0), "control": max(0.0, now.mono - of_ns(self._board.control()[1]))}

@@ -1,4 +1,4 @@
-"""What a higher weight asks of the world: backends that are well, a target that knows every change, the hours."""
+"""What must hold before the weight is raised: healthy backends, a target that knows every change, allowed hours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from control.plan.phases import Phase
 from control.plan.settings import Migration
 from proxy.board.board import Board
 
-HEALTH_WITHIN_S: Final = 5.0
+HEALTH_WITHIN_S: Final = 5.0  # for all checks together: a backend that takes longer is not healthy
 
 HealthCheck = Callable[[], Awaitable[list[Check]]]  # of both backends
 
@@ -31,7 +31,7 @@ class Readiness:
         self._clock = clock
 
     async def unwell(self) -> list[str]:
-        """What is not well now; takes as long as the backends take, and at most ``HEALTH_WITHIN_S``."""
+        """Which checks fail now, in words; takes as long as the backends take, and at most ``HEALTH_WITHIN_S``."""
         behind = checks.lag(*lag(self._board, self._index, self._clock.now().mono))
         try:
             async with asyncio.timeout(HEALTH_WITHIN_S):
@@ -45,5 +45,5 @@ class Readiness:
         return gates.closed(self._settings.windows, self._settings.freezes, self._clock.now().unix)
 
     def held(self, following: Phase | None) -> list[str]:
-        """Why ``following`` may not begin by itself now, whatever was earned; None is completion."""
+        """Why ``following`` may not begin by itself now, whatever the verdict; None is completion."""
         return self.closed() + gates.approval(following)

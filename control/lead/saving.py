@@ -1,52 +1,39 @@
 """One migration's way to the store: reads its checkpoint, and saves it with the audit entries that wait.
 
-A store that is slow or broken keeps nobody waiting but who asked for an increase; entries are kept until it is well.
-What cannot be read is not written over: until the checkpoint was read, or there surely is none, nothing is saved.
+A slow or broken store delays increases and nothing else; entries are kept in memory until it works again. A
+checkpoint that could not be read is never overwritten: until it was read, or is known not to exist, nothing is saved.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from control.lead.clock import Clock
-from control.lead.status import rfc3339
+from control.plan.times import rfc3339
 from control.rollout.model import Entry
-from control.store.chain import Line
-from control.store.sqlite import Checkpoint, StoreError
+from control.store.entry import AuditLine
+from control.store.port import Storage, StoreError
 
 _log = structlog.get_logger("phasegate.outbox")
 
 T = TypeVar("T", bound=msgspec.Struct)
-ENTRIES_MAX: Final = 10_000
+ENTRIES_MAX: Final = 10_000  # that wait for the store: a bound on memory while it is broken
 RETRY_S: Final = 1.0  # between attempts on a store that failed
 
 
-class Storage(Protocol):
-    """What of the store a migration needs. What is awaited may raise ``StoreError``."""
-
-    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
-        """Write a checkpoint and its entries, for good."""
-
-    async def checkpoint(self, migration: str) -> Checkpoint | None:
-        """What was saved last."""
-
-    def when_new(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` whenever the store has nothing any more of what it was told."""
-
-
 class Owner(NamedTuple, Generic[T]):
-    """What whoever leads the migration is asked, and told."""
+    """What is asked of whoever leads the migration, and what they are notified of."""
 
     document: Callable[[], tuple[T, int]]  # the checkpoint as it should be now, and its revision
-    found: Callable[[T | None], None]  # what could not be read before was, or there is none
-    saved: Callable[[list[Line], int], None]  # these lines, with the checkpoint of that revision
+    found: Callable[[T | None], None]  # a checkpoint that could not be read before was read, or there is none
+    saved: Callable[[list[AuditLine], int], None]  # these lines, with the checkpoint of that revision
     failed: Callable[[str], None]
 
 
@@ -60,8 +47,8 @@ class Outbox(Generic[T]):
         self._clock = clock
         self._owner = owner
         self._entries: deque[tuple[float, Entry]] = deque()
-        self._lost = 0  # entries that found the outbox full
-        self._saving: asyncio.Task[tuple[list[Line], int]] | None = None
+        self._lost = 0  # entries dropped because the outbox was full
+        self._saving: asyncio.Task[tuple[list[AuditLine], int]] | None = None
         self._saved_at: float | None = None
         self._saved_revision: int | None = None
         self.dirty = asyncio.Event()
@@ -132,11 +119,11 @@ class Outbox(Generic[T]):
                     await self._save()
 
     async def _save(self) -> None:
-        # Whoever waits for it may be cancelled, and the store's thread cannot: what it commits must be known to be.
+        # Whoever awaits this may be cancelled, but the store's thread cannot: what it commits must be noted.
         self._saving = asyncio.create_task(self._write(), name=f"save {self._migration}")
         self._owner.saved(*await asyncio.shield(self._saving))
 
-    async def _write(self) -> tuple[list[Line], int]:
+    async def _write(self) -> tuple[list[AuditLine], int]:
         entries, (document, revision), now = self.entries, self._owner.document(), self._clock.now()
         try:
             lines = await self._store.save(self._migration, msgspec.json.encode(document).decode(), entries)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import to_builtins
 
-from control.figures.counts import Worker
-from control.judge.verdict import Verdict
+from control.figures.counts import WorkerState
+from control.judge.document import verdict_document
+from control.judge.verdict import PhaseVerdict
 from control.plan.phases import Phase
-from control.rollout.model import Now, Rollout
-from control.store.chain import Line
+from control.plan.times import Now, rfc3339
+from control.rollout.model import Rollout
 
 Json = dict[str, Any]
-
-
-def rfc3339(unix: float | None) -> str | None:
-    """Unix time as text, in UTC with milliseconds."""
-    if unix is None:
-        return None
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def status_document(
@@ -29,10 +22,10 @@ def status_document(
     phases: Sequence[Phase],
     s: Rollout,
     now: Now,
-    verdict: Verdict | None,
+    verdict: PhaseVerdict | None,
     arms: Mapping[str, Json],
     checkpoint: Json,
-    workers: Sequence[Worker],
+    workers: Sequence[WorkerState],
 ) -> Json:
     """The whole status."""
     return {
@@ -42,7 +35,7 @@ def status_document(
         "weight": s.weight_bp / 100,
         "phase": None if s.phase is None else _phase(phases[s.phase], s, now),
         "phases": [phase_document(phase) for phase in phases],
-        "verdict": verdict_document(verdict),
+        "verdict": to_builtins(verdict_document(verdict)),
         "arms": dict(arms),
         "last_rollback": to_builtins(s.last_rollback),
         "checkpoint": checkpoint,
@@ -73,32 +66,11 @@ def phase_document(phase: Phase) -> Json:
     }
 
 
-def verdict_document(verdict: Verdict | None) -> Json:
-    """A verdict; before the first one, that there is no data."""
-    if verdict is None:
-        return {"outcome": "no_data", "reasons": ["nothing has been judged yet"], "checked_at": None, "rules": []}
-    found: Json = to_builtins(verdict)
-    return found | {"checked_at": rfc3339(verdict.checked_at)}
-
-
-def _worker(worker: Worker) -> Json:
+def _worker(worker: WorkerState) -> Json:
     return {
         "slot": worker.slot,
         "pid": worker.pid,
         "generation": worker.generation,
         "inflight_target": worker.inflight_target + worker.inflight_old,
         "heartbeat_age_ms": round(worker.heartbeat_age_s * 1000, 3),
-    }
-
-
-def audit_document(line: Line) -> Json:
-    """An audit line as the API shows it."""
-    return {
-        "seq": line.seq,
-        "at": rfc3339(line.at),
-        "kind": line.kind,
-        "actor": line.actor,
-        "detail": line.detail,
-        "previous": line.previous,
-        "hash": line.hash,
     }

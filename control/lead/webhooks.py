@@ -1,4 +1,4 @@
-"""Tells others of phase changes and rollbacks by HTTP: signed, tried again, and never in the way.
+"""Notifies other systems of phase changes and rollbacks by HTTP: signed, retried, and never waited for.
 
 A receiver gets ``POST`` with a JSON body and three fields: ``X-Phasegate-Event``, ``X-Phasegate-Delivery`` (the same
 on every attempt) and, where a key is configured, ``X-Phasegate-Signature: t=UNIX,v1=HEX``, HMAC-SHA-256 over
@@ -23,15 +23,16 @@ import aiohttp
 import orjson
 import structlog
 
-from control.lead.status import rfc3339
 from control.plan.settings import Webhook
+from control.plan.times import rfc3339
 
 _log = structlog.get_logger("phasegate.webhooks")
 
 QUEUE_MAX: Final = 100  # a receiver
 ATTEMPTS: Final = 6
 TIMEOUT_S: Final = 5.0
-BACKOFF_S: Final = 1.0  # doubled with each attempt, ± half
+BACKOFF_S: Final = 1.0  # doubled with each attempt
+JITTER: Final = (0.5, 1.5)  # times the backoff, so that receivers that failed together are not tried together
 
 Json = dict[str, Any]
 
@@ -81,7 +82,7 @@ class Receiver:
                 return
             _log.warning("webhook_failed", host=self._host(), attempt=attempt + 1, reason=problem)
             if attempt + 1 < ATTEMPTS:
-                jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads attempts, guards nothing
+                jitter = random.uniform(*JITTER)  # noqa: S311 - spreads attempts, guards nothing
                 await asyncio.sleep(self._backoff_s * 2**attempt * jitter)
         self.dropped += 1
 
@@ -117,7 +118,7 @@ class Webhooks:
         self._tasks = [asyncio.create_task(receiver.run(), name="webhook") for receiver in receivers]
 
     def notify(self, migration: str, kind: str, detail: Json) -> None:
-        """Tell the migration's receivers."""
+        """Queue a message for each of the migration's receivers."""
         for receiver in self._receivers.get(migration, ()):
             receiver.put({"event": kind, "migration": migration, "at": rfc3339(time.time()), **detail})
 

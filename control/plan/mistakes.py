@@ -1,4 +1,4 @@
-"""Holds a parsed document against the shape it should have and tells every difference, not the first alone. Pure.
+"""Compares a parsed document with the shape it should have, and says every difference, not only the first. Pure.
 
 ``msgspec.convert`` stops at the first mistake; a person who edits a file wants all of them, each with its path in
 the file, what was found and what was expected.
@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from enum import Enum
 from typing import Any, Final
 
 from msgspec import inspect
@@ -18,6 +19,7 @@ from backends.backend import Backend
 from backends.durations import Duration
 from backends.kinds.registry import KINDS
 
+SHOWN_MAX: Final = 60  # characters of a value: a line of a terminal holds the path and what was expected too
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -48,19 +50,19 @@ def one_of(names: Iterator[str] | list[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A found value as a person reads it, at most 60 characters of it."""
+    """A value as a person reads it, at most ``SHOWN_MAX`` characters of it."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
         return "a list"
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= SHOWN_MAX else f"{text[: SHOWN_MAX - 3]}..."
 
 
-Found = Iterator[tuple[str, str]]
+Mistakes = Iterator[tuple[str, str]]  # path, and what is wrong there
 
 
-def _walk(info: inspect.Type, value: object, path: str) -> Found:
+def _walk(info: inspect.Type, value: object, path: str) -> Mistakes:
     match info:
         case inspect.StructType():
             yield from _struct(info, value, path)
@@ -86,7 +88,7 @@ def _walk(info: inspect.Type, value: object, path: str) -> Found:
                 yield path, mistake
 
 
-def _struct(info: inspect.StructType, value: object, path: str) -> Found:
+def _struct(info: inspect.StructType, value: object, path: str) -> Mistakes:
     if not isinstance(value, dict):
         yield path, f"expected a table, found {shown(value)}"
         return
@@ -104,14 +106,14 @@ def _struct(info: inspect.StructType, value: object, path: str) -> Found:
             yield join(path, name), f"missing; expected {_described(field.type)}"
 
 
-def _union(info: inspect.UnionType, value: object, path: str) -> Found:
+def _union(info: inspect.UnionType, value: object, path: str) -> Mistakes:
     others = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
     if value is None and len(others) < len(info.types):
         return
     yield from _walk(others[0], value, path)
 
 
-def _backend(value: object, path: str) -> Found:
+def _backend(value: object, path: str) -> Mistakes:
     if not isinstance(value, dict):
         yield path, f"expected a table with a 'kind', found {shown(value)}"
         return
@@ -150,12 +152,22 @@ def _text_described(info: inspect.StrType) -> str:
     return f"a text of {info.min_length} to {info.max_length} characters" if info.max_length else "a text"
 
 
+def _chosen(choices: type[Enum], value: object) -> bool:
+    """Whether ``value`` names a choice, by its name now or by one of earlier versions."""
+    try:
+        choices(value)
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
 _LEAVES: Final[dict[type, tuple[Callable[[Any, object], bool], Callable[[Any], str]]]] = {
     inspect.IntType: (lambda i, v: _number(i, v, True), lambda i: _range(i, "a whole number")),
     inspect.FloatType: (lambda i, v: _number(i, v, False), lambda i: _range(i, "a number")),
     inspect.StrType: (_text, _text_described),
     inspect.BoolType: (lambda _, v: isinstance(v, bool), lambda _: "true or false"),
     inspect.LiteralType: (lambda i, v: v in i.values, lambda i: one_of([str(v) for v in i.values])),
+    inspect.EnumType: (lambda i, v: _chosen(i.cls, v), lambda i: one_of([str(member) for member in i.cls])),
     inspect.DateTimeType: (
         lambda _, v: isinstance(v, datetime) and v.tzinfo is not None,
         lambda _: "a date and time with an offset, such as 2026-12-20T18:00:00Z",

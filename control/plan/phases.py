@@ -13,7 +13,8 @@ from msgspec import Meta, Struct, field
 from backends.durations import Duration
 
 FULL_BP: Final = 10_000
-LEAST_PERCENT: Final = 0.01  # one basis point
+BP_PER_PERCENT: Final = 100
+LEAST_PERCENT: Final = 0.01  # one basis point, the board's resolution
 
 
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +31,7 @@ class Phase(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def weight_bp(self) -> int:
         """The weight in basis points."""
-        return round(self.weight * 100)
+        return round(self.weight * BP_PER_PERCENT)
 
 
 DEFAULT_PHASES: Final = tuple(
@@ -57,11 +58,16 @@ class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def error_limit(self) -> float:
-        """The stricter of the error rate and what the success rate leaves."""
+        """``error_rate``, or what ``success_rate`` leaves: the stricter of the two."""
         return self.error_rate if self.success_rate is None else min(self.error_rate, 1 - self.success_rate)
+
+
+def percent_of(weight_bp: int) -> float:
+    """Basis points as the percentage that people and documents see."""
+    return weight_bp / BP_PER_PERCENT
 
 
 def phase_at_or_below(phases: Sequence[Phase], weight_bp: int) -> int | None:
     """The last phase whose weight is not above ``weight_bp``; None where every phase is above it."""
-    found = [i for i, phase in enumerate(phases) if phase.weight_bp <= weight_bp]
-    return found[-1] if found else None
+    fitting = [i for i, phase in enumerate(phases) if phase.weight_bp <= weight_bp]
+    return fitting[-1] if fitting else None

@@ -27,7 +27,7 @@ from control.plan.gates import Freeze, Window
 from control.plan.mistakes import join, one_of, problems, shown, sound_keys
 from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, Phase, Thresholds
 from proxy.migration.routes import operations_of
-from proxy.settings import App, Plan, Proxy, Route, mistakes
+from proxy.settings import App, Mode, Plan, Proxy, Route, mistakes
 from proxy.settings import located as place_app_and_proxy
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -47,7 +47,7 @@ class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     target: str
     routes: tuple[str, ...]
-    mode: Literal["mock", "firestore", "hybrid"] = "hybrid"
+    mode: Mode = Mode.HYBRID
     validate_every_s: Duration = field(default=Duration(30.0), name="validate_every")
     lease_s: Duration = field(default=Duration(10.0), name="lease")
     on_breach: Literal["previous", "start"] = "previous"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from control.lead.status import rfc3339
 from control.plan.phases import Phase, Thresholds
-from control.store.chain import Line
+from control.plan.times import rfc3339
+from control.store.entry import AuditLine
 
 Json = dict[str, Any]
 _ROLLBACK_KEYS: Final = (
@@ -31,7 +31,7 @@ def build_report(
     name: str,
     phases: Sequence[Phase],
     thresholds: Thresholds,
-    lines: Sequence[Line],
+    lines: Sequence[AuditLine],
     status: Json,
     adapters: Mapping[str, int],
 ) -> Json:
@@ -53,7 +53,7 @@ def build_report(
     }
 
 
-def _passed(lines: Iterable[Line]) -> list[Json]:
+def _passed(lines: Iterable[AuditLine]) -> list[Json]:
     """Each phase that was left, once: an advance that was called off had written the line before its time."""
     found = {line.detail["entered_at"]: line.detail for line in lines if line.kind == "phase_left"}
     return list(found.values())
@@ -95,7 +95,7 @@ def _going_on(status: Json) -> Json | None:
     }
 
 
-def _ended_at(lines: Sequence[Line], outcome: str) -> str | None:
+def _ended_at(lines: Sequence[AuditLine], outcome: str) -> str | None:
     if outcome in ("running", "paused", "rolling_back"):
         return None
     ends = [line.at for line in lines if line.kind in ("complete", "rollback_complete", "abort", "reset")]

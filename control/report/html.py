@@ -157,9 +157,8 @@ def _verdict(phase: Json) -> str:
     """The verdict that a phase was left with: what was said of the whole, and each rule's figures."""
     verdict = phase["verdict"]
     rules = verdict.get("rules") or []
-    names = {rule["rule"] for rule in rules}
-    # A rule's own reason says in words what its row says in figures.
-    whole = [reason for reason in map(str, verdict.get("reasons") or []) if reason.partition(":")[0] not in names]
+    # A rule's own reason says in words what its row says in figures. A verdict of an earlier version has no summary.
+    whole = [str(reason) for reason in verdict.get("summary", verdict.get("reasons")) or []]
     title = (
         f"{_text(phase['name'])} <span>{_text(percent(phase['weight']))}: {_text(words(verdict['outcome']))}</span>"
     )
@@ -170,7 +169,7 @@ def _verdict(phase: Json) -> str:
 
 def _rule(rule: Json) -> Sequence[str]:
     proof, outcome = rule.get("proof"), rule["outcome"]
-    name, tell = rule_of(rule["rule"])
+    name, tell = rule_of(rule)
     return (
         _cell(name, "text"),
         _cell(tell(rule["value"])),

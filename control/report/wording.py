@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from control.judge.rules import BY_NAME
+
 Json = Mapping[str, Any]
 
 NONE: Final = "-"
@@ -55,20 +57,20 @@ def _megabytes(value: object) -> str:
     return f"{value:,.4g} MB" if isinstance(value, int | float) else NONE
 
 
-# What each rule of a verdict measures, and how its value and limit are written.
-_RULES: Final[Mapping[str, tuple[str, Callable[[object], str]]]] = {
-    "error_rate": ("Errors", share),
-    "success_rate": ("Successes", share),
-    "p95_ms": ("p95", _round_ms),
-    "p99_ms": ("p99", _round_ms),
-    "memory_mb": ("Memory", _megabytes),
-    "cpu": ("CPU", share),
-}
+# How a rule's value and limit are written, by the unit that its row names.
+_WRITTEN: Final[Mapping[str, Callable[[object], str]]] = {"share": share, "ms": _round_ms, "MB": _megabytes}
 
 
-def rule(name: object) -> tuple[str, Callable[[object], str]]:
-    """A rule's name for a person, and how its value and limit are written; also of one that is not known here."""
-    return _RULES.get(str(name), (words(name), figure))
+def rule(row: Json) -> tuple[str, Callable[[object], str]]:
+    """The name of a verdict's rule for a person, and how its value and limit are written.
+
+    An audit trail may hold verdicts of an earlier version, whose rows have neither label nor unit: then the judge's
+    table is asked by the rule's name.
+    """
+    known = BY_NAME.get(str(row["rule"]))
+    label = row.get("label") or (known.label if known else words(row["rule"]))
+    unit = row.get("unit") or (known.unit.name if known else "")
+    return str(label), _WRITTEN.get(str(unit), figure)
 
 
 def headline(status: Json) -> str:

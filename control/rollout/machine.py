@@ -12,8 +12,8 @@ What may happen when is one table, ``TRANSITIONS``. A pair that has no row is re
 
 Two rules hold in every row. *An increase is asked for, not made*: it becomes ``state.pending`` and the effect
 ``Persist``; only when the store has it (event ``PERSISTED``) is it published. A crash in between finds the board at
-the lower weight. *A decrease is made first*: ``Publish`` comes before every other effect and clears what was pending,
-so no slow disk and no waiting step delays it; when a late ``PERSISTED`` comes for what was cleared, nothing happens.
+the lower weight. *A decrease is made first*: ``PublishWeight`` comes before every other effect, so that no slow disk
+and no waiting step delays it. It clears what was pending: where the store answers that later, nothing happens.
 
 ``generation`` counts publications and equals the board's. That is how ``recovery.recover`` knows, after a crash,
 whether the board lags behind the checkpoint (an increase that was not published: forget it) or is ahead of it (a
@@ -25,11 +25,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from control.plan.times import Now
 from control.rollout import transitions as acts
-from control.rollout.model import Act, Event, Now, On, Plan, Refuse, Rollout, State, Step
+from control.rollout.model import Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
+from proxy.settings import Mode
 
 
-class Row(NamedTuple):
+class Transition(NamedTuple):
     """One line of the table: in ``state``, on ``on``, if ``guard`` holds, ``act`` is done and leads to ``to``."""
 
     state: State
@@ -39,13 +41,15 @@ class Row(NamedTuple):
     guard: str = ""
 
 
-def step(plan: Plan, state: Rollout, event: Event, now: Now) -> Step:
+def step(plan: RolloutPlan, state: Rollout, event: RolloutEvent, now: Now) -> Step:
     """What an event does to a rollout: the new state, and the effects in the order they must be carried out."""
     if event.revision is not None and event.kind not in ANSWERS and event.revision != state.revision:
         message = f"revision {event.revision} was expected, and it is {state.revision}"
         return state, (Refuse(message, "Something changed in between: look at the status and decide anew."),)
-    if event.kind in RAISING and state.mode == "mock":
-        return state, (Refuse("the mode is mock", 'Everything stays on the source until the config says "hybrid".'),)
+    if event.kind in RAISING and state.mode is Mode.SOURCE:
+        return state, (
+            Refuse("the mode is source", 'Everything stays on the source until the config says "hybrid".'),
+        )
     if event.kind in RAISING and state.pending is not None:
         message = f"{state.pending.kind} is under way"
         return state, (Refuse(message, "It waits for the store; rollback and abort are possible."),)
@@ -55,7 +59,7 @@ def step(plan: Plan, state: Rollout, event: Event, now: Now) -> Step:
     return state, (Refuse(*_refusal(state, event)),)
 
 
-GUARDS: Final[Mapping[str, Callable[[Plan, Rollout, Event], bool]]] = {
+GUARDS: Final[Mapping[str, Callable[[RolloutPlan, Rollout, RolloutEvent], bool]]] = {
     "": lambda p, s, e: True,
     "anew, or a phase to go on from": lambda p, s, e: not e.resume or s.resume_phase is not None,
     "a phase to go on from": lambda p, s, e: s.resume_phase is not None,
@@ -79,90 +83,90 @@ ANSWERS: Final = frozenset({On.PERSISTED, On.UNPERSISTED})  # their revision is 
 _S: Final = State
 
 
-def _ended_rows(state: State) -> tuple[Row, ...]:
+def _ended_rows(state: State) -> tuple[Transition, ...]:
     """What holds wherever nothing is on the target."""
     return (
-        Row(state, On.START, _S.RUNNING, acts.start, "anew, or a phase to go on from"),
-        Row(state, On.ROLLBACK, state, acts.at_zero(state), "weight is 0"),
-        Row(state, On.ABORT, _S.ABORTED, acts.at_zero(_S.ABORTED), "weight is 0"),
-        Row(state, On.RESET, _S.IDLE, acts.at_zero(_S.IDLE), "weight is 0"),
+        Transition(state, On.START, _S.RUNNING, acts.start, "anew, or a phase to go on from"),
+        Transition(state, On.ROLLBACK, state, acts.at_zero(state), "weight is 0"),
+        Transition(state, On.ABORT, _S.ABORTED, acts.at_zero(_S.ABORTED), "weight is 0"),
+        Transition(state, On.RESET, _S.IDLE, acts.at_zero(_S.IDLE), "weight is 0"),
     )
 
 
-def _held_rows(state: State) -> tuple[Row, ...]:
+def _held_rows(state: State) -> tuple[Transition, ...]:
     """What holds wherever some weight may be on the target."""
     return (
-        Row(state, On.ROLLBACK, _S.ROLLING_BACK, acts.rollback, "weight above 0"),
-        Row(state, On.ABORT, _S.ROLLING_BACK, acts.abort, "weight above 0"),
-        Row(state, On.RESET, _S.ROLLING_BACK, acts.reset, "weight above 0"),
+        Transition(state, On.ROLLBACK, _S.ROLLING_BACK, acts.rollback, "weight above 0"),
+        Transition(state, On.ABORT, _S.ROLLING_BACK, acts.abort, "weight above 0"),
+        Transition(state, On.RESET, _S.ROLLING_BACK, acts.reset, "weight above 0"),
     )
 
 
-def _judged_rows(state: State) -> tuple[Row, ...]:
+def _judged_rows(state: State) -> tuple[Transition, ...]:
     """What holds wherever leased weight is on the target."""
     return (
-        Row(state, On.BREACH, _S.ROLLING_BACK, acts.breach, "weight above 0"),
-        Row(state, On.LEASE_LOST, _S.ROLLING_BACK, acts.lease_lost, "weight above 0"),
+        Transition(state, On.BREACH, _S.ROLLING_BACK, acts.breach, "weight above 0"),
+        Transition(state, On.LEASE_LOST, _S.ROLLING_BACK, acts.lease_lost, "weight above 0"),
     )
 
 
-def _pending_rows(state: State) -> tuple[Row, ...]:
+def _pending_rows(state: State) -> tuple[Transition, ...]:
     """The store's answer to an increase that was asked for in ``state``."""
     return (
-        Row(state, On.PERSISTED, state, acts.persisted, "it is pending"),
-        Row(state, On.UNPERSISTED, state, acts.unpersisted, "it is pending"),
+        Transition(state, On.PERSISTED, state, acts.persisted, "it is pending"),
+        Transition(state, On.UNPERSISTED, state, acts.unpersisted, "it is pending"),
     )
 
 
-TRANSITIONS: Final[tuple[Row, ...]] = (
+TRANSITIONS: Final[tuple[Transition, ...]] = (
     *_ended_rows(_S.IDLE),
     *_pending_rows(_S.IDLE),
     # Running.
-    Row(_S.RUNNING, On.SEEN, _S.RUNNING, acts.seen, "not verified yet"),
-    Row(_S.RUNNING, On.PROMOTE, _S.RUNNING, acts.advance, "a further phase"),
-    Row(_S.RUNNING, On.PROMOTE, _S.COMPLETED, acts.complete, "the last phase"),
-    Row(_S.RUNNING, On.ADVANCE, _S.RUNNING, acts.advance, "a further phase"),
-    Row(_S.RUNNING, On.ADVANCE, _S.COMPLETED, acts.complete, "the last phase"),
-    Row(_S.RUNNING, On.PAUSE, _S.PAUSED, acts.pause),
+    Transition(_S.RUNNING, On.SEEN, _S.RUNNING, acts.seen, "not verified yet"),
+    Transition(_S.RUNNING, On.PROMOTE, _S.RUNNING, acts.advance, "a further phase"),
+    Transition(_S.RUNNING, On.PROMOTE, _S.COMPLETED, acts.complete, "the last phase"),
+    Transition(_S.RUNNING, On.ADVANCE, _S.RUNNING, acts.advance, "a further phase"),
+    Transition(_S.RUNNING, On.ADVANCE, _S.COMPLETED, acts.complete, "the last phase"),
+    Transition(_S.RUNNING, On.PAUSE, _S.PAUSED, acts.pause),
     *_held_rows(_S.RUNNING),
     *_judged_rows(_S.RUNNING),
     *_pending_rows(_S.RUNNING),
     # Paused.
-    Row(_S.PAUSED, On.SEEN, _S.PAUSED, acts.seen, "not verified yet"),
-    Row(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume, "at its phase's weight"),
-    Row(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume_weight, "below its phase's weight"),
+    Transition(_S.PAUSED, On.SEEN, _S.PAUSED, acts.seen, "not verified yet"),
+    Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume, "at its phase's weight"),
+    Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume_weight, "below its phase's weight"),
     *_held_rows(_S.PAUSED),
-    Row(_S.PAUSED, On.ROLLBACK, _S.ROLLED_BACK, acts.at_zero(_S.ROLLED_BACK), "weight is 0"),
-    Row(_S.PAUSED, On.ABORT, _S.ABORTED, acts.at_zero(_S.ABORTED), "weight is 0"),
-    Row(_S.PAUSED, On.RESET, _S.IDLE, acts.at_zero(_S.IDLE), "weight is 0"),
+    Transition(_S.PAUSED, On.ROLLBACK, _S.ROLLED_BACK, acts.at_zero(_S.ROLLED_BACK), "weight is 0"),
+    Transition(_S.PAUSED, On.ABORT, _S.ABORTED, acts.at_zero(_S.ABORTED), "weight is 0"),
+    Transition(_S.PAUSED, On.RESET, _S.IDLE, acts.at_zero(_S.IDLE), "weight is 0"),
     *_judged_rows(_S.PAUSED),
     *_pending_rows(_S.PAUSED),
     # Rolling back.
-    Row(_S.ROLLING_BACK, On.SEEN, _S.ROLLING_BACK, acts.descent_seen, "not seen yet"),
-    Row(_S.ROLLING_BACK, On.DRAINED, _S.ROLLED_BACK, acts.drained, "it was a rollback"),
-    Row(_S.ROLLING_BACK, On.DRAINED, _S.ABORTED, acts.drained, "it was an abort"),
-    Row(_S.ROLLING_BACK, On.DRAINED, _S.IDLE, acts.drained, "it was a reset"),
-    Row(_S.ROLLING_BACK, On.ROLLBACK, _S.ROLLING_BACK, acts.rollback, "down from the weight now going to"),
-    Row(_S.ROLLING_BACK, On.ROLLBACK, _S.ROLLING_BACK, acts.join),
-    Row(_S.ROLLING_BACK, On.ABORT, _S.ROLLING_BACK, acts.abort),
-    Row(_S.ROLLING_BACK, On.RESET, _S.ROLLING_BACK, acts.reset),
-    Row(_S.ROLLING_BACK, On.LEASE_LOST, _S.ROLLING_BACK, acts.lease_lost, "weight above 0"),
+    Transition(_S.ROLLING_BACK, On.SEEN, _S.ROLLING_BACK, acts.descent_seen, "not seen yet"),
+    Transition(_S.ROLLING_BACK, On.DRAINED, _S.ROLLED_BACK, acts.drained, "it was a rollback"),
+    Transition(_S.ROLLING_BACK, On.DRAINED, _S.ABORTED, acts.drained, "it was an abort"),
+    Transition(_S.ROLLING_BACK, On.DRAINED, _S.IDLE, acts.drained, "it was a reset"),
+    Transition(_S.ROLLING_BACK, On.ROLLBACK, _S.ROLLING_BACK, acts.rollback, "down from the weight now going to"),
+    Transition(_S.ROLLING_BACK, On.ROLLBACK, _S.ROLLING_BACK, acts.join),
+    Transition(_S.ROLLING_BACK, On.ABORT, _S.ROLLING_BACK, acts.abort),
+    Transition(_S.ROLLING_BACK, On.RESET, _S.ROLLING_BACK, acts.reset),
+    Transition(_S.ROLLING_BACK, On.LEASE_LOST, _S.ROLLING_BACK, acts.lease_lost, "weight above 0"),
     # Rolled back.
     *_ended_rows(_S.ROLLED_BACK),
     *_held_rows(_S.ROLLED_BACK),
     *_judged_rows(_S.ROLLED_BACK),
-    Row(_S.ROLLED_BACK, On.SEEN, _S.ROLLED_BACK, acts.seen, "not verified yet"),
-    Row(_S.ROLLED_BACK, On.RESUME, _S.RUNNING, acts.resume_start, "a phase to go on from"),
+    Transition(_S.ROLLED_BACK, On.SEEN, _S.ROLLED_BACK, acts.seen, "not verified yet"),
+    Transition(_S.ROLLED_BACK, On.RESUME, _S.RUNNING, acts.resume_start, "a phase to go on from"),
     *_pending_rows(_S.ROLLED_BACK),
     # Completed.
-    Row(_S.COMPLETED, On.SEEN, _S.COMPLETED, acts.seen, "not verified yet"),
+    Transition(_S.COMPLETED, On.SEEN, _S.COMPLETED, acts.seen, "not verified yet"),
     *_held_rows(_S.COMPLETED),
     # Aborted.
     *_ended_rows(_S.ABORTED),
     *_pending_rows(_S.ABORTED),
 )
 
-_ROWS: Final[dict[tuple[State, On], tuple[Row, ...]]] = {
+_ROWS: Final[dict[tuple[State, On], tuple[Transition, ...]]] = {
     (state, on): tuple(row for row in TRANSITIONS if (row.state, row.on) == (state, on))
     for state in State
     for on in On
@@ -190,6 +194,6 @@ _STATE_HINTS: Final[Mapping[State, str]] = {
 }
 
 
-def _refusal(s: Rollout, e: Event) -> tuple[str, str]:
+def _refusal(s: Rollout, e: RolloutEvent) -> tuple[str, str]:
     hint = _HINTS.get((s.state, e.kind), _STATE_HINTS[s.state])
     return f"{e.kind.value} is not possible in state {s.state.value}", hint

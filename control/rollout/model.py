@@ -1,19 +1,19 @@
-"""The words of a rollout: its states, what can happen to it, itself as a value, and the effects of a step. Pure.
+"""A rollout's vocabulary: its states and events, the rollout itself as a value, the effects of a step. Pure.
 
-``control.rollout.machine`` is the machine that is made of them.
+``control.rollout.machine`` is the state machine over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from control.plan.phases import Phase
-
-Mode = Literal["mock", "firestore", "hybrid"]
+from control.plan.times import Now
+from proxy.settings import Mode
 
 
 class State(StrEnum):
@@ -42,7 +42,7 @@ class On(StrEnum):
     # The judge's.
     PROMOTE = "promote"
     BREACH = "breach"
-    # What the world answers.
+    # The store's and the workers' answers.
     PERSISTED = "persisted"
     UNPERSISTED = "unpersisted"
     SEEN = "seen"  # every live worker shows the generation
@@ -50,7 +50,7 @@ class On(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
-class Event(Struct, frozen=True):
+class RolloutEvent(Struct, frozen=True):
     """Something that happened, and who made it happen."""
 
     kind: On
@@ -61,14 +61,7 @@ class Event(Struct, frozen=True):
     forced: bool = False  # of an advance: against a failed check
     revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
     detected: float | None = None  # of a breach or command: when it was known, CLOCK_MONOTONIC seconds
-    unheard: tuple[int, ...] = ()  # of a drain: slots that had to be left out, hung
-
-
-class Now(NamedTuple):
-    """The time on both clocks: seconds of CLOCK_MONOTONIC, which decides, and Unix time, which is shown."""
-
-    mono: float
-    unix: float
+    unheard: tuple[int, ...] = ()  # of a drain: slots of hung workers, which were left out
 
 
 class Raise(Struct, frozen=True):
@@ -116,7 +109,7 @@ class Rollout(Struct, frozen=True):
     """All that is known of a rollout, and all that a checkpoint holds of it."""
 
     state: State = State.IDLE
-    mode: Mode = "hybrid"
+    mode: Mode = Mode.HYBRID
     phase: int | None = None
     weight_bp: int = 0
     pinned: bool = False
@@ -126,7 +119,7 @@ class Rollout(Struct, frozen=True):
     entered_at: float | None = None
     ended_at: float | None = None
     soaked_s: float = 0.0  # earned before ``soaking_since``
-    soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock stands
+    soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock is stopped
     verified: bool = False  # every live worker has shown the generation
     resume_phase: int | None = None  # where `start --resume` goes on
     pending: Raise | None = None
@@ -138,7 +131,7 @@ class Rollout(Struct, frozen=True):
         return self.soaked_s + (max(0.0, mono - self.soaking_since) if self.soaking_since is not None else 0.0)
 
 
-class Plan(Struct, frozen=True):
+class RolloutPlan(Struct, frozen=True):
     """What of a configuration the machine needs."""
 
     phases: tuple[Phase, ...]
@@ -148,7 +141,7 @@ class Plan(Struct, frozen=True):
 # Effects: what a step asks to be done, in the order given.
 
 
-class Publish(Struct, frozen=True):
+class PublishWeight(Struct, frozen=True):
     """Set the board's word. Times in CLOCK_MONOTONIC seconds; None: never."""
 
     weight_bp: int
@@ -172,7 +165,7 @@ class Persist(Struct, frozen=True):
 
 
 class Notify(Struct, frozen=True):
-    """Tell whoever asked to be told; never waited for."""
+    """Notify webhooks; never waited for."""
 
     kind: str
     detail: dict[str, Any]
@@ -185,6 +178,6 @@ class Refuse(Struct, frozen=True):
     hint: str
 
 
-Effect = Publish | Persist | Notify | Refuse
+Effect = PublishWeight | Persist | Notify | Refuse
 Step = tuple[Rollout, tuple[Effect, ...]]
-Act = Callable[[Plan, Rollout, Event, Now], Step]
+Act = Callable[[RolloutPlan, Rollout, RolloutEvent, Now], Step]

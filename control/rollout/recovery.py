@@ -1,9 +1,9 @@
 """Where a rollout goes on after its control process was away: min(checkpoint, board), and why. Pure.
 
-Where the checkpoint cannot be read for now, ``wait`` says what holds meanwhile: the board's weight, which is never
-above the checkpoint's, under the lease and the judge as ever, and no way up. Once it could be read, ``recover`` goes
-on as if it had been at once; but where something was decided meanwhile, ``rejoin`` keeps that, for it can only have
-been a way down. To take what cannot be read for what is not there would make an idle migration of a completed one.
+Where the checkpoint cannot be read for now, ``wait`` says what holds until it can: the board's weight, which is never
+above the checkpoint's, leased and judged as always, and never raised. Once the checkpoint has been read, ``recover``
+goes on as if it had been readable from the start; but where something was decided in between, ``rejoin`` keeps it: it
+can only have been a decrease. Treating an unreadable checkpoint as missing would reset a completed migration to idle.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from control.plan.phases import FULL_BP, phase_at_or_below
-from control.rollout.model import Entry, Mode, Now, Persist, Plan, Publish, Rollout, State, Step
+from control.plan.phases import FULL_BP, percent_of, phase_at_or_below
+from control.plan.times import Now
+from control.rollout.model import Entry, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
 from control.rollout.transitions import raised
+from proxy.settings import Mode
 
 
-class Found(NamedTuple):
+class BoardWord(NamedTuple):
     """What the board's word says when the control process starts."""
 
     generation: int
@@ -26,19 +28,19 @@ class Found(NamedTuple):
 
 
 def recover(
-    plan: Plan,
+    plan: RolloutPlan,
     saved: Rollout | None,
-    found: Found,
+    found: BoardWord,
     mode: Mode,
     now: Now,
     lapsed: bool = False,
-    here: Found | None = None,
+    here: BoardWord | None = None,
 ) -> Step:
-    """Go on from what is known: never with more weight than both the checkpoint and the board say.
+    """Go on from what is known: never with more weight than the checkpoint says, nor than the board says.
 
     ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
-    means a new board: the first start, a reboot, or another layout. Then what was in flight is held at 0 until an
-    operator resumes; what was completed stays where it is, for the data written since is there. ``lapsed``: the lease
+    means a new board: the first start, a reboot, or another layout. Then a migration in flight is held at 0 until an
+    operator resumes; a completed one stays, because the data written since is on the target. ``lapsed``: the lease
     had run out, so the workers are at 0 already and stay there. ``here`` is what the board says now, where ``wait``
     has changed it since.
     """
@@ -63,12 +65,12 @@ def recover(
     if (settled.weight_bp, settled.pinned) == (here.weight_bp, here.pinned) and here.generation:
         return settled, (persist,)
     published = replace(settled, generation=here.generation + 1)
-    return published, (Publish(published.weight_bp, published.pinned), persist)
+    return published, (PublishWeight(published.weight_bp, published.pinned), persist)
 
 
-def wait(plan: Plan, found: Found, mode: Mode, lapsed: bool) -> Step:
-    """What holds until the checkpoint can be read. Revision 0, so that whatever is decided meanwhile shows."""
-    if mode == "mock":
+def wait(plan: RolloutPlan, found: BoardWord, mode: Mode, lapsed: bool) -> Step:
+    """What holds until the checkpoint can be read. Its revision is 0, so that any decision made meanwhile is seen."""
+    if mode is Mode.SOURCE:
         held = Rollout(mode=mode, pinned=True)
     elif found.weight_bp and (found.pinned or not lapsed):
         state = State.COMPLETED if found.pinned else State.ROLLED_BACK
@@ -78,11 +80,11 @@ def wait(plan: Plan, found: Found, mode: Mode, lapsed: bool) -> Step:
         held = Rollout(State.ROLLED_BACK, mode)
     if (held.weight_bp, held.pinned) == (found.weight_bp, found.pinned):
         return replace(held, generation=found.generation), ()
-    return replace(held, generation=found.generation + 1), (Publish(held.weight_bp, held.pinned),)
+    return replace(held, generation=found.generation + 1), (PublishWeight(held.weight_bp, held.pinned),)
 
 
 def rejoin(saved: Rollout | None, here: Rollout) -> Step:
-    """Go on from what was decided before the checkpoint could be read; of the checkpoint is what came before it."""
+    """Go on from what was decided before the checkpoint could be read; its history comes from the checkpoint."""
     before = saved if saved is not None else Rollout()
     joined = replace(
         here,
@@ -97,7 +99,7 @@ def rejoin(saved: Rollout | None, here: Rollout) -> Step:
 
 
 def _recovered(s: Rollout, why: str) -> Entry:
-    detail = {"why": why, "state": s.state.value, "weight": s.weight_bp / 100, "revision": s.revision}
+    detail = {"why": why, "state": s.state.value, "weight": percent_of(s.weight_bp), "revision": s.revision}
     return Entry("recovered", "phasegate", detail)
 
 
@@ -109,7 +111,7 @@ def _lapsed(s: Rollout) -> Rollout:
     )
 
 
-def _without_checkpoint(plan: Plan, found: Found) -> tuple[Rollout, str]:
+def _without_checkpoint(plan: RolloutPlan, found: BoardWord) -> tuple[Rollout, str]:
     if found.weight_bp == 0:
         return Rollout(), "no checkpoint; nothing on the target"
     if found.pinned:
@@ -134,7 +136,7 @@ def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
             return replace(none, phase=None, weight_bp=0), "a new board"
 
 
-def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tuple[Rollout, str]:
+def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now: Now) -> tuple[Rollout, str]:
     settled = replace(saved, pending=None)
     if (found.generation, found.weight_bp, found.pinned) == (saved.generation, saved.weight_bp, saved.pinned):
         return settled, "as the checkpoint says" if saved.pending is None else "an increase was asked for: called off"
@@ -158,13 +160,13 @@ def _on_the_same_board(plan: Plan, saved: Rollout, found: Found, now: Now) -> tu
 
 
 def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
-    """A mode with one arm only decides once, when it is first met; from then on what operators do holds."""
-    before = saved.mode if saved is not None else "hybrid"
-    if mode == "mock":
+    """A mode of one arm sets the state once, when it is first configured; after that operators' actions hold."""
+    before = saved.mode if saved is not None else Mode.HYBRID
+    if mode is Mode.SOURCE:
         return Rollout(mode=mode, pinned=True, revision=settled.revision, last_rollback=settled.last_rollback), why
-    if mode == before:
+    if mode is before:
         return settled, why
-    if mode == "firestore":
+    if mode is Mode.TARGET:
         completed = replace(
             settled,
             state=State.COMPLETED,
@@ -175,12 +177,12 @@ def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> t
             pending=None,
             descent=None,
         )
-        return completed, f"{why}; the mode is firestore"
+        return completed, f"{why}; the mode is {mode}"
     pinned = settled.pinned and settled.state is State.COMPLETED
-    return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is hybrid"
+    return replace(settled, mode=mode, pinned=pinned), f"{why}; the mode is {mode}"
 
 
-def _fitted(plan: Plan, s: Rollout, why: str) -> tuple[Rollout, str]:
+def _fitted(plan: RolloutPlan, s: Rollout, why: str) -> tuple[Rollout, str]:
     """Where the phases in the config have changed under a migration in flight, hold its weight for an operator."""
     if s.phase is None or s.state is State.COMPLETED:
         return replace(s, phase=None if s.phase is None else len(plan.phases) - 1), why

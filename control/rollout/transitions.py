@@ -1,7 +1,7 @@
 """What each row of the rollout's table does: ``act(plan, state, event, now) → (state, effects)``. Pure.
 
-In the table's three manners: a higher weight is asked for and, once it is written, published; a weight is held; a
-lower weight is published before anything else. When an act may be done is the table's affair, in ``rollout``.
+There are three kinds: a higher weight is asked for and published once it is written; a weight is held; a lower
+weight is published before anything else. When an act is allowed is decided by the table, in ``machine``.
 """
 
 from __future__ import annotations
@@ -10,26 +10,34 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from control.plan.phases import phase_at_or_below
+from control.plan.phases import percent_of, phase_at_or_below
+from control.plan.times import Now
 from control.rollout.model import (
     Act,
     Descent,
     Entry,
-    Event,
     Notify,
-    Now,
     On,
     Persist,
-    Plan,
-    Publish,
+    PublishWeight,
     Raise,
     Rollback,
     Rollout,
+    RolloutEvent,
+    RolloutPlan,
     State,
     Step,
 )
 
 ABORT_WITHIN_S: Final = 10.0  # where no phase says how long a rollback may take
+LEFT_AT_LEAST_S: Final = 0.5  # for a rollback that takes the place of one whose time is all but over
+
+# As shares of the time that a rollback has. At half of it open target reads are handed to the source, which has the
+# other half to answer them; an abort or a reset hands them over at once. What is then still open is cancelled, early
+# enough for workers to do so, and to show it, before the time is over.
+CUT_OVER_AT: Final = 0.5
+CANCEL_AT: Final = 0.9
+AT_ONCE_CANCEL_AT: Final = 0.5
 _PHASE_FAILED: Final = ("breach", "command")  # triggers that say the phase was not good: go on from the one before
 
 
@@ -37,9 +45,9 @@ _PHASE_FAILED: Final = ("breach", "command")  # triggers that say the phase was 
 
 
 def _ask(
-    plan: Plan,
+    plan: RolloutPlan,
     s: Rollout,
-    e: Event,
+    e: RolloutEvent,
     now: Now,
     kind: str,
     to: State,
@@ -53,8 +61,8 @@ def _ask(
     pinned = to is State.COMPLETED
     wanted = Raise(kind, to, phase, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
     detail = {
-        "from_weight": s.weight_bp / 100,
-        "to_weight": weight_bp / 100,
+        "from_weight": percent_of(s.weight_bp),
+        "to_weight": percent_of(weight_bp),
         "phase": plan.phases[phase].name,
         "revision": revision,
         "reason": e.reason,
@@ -63,7 +71,7 @@ def _ask(
     entries = (*left, Entry(kind, e.actor, detail | ({"forced": True} if e.forced else {})))
     if weight_bp < s.weight_bp:  # a start below what is held: a decrease after all
         lowered = raised(replace(s, revision=revision), wanted, now)
-        return lowered, (Publish(weight_bp, pinned), Persist(entries), _told(plan, lowered))
+        return lowered, (PublishWeight(weight_bp, pinned), Persist(entries), _told(plan, lowered))
     return replace(s, revision=revision, pending=wanted), (Persist(entries),)
 
 
@@ -88,42 +96,42 @@ def raised(s: Rollout, wanted: Raise, now: Now) -> Rollout:
     )
 
 
-def start(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def start(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the first phase, or for the one that the checkpoint says to go on from."""
     if e.resume:
         return resume_start(plan, s, e, now)
     return _ask(plan, s, e, now, "start", State.RUNNING, 0)
 
 
-def resume_start(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def resume_start(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the phase it was taken back to, or for the checkpoint's where it was taken back to none."""
     assert s.resume_phase is not None
     phase = min(s.resume_phase, len(plan.phases) - 1) if s.phase is None else s.phase
     return _ask(plan, s, e, now, "resume", State.RUNNING, phase)
 
 
-def advance(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def advance(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the next phase."""
     assert s.phase is not None
     return _ask(plan, s, e, now, "advance", State.RUNNING, s.phase + 1)
 
 
-def complete(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def complete(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the last phase's weight to be pinned: it needs no lease from then on."""
     assert s.phase is not None
     soaked_s = s.soaked(now.mono)
     return _ask(plan, s, e, now, "complete", State.COMPLETED, s.phase, soaked_s=soaked_s, new_phase=False)
 
 
-def persisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def persisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """The store has what was asked for: publish it."""
     assert s.pending is not None
     up = raised(s, s.pending, now)
-    # Written once more as done: after a reboot the board cannot say so.
-    return up, (Publish(up.weight_bp, up.pinned), Persist(), _told(plan, up))
+    # Written again, as done: after a reboot the board is new and cannot say that it was published.
+    return up, (PublishWeight(up.weight_bp, up.pinned), Persist(), _told(plan, up))
 
 
-def unpersisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def unpersisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """The store has failed: call off what was asked for."""
     assert s.pending is not None
     called_off = Entry("called_off", e.actor, {"what": s.pending.kind, "reason": e.reason})
@@ -133,7 +141,7 @@ def unpersisted(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
 # Holding.
 
 
-def pause(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def pause(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Hold the weight, keep the soak earned so far, and call off what was asked for."""
     paused = replace(
         s,
@@ -146,19 +154,19 @@ def pause(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
     return paused, (Persist((_entry(e, paused),)),)
 
 
-def resume(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """Soak on from what was earned."""
+def resume(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Go on soaking from what was earned."""
     running = replace(s, state=State.RUNNING, revision=s.revision + 1, soaking_since=now.mono if s.verified else None)
     return running, (Persist((_entry(e, running),)),)
 
 
-def resume_weight(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """Ask for the phase's weight anew, which a reboot took away."""
+def resume_weight(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Ask again for the phase's weight, which a reboot set to 0."""
     assert s.phase is not None
     return _ask(plan, s, e, now, "resume", State.RUNNING, s.phase, soaked_s=s.soaked_s, new_phase=False)
 
 
-def seen(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Every live worker shows the weight: its soak begins."""
     soaking = s.state is State.RUNNING
     return replace(s, verified=True, soaking_since=now.mono if soaking else s.soaking_since), ()
@@ -167,7 +175,7 @@ def seen(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
 # Lowering: published first.
 
 
-def _down_to(plan: Plan, s: Rollout, to: Literal["previous", "start"]) -> int | None:
+def _down_to(plan: RolloutPlan, s: Rollout, to: Literal["previous", "start"]) -> int | None:
     """The phase below: the last with less weight than there is now, or none."""
     if to == "start":
         return None
@@ -175,9 +183,9 @@ def _down_to(plan: Plan, s: Rollout, to: Literal["previous", "start"]) -> int | 
 
 
 def _descend(
-    plan: Plan,
+    plan: RolloutPlan,
     s: Rollout,
-    e: Event,
+    e: RolloutEvent,
     now: Now,
     trigger: str,
     phase: int | None,
@@ -185,15 +193,11 @@ def _descend(
     *,
     at_once: bool = False,
 ) -> Step:
-    """Publish the lower weight, then write and tell.
-
-    Open target reads are handed to the source at half the time allowed (``at_once``: now) and what is then still
-    open is cancelled just before its end, so that the end is kept.
-    """
+    """Publish the lower weight, then write it down and notify. ``at_once``: hand open reads over without waiting."""
     weight_bp = 0 if phase is None else min(plan.phases[phase].weight_bp, s.weight_bp)
     within = ABORT_WITHIN_S if s.phase is None else float(plan.phases[s.phase].rollback_within_s)
     if s.descent is not None:
-        within = max(0.5, s.descent.decided + s.descent.within_s - now.mono)
+        within = max(LEFT_AT_LEAST_S, s.descent.decided + s.descent.within_s - now.mono)
     from_bp = s.descent.from_bp if s.descent is not None else s.weight_bp
     failed = s.phase if s.descent is None else None
     lowered = replace(
@@ -222,56 +226,56 @@ def _descend(
     )
     detail = {
         "trigger": trigger,
-        "from_weight": s.weight_bp / 100,
-        "to_weight": weight_bp / 100,
+        "from_weight": percent_of(s.weight_bp),
+        "to_weight": percent_of(weight_bp),
         "reason": e.reason,
         "revision": lowered.revision,
     }
-    publish = Publish(
+    publish = PublishWeight(
         weight_bp,
         False,
-        cut_over_at=now.mono if at_once else now.mono + within / 2,
-        cancel_at=now.mono + within * (0.5 if at_once else 0.9),
+        cut_over_at=now.mono if at_once else now.mono + within * CUT_OVER_AT,
+        cancel_at=now.mono + within * (AT_ONCE_CANCEL_AT if at_once else CANCEL_AT),
     )
     left = (_phase_left(plan, s, now),) if s.phase is not None and s.state in (State.RUNNING, State.PAUSED) else ()
     entries = (*left, Entry("rollback" if final is State.ROLLED_BACK else trigger, e.actor, detail))
     return lowered, (publish, Persist(entries), Notify("rollback", detail))
 
 
-def rollback(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def rollback(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Go down by command."""
     return _descend(plan, s, e, now, "command", _down_to(plan, s, e.to), State.ROLLED_BACK)
 
 
-def breach(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def breach(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Go down because the target has failed."""
     return _descend(plan, s, e, now, "breach", _down_to(plan, s, plan.on_breach), State.ROLLED_BACK)
 
 
-def lease_lost(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """Go down to where the workers went by themselves."""
+def lease_lost(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Go down to 0, where the workers went by themselves when the lease ran out."""
     return _descend(plan, s, e, now, "lease_lost", None, State.ROLLED_BACK)
 
 
-def abort(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """Go down to nothing, and end."""
+def abort(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Go down to 0, and end."""
     return _descend(plan, s, e, now, "abort", None, State.ABORTED, at_once=True)
 
 
-def reset(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """Go down to nothing, and forget the checkpoint."""
+def reset(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Go down to 0, and forget the checkpoint."""
     return _descend(plan, s, e, now, "reset", None, State.IDLE, at_once=True)
 
 
-def join(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """A rollback to the phase below while one is going on: it is the same wish, and is answered by the same end."""
+def join(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """A rollback to the phase below while one is going on: nothing to do, and it is answered when that one ends."""
     return s, ()
 
 
 def at_zero(final: State) -> Act:
-    """There is nothing to take back: say 0 again, for whoever doubts it, and take the state asked for."""
+    """Nothing is on the target: publish 0 once more, in case a worker missed it, and take the state asked for."""
 
-    def act(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+    def act(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
         to = s.state if e.kind is On.ROLLBACK and s.state is not State.PAUSED else final
         down = replace(
             s,
@@ -288,13 +292,13 @@ def at_zero(final: State) -> Act:
             resume_phase=None if final is State.IDLE else s.resume_phase,
             ended_at=s.ended_at if to is s.state else now.unix,
         )
-        return down, (Publish(0, False, cut_over_at=now.mono), Persist((_entry(e, down),)))
+        return down, (PublishWeight(0, False, cut_over_at=now.mono), Persist((_entry(e, down),)))
 
     return act
 
 
-def drained(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
-    """No older request is open on the target any more: take the state that was meant, and say what each step took."""
+def drained(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """No older request is open on the target any more: take the final state, and say how long each step took."""
     d = s.descent
     assert d is not None
     seen = now.mono if d.seen is None else d.seen
@@ -302,8 +306,8 @@ def drained(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
     done = Rollback(
         trigger=d.trigger,
         reason=d.reason,
-        from_weight=d.from_bp / 100,
-        to_weight=s.weight_bp / 100,
+        from_weight=percent_of(d.from_bp),
+        to_weight=percent_of(s.weight_bp),
         decided_ms=_ms(d.decided - d.detected),
         seen_ms=_ms(seen - d.decided),
         drained_ms=_ms(now.mono - seen),
@@ -327,17 +331,19 @@ def drained(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
     return final, (Persist((entry,)), Notify("rollback_complete", detail))
 
 
-def descent_seen(plan: Plan, s: Rollout, e: Event, now: Now) -> Step:
+def descent_seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Every live worker shows the lower weight."""
     assert s.descent is not None
     return replace(s, descent=replace(s.descent, seen=now.mono)), ()
 
 
-def _entry(e: Event, s: Rollout) -> Entry:
-    return Entry(e.kind.value, e.actor, {"reason": e.reason, "weight": s.weight_bp / 100, "revision": s.revision})
+def _entry(e: RolloutEvent, s: Rollout) -> Entry:
+    return Entry(
+        e.kind.value, e.actor, {"reason": e.reason, "weight": percent_of(s.weight_bp), "revision": s.revision}
+    )
 
 
-def _phase_left(plan: Plan, s: Rollout, now: Now) -> Entry:
+def _phase_left(plan: RolloutPlan, s: Rollout, now: Now) -> Entry:
     """The facts of the phase that ends; whoever persists it adds what the arms did in it."""
     assert s.phase is not None
     phase = plan.phases[s.phase]
@@ -351,9 +357,9 @@ def _phase_left(plan: Plan, s: Rollout, now: Now) -> Entry:
     return Entry("phase_left", "phasegate", detail)
 
 
-def _told(plan: Plan, s: Rollout) -> Notify:
+def _told(plan: RolloutPlan, s: Rollout) -> Notify:
     name = plan.phases[s.phase].name if s.phase is not None else None
-    return Notify("phase_change", {"state": s.state.value, "phase": name, "weight": s.weight_bp / 100})
+    return Notify("phase_change", {"state": s.state.value, "phase": name, "weight": percent_of(s.weight_bp)})
 
 
 def _ms(seconds: float) -> float:

@@ -1,26 +1,13 @@
-"""The audit trail's chain: what an entry's hash is over, and whether a chain is whole. Pure."""
+"""The audit trail's hash chain: what an entry's hash covers, and whether a chain is whole. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
-
-from msgspec import Struct
+from typing import NamedTuple
 
 from control.rollout.model import Entry
-
-
-class Line(Struct, frozen=True):
-    """A line of the audit trail as it stands; ``at`` in Unix time."""
-
-    seq: int
-    at: float
-    kind: str
-    actor: str
-    detail: dict[str, Any]
-    previous: str
-    hash: str
+from control.store.entry import AuditLine
 
 
 class Trail(NamedTuple):
@@ -52,8 +39,8 @@ class Chain:
         self._hash = genesis(migration)
         self._problems: list[str] = []
 
-    def add(self, line: Line) -> None:
-        """The next entry there is."""
+    def add(self, line: AuditLine) -> None:
+        """Follow the chain to the next entry."""
         if line.seq <= self._last:
             self._problems.append(f"entry {line.seq} is out of order")
         elif line.seq != self._last + 1:
@@ -70,7 +57,7 @@ class Chain:
         self._problems.append(f"cannot be read after entry {self._last}: {why}")
 
     def end(self, known: tuple[int, str] | None) -> Trail:
-        """What was found; ``known``: the last entry's number and hash as the checkpoint has them, if there is one."""
+        """The result; ``known``: the last entry's number and hash by the checkpoint, if there is one."""
         if known is None and self._entries:
             self._problems.append("there is no checkpoint, which would know the last entry")
         elif known is not None and known != (self._last, self._hash):

@@ -24,17 +24,20 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from control.rollout.model import Entry
-from control.store.chain import Chain, Line, Trail, digest, genesis
+from control.store.chain import Chain, Trail, digest, genesis
+from control.store.entry import AuditLine
+from control.store.port import Checkpoint, StoreError
 
 _log = structlog.get_logger("phasegate.store")
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S: Final = 5.0
-PAGE_MAX: Final = 1000
+BUSY_TIMEOUT_S: Final = 5.0  # how long a lock is waited for that another reader of the file holds
+PAGE_MAX: Final = 1000  # entries a page of the trail
+RUN_MAX: Final = 10_000  # entries of a run that a report reads: a bound on its memory and time
+_AFTER_ALL: Final = 1 << 62  # above every sequence number
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS checkpoint (
     migration TEXT PRIMARY KEY,
@@ -59,22 +62,11 @@ _KNOWN: Final = "SELECT audit_seq, audit_hash FROM checkpoint WHERE migration = 
 _MIGRATIONS: Final = "SELECT migration FROM checkpoint UNION SELECT migration FROM audit"
 
 
-class StoreError(Exception):
-    """The store could not be written or read: full, read-only, locked or broken. In words for a person."""
-
-
-class Checkpoint(Struct, frozen=True):
-    """What was saved of a migration last, and when (Unix time)."""
-
-    document: str
-    saved_at: float
-
-
 class Store:
     """The open file. Every method may raise ``StoreError``; used by one thread at a time."""
 
     def __init__(self, path: Path, tell: Callable[[Path], None] = lambda kept_as: None) -> None:
-        """Open or make the file. One that is no sound database is set aside first, and ``tell`` told as what."""
+        """Open or create the file. A broken database is renamed first; ``tell`` is called with its new path."""
         self.path = path
         try:
             try:
@@ -108,7 +100,9 @@ class Store:
         """Close the file; the write-ahead log is folded in."""
         self._db.close()
 
-    def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float) -> list[Line]:
+    def save(
+        self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float
+    ) -> list[AuditLine]:
         """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, synced to disk."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -120,7 +114,7 @@ class Store:
                 )
                 self._db.execute("COMMIT")
             except BaseException:
-                # After some failures SQLite has rolled back by itself already.
+                # After some failures SQLite has already rolled back by itself.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -129,7 +123,7 @@ class Store:
         return lines
 
     def _head(self, migration: str) -> tuple[int, str]:
-        """Where the chain goes on: after the entry that the checkpoint knows, so that one cut off stays missing."""
+        """The entry that the next one follows: the checkpoint's, so that entries cut off the end stay missing."""
         last = self._db.execute(
             "SELECT seq, hash FROM audit WHERE migration = ? ORDER BY seq DESC LIMIT 1", (migration,)
         ).fetchone()
@@ -138,11 +132,11 @@ class Store:
             return known
         return (last[0], last[1]) if last else (0, genesis(migration))
 
-    def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[Line]:
+    def _append(self, migration: str, entries: Sequence[tuple[float, Entry]]) -> Iterator[AuditLine]:
         seq, previous = self._head(migration)
         for at, entry in entries:
             seq += 1
-            line = Line(
+            line = AuditLine(
                 seq, at, entry.kind, entry.actor, entry.detail, previous, digest(previous, migration, seq, at, entry)
             )
             detail = json.dumps(entry.detail, sort_keys=True, separators=(",", ":"))
@@ -157,24 +151,24 @@ class Store:
         """What was saved last."""
         sql = "SELECT CAST(document AS BLOB), saved_at FROM checkpoint WHERE migration = ?"
         found = self._query(sql, (migration,))
-        # A byte that is no UTF-8 makes a document that cannot be understood, and not a store that cannot be read.
+        # A byte that is not UTF-8 spoils this document, and is no reason to call the store unreadable.
         return Checkpoint(found[0][0].decode("utf-8", "replace"), found[0][1]) if found else None
 
-    def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+    def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
         """The newest ``limit`` lines, or those before a sequence number; newest first."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? AND seq < ?"
             " ORDER BY seq DESC LIMIT ?",
-            (migration, before if before is not None else 1 << 62, min(limit, PAGE_MAX)),
+            (migration, before if before is not None else _AFTER_ALL, min(limit, PAGE_MAX)),
         )
         return [_line(row) for row in rows]
 
-    def run(self, migration: str) -> list[Line]:
+    def run(self, migration: str) -> list[AuditLine]:
         """The lines since the last start of a run, oldest first, the recoveries between them included."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
-            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT 10000",
-            (migration,),
+            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT ?2",
+            (migration, RUN_MAX),
         )
         return [_line(row) for row in rows]
 
@@ -200,8 +194,8 @@ class StoreThread:
     """The store behind one thread of its own, in the order of the calls; each opens the file where it is not yet.
 
     A file that turns out to be broken, at the start or while it is used, is set aside and a new one begun. The new
-    one says so, in a note before the first entry of each migration; and whoever asked by ``when_new`` is told, for
-    there is no checkpoint in it yet.
+    one has a note of that before the first entry of each migration, and subscribers of ``when_new`` are called,
+    because it has no checkpoint yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -212,7 +206,7 @@ class StoreThread:
         # The store's thread alone sets these.
         self._set_aside: Path | None = None  # the newest that was, by this process
         self._noted: set[str] = set()  # migrations whose trail says so
-        self._is_new = False  # and the listeners do not know it yet
+        self._is_new = False  # the listeners have yet to be called
 
     def when_new(self, tell: Callable[[], None]) -> None:
         """Call ``tell``, on the event loop, whenever a new file was begun in place of a broken one."""
@@ -228,13 +222,13 @@ class StoreThread:
             self._store.close()
             self._store = None
 
-    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
         """As ``Store.save``; the first one into a new file begins with a note of what became of the old one."""
         return await self._call(lambda store: self._save(store, migration, document, entries))
 
     def _save(
         self, store: Store, migration: str, document: str, entries: Sequence[tuple[float, Entry]]
-    ) -> list[Line]:
+    ) -> list[AuditLine]:
         now, noted = time.time(), list(entries)
         if self._set_aside is not None and migration not in self._noted:
             note = f"the store was broken; it is kept as {self._set_aside.name}, and this is a new one"
@@ -247,11 +241,11 @@ class StoreThread:
         """As ``Store.checkpoint``."""
         return await self._call(lambda store: store.checkpoint(migration))
 
-    async def audit(self, migration: str, limit: int, before: int | None = None) -> list[Line]:
+    async def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
         """As ``Store.audit``."""
         return await self._call(lambda store: store.audit(migration, limit, before))
 
-    async def run(self, migration: str) -> list[Line]:
+    async def run(self, migration: str) -> list[AuditLine]:
         """As ``Store.run``."""
         return await self._call(lambda store: store.run(migration))
 
@@ -293,7 +287,7 @@ def verify_file(path: Path) -> dict[str, Trail]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(_open_to_read(path, Path(folder))) as db:
-                db.execute("BEGIN")  # one moment's trails and checkpoints, whatever is written meanwhile
+                db.execute("BEGIN")  # trails and checkpoints of one moment, whatever is written meanwhile
                 return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
@@ -327,11 +321,11 @@ def _follow(db: sqlite3.Connection, migration: str) -> Trail:
     return chain.end(db.execute(_KNOWN, (migration,)).fetchone())
 
 
-def _line(row: Sequence[Any]) -> Line:
+def _line(row: Sequence[Any]) -> AuditLine:
     """A row of the table. Raises ``StoreError`` where it has not the form of one that was written."""
     try:
-        found = dict(zip(Line.__struct_fields__, row, strict=True))
-        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, Line)
+        found = dict(zip(AuditLine.__struct_fields__, row, strict=True))
+        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, AuditLine)
     except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise StoreError(f"entry {row[0]} is no entry of phasegate's: somebody changed it") from error
 

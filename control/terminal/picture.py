@@ -158,7 +158,7 @@ def _rules(status: Json) -> RenderableType:
     table.add_column("proof", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in status["verdict"]["rules"]:
-        name, tell = rule(each["rule"])
+        name, tell = rule(each)
         mark, style = _MARKS.get(each["outcome"], (words(each["outcome"]), ""))
         proof = each.get("proof")
         bar: RenderableType = "" if proof is None else ProgressBar(1.0, proof, width=_BAR)

@@ -47,7 +47,8 @@ MUST_BE_PURE = {
         "control/rollout/machine.py",
         "control/rollout/transitions.py",
     ),
-    *("control/judge/verdict.py", "control/lead/commands.py"),
+    *(f"control/judge/{name}.py" for name in ("evidence", "rules", "verdict", "document")),
+    "control/lead/commands.py",
 }
 
 

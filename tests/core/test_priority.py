@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from control.lead.priority import LIGHT, NICENESS, PENANCE_S, Priority
+from control.lead.priority import LIGHT, NICENESS, ORDINARY_FOR_S, Priority
 
 
 def test_one_that_works_little_goes_before_the_load() -> None:
@@ -15,5 +15,5 @@ def test_one_that_does_not_queues_with_everyone_until_it_has_worked_little_for_l
     assert priority.deserved(LIGHT * 2 + 0.01, 2.0, 10.0) == 5
     assert priority.deserved(0.0, 1.0, 11.0) == 5
     assert priority.deserved(1.0, 1.0, 12.0) == 5
-    assert priority.deserved(0.0, 1.0, 12.0 + PENANCE_S - 0.1) == 5
-    assert priority.deserved(0.0, 1.0, 12.0 + PENANCE_S) == NICENESS
+    assert priority.deserved(0.0, 1.0, 12.0 + ORDINARY_FOR_S - 0.1) == 5
+    assert priority.deserved(0.0, 1.0, 12.0 + ORDINARY_FOR_S) == NICENESS

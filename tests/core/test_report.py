@@ -9,7 +9,7 @@ from msgspec import to_builtins
 from control.plan.phases import Phase, Thresholds
 from control.report.build import build_report
 from control.rollout.model import Rollback
-from control.store.chain import Line
+from control.store.entry import AuditLine
 
 PHASES = (Phase("half", 50.0), Phase("all", 100.0))
 VERDICT = {"outcome": "promote", "reasons": [], "checked_at": None, "rules": []}
@@ -20,7 +20,7 @@ def arm(requests: int = 1000, errors: int = 0, p95: float | None = 20.0) -> dict
     return {"requests": requests, "errors": errors, "error_rate": rate, "p50_ms": p95, "p95_ms": p95, "p99_ms": p95}
 
 
-def left(name: str, weight: float, entered: float, **more: Any) -> Line:
+def left(name: str, weight: float, entered: float, **more: Any) -> AuditLine:
     detail = {
         "name": name,
         "weight": weight,
@@ -37,8 +37,8 @@ def left(name: str, weight: float, entered: float, **more: Any) -> Line:
     return line("phase_left", detail | more, entered + 300)
 
 
-def line(kind: str, detail: dict[str, Any], at: float) -> Line:
-    return Line(1, at, kind, "ci", detail, "", "")
+def line(kind: str, detail: dict[str, Any], at: float) -> AuditLine:
+    return AuditLine(1, at, kind, "ci", detail, "", "")
 
 
 def status(state: str, phase: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -52,7 +52,7 @@ GOOD = [START, left("half", 50.0, 100.0), left("all", 100.0, 400.0), line("compl
 ROLLBACK = to_builtins(Rollback("breach", "errors", 50.0, 0.0, 1.0, 2.0, 3.0, 6.0, True))
 
 
-def built(lines: list[Line], found: dict[str, Any], adapters: dict[str, int] | None = None) -> dict[str, Any]:
+def built(lines: list[AuditLine], found: dict[str, Any], adapters: dict[str, int] | None = None) -> dict[str, Any]:
     return build_report("phase6", PHASES, Thresholds(), lines, found, adapters or {"dashboard": 1, "scans": 0})
 
 
@@ -90,7 +90,7 @@ def test_the_phase_going_on_is_in_the_report() -> None:
 
 
 def test_each_criterion_can_fail() -> None:
-    def with_last(**more: Any) -> list[Line]:
+    def with_last(**more: Any) -> list[AuditLine]:
         return [*GOOD[:2], left("all", 100.0, 400.0, **more), GOOD[3]]
 
     bad_arms = {"source": arm(), "target": arm(1000, 200)}

@@ -116,7 +116,12 @@ def test_a_verdict_shows_what_each_rule_rests_on() -> None:
     ]
     judged = report()
     reasons = ["soaking: 3 s of 4 s", "error_rate: 53 of 4321 target requests failed"]
-    judged["phases"][0]["verdict"] = {"outcome": "hold", "reasons": reasons, "rules": rules}
+    judged["phases"][0]["verdict"] = {
+        "outcome": "hold",
+        "reasons": reasons,
+        "rules": rules,
+        "summary": reasons[:1],
+    }
     html = page(judged)
     for expected in ("soaking: 3 s of 4 s", "1.23 %", "5.00 %", "4,321", "100 %", "no data", "94.2 MB"):
         assert expected in html

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from itertools import product
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from control.plan.phases import DEFAULT_PHASES
+from control.plan.times import Now
 from control.rollout.machine import TRANSITIONS, step
-from control.rollout.model import Descent, Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
+from control.rollout.model import (
+    Descent,
+    On,
+    Persist,
+    PublishWeight,
+    Refuse,
+    Rollout,
+    RolloutEvent,
+    RolloutPlan,
+    State,
+)
+from proxy.settings import Mode
 
-PLAN = Plan(DEFAULT_PHASES)
+PLAN = RolloutPlan(DEFAULT_PHASES)
 NOW = Now(1000.0, 1_700_000_000.0)
 
 
@@ -43,22 +56,22 @@ STARTS = {
 }
 
 EVENTS = {
-    "start": Event(On.START),
-    "resume start": Event(On.START, resume=True),
-    "advance": Event(On.ADVANCE),
-    "pause": Event(On.PAUSE),
-    "resume": Event(On.RESUME),
-    "back": Event(On.ROLLBACK),
-    "back to 0": Event(On.ROLLBACK, to="start"),
-    "abort": Event(On.ABORT),
-    "reset": Event(On.RESET),
-    "promote": Event(On.PROMOTE),
-    "breach": Event(On.BREACH),
-    "lease lost": Event(On.LEASE_LOST),
-    "seen": Event(On.SEEN),
-    "drained": Event(On.DRAINED),
-    "persisted": Event(On.PERSISTED, revision=8),
-    "unpersisted": Event(On.UNPERSISTED, revision=8),
+    "start": RolloutEvent(On.START),
+    "resume start": RolloutEvent(On.START, resume=True),
+    "advance": RolloutEvent(On.ADVANCE),
+    "pause": RolloutEvent(On.PAUSE),
+    "resume": RolloutEvent(On.RESUME),
+    "back": RolloutEvent(On.ROLLBACK),
+    "back to 0": RolloutEvent(On.ROLLBACK, to="start"),
+    "abort": RolloutEvent(On.ABORT),
+    "reset": RolloutEvent(On.RESET),
+    "promote": RolloutEvent(On.PROMOTE),
+    "breach": RolloutEvent(On.BREACH),
+    "lease lost": RolloutEvent(On.LEASE_LOST),
+    "seen": RolloutEvent(On.SEEN),
+    "drained": RolloutEvent(On.DRAINED),
+    "persisted": RolloutEvent(On.PERSISTED, revision=8),
+    "unpersisted": RolloutEvent(On.UNPERSISTED, revision=8),
 }
 
 # What each event leads to: "state weight", with ">" where it first waits for the store. Not listed: refused.
@@ -177,7 +190,7 @@ LEADS: dict[str, dict[str, str]] = {
 }
 
 
-def outcome(before: Rollout, event: Event) -> str:
+def outcome(before: Rollout, event: RolloutEvent) -> str:
     """What an event leads to, in the words of ``LEADS``."""
     after, effects = step(PLAN, before, event, NOW)
     if any(isinstance(effect, Refuse) for effect in effects):
@@ -187,9 +200,9 @@ def outcome(before: Rollout, event: Event) -> str:
     waits = ""
     if after.pending is not None:
         assert (after.state, after.weight_bp, after.generation) == (before.state, before.weight_bp, before.generation)
-        assert not any(isinstance(effect, Publish) for effect in effects)
-        after, effects = step(PLAN, after, Event(On.PERSISTED, revision=after.revision), NOW)
-        assert isinstance(effects[0], Publish)
+        assert not any(isinstance(effect, PublishWeight) for effect in effects)
+        after, effects = step(PLAN, after, RolloutEvent(On.PERSISTED, revision=after.revision), NOW)
+        assert isinstance(effects[0], PublishWeight)
         waits = "> "
     return f"{waits}{after.state.value} {after.weight_bp / 100:g}"
 
@@ -220,83 +233,92 @@ def _pending(s: Rollout) -> list[Rollout]:
 @pytest.mark.parametrize("event", [On.ROLLBACK, On.ABORT, On.RESET])
 def test_a_decrease_is_published_before_anything_else_even_with_an_increase_waiting(start: str, event: On) -> None:
     for s in (STARTS[start], *_pending(STARTS[start])):
-        after, effects = step(PLAN, s, Event(event), NOW)
+        after, effects = step(PLAN, s, RolloutEvent(event), NOW)
         if not effects:  # it joins the rollback that is going on
             assert s.state is State.ROLLING_BACK
             continue
-        assert isinstance(effects[0], Publish)
+        assert isinstance(effects[0], PublishWeight)
         assert effects[0].weight_bp == after.weight_bp <= s.weight_bp
         assert after.pending is None
-        late, answered = step(PLAN, after, Event(On.PERSISTED, revision=100), NOW)
+        late, answered = step(PLAN, after, RolloutEvent(On.PERSISTED, revision=100), NOW)
         assert late == after
         assert isinstance(answered[0], Refuse)
 
 
 def test_an_abort_ends_at_0_from_everywhere() -> None:
     for s in STARTS.values():
-        after, _ = step(PLAN, s, Event(On.ABORT), NOW)
+        after, _ = step(PLAN, s, RolloutEvent(On.ABORT), NOW)
         assert after.weight_bp == 0
         if after.state is State.ROLLING_BACK:
-            after, _ = step(PLAN, after, Event(On.DRAINED), NOW)
+            after, _ = step(PLAN, after, RolloutEvent(On.DRAINED), NOW)
         assert after.state is State.ABORTED
 
 
 def test_pause_keeps_the_soak_that_was_earned() -> None:
     running = STARTS["running"]
-    paused, _ = step(PLAN, running, Event(On.PAUSE), NOW)
+    paused, _ = step(PLAN, running, RolloutEvent(On.PAUSE), NOW)
     assert paused.soaked(5000.0) == 100.0
-    resumed, _ = step(PLAN, paused, Event(On.RESUME), Now(5000.0, NOW.unix))
+    resumed, _ = step(PLAN, paused, RolloutEvent(On.RESUME), Now(5000.0, NOW.unix))
     assert resumed.soaked(5010.0) == 110.0
 
 
 def test_the_soak_begins_when_every_worker_has_seen_the_weight() -> None:
-    asked, _ = step(PLAN, STARTS["running"], Event(On.ADVANCE), NOW)
-    raised, _ = step(PLAN, asked, Event(On.PERSISTED, revision=8), NOW)
+    asked, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE), NOW)
+    raised, _ = step(PLAN, asked, RolloutEvent(On.PERSISTED, revision=8), NOW)
     assert raised.soaked(2000.0) == 0.0
-    seen, _ = step(PLAN, raised, Event(On.SEEN), Now(2000.0, NOW.unix))
+    seen, _ = step(PLAN, raised, RolloutEvent(On.SEEN), Now(2000.0, NOW.unix))
     assert seen.soaked(2030.0) == 30.0
 
 
 def test_a_stale_revision_is_refused_in_every_state() -> None:
     for s, event in product(STARTS.values(), (On.START, On.ADVANCE, On.ROLLBACK, On.ABORT, On.RESET, On.PROMOTE)):
-        after, effects = step(PLAN, s, Event(event, revision=6), NOW)
+        after, effects = step(PLAN, s, RolloutEvent(event, revision=6), NOW)
         assert after == s
         assert isinstance(effects[0], Refuse)
 
 
 def test_nothing_is_raised_while_the_mode_is_mock() -> None:
-    mock = Rollout(mode="mock", pinned=True)
+    mock = Rollout(mode=Mode.SOURCE, pinned=True)
     for event in (On.START, On.ADVANCE, On.RESUME, On.PROMOTE):
-        after, effects = step(PLAN, mock, Event(event), NOW)
+        after, effects = step(PLAN, mock, RolloutEvent(event), NOW)
         assert after == mock
         assert isinstance(effects[0], Refuse)
 
 
 def test_a_second_increase_waits_for_the_first() -> None:
-    asked, _ = step(PLAN, STARTS["running"], Event(On.ADVANCE), NOW)
-    again, effects = step(PLAN, asked, Event(On.ADVANCE), NOW)
+    asked, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE), NOW)
+    again, effects = step(PLAN, asked, RolloutEvent(On.ADVANCE), NOW)
     assert again == asked
     assert isinstance(effects[0], Refuse)
 
 
 def test_a_failed_store_calls_an_increase_off_and_changes_no_weight() -> None:
-    asked, _ = step(PLAN, STARTS["running"], Event(On.ADVANCE), NOW)
-    off, effects = step(PLAN, asked, Event(On.UNPERSISTED, revision=8, reason="disk full"), NOW)
+    asked, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE), NOW)
+    off, effects = step(PLAN, asked, RolloutEvent(On.UNPERSISTED, revision=8, reason="disk full"), NOW)
     assert (off.state, off.phase, off.weight_bp, off.pending) == (State.RUNNING, 1, 2500, None)
     assert [type(effect) for effect in effects] == [Persist]
 
 
 def test_a_rollback_record_adds_up_and_says_whether_it_was_in_time() -> None:
-    down, effects = step(PLAN, STARTS["running"], Event(On.ROLLBACK, detected=999.5, reason="slow"), NOW)
+    down, effects = step(PLAN, STARTS["running"], RolloutEvent(On.ROLLBACK, detected=999.5, reason="slow"), NOW)
     publish = effects[0]
-    assert isinstance(publish, Publish)
+    assert isinstance(publish, PublishWeight)
     assert (publish.cut_over_at, publish.cancel_at) == (1007.5, 1013.5)
-    down, _ = step(PLAN, down, Event(On.SEEN), Now(1000.02, 0.0))
-    done, _ = step(PLAN, down, Event(On.DRAINED), Now(1000.1, 0.0))
+    down, _ = step(PLAN, down, RolloutEvent(On.SEEN), Now(1000.02, 0.0))
+    done, _ = step(PLAN, down, RolloutEvent(On.DRAINED), Now(1000.1, 0.0))
     record = done.last_rollback
     assert record is not None
     assert (record.decided_ms, record.seen_ms, record.drained_ms) == (500.0, 20.0, 80.0)
     assert (record.total_ms, record.within_deadline, record.from_weight, record.to_weight) == (600.0, True, 25.0, 5.0)
-    late, _ = step(PLAN, down, Event(On.DRAINED), Now(1020.0, 0.0))
+    late, _ = step(PLAN, down, RolloutEvent(On.DRAINED), Now(1020.0, 0.0))
     assert late.last_rollback is not None
     assert not late.last_rollback.within_deadline
+
+
+@pytest.mark.parametrize(
+    ("written", "mode"), [("mock", Mode.SOURCE), ("firestore", Mode.TARGET), ("target", Mode.TARGET)]
+)
+def test_a_checkpoint_of_an_earlier_version_keeps_its_mode(written: str, mode: Mode) -> None:
+    assert msgspec.convert({"mode": written}, Rollout).mode is mode
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"mode": "moon"}, Rollout)

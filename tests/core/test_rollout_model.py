@@ -17,14 +17,16 @@ import pytest
 from msgspec.structs import replace
 
 from control.plan.phases import DEFAULT_PHASES
+from control.plan.times import Now
 from control.rollout.machine import RAISING as RAISES
 from control.rollout.machine import step
-from control.rollout.model import Event, Now, On, Persist, Plan, Publish, Refuse, Rollout, State
-from control.rollout.recovery import Found, recover, rejoin, wait
+from control.rollout.model import On, Persist, PublishWeight, Refuse, Rollout, RolloutEvent, RolloutPlan, State
+from control.rollout.recovery import BoardWord, recover, rejoin, wait
+from proxy.settings import Mode
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))
 STEPS_A_WALK = 100
-PLAN = Plan(DEFAULT_PHASES)
+PLAN = RolloutPlan(DEFAULT_PHASES)
 WEIGHTS = {0, *(phase.weight_bp for phase in DEFAULT_PHASES)}
 LEASE_S = 10.0
 COMMANDS = (On.START, On.ADVANCE, On.PAUSE, On.RESUME, On.ROLLBACK, On.ABORT, On.RESET)
@@ -83,7 +85,7 @@ class World:
             self.go_on()
             return
         effective = self.effective()
-        self.state, effects = wait(PLAN, Found(*self.word), "hybrid", self.lapsed)
+        self.state, effects = wait(PLAN, BoardWord(*self.word), Mode.HYBRID, self.lapsed)
         self.carry_out(effects)  # and not as recovering: a way up would be found
         assert self.effective() == effective
 
@@ -103,9 +105,11 @@ class World:
 
     def go_on(self) -> None:
         """From the checkpoint, if nothing was decided without it."""
-        before, effective, left = self.left, self.effective(), Found(*self.left)
-        at_once, _ = recover(PLAN, self.saved, left, "hybrid", self.now(), self.lapsed)
-        self.state, effects = recover(PLAN, self.saved, left, "hybrid", self.now(), self.lapsed, Found(*self.word))
+        before, effective, left = self.left, self.effective(), BoardWord(*self.left)
+        at_once, _ = recover(PLAN, self.saved, left, Mode.HYBRID, self.now(), self.lapsed)
+        self.state, effects = recover(
+            PLAN, self.saved, left, Mode.HYBRID, self.now(), self.lapsed, BoardWord(*self.word)
+        )
         assert replace(self.state, generation=0) == replace(at_once, generation=0)
         self.carry_out(effects, recovering=True)
         if before.generation:
@@ -117,10 +121,10 @@ class World:
             assert self.word.weight_bp == (self.saved.weight_bp if completed and self.saved else 0)
         assert completed_or(self.effective() <= effective, self.state)
 
-    def apply(self, event: Event) -> tuple[Rollout, bool]:
+    def apply(self, event: RolloutEvent) -> tuple[Rollout, bool]:
         """A step with its effects; the state before, and whether it was taken."""
         if event.kind is not On.LEASE_LOST and self.leased() and self.mono >= self.lease_until:
-            self.apply(Event(On.LEASE_LOST))
+            self.apply(RolloutEvent(On.LEASE_LOST))
         before = self.state
         self.state, effects = step(PLAN, before, event, self.now())
         self.carry_out(effects)
@@ -129,7 +133,7 @@ class World:
     def carry_out(self, effects: tuple[object, ...], recovering: bool = False) -> None:
         for effect in effects:
             self.burn()
-            if isinstance(effect, Publish):
+            if isinstance(effect, PublishWeight):
                 self.publish(effect, recovering)
             elif isinstance(effect, Persist):
                 self.dirty = True
@@ -141,7 +145,7 @@ class World:
             raise CrashedError
         self.fuse -= self.fuse > 0
 
-    def publish(self, effect: Publish, recovering: bool) -> None:
+    def publish(self, effect: PublishWeight, recovering: bool) -> None:
         if effect.weight_bp > self.word.weight_bp and not recovering:
             # An increase is on the disk before it is on the board, and goes one phase up at most.
             assert self.saved is not None
@@ -168,18 +172,18 @@ class World:
             State.ROLLED_BACK: On.RESUME,
             State.ROLLING_BACK: On.DRAINED,
         }
-        self.apply(Event(onward.get(self.state.state, On.START)))
+        self.apply(RolloutEvent(onward.get(self.state.state, On.START)))
         self.saved, self.saving, self.dirty = self.state, None, False
         if self.state.pending is not None:
-            self.apply(Event(On.PERSISTED, revision=self.state.revision))
-        self.apply(Event(On.SEEN))
+            self.apply(RolloutEvent(On.PERSISTED, revision=self.state.revision))
+        self.apply(RolloutEvent(On.SEEN))
 
     def command(self) -> None:
         kind, before = self.random.choice((*COMMANDS, *RAISING)), self.word.weight_bp
         if self.waiting and kind in RAISES:
             return
         to = self.random.choice(("previous", "start"))
-        self.apply(Event(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))  # type: ignore[arg-type]
+        self.apply(RolloutEvent(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))  # type: ignore[arg-type]
         if kind in (On.ABORT, On.RESET):
             assert self.word.weight_bp == 0
         if kind in LOWERING:
@@ -187,14 +191,14 @@ class World:
 
     def judged(self) -> None:
         kind = On.BREACH if self.waiting else self.random.choice((On.PROMOTE, On.BREACH))
-        self.apply(Event(kind, detected=self.mono))
+        self.apply(RolloutEvent(kind, detected=self.mono))
 
     def workers_have_seen(self) -> None:
-        self.apply(Event(On.SEEN))
+        self.apply(RolloutEvent(On.SEEN))
 
     def workers_have_drained(self) -> None:
         aborting = self.state.descent is not None and self.state.descent.final is State.ABORTED
-        self.apply(Event(On.DRAINED))
+        self.apply(RolloutEvent(On.DRAINED))
         if aborting:
             assert (self.state.state, self.word.weight_bp) == (State.ABORTED, 0)
 
@@ -202,7 +206,9 @@ class World:
         kind = self.random.choice([on for on in On if not (self.waiting and on in RAISES)])
         self.fuse = self.random.randint(0, 3)
         try:
-            self.apply(Event(kind, revision=self.saved.revision if self.saved and kind is On.PERSISTED else None))
+            self.apply(
+                RolloutEvent(kind, revision=self.saved.revision if self.saved and kind is On.PERSISTED else None)
+            )
         except CrashedError:
             self.crash()
         self.fuse = -1
@@ -214,20 +220,20 @@ class World:
     def store_has_written(self) -> None:
         if self.saving is not None:
             self.saved, self.saving = self.saving, None
-            self.apply(Event(On.PERSISTED, revision=self.saved.revision))
+            self.apply(RolloutEvent(On.PERSISTED, revision=self.saved.revision))
 
     def store_fails(self) -> None:
         if self.saving is None:
             return
         self.saving, self.dirty = None, True
         if self.state.pending is not None:
-            self.apply(Event(On.UNPERSISTED, revision=self.state.pending.revision))
+            self.apply(RolloutEvent(On.UNPERSISTED, revision=self.state.pending.revision))
 
     def loop_goes_round(self) -> None:
         """A pass of the coordinator: the lease is renewed, or found to have run out."""
         self.mono += 0.25
         if self.leased() and self.mono >= self.lease_until:
-            self.apply(Event(On.LEASE_LOST))
+            self.apply(RolloutEvent(On.LEASE_LOST))
             assert self.word.weight_bp == 0
         elif self.leased():
             self.lease_until = self.mono + LEASE_S

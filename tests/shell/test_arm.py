@@ -331,7 +331,7 @@ def test_a_fixture_that_cannot_be_used_says_which_and_why(tmp_path: Path, conten
     if content is not None:
         (tmp_path / "things.json").write_text(content)
     with pytest.raises(fixtures.FixtureError, match="things.json" if content is not None else "found none"):
-        build_source(Mock(fixtures=str(tmp_path)), Mock(), run_dir=None, name="m", mode="mock")
+        build_source(Mock(fixtures=str(tmp_path)), Mock(), run_dir=None, name="m", mode="source")
 
 
 async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_p
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "others.json").write_text("{}")
     assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 1200
-    built = build_source(empty, Mock(), run_dir=tmp_path / "run", name="m", mode="mock")
+    built = build_source(empty, Mock(), run_dir=tmp_path / "run", name="m", mode="source")
     await built.start()
     store = built.arms[SOURCE].store
     await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + 5))

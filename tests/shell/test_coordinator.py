@@ -15,13 +15,16 @@ from msgspec.structs import replace
 from backends.arm import TARGET
 from backends.errors import FaultKind
 from control.checks.check import Check
-from control.judge.verdict import Outcome, Verdict
+from control.judge.rules import VerdictOutcome
+from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
-from control.lead.execution import Refused
-from control.rollout.model import Entry, Event, Now, On, State
-from control.store.chain import Line
-from control.store.sqlite import Checkpoint, StoreError, StoreThread
+from control.lead.execution import CommandRefused
+from control.plan.times import Now
+from control.rollout.model import Entry, On, RolloutEvent, State
+from control.store.entry import AuditLine
+from control.store.port import Checkpoint, StoreError
+from control.store.sqlite import StoreThread
 from proxy.board import layout as layouts
 from proxy.board.board import Board
 
@@ -64,11 +67,11 @@ class Memory:
     def when_new(self, tell: Callable[[], None]) -> None:
         """It never is."""
 
-    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+    async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
         # As the store's thread does, it goes on with what it was asked, whatever becomes of who asked.
         return await asyncio.shield(asyncio.ensure_future(self._save(document, entries)))
 
-    async def _save(self, document: str, entries: Sequence[tuple[float, Entry]]) -> list[Line]:
+    async def _save(self, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
         self.waiting += 1
         await self.open.wait()
         self.waiting -= 1
@@ -77,7 +80,7 @@ class Memory:
         self.saved = Checkpoint(document, 1.0)
         self.saves += 1
         self.entries += [entry.kind for _, entry in entries]
-        return [Line(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
+        return [AuditLine(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
         await self.readable.wait()
@@ -216,7 +219,7 @@ async def test_an_increase_waits_for_the_store_and_a_decrease_does_not(scene: Sc
     scene.store.open.set()
     while not (task.done() and aborting.done()):
         await scene.settle()
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRefused):
         task.result()
     # What the store was at is old news.
     assert (scene.weight, scene.coordinator.state.state) == (0, State.ABORTED)
@@ -226,7 +229,7 @@ async def test_an_increase_waits_for_the_store_and_a_decrease_does_not(scene: Sc
 async def test_a_store_that_fails_calls_an_increase_off_and_no_decrease(scene: Scene) -> None:
     await scene.act("start")
     scene.store.failing = "database or disk is full"
-    with pytest.raises(Refused, match="full") as caught:
+    with pytest.raises(CommandRefused, match="full") as caught:
         await scene.act("advance")
     assert caught.value.code == "store_failed"
     assert scene.weight == 500
@@ -249,7 +252,7 @@ async def test_a_store_that_fails_calls_an_increase_off_and_no_decrease(scene: S
 async def test_an_unhealthy_backend_refuses_an_advance_unless_it_is_forced_with_a_reason(scene: Scene) -> None:
     await scene.act("start")
     scene.health = [Check("backend firestore", False, "does not answer", "start it")]
-    with pytest.raises(Refused, match="does not answer") as caught:
+    with pytest.raises(CommandRefused, match="does not answer") as caught:
         await scene.act("advance")
     assert caught.value.code == "check_failed"
     await scene.act("advance", force=True, reason="known and harmless")
@@ -261,10 +264,10 @@ async def test_a_target_that_lags_behind_the_sources_changes_takes_no_more_weigh
     share = scene.board.layout.share(0, 0)
     scene.board.cells[share + layouts.S_BEHIND_SINCE] = int((scene.clock.mono - 6.0) * 1e9)
     scene.workers_see()
-    with pytest.raises(Refused, match="lacks the source's changes of the last 6 s"):
+    with pytest.raises(CommandRefused, match="lacks the source's changes of the last 6 s"):
         await scene.act("advance")
     await scene.act("pause")
-    with pytest.raises(Refused, match="lacks"):
+    with pytest.raises(CommandRefused, match="lacks"):
         await scene.act("resume")
     scene.board.cells[share + layouts.S_BEHIND_SINCE] = 0
     await scene.act("resume")
@@ -286,7 +289,7 @@ async def test_an_abort_during_the_health_check_of_a_start_wins(scene: Scene) ->
     gate.set()
     while not task.done():
         await scene.settle()
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRefused):
         task.result()
     assert (scene.weight, scene.coordinator.state.state) == (0, State.ABORTED)
 
@@ -393,7 +396,7 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
     checkpoint = scene.coordinator.status()["checkpoint"]
     assert (checkpoint["ok"], checkpoint["error"]) == (False, "the checkpoint cannot be read: disk I/O error")
     for action in ("start", "resume", "advance"):
-        with pytest.raises(Refused, match="was not tried: the checkpoint cannot be read") as caught:
+        with pytest.raises(CommandRefused, match="was not tried: the checkpoint cannot be read") as caught:
             await scene.act(action, force=True, reason="go")
         assert (caught.value.code, scene.weight) == ("store_failed", 0)
     scene.store.unreadable = None
@@ -465,7 +468,7 @@ async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
     assert scene.coordinator.state.resume_phase == 0
 
 
-@pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000)])
+@pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000), ("source", 0), ("target", 10_000)])
 async def test_a_mode_with_one_arm_is_pinned_there(
     make_board: Callable[..., Board], settings_of: Make, mode: str, weight: int
 ) -> None:
@@ -473,7 +476,7 @@ async def test_a_mode_with_one_arm_is_pinned_there(
     await scene.coordinator.recover()
     word = scene.board.word(0)
     assert (word.weight_bp, bool(word.flags & layouts.PINNED)) == (weight, True)
-    with pytest.raises(Refused):
+    with pytest.raises(CommandRefused):
         await scene.act("start")
 
 
@@ -505,9 +508,9 @@ async def test_an_end_during_a_save_writes_every_entry_once(
     running = asyncio.create_task(scene.coordinator.run())
     await until(lambda: scene.store.entries == ["recovered"])
     scene.store.open.clear()
-    scene.coordinator.apply(Event(On.ABORT, actor="ann"))
+    scene.coordinator.apply(RolloutEvent(On.ABORT, actor="ann"))
     await until(lambda: scene.store.waiting)
-    scene.coordinator.apply(Event(On.RESET, actor="ann"))
+    scene.coordinator.apply(RolloutEvent(On.RESET, actor="ann"))
     running.cancel()
     closing = asyncio.create_task(scene.coordinator.close())
     if hangs:  # it takes what it was at, after all, and nothing else
@@ -540,12 +543,12 @@ async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane
     await plane.until(lambda s: s["state"] == "completed")
 
 
-HOLDS = Verdict(Outcome.HOLD, ("held by error_rate",), 0.0)
-EARNED = Verdict(Outcome.PROMOTE, ("all is proven",), 0.0)
+HOLDS = PhaseVerdict(VerdictOutcome.HOLD, ("held by error_rate",), 0.0)
+EARNED = PhaseVerdict(VerdictOutcome.PROMOTE, ("all is proven",), 0.0)
 
 
 def hold(scene: Scene) -> None:
-    scene.coordinator._consider(HOLDS, scene.clock.now())
+    scene.coordinator.judging.consider(HOLDS, scene.clock.now())
 
 
 def close_the_hours(scene: Scene) -> None:
@@ -584,7 +587,7 @@ async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_
         return []
 
     scene.coordinator.readiness._health = slow
-    scene.coordinator._consider(EARNED, scene.clock.now())
+    scene.coordinator.judging.consider(EARNED, scene.clock.now())
     await scene.settle()
     if change is not None:
         change(scene)

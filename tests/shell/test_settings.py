@@ -128,7 +128,11 @@ MISTAKES = [
     ('target = "firestore"', 'target = "firestor"', "migrations.phase6.target: no backend is called"),
     ('target = "firestore"', 'target = "mock"', "migrations.phase6.target: expected another backend"),
     ('"/api/dashboard/*", ', '"/api/dashbord/*", ', "migrations.phase6.routes[0]"),
-    ('mode = "hybrid"', 'mode = "hybird"', 'migrations.phase6.mode: expected "firestore", "hybrid" or "mock"'),
+    (
+        'mode = "hybrid"',
+        'mode = "hybird"',
+        'migrations.phase6.mode: expected "hybrid", "source" or "target", found "hybird"',
+    ),
     ("weight = 5", "weight = 500", "migrations.phase6.phases[0].weight: expected a number above 0 and at most 100"),
     ("weight = 5", 'weight = "5"', "migrations.phase6.phases[0].weight: expected a number"),
     ('min_soak = "5m"', "min_soak = -1", "migrations.phase6.phases[0].min_soak: expected a duration"),

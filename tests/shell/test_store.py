@@ -14,7 +14,8 @@ import pytest
 from control.rollout.model import Entry
 from control.store import sqlite as stores
 from control.store.chain import Trail
-from control.store.sqlite import Store, StoreError, StoreThread, verify_file
+from control.store.port import StoreError
+from control.store.sqlite import Store, StoreThread, verify_file
 
 
 def entry(kind: str) -> Entry:

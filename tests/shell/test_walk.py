@@ -54,7 +54,7 @@ async def test_the_status_is_the_documented_one(control_plane: Make) -> None:
     figures = {"backend", "requests", "errors", "error_rate", "p50_ms", "p95_ms", "p99_ms", "inflight"}
     assert set(status["arms"]) == {"source", "target"}
     assert set(status["arms"]["target"]) == figures
-    assert set(status["verdict"]) == {"outcome", "reasons", "checked_at", "rules"}
+    assert set(status["verdict"]) == {"outcome", "reasons", "checked_at", "rules", "summary"}
     assert set(status["last_rollback"]) == {
         *("trigger", "reason", "from_weight", "to_weight"),
         *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),

@@ -110,7 +110,7 @@ class Both:
 
 
 async def test_every_request_is_answered_alike_by_both_arms(emulated: str, tmp_path: Path) -> None:
-    async with source(tmp_path, emulated, mode="firestore") as built:
+    async with source(tmp_path, emulated, mode="target") as built:
         both = Both(built)
         await dashboard(both)
         await scans(both)
@@ -361,7 +361,7 @@ def odd_writes(scan: str) -> Iterator[tuple[str, dict[str, str], Any]]:
 async def test_whatever_is_asked_both_arms_answer_alike_and_neither_is_to_blame(
     emulated: str, tmp_path: Path, logged: list[Any]
 ) -> None:
-    async with source(tmp_path, emulated, mode="firestore") as built:
+    async with source(tmp_path, emulated, mode="target") as built:
         both = Both(built)
         scan = (await both("scans.create", {"root": "/"}))["id"]
         files = [{"path": path, "size": 1, "hash": "x"} for path in "ab"]
@@ -382,7 +382,7 @@ async def test_whatever_is_asked_both_arms_answer_alike_and_neither_is_to_blame(
 
 
 async def test_what_the_service_refuses_to_read_says_nothing_against_it(emulated: str, tmp_path: Path) -> None:
-    async with source(tmp_path, emulated, mode="firestore") as built:
+    async with source(tmp_path, emulated, mode="target") as built:
         store = built.arms[TARGET].store
         long = (Filter("user", "==", "x" * 1500),)
         for nth in range(2 * MIN_CALLS):
@@ -395,7 +395,7 @@ async def test_what_the_service_refuses_to_read_says_nothing_against_it(emulated
 
 
 async def test_a_project_that_cannot_be_is_no_healthy_backend(emulated: str, tmp_path: Path) -> None:
-    async with source(tmp_path, "no/project", mode="firestore") as built:
+    async with source(tmp_path, "no/project", mode="target") as built:
         health = await built.arms[TARGET].health()
         assert not health.ok, health
 
@@ -404,7 +404,7 @@ async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
     emulated: str, tmp_path: Path
 ) -> None:
     """Names of 512 bytes, until some 2,000 of them fill a counter's document; then shorter ones and single events."""
-    async with source(tmp_path, emulated, mode="firestore") as built:
+    async with source(tmp_path, emulated, mode="target") as built:
         both = Both(built)
         sent = 0
 
@@ -712,7 +712,7 @@ async def test_without_a_source_a_lost_write_is_said_to_be_uncertain(
 ) -> None:
     async with (
         behind_a_proxy(emulator_address, monkeypatch) as proxy,
-        source(tmp_path, emulated, mode="firestore") as built,
+        source(tmp_path, emulated, mode="target") as built,
     ):
         await seeded(built)
         for code, expected in (

@@ -26,7 +26,7 @@ import pytest
 from backends.durations import encode_hook
 from control.api.client import ApiError, Client
 from control.lead import crashpoints as faults
-from control.lead.coordinator import Document
+from control.lead.coordinator import CheckpointDocument
 from control.plan.settings import Settings, parse
 from control.rollout.model import Entry, Rollout, State
 from control.store.sqlite import Store
@@ -152,7 +152,7 @@ class Scene:
             resume_phase=0,
         )
         store = Store(self.folder / "control.db")
-        document = msgspec.json.encode(Document(running)).decode()
+        document = msgspec.json.encode(CheckpointDocument(running)).decode()
         store.save("phase6", document, [(1.0, Entry("start", "somebody", {"reason": ""}))], 1.0)
         store.close()
 

@@ -37,24 +37,10 @@ function inShort(rule) {
   return rule.proof >= 1 ? "proven" : `${Math.floor(100 * rule.proof)} % proven`;
 }
 
-/** Reasons apart: those of a rule ("p95_ms: …") by its name, and those of the whole. */
-function sorted(verdict) {
-  const names = new Set(verdict.rules.map((each) => each.rule));
-  const [whole, ofRule] = [[], {}];
-  for (const reason of verdict.reasons) {
-    const [name] = reason.split(":", 1);
-    if (names.has(name)) ofRule[name] = reason.slice(name.length + 1).trim();
-    else whole.push(reason);
-  }
-  return { whole, ofRule };
-}
-
 export function Verdict({ status }) {
   const { verdict } = status;
-  const { whole, ofRule } = sorted(verdict);
   const outcome = OUTCOMES[verdict.outcome] ?? OUTCOMES.no_data;
-  const shown = new Set(verdict.rules.filter((each) => each.outcome !== "promote").map((each) => each.rule));
-  const evidence = Object.entries(ofRule).filter(([name]) => !shown.has(name));
+  const kept = verdict.rules.filter((each) => each.outcome === "promote"); // the others have their reason below them
   const empty = verdict.rules.length === 0;
   return html`<section class=${`card verdict ${empty ? "empty" : ""}`} aria-labelledby="verdict-title">
     <header>
@@ -62,7 +48,7 @@ export function Verdict({ status }) {
       ${verdict.checked_at && html`<span class="soft">judged ${clock(verdict.checked_at)}</span>`}
     </header>
     <p class=${`outcome ${verdict.outcome}`}><span class="mark" aria-hidden="true">${outcome.mark}</span>${outcome.says(status)}</p>
-    ${status.weight > 0 && whole.map((reason) => html`<p class="why">${reason.charAt(0).toUpperCase() + reason.slice(1)}.</p>`)}
+    ${status.weight > 0 && verdict.summary.map((reason) => html`<p class="why">${reason.charAt(0).toUpperCase() + reason.slice(1)}.</p>`)}
     ${verdict.rules.length > 0 &&
     html`<table>
       <thead>
@@ -78,22 +64,22 @@ export function Verdict({ status }) {
       <tbody>
         ${verdict.rules.map(
           (each) =>
-            html`<${Rule} key=${each.rule} rule=${each} why=${each.outcome === "promote" ? null : ofRule[each.rule]} />`,
+            html`<${Rule} key=${each.rule} rule=${each} why=${each.outcome === "promote" ? null : each.reason} />`,
         )}
       </tbody>
     </table>`}
-    ${evidence.length > 0 &&
+    ${kept.length > 0 &&
     html`<details open=${ROOM}>
       <summary>Evidence</summary>
       <dl>
-        ${evidence.map(([name, why]) => html`<dt>${ruleOf(name).name}</dt><dd>${why}</dd>`)}
+        ${kept.map((each) => html`<dt>${ruleOf(each).name}</dt><dd>${each.reason}</dd>`)}
       </dl>
     </details>`}
   </section>`;
 }
 
 function Rule({ rule, why }) {
-  const { name, value } = ruleOf(rule.rule);
+  const { name, value } = ruleOf(rule);
   const used = rule.value === null ? 0 : Math.min(1, rule.value / rule.limit);
   return html`<tr class=${rule.outcome}>
       <th scope="row">${name}</th>

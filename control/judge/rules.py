@@ -1,0 +1,360 @@
+"""The judge's rules: one table of rows, how each row is read from what was counted, and what it says of it. Pure.
+
+To add a rule, add a row to ``RULES`` (with a function for its signal, where none here counts it yet) and its limit to
+``control.plan.phases.Thresholds``; a rule on a new figure of the machine needs that figure's sample in
+``control.figures.counts.Machine``. Everything else reads names, units and reasons from the row or from the
+``RuleResult`` made of it: verdict, status, report, terminal, dashboard and docs/judge.md.
+
+There are two kinds of rule, by the class of the row's ``signal``. ``Requests``: each request is a trial that broke
+the rule or kept it, and evidence is weighed (``control.judge.evidence``), absolutely, against a share that may break
+it. ``Gauge``: a figure of the machine is sampled and held against the limit. A rule of another kind, relative to the
+source or judged operation by operation, is another class of signal with its own function beside ``by_evidence``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct
+
+from control.judge.evidence import ALPHA, PROOF, Bound, TargetWatch, Trials, proof
+from control.plan.phases import Thresholds
+from proxy.board import histogram
+
+if TYPE_CHECKING:
+    from proxy.board.series import Series
+
+GAUGE_SAMPLES: Final = 3  # in a row above the limit are a breach: one alone may be a garbage collection or a backup
+US_PER_MS: Final = 1000
+POWER_MAX: Final = 600.0  # logs above it are written as a power of ten: e to the 710th is no float any more
+
+
+class VerdictOutcome(StrEnum):
+    """What a verdict, or a rule of it, comes to."""
+
+    PROMOTE = "promote"
+    HOLD = "hold"
+    ROLL_BACK = "roll_back"
+    NO_DATA = "no_data"
+
+
+class RuleResult(Struct, frozen=True):
+    """What one rule says, as the status shows it: figures for programs, the reason for a person."""
+
+    rule: str
+    value: float | None
+    limit: float
+    samples: int
+    outcome: VerdictOutcome
+    proof: float | None  # share of the evidence that going on needs, 0 to 1; None where none is weighed
+    label: str
+    unit: str  # of value and limit: "share" (of 1), "ms" or "MB"
+    evidence: float | None  # log of the likelihood ratio that the outcome rests on; None where none is weighed
+    reason: str
+
+
+class Unit(NamedTuple):
+    """What values and limits are measured in, and how a reason writes them."""
+
+    name: str
+    value: Callable[[float], str]
+    limit: Callable[[float], str]
+
+
+def percent(share: float) -> str:
+    """A share of 1, in percent with three digits."""
+    return f"{share * 100:.3g} %"
+
+
+SHARE: Final = Unit("share", percent, percent)
+PARTS: Final = Unit("share", "{:.2f}".format, "{:g}".format)  # a share of 1 that is not written in percent
+MS: Final = Unit("ms", "{:.1f} ms".format, "{:g} ms".format)
+MB: Final = Unit("MB", "{:.2f} MB".format, "{:g}".format)
+
+
+class Requests(NamedTuple):
+    """Each request of the target is a trial. A series' counts and a limit in, figures out."""
+
+    broke: Callable[[Series, float], int]  # how many broke the rule, at this limit
+    value: Callable[[Series, float], float | None]  # the figure beside the limit, at p₀; None where there is none
+    allowed: float | None = None  # p₀, the share that may break it; None: the limit itself
+    beside_source: bool = True  # held while the source is as bad: the target is then not what is wrong
+    probed: bool = False  # a health check's answer is a trial too
+
+
+class Gauge(Struct, frozen=True):
+    """A figure of the machine, of which the last samples are known."""
+
+
+# What a rule may come to: its outcome, and the reason. ``{counted}`` is the row's own.
+Wording = Mapping[str, tuple[VerdictOutcome, str]]
+
+_EVIDENCE: Final[Wording] = {
+    "broken": (
+        VerdictOutcome.ROLL_BACK,
+        "{counted}; at most {allowed} allowed; above it with a likelihood ratio of {ratio} to 1",
+    ),
+    "together": (
+        VerdictOutcome.HOLD,
+        "{counted}; at most {allowed} allowed; but the source has {source} of late: both degrade together",
+    ),
+    "none": (VerdictOutcome.NO_DATA, "no target requests yet"),
+    "proven": (
+        VerdictOutcome.PROMOTE,
+        "{counted}; at most {allowed} allowed; proven ({ratio} to 1, needs {needed})",
+    ),
+    "unproven": (
+        VerdictOutcome.HOLD,
+        "{counted}; at most {allowed} allowed; not proven yet ({ratio} to 1, needs {needed})",
+    ),
+    # By `judge = "threshold"`, of the last window.
+    "none in the window": (VerdictOutcome.NO_DATA, "no target requests in the window"),
+    "above in the window": (VerdictOutcome.ROLL_BACK, "{counted}; limit {limit}"),
+    "kept in the window": (VerdictOutcome.PROMOTE, "{counted}; limit {limit}"),
+}
+_SAMPLES: Final[Wording] = {
+    "none": (VerdictOutcome.NO_DATA, "no sample yet"),
+    "broken": (VerdictOutcome.ROLL_BACK, "{counted}, limit {limit}, {times} times in a row"),
+    "above": (VerdictOutcome.HOLD, "{counted}, limit {limit}"),
+    "kept": (VerdictOutcome.PROMOTE, "{counted}, limit {limit}"),
+}
+
+
+class Rule(NamedTuple):
+    """A row of the table."""
+
+    name: str  # in verdicts and reasons
+    label: str  # at the head of its line, for a person
+    signal: Requests | Gauge
+    limit: str  # which attribute of the thresholds
+    unit: Unit
+    meaning: str  # what breaks it, or what is sampled: for docs/judge.md
+    counted: str  # the figures as a reason begins with them
+    wording: Wording
+
+
+def _failed(series: Series, limit: float) -> int:
+    return min(series.errors, series.requests)
+
+
+def _failed_share(series: Series, p0: float) -> float | None:
+    requests = series.requests
+    return _failed(series, p0) / requests if requests else None
+
+
+def _slower(series: Series, limit_ms: float) -> int:
+    return histogram.count_above(series.buckets, int(limit_ms * US_PER_MS))
+
+
+def _slowest(series: Series, p0: float) -> float | None:
+    """The latency that all but a share p₀ keep, in milliseconds."""
+    us = histogram.quantile(series.buckets, 1 - p0)
+    return None if us is None else round(us / US_PER_MS, 3)
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    Rule(
+        "error_rate",
+        "Errors",
+        Requests(_failed, _failed_share, probed=True),
+        "error_limit",
+        SHARE,
+        "the target failed the request, whoever answered it in the end",
+        "{broke} of {requests} target requests failed ({rate})",
+        _EVIDENCE,
+    ),
+    Rule(
+        "p95_ms",
+        "p95",
+        Requests(_slower, _slowest, allowed=0.05),
+        "p95_ms",
+        MS,
+        "the request took longer than the limit",
+        "{value}; {broke} of {requests} target requests slower than {limit}",
+        _EVIDENCE,
+    ),
+    Rule(
+        "p99_ms",
+        "p99",
+        Requests(_slower, _slowest, allowed=0.01),
+        "p99_ms",
+        MS,
+        "the request took longer than the limit",
+        "{value}; {broke} of {requests} target requests slower than {limit}",
+        _EVIDENCE,
+    ),
+    Rule(
+        "memory_mb",
+        "Memory",
+        Gauge(),
+        "memory_mb",
+        MB,
+        "the memory of the largest of phasegate's processes",
+        "{value} in the largest process",
+        _SAMPLES,
+    ),
+    Rule(
+        "cpu",
+        "CPU",
+        Gauge(),
+        "cpu",
+        PARTS,
+        "the share of the whole machine that all of phasegate's processes use",
+        "{value} of the machine's processors",
+        _SAMPLES,
+    ),
+)
+BY_NAME: Final = {rule.name: rule for rule in RULES}
+ON_REQUESTS: Final = tuple((rule, rule.signal) for rule in RULES if isinstance(rule.signal, Requests))
+GAUGES: Final = tuple(rule for rule in RULES if isinstance(rule.signal, Gauge))
+
+
+class Measured(NamedTuple):
+    """What an arm did in a span, by the rules on requests: the trials, and each rule's figure beside its limit."""
+
+    trials: Trials
+    values: tuple[float | None, ...]  # None: no requests
+
+
+Samples = Mapping[str, Sequence[float]]  # by gauge rule: the last ones, oldest first
+
+
+def limit_of(rule: Rule, thresholds: Thresholds) -> float:
+    """The rule's limit."""
+    limit: float = getattr(thresholds, rule.limit)
+    return limit
+
+
+def _allowed(rule: Rule, signal: Requests, thresholds: Thresholds) -> float:
+    return limit_of(rule, thresholds) if signal.allowed is None else signal.allowed
+
+
+def bounds(thresholds: Thresholds) -> tuple[Bound, ...]:
+    """What the evidence of each rule on requests is weighed against."""
+    return tuple(
+        Bound(_allowed(rule, signal, thresholds), signal.beside_source, signal.probed) for rule, signal in ON_REQUESTS
+    )
+
+
+def trials(series: Series, thresholds: Thresholds) -> Trials:
+    """An arm's requests, and how many broke each rule."""
+    broke = tuple(signal.broke(series, limit_of(rule, thresholds)) for rule, signal in ON_REQUESTS)
+    return Trials(series.requests, broke)
+
+
+def measured(series: Series, thresholds: Thresholds) -> Measured:
+    """The same, with each rule's figure."""
+    values = tuple(signal.value(series, _allowed(rule, signal, thresholds)) for rule, signal in ON_REQUESTS)
+    return Measured(trials(series, thresholds), values)
+
+
+def by_evidence(thresholds: Thresholds, target: Measured, watch: TargetWatch) -> list[RuleResult]:
+    """What each rule on requests says by the evidence; ``target``: all since the phase's soak began."""
+    return [_by_evidence(place, rule, thresholds, target, watch) for place, (rule, _) in enumerate(ON_REQUESTS)]
+
+
+def _by_evidence(place: int, rule: Rule, thresholds: Thresholds, target: Measured, watch: TargetWatch) -> RuleResult:
+    p0, requests = watch.bounds[place].p0, target.trials.requests
+    share: float | None = None
+    if watch.fires(place):
+        case, evidence = "broken", watch.evidence(place)
+    elif watch.together[place]:
+        case, evidence = "together", watch.evidence(place)
+    elif not requests:
+        return _result(rule, thresholds, "none")
+    else:
+        evidence = proof(p0, target.trials.broke[place], requests)
+        share = round(min(1.0, max(0.0, evidence / PROOF)), 4)
+        case = "proven" if evidence >= PROOF else "unproven"
+    words = {
+        "allowed": percent(p0),
+        "source": percent(watch.source.rate(place)),
+        "ratio": _power(evidence),
+        "needed": f"{1 / ALPHA:.0f}",
+    }
+    return _of_requests(rule, thresholds, case, place, target, words, share, round(evidence, 4))
+
+
+def by_window(thresholds: Thresholds, window: Measured) -> list[RuleResult]:
+    """What each rule on requests says by the last window's figures against the limits, whatever their number."""
+    return [_by_window(place, rule, thresholds, window) for place, (rule, _) in enumerate(ON_REQUESTS)]
+
+
+def _by_window(place: int, rule: Rule, thresholds: Thresholds, window: Measured) -> RuleResult:
+    value = window.values[place]
+    if value is None:
+        return _result(rule, thresholds, "none in the window")
+    case = "above in the window" if value > limit_of(rule, thresholds) else "kept in the window"
+    return _of_requests(rule, thresholds, case, place, window)
+
+
+def by_samples(thresholds: Thresholds, samples: Samples) -> list[RuleResult]:
+    """What each gauge says."""
+    return [_by_samples(rule, thresholds, samples.get(rule.name, ())) for rule in GAUGES]
+
+
+def _by_samples(rule: Rule, thresholds: Thresholds, samples: Sequence[float]) -> RuleResult:
+    if not samples:
+        return _result(rule, thresholds, "none")
+    above = [value > limit_of(rule, thresholds) for value in samples[-GAUGE_SAMPLES:]]
+    broken = len(above) == GAUGE_SAMPLES and all(above)
+    case = "broken" if broken else "above" if above[-1] else "kept"
+    words = {"times": str(GAUGE_SAMPLES)}
+    return _result(rule, thresholds, case, words, value=samples[-1], samples=len(samples))
+
+
+def _of_requests(
+    rule: Rule,
+    thresholds: Thresholds,
+    case: str,
+    place: int,
+    arm: Measured,
+    words: Mapping[str, str] | None = None,
+    share: float | None = None,
+    evidence: float | None = None,
+) -> RuleResult:
+    """The result of a rule on requests: what was counted goes into its words and figures."""
+    counts = {
+        "broke": str(int(arm.trials.broke[place])),
+        "requests": str(int(arm.trials.requests)),
+        "rate": percent(arm.trials.rate(place)),
+    }
+    value, samples = arm.values[place], int(arm.trials.requests)
+    return _result(
+        rule,
+        thresholds,
+        case,
+        {**counts, **(words or {})},
+        value=value,
+        samples=samples,
+        share=share,
+        evidence=evidence,
+    )
+
+
+def _result(
+    rule: Rule,
+    thresholds: Thresholds,
+    case: str,
+    words: Mapping[str, str] | None = None,
+    *,
+    value: float | None = None,
+    samples: int = 0,
+    share: float | None = None,
+    evidence: float | None = None,
+) -> RuleResult:
+    """The row's outcome and reason for a case; ``words`` fill the reason in, and without them it has no figures."""
+    outcome, reason = rule.wording[case]
+    limit = limit_of(rule, thresholds)
+    if words is not None:
+        written = "none" if value is None else rule.unit.value(value)
+        filled = {"value": written, "limit": rule.unit.limit(limit), **words}
+        reason = reason.format(counted=rule.counted.format(**filled), **filled)
+    return RuleResult(rule.name, value, limit, samples, outcome, share, rule.label, rule.unit.name, evidence, reason)
+
+
+def _power(log: float) -> str:
+    return f"{math.exp(log):.3g}" if log < POWER_MAX else f"10^{log / math.log(10):.0f}"

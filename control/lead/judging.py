@@ -1,0 +1,155 @@
+"""Judging one migration: when to look, a suspicion followed up, and what becomes of a verdict.
+
+A verdict to roll back is carried out at once. One that promotes passes approvals, hours and a health check of both
+backends first; the check may take seconds, so what was earned before it is asked for again after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from msgspec.structs import replace
+
+from control.judge.evidence import PROBES
+from control.judge.rules import VerdictOutcome
+from control.judge.verdict import PhaseVerdict
+from control.lead.clock import Clock
+from control.lead.observer import Observer
+from control.lead.readiness import Readiness
+from control.plan.phases import Phase
+from control.plan.settings import Migration
+from control.plan.times import Now
+from control.rollout.model import On, Refuse, Rollout, RolloutEvent, RolloutPlan, State
+
+HEALTH_AGAIN_S: Final = 1.0  # between health checks that hold up an earned advance
+
+# Where weight is held under a lease, a breach takes it back. A completed migration is judged too, but taking it back
+# is an operator's decision.
+_TAKEN_BACK: Final = (State.RUNNING, State.PAUSED, State.ROLLED_BACK)
+_JUDGED: Final = (*_TAKEN_BACK, State.COMPLETED)
+
+Probe = Callable[[], Awaitable[bool]]  # whether the target answers, within its deadline
+
+
+class Judged(Protocol):
+    """What judging needs of whoever leads the migration."""
+
+    name: str
+    state: Rollout
+    plan: RolloutPlan
+
+    def apply(self, event: RolloutEvent) -> Refuse | None:
+        """Let the event happen, unless it is refused."""
+
+    def save_soon(self) -> None:
+        """Write a checkpoint: it has the soak that was earned so far."""
+
+
+class Judging:
+    """Looks, validates, and acts on verdicts."""
+
+    def __init__(
+        self,
+        leader: Judged,
+        settings: Migration,
+        observer: Observer,
+        readiness: Readiness,
+        probe: Probe,
+        clock: Clock,
+    ) -> None:
+        self._leader = leader
+        self._sequential = settings.judge == "sequential"
+        self._observer = observer
+        self._readiness = readiness
+        self._probe = probe
+        self._clock = clock
+        self._checking: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self._checked_at = 0.0
+        self._unwell: tuple[str, ...] = ()  # what the last health check held an earned advance up with
+        self._earned: PhaseVerdict | None = None  # the newest verdict, where it asks for the next phase
+
+    def look(self, now: Now) -> None:
+        """Look where it is time to, and act on what is seen. Never waits."""
+        s = self._leader.state
+        if not s.weight_bp or not self._observer.detect_due(now):
+            return
+        weighing = s.verified and s.state in _JUDGED
+        self._observer.detect(now, weighing=weighing)
+        if not weighing:
+            return
+        if self._sequential and self._observer.watch.suspects and self._probing is None and s.state in _TAKEN_BACK:
+            self._probing = asyncio.create_task(self._ask_target(s.generation), name=f"probe {self._leader.name}")
+        if self._observer.validation_due(now):
+            self._validate(now)
+        elif self._sequential:
+            self.consider(self._observer.weigh(s, self._phase(), now), now)
+
+    def forget_health(self) -> None:
+        """The state has changed: the next earned advance is checked anew."""
+        self._unwell = ()
+
+    def cancel(self) -> None:
+        """End what is under way."""
+        for task in (self._checking, self._probing):
+            if task is not None:
+                task.cancel()
+
+    async def _ask_target(self, generation: int) -> None:
+        """Follow up a suspicion; what was asked of another weight's generation is not counted."""
+        try:
+            answers = await asyncio.gather(*(self._probe() for _ in range(PROBES)))
+            if self._leader.state.generation == generation:
+                self._observer.watch = self._observer.watch.after_probes(answers.count(False), len(answers))
+                if self._observer.watch.breached and self._leader.state.state in _TAKEN_BACK:
+                    self._validate(self._clock.now())
+        finally:
+            self._probing = None
+
+    def _validate(self, now: Now) -> None:
+        verdict = self._observer.validate(self._leader.state, self._phase(), now)
+        self._leader.save_soon()
+        self.consider(verdict, now)
+
+    def consider(self, verdict: PhaseVerdict, now: Now) -> None:
+        """Act on a verdict."""
+        s = self._leader.state
+        self._earned = None
+        if verdict.outcome is VerdictOutcome.ROLL_BACK and s.state in _TAKEN_BACK:
+            self._leader.apply(RolloutEvent(On.BREACH, reason="; ".join(verdict.reasons), detected=now.mono))
+        elif verdict.outcome is VerdictOutcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
+            self._earned = verdict
+            closed = self._readiness.held(self._following())
+            if held := (*closed, *self._unwell):
+                shown = replace(verdict, outcome=VerdictOutcome.HOLD, summary=(*held, *verdict.summary))
+                self._observer.verdict = shown
+            if not closed:
+                self._check_then_promote(now)
+
+    def _phase(self) -> Phase | None:
+        phase = self._leader.state.phase
+        return None if phase is None else self._leader.plan.phases[phase]
+
+    def _following(self) -> Phase | None:
+        phase, phases = self._leader.state.phase, self._leader.plan.phases
+        following = 0 if phase is None else phase + 1
+        return phases[following] if following < len(phases) else None
+
+    def _check_then_promote(self, now: Now) -> None:
+        if self._checking is not None or (self._unwell and now.mono - self._checked_at < HEALTH_AGAIN_S):
+            return
+        self._checked_at = now.mono
+        revision = self._leader.state.revision
+        self._checking = asyncio.create_task(self._promote(revision), name=f"health {self._leader.name}")
+
+    async def _promote(self, revision: int) -> None:
+        try:
+            self._unwell = tuple(await self._readiness.unwell())
+            # The check may take seconds: what was earned before it must still be so, and still be allowed.
+            earned = self._earned
+            if not self._unwell and earned is not None and not self._readiness.held(self._following()):
+                self._leader.apply(RolloutEvent(On.PROMOTE, reason="; ".join(earned.reasons), revision=revision))
+        finally:
+            self._checking = None
