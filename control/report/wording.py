@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import floor
 from typing import Any, Final
 
 from control.judge.rules import BY_NAME
@@ -32,6 +33,16 @@ def span(seconds: object) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def moment(text: object) -> str:
+    """The date and time of day of an RFC 3339 time, to the second."""
+    return str(text)[:19].replace("T", " ")
+
+
+def count(value: int) -> str:
+    """A whole number, thousands set apart."""
+    return f"{value:,}"
+
+
 def figure(value: object) -> str:
     """A number with no more digits than say something."""
     return f"{value:.4g}" if isinstance(value, int | float) else NONE
@@ -45,6 +56,26 @@ def ms(value: object) -> str:
 def share(value: object) -> str:
     """A share of 1, in percent: three digits, and no zeros behind them."""
     return f"{100 * value:.3g} %" if isinstance(value, int | float) else NONE
+
+
+def measured(value: object) -> str:
+    """A share of requests that was counted, in percent to two decimals."""
+    return f"{100 * value:.2f} %" if isinstance(value, int | float) else NONE
+
+
+def error_rate(arm: Json) -> str:
+    """The share of an arm's requests that failed; of no requests there is none."""
+    return measured(arm.get("error_rate") or 0.0) if arm.get("requests") else NONE
+
+
+def proof(value: object) -> str:
+    """How far a rule's proof has come, in whole percent: 100 % only where it is proven."""
+    return f"{floor(100 * value)} %" if isinstance(value, int | float) else NONE
+
+
+def summary(verdict: Json) -> list[str]:
+    """What a verdict says of the whole; one of an earlier version has only its reasons."""
+    return [str(reason) for reason in verdict.get("summary", verdict.get("reasons")) or []]
 
 
 def _round_ms(value: object) -> str:
