@@ -24,7 +24,7 @@ from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
 from control.api.client import Client
 from control.demo.children import Children
-from control.demo.run import Traffic
+from control.demo.traffic import Traffic
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
