@@ -143,7 +143,7 @@ def _cause(rollback: Json) -> str:
 
 
 def next_line(status: Json) -> str:
-    """What happens from here, and by whose doing: by itself, or by which command."""
+    """What happens next: by itself, or by which command."""
     state, phase, phases = status["state"], status.get("phase"), status.get("phases") or []
     if state == "idle":
         return f"`phasegate start` puts {percent(phases[0]['weight'])} on the target" if phases else NONE
@@ -171,7 +171,7 @@ def next_line(status: Json) -> str:
     }.get(state, NONE)
 
 
-# Of a run in these states it cannot be said that it failed: what is not there yet may come.
+# A run in one of these states has not failed: what it has not met yet it may still meet.
 _OPEN: Final = frozenset({"idle", "running", "paused", "rolling_back"})
 
 

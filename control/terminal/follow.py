@@ -1,4 +1,4 @@
-"""The terminal's view of a migration: a live picture where there is a terminal, plain lines where there is none.
+"""Follows a migration: a live picture at a terminal, plain lines elsewhere.
 
 ``follow``: one thread receives events, one carries out what a key asked for, and the caller's draws and reads keys.
 """
@@ -25,13 +25,13 @@ DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
 SAMPLES: Final = 60  # seconds of figures that are kept to be drawn
 EVENTS_MAX: Final = 1000  # received and not drawn yet
-PUT_WITHIN_S: Final = 60  # nobody takes an event for that long: nobody draws any more
+PUT_WITHIN_S: Final = 60  # where nobody takes an event for that long, the view has ended
 _KEYS: Final = {"r": "rollback", "a": "abort", "p": "pause"}
 _TAKE_BACK: Final = ("rollback", "abort")
 
 
-class _Seen:
-    """What has been received: the newest status, the log, and whether the control plane is in sight."""
+class _Followed:
+    """What has been received: the newest status, the log, and whether the control plane answers."""
 
     def __init__(self) -> None:
         self.status: Json | None = None
@@ -48,7 +48,7 @@ class _Seen:
         return state if state in ENDED or (state == "idle" and self._under_way) else None
 
     def take(self, event: Event | ApiError) -> list[str]:
-        """Take in what was received, and give the plain lines that tell of it."""
+        """Take one event or failure; the plain lines to print for it."""
         self.taken += 1
         if isinstance(event, Refused):
             raise event
@@ -65,7 +65,7 @@ class _Seen:
             self._under_way |= event.data["state"] != "idle"
         elif event.name == "sample":
             self.samples.append(event.data)
-        elif event.name == "audit" and event.data["kind"] != "phase_left":  # that one is for the report
+        elif event.name == "audit" and event.data["kind"] != "phase_left":  # its figures are in the report
             self.log.append(audit_line(event.data))
         return lines
 
@@ -98,7 +98,7 @@ def follow(
 
 
 def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threading.Event) -> None:
-    """Put every event into the queue, connecting again for as long as it is wanted."""
+    """Put every event into the queue; connect again after each failure until ``ended``."""
     with contextlib.suppress(queue.Full):
         while not ended.is_set():
             try:
@@ -117,11 +117,11 @@ def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threa
 
 
 def _follow_lines(events: queue.Queue[Event | ApiError]) -> str:
-    seen = _Seen()
-    while seen.ended is None:
-        for line in seen.take(events.get()):
+    view = _Followed()
+    while view.ended is None:
+        for line in view.take(events.get()):
             print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
-    return seen.ended
+    return view.ended
 
 
 def _follow_live(
@@ -137,32 +137,32 @@ def _follow_live(
 
     from control.terminal.picture import picture
 
-    seen, actor, console = _Seen(), KeyActions(client), Console(highlight=False)
+    view, actor, console = _Followed(), KeyActions(client), Console(highlight=False)
     drawn: object = None
     with _keys() as pressed, Live(console=console, auto_refresh=False) as live:
-        while seen.ended is None or actor.busy:
+        while view.ended is None or actor.busy:
             with contextlib.suppress(queue.Empty):
-                seen.take(events.get(timeout=DRAW_EVERY_S))
+                view.take(events.get(timeout=DRAW_EVERY_S))
                 while True:
-                    seen.take(events.get_nowait())
+                    view.take(events.get_nowait())
             for key in pressed():
                 if key in ("d", "q") and may_detach:
                     return None
-                if may_act and key in _KEYS and seen.status is not None:
-                    paused = seen.status["state"] == "paused"
+                if may_act and key in _KEYS and view.status is not None:
+                    paused = view.status["state"] == "paused"
                     actor.ask("resume" if key == "p" and paused else _KEYS[key])
-            if seen.status is None:
-                live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
+            if view.status is None:
+                live.update(Text(view.lost or f"Waiting for {client.url} …"), refresh=True)
                 continue
             noted = [note()] if note else []
-            now = (seen.taken, actor.message, noted, console.size)
+            now = (view.taken, actor.message, noted, console.size)
             if now == drawn:  # drawing costs 10 ms, and most tenths of a second bring nothing
                 continue
             drawn = now
-            lines = [*seen.log, *([seen.lost] if seen.lost else []), *noted]
-            footer = _footer(seen.status, may_act, may_detach, actor.message)
-            live.update(picture(console, seen.status, lines, footer, list(seen.samples)), refresh=True)
-    return seen.ended
+            lines = [*view.log, *([view.lost] if view.lost else []), *noted]
+            footer = _footer(view.status, may_act, may_detach, actor.message)
+            live.update(picture(console, view.status, lines, footer, list(view.samples)), refresh=True)
+    return view.ended
 
 
 def _footer(status: Json, may_act: bool, may_detach: bool, message: str) -> str:
@@ -223,7 +223,7 @@ class KeyActions:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[], list[str]]]:
-    """Keys as they are pressed, where standard input is a terminal; the terminal is always given back as it was."""
+    """Keys as they are pressed, where standard input is a terminal, whose mode is restored at the end."""
     if not sys.stdin.isatty():
         yield list
         return
