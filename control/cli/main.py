@@ -296,7 +296,7 @@ def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool
         return
     from control.terminal.follow import follow
 
-    sys.exit(_ended(follow(client, may_act=True)))
+    sys.exit(_ended(follow(client, may_act=True, known=answer)))
 
 
 def _act(client: Client, action: str, reason: str | None, fields: Json) -> Json:

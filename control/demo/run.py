@@ -76,8 +76,8 @@ def _walk(stage: DemoStage, once: bool, rate: float, report: str | None) -> int:
     _say(f"Dashboard  http://{stage.control}/admin/migration")
     _say(f"Token      {stage.token}")
     traffic = Traffic(stage.children, stage.listen, rate)
-    stage.client.act("start", reason="the demo")
-    state = follow(stage.client, may_act=True, may_detach=False, note=traffic.note)
+    started = stage.client.act("start", reason="the demo")
+    state = follow(stage.client, may_act=True, known=started, may_detach=False, note=traffic.note)
     wire = traffic.end() if once else traffic.counts
     made = stage.client.report()
     if report is not None:

@@ -58,6 +58,8 @@ class _Followed:
             self.lost = event.message
             return lines
         lines = ["The control plane is back."] if self.lost else []
+        if event.name == "status" and not self.lost and self.status and _older(event.data, self.status):
+            return lines
         self.lost = ""
         if event.name == "status":
             lines += changes(self.status, event.data)
@@ -70,15 +72,28 @@ class _Followed:
         return lines
 
 
+def _older(status: Json, known: Json) -> bool:
+    """Whether a status is of before ``known``: an action's answer may overtake the stream's last status."""
+    return int(status.get("revision", 0)) < int(known.get("revision", 0))
+
+
 def follow(
-    client: Client, *, may_act: bool, may_detach: bool = True, note: Callable[[], str] | None = None
+    client: Client,
+    *,
+    may_act: bool,
+    known: Json | None = None,
+    may_detach: bool = True,
+    note: Callable[[], str] | None = None,
 ) -> str | None:
     """Show the migration until it has ended, and give its last state; None where the person detached.
 
-    Keys act only where ``may_act``; ``note`` gives a line to show below. Where not ``may_detach``, Ctrl-C is the
-    caller's. Raises ``Refused`` where the token does not do.
+    ``known`` is the status from which on it is followed, such as the answer to a start: a first phase may be over
+    before the event stream is open. Keys act only where ``may_act``; ``note`` gives a line to show below. Where not
+    ``may_detach``, Ctrl-C is the caller's. Raises ``Refused`` where the token does not do.
     """
     events: queue.Queue[Event | ApiError] = queue.Queue(EVENTS_MAX)
+    if known is not None:
+        events.put(Event("status", dict(known)))
     ended = threading.Event()
     threading.Thread(target=_receive, args=(client, events, ended), daemon=True).start()
     try:
