@@ -212,7 +212,7 @@ def status(client: Client, as_json: bool) -> None:
     if as_json:
         _dump(found)
         return
-    from control.terminal.follow import print_status
+    from control.terminal.picture import print_status
 
     print_status(found)
 
@@ -308,7 +308,7 @@ def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool
         return
     from control.terminal.follow import follow
 
-    sys.exit(_ended(follow(client, may_act=True)))
+    sys.exit(_ended(follow(client, may_act=True, known=answer)))
 
 
 def _act(client: Client, action: str, reason: str | None, fields: Json) -> Json:

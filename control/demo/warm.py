@@ -1,4 +1,4 @@
-"""Warms the demo's Firestore emulator up: a fresh Java process is seconds slower than one that has worked a little.
+"""Warms the demo's Firestore emulator up: a fresh Java process is seconds slower than one that has run for a while.
 
 ``python -m control.demo.warm`` asks every operation of a project of its own, by its adapter's example, round by round
 until rounds are quick or its time is over. Without it a demo's first phases measure Java's compiler: on two busy

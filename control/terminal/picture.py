@@ -1,6 +1,6 @@
 """The picture of a migration on a terminal: phases, soak and proof, both arms side by side, the verdict in words.
 
-Draws one status; what is left out first where the terminal is low is said by the parts' order of importance.
+Draws one status. Where the terminal has too few lines, the least important parts are left out first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,21 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control.report.wording import NONE, Json, ms, next_line, percent, rollback_line, rule, span, verdict_line, words
+from control.report.wording import (
+    NONE,
+    Json,
+    count,
+    error_rate,
+    ms,
+    next_line,
+    percent,
+    proof,
+    rollback_line,
+    rule,
+    span,
+    verdict_line,
+    words,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,6 +47,24 @@ _MARKS: Final = {
 _BAR: Final = 24
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARKS_MAX: Final = 20
+
+
+def print_rendered(console: Console, drawn: RenderableType) -> None:
+    """Print it; for a file or pipe without the blanks that pad its lines."""
+    if console.is_terminal:
+        console.print(drawn)
+        return
+    with console.capture() as captured:
+        console.print(drawn)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_status(status: Json) -> None:
+    """Print one status."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    print_rendered(console, picture(console, status))
 
 
 class _Part(NamedTuple):
@@ -64,7 +96,7 @@ def picture(
     parts.append(_Part(0, Text.assemble(("Verdict  ", "bold"), _styled(verdict_line(status), outcome))))
     if status.get("last_rollback"):
         fresh = status["state"] in ("rolling_back", "rolled_back", "aborted")
-        style = "red" if fresh else "dim"  # of an earlier run it is only a memory
+        style = "red" if fresh else "dim"  # an earlier run's matters less
         parts.append(_Part(0 if fresh else 5, Text(rollback_line(status["last_rollback"]), style=style)))
     parts.append(_Part(4, _workers(status)))
     parts += [_Part(6 + age, _line(line)) for age, line in zip(range(len(log) - 1, -1, -1), log, strict=True)]
@@ -74,7 +106,7 @@ def picture(
 
 
 def _fitting(console: Console, parts: list[_Part]) -> list[_Part]:
-    """What there is room for: a picture higher than the terminal would lose its end, which is the keys."""
+    """The parts that fit: of a picture higher than the terminal the last lines, the keys, would not be shown."""
     heights = [len(console.render_lines(part.drawn, pad=False)) for part in parts]
     kept = list(range(len(parts)))
     for spare in sorted({part.spare for part in parts if part.spare}, reverse=True):
@@ -158,15 +190,15 @@ def _rules(status: Json) -> RenderableType:
     table.add_column("proof", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in status["verdict"]["rules"]:
-        name, tell = rule(each)
+        name, written = rule(each)
         mark, style = _MARKS.get(each["outcome"], (words(each["outcome"]), ""))
-        proof = each.get("proof")
-        bar: RenderableType = "" if proof is None else ProgressBar(1.0, proof, width=_BAR)
-        if proof is not None and each["outcome"] in ("promote", "hold"):
+        proven = each.get("proof")
+        bar: RenderableType = "" if proven is None else ProgressBar(1.0, proven, width=_BAR)
+        if proven is not None and each["outcome"] in ("promote", "hold"):
             above = each["value"] is not None and each["value"] > each["limit"]
-            mark = "proven" if proof >= 1 else "above" if above else f"{math.floor(100 * proof)} %"
-        samples = f"{each['samples']:,}"
-        table.add_row(name, tell(each["value"]), tell(each["limit"]), samples, bar, Text(mark, style=style))
+            mark = "proven" if proven >= 1 else "above" if above else proof(proven)
+        figures = (written(each["value"]), written(each["limit"]), count(each["samples"]))
+        table.add_row(name, *figures, bar, Text(mark, style=style))
     return table
 
 
@@ -193,7 +225,7 @@ def _arms(status: Json, samples: Sequence[Json]) -> RenderableType:
 
 
 def _requests(arm: Json, name: str, samples: Sequence[Json]) -> str:
-    total = f"{arm.get('requests', 0):,}"
+    total = count(arm.get("requests", 0))
     lately = [sample for sample in samples[-5:] if sample.get("span_s")]
     if not lately:
         return total
@@ -202,8 +234,7 @@ def _requests(arm: Json, name: str, samples: Sequence[Json]) -> str:
 
 
 def _errors(arm: Json) -> str:
-    errors, rate = arm.get("errors", 0), 100 * (arm.get("error_rate") or 0)
-    return f"{errors:,}  {rate:.2f} %" if arm.get("requests") else NONE
+    return f"{count(arm.get('errors', 0))}  {error_rate(arm)}" if arm.get("requests") else NONE
 
 
 def _p95(sample: Json, name: str) -> float | None:
@@ -212,7 +243,7 @@ def _p95(sample: Json, name: str) -> float | None:
 
 
 def _range(samples: Sequence[Json], sides: Sequence[str]) -> tuple[float, float]:
-    """Of both arms together, so that they can be compared."""
+    """The least and the greatest p95 of both arms, so that both are drawn to one scale."""
     seen = [value for sample in samples for name in sides if (value := _p95(sample, name))]
     return (min(seen), max(seen)) if seen else (1.0, 1.0)
 

@@ -1,0 +1,105 @@
+"""Following a migration: nothing that happened is left out, and no key that was pressed is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from control.api.client import Event, Unreachable
+from control.terminal.follow import KeyActions, follow
+
+Until = Callable[..., None]
+
+
+class SlowClient:
+    """Takes each action down, and answers it when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.go: dict[str, threading.Event] = {}
+
+    def act(self, action: str, reason: str) -> dict[str, Any]:
+        self.asked.append(action)
+        self.go.setdefault(action, threading.Event()).wait(30)
+        return {}
+
+
+def actions() -> tuple[KeyActions, SlowClient]:
+    client = SlowClient()
+    return KeyActions(client), client  # type: ignore[arg-type]
+
+
+def test_a_key_pressed_while_an_action_is_under_way_is_not_lost(until: Until) -> None:
+    keys, client = actions()
+    keys.ask("pause")
+    until(lambda: client.asked == ["pause"])
+    keys.ask("pause")  # pressed twice: it is under way already
+    keys.ask("resume")
+    assert keys.busy
+    client.go["pause"].set()
+    until(lambda: client.asked == ["pause", "resume"])
+    client.go["resume"].set()
+    until(lambda: not keys.busy)
+    assert (client.asked, keys.message) == (["pause", "resume"], "")
+
+
+def test_what_takes_traffic_back_waits_for_nothing_and_nothing_follows_it(until: Until) -> None:
+    keys, client = actions()
+    keys.ask("pause")
+    until(lambda: client.asked == ["pause"])
+    keys.ask("resume")
+    keys.ask("rollback")
+    until(lambda: client.asked == ["pause", "rollback"])
+    for event in client.go.values():
+        event.set()
+    until(lambda: not keys.busy)
+    assert client.asked == ["pause", "rollback"], "resuming would have undone it"
+
+
+def test_why_an_action_failed_is_said(until: Until) -> None:
+    class Gone(SlowClient):
+        def act(self, action: str, reason: str) -> dict[str, Any]:
+            raise Unreachable("nobody [there]", "look")
+
+    keys = KeyActions(Gone())  # type: ignore[arg-type]
+    keys.ask("pause")
+    until(lambda: not keys.busy)
+    assert "pause: nobody \\[there]" in keys.message
+
+
+def status(state: str, revision: int, index: int | None) -> dict[str, Any]:
+    phases = [{"name": "half", "weight": 50.0}, {"name": "complete", "weight": 100.0}]
+    phase = None if index is None else phases[index] | {"index": index}
+    weight = 0.0 if phase is None else phase["weight"]
+    document = {"migration": "phase6", "state": state, "revision": revision, "weight": weight}
+    return document | {"phase": phase, "phases": phases}
+
+
+class Stream:
+    """A client whose event stream has these statuses."""
+
+    migration = "phase6"
+
+    def __init__(self, *statuses: dict[str, Any]) -> None:
+        self._statuses = statuses
+
+    def events(self) -> Iterator[Event]:
+        yield from (Event("status", each) for each in self._statuses)
+
+
+def test_a_phase_that_was_over_before_the_stream_was_open_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Stream(status("completed", 5, 1))
+    state = follow(stream, may_act=False, known=status("running", 3, 0))  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    assert state == "completed"
+    assert ["phase 1 of 2, half, 50 %" in line for line in lines] == [True, False]
+    assert "completed" in lines[1]
+
+
+def test_a_status_from_before_what_is_known_does_not_end_it(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Stream(status("idle", 2, None), status("running", 4, 1), status("completed", 5, 1))
+    assert follow(stream, may_act=False, known=status("running", 3, 0)) == "completed"  # type: ignore[arg-type]
+    assert "idle" not in capsys.readouterr().out
