@@ -10,12 +10,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from control.lead.clock import Clock
+from control.lead.documents import CheckpointStatus
 from control.plan.times import rfc3339
 from control.rollout.model import Entry
 from control.store.entry import AuditLine
@@ -135,14 +136,14 @@ class Outbox(Generic[T]):
         self.error, self._saved_at, self._saved_revision = None, now.unix, revision
         return lines, revision
 
-    def status(self, resume_phase: str | None) -> dict[str, Any]:
+    def status(self, resume_phase: str | None) -> CheckpointStatus:
         """The status's ``checkpoint``."""
-        return {
-            "revision": self._saved_revision,
-            "saved_at": rfc3339(self._saved_at),
-            "ok": self.error is None,
-            "error": self.error,
-            "unsaved_entries": len(self._entries),
-            "lost_entries": self._lost,
-            "resume_phase": resume_phase,
-        }
+        return CheckpointStatus(
+            revision=self._saved_revision,
+            saved_at=rfc3339(self._saved_at),
+            ok=self.error is None,
+            error=self.error,
+            unsaved_entries=len(self._entries),
+            lost_entries=self._lost,
+            resume_phase=resume_phase,
+        )
