@@ -200,7 +200,7 @@ def status(client: Client, as_json: bool) -> None:
     if as_json:
         _dump(found)
         return
-    from control.terminal.follow import print_status
+    from control.terminal.picture import print_status
 
     print_status(found)
 

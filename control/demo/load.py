@@ -32,7 +32,7 @@ Body = dict[str, Any] | list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DemoRequest:
     """One request of the stream; ``data`` says whether a migration answers it, or else the app."""
 
     method: str
@@ -42,7 +42,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Counts:
+class ClientCounts:
     """What the client saw. ``sources`` counts data answers by ``x-data-source``, cumulative like all the rest."""
 
     sent: int = 0
@@ -59,7 +59,7 @@ class Counts:
     last_start_ns: dict[str, int] = field(default_factory=dict)  # by source: CLOCK_MONOTONIC of the newest start
     examples: list[str] = field(default_factory=list)  # the first failures, in words
 
-    def fail(self, request: Request, why: str) -> None:
+    def fail(self, request: DemoRequest, why: str) -> None:
         """Count a failed request."""
         self.failed += 1
         self.failed_reads += request.method == "GET"
@@ -72,44 +72,44 @@ class Counts:
         return json.dumps(slots | {"final": final, "at_ns": time.monotonic_ns()})
 
 
-def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], Request]]]:
+def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], DemoRequest]]]:
     """What is asked and how often: weights out of their sum, and a maker of each request."""
 
-    def get(path: str) -> Callable[[random.Random], Request]:
-        return lambda chance: Request("GET", path, True)
+    def get(path: str) -> Callable[[random.Random], DemoRequest]:
+        return lambda chance: DemoRequest("GET", path, True)
 
-    def of_scan(tail: str) -> Callable[[random.Random], Request]:
-        return lambda chance: Request("GET", f"/api/scans/{chance.choice(scans)}{tail}", True)
+    def of_scan(tail: str) -> Callable[[random.Random], DemoRequest]:
+        return lambda chance: DemoRequest("GET", f"/api/scans/{chance.choice(scans)}{tail}", True)
 
-    def publish(chance: random.Random) -> Request:
+    def publish(chance: random.Random) -> DemoRequest:
         metrics = {"active_users": chance.randrange(500, 1500), "revenue": chance.randrange(10**6) / 100}
-        return Request("PUT", "/api/dashboard/metrics", True, {"metrics": metrics})
+        return DemoRequest("PUT", "/api/dashboard/metrics", True, {"metrics": metrics})
 
-    def events(chance: random.Random) -> Request:
+    def events(chance: random.Random) -> DemoRequest:
         made = {"user": chance.choice(USERS), "type": "view", "item": f"product-{chance.randrange(50)}"}
-        return Request("POST", "/api/analytics/events", True, [made])
+        return DemoRequest("POST", "/api/analytics/events", True, [made])
 
-    def scan(chance: random.Random) -> Request:
-        return Request("POST", "/api/scans", True, {"root": f"/home/{chance.choice(USERS)}", "name": "demo"})
+    def scan(chance: random.Random) -> DemoRequest:
+        return DemoRequest("POST", "/api/scans", True, {"root": f"/home/{chance.choice(USERS)}", "name": "demo"})
 
-    def history(chance: random.Random) -> Request:
-        return Request("GET", f"/api/dashboard/metrics/history?limit={chance.choice((5, 10, 20))}", True)
+    def history(chance: random.Random) -> DemoRequest:
+        return DemoRequest("GET", f"/api/dashboard/metrics/history?limit={chance.choice((5, 10, 20))}", True)
 
-    table: list[tuple[int, Callable[[random.Random], Request]]] = [
+    table: list[tuple[int, Callable[[random.Random], DemoRequest]]] = [
         (40, get("/api/dashboard/metrics")),
         (8, history),
         (1, publish),
         (6, get("/api/scans?limit=10")),
         (1, scan),
         (1, events),
-        (3, lambda chance: Request("GET", f"/api/analytics/users/{chance.choice(USERS)}", True)),
+        (3, lambda chance: DemoRequest("GET", f"/api/analytics/users/{chance.choice(USERS)}", True)),
         (2, get("/api/analytics/system")),
         (3, get("/api/analytics/trending?window=1h&limit=10")),
-        (6, lambda chance: Request("GET", "/", False)),
-        (4, lambda chance: Request("GET", "/static/app.css", False)),
-        (3, lambda chance: Request("GET", "/app/clock", False)),
-        (1, lambda chance: Request("GET", "/app/download?bytes=20000", False)),
-        (2, lambda chance: Request("POST", "/app/digest", False, {"text": "x" * chance.randrange(4000)})),
+        (6, lambda chance: DemoRequest("GET", "/", False)),
+        (4, lambda chance: DemoRequest("GET", "/static/app.css", False)),
+        (3, lambda chance: DemoRequest("GET", "/app/clock", False)),
+        (1, lambda chance: DemoRequest("GET", "/app/download?bytes=20000", False)),
+        (2, lambda chance: DemoRequest("POST", "/app/digest", False, {"text": "x" * chance.randrange(4000)})),
     ]
     if scans:
         table += [(6, of_scan("")), (2, of_scan("/results?limit=20")), (1, of_scan("/duplicates"))]
@@ -125,11 +125,11 @@ def visitor(k: int) -> str:
     return f"customer-{k}"
 
 
-class Load:
+class RequestStream:
     """The stream against one address."""
 
     def __init__(self, url: str, rate: float, scans: list[str]) -> None:
-        self.counts = Counts()
+        self.counts = ClientCounts()
         self._url = url.rstrip("/")
         self._rate = rate
         self._chance = random.Random(2026)  # noqa: S311 - the same stream every time; nothing is secret
@@ -170,7 +170,7 @@ class Load:
         self._inflight.add(task)
         task.add_done_callback(self._inflight.discard)
 
-    async def _one(self, http: aiohttp.ClientSession, request: Request, headers: dict[str, str]) -> None:
+    async def _one(self, http: aiohttp.ClientSession, request: DemoRequest, headers: dict[str, str]) -> None:
         counts = self.counts
         started_ns = time.monotonic_ns()
         try:
@@ -205,21 +205,21 @@ class Load:
 
 async def main(orders: dict[str, Any]) -> None:
     """Run the stream that ``orders`` describes until SIGTERM."""
-    load = Load(orders["url"], float(orders["rate"]), list(orders["scans"]))
+    stream = RequestStream(orders["url"], float(orders["rate"]), list(orders["scans"]))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
 
     async def tell() -> None:
         while True:
-            sys.stdout.write(load.counts.line(final=False) + "\n")
+            sys.stdout.write(stream.counts.line(final=False) + "\n")
             sys.stdout.flush()
             await asyncio.sleep(REPORT_EVERY_S)
 
     telling = asyncio.create_task(tell())
-    await load.run(stopped)
+    await stream.run(stopped)
     telling.cancel()
-    sys.stdout.write(load.counts.line(final=True) + "\n")
+    sys.stdout.write(stream.counts.line(final=True) + "\n")
     sys.stdout.flush()
 
 

@@ -1,107 +1,143 @@
-"""The report's plots as inline SVG: shares, latencies, a rollback's clock. Pure; classes are the page's colours."""
+"""The report's plots as shapes of an SVG: shares, latencies, a rollback's clock. Pure.
+
+A plot says where each shape lies; ``report.html.jinja`` writes it down, and escapes every text. A shape's class is
+the page's name for its colour.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from html import escape
-from math import log10
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Final
 
-from control.report.wording import Json, ms, percent
+from control.report.wording import Json, measured, ms, percent
 
 ARMS: Final = ("source", "target")
-_WIDTH: Final = 720.0
-_LEFT: Final = 170.0  # of what is drawn; the phases' names stand before it
 _QUANTILES: Final = ("p50_ms", "p95_ms", "p99_ms")
-_CLOCK_MS: Final = 10_000.0  # a rollback's track ends there, or with the rollback
-_LABEL: Final = 60.0  # the width that a label takes
 
-_SHAPES: Final[dict[str, Callable[[float, float, str], str]]] = {
-    "p50_ms": lambda x, y, arm: f'<circle class="{arm}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>',
-    "p95_ms": lambda x, y, arm: f'<rect class="{arm}" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>',
-    "p99_ms": lambda x, y, arm: (
-        f'<path class="{arm}" d="M{x:.1f} {y - 7:.1f} L{x + 7:.1f} {y + 5:.1f} L{x - 7:.1f} {y + 5:.1f} Z"/>'
-    ),
-}
+# Lengths are in the drawing's own units: a page that is as wide as the report's shows them about as pixels.
+_WIDTH: Final = 720.0
+_LEFT: Final = 170.0  # where what is drawn begins: the phases' names stand before it
+_SHARE_RIGHT: Final = 70.0  # kept free for a bar's figure
+_AXIS_RIGHT: Final = 30.0  # kept free for half of the last tick's label
+_CLOCK_SIDE: Final = 20.0  # kept free beside a rollback's track
+_BAR_STEP: Final = 30.0  # from a phase's bar to the next one's
+_PHASE_STEP: Final = 44.0  # from a phase's two lanes to the next one's
+_LANE_STEP: Final = 18.0
+_AXIS_HEIGHT: Final = 24.0
+_CLOCK_HEIGHT: Final = 60
+_LABEL: Final = 60.0  # the width that a step's label takes
+_CLOCK_MS: Final = 10_000.0  # a rollback's track ends there, or with a rollback that took longer
+_LEAST_CLOCK_MS: Final = 1.0  # the track is logarithmic, and begins there
 
 
-def shares(phases: Sequence[Json]) -> str:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An element of a plot: its tag, its attributes, and what it says; ``title`` is shown when it is pointed at."""
+
+    tag: str
+    attributes: Mapping[str, object]
+    text: str = ""
+    title: str = ""
+
+
+@dataclass(slots=True)
+class Plot:
+    """A whole plot. ``label`` is for who cannot see it."""
+
+    label: str
+    height: int
+    shapes: list[Shape] = field(default_factory=list)
+    width: int = int(_WIDTH)
+
+    def add(self, tag: str, text: str = "", title: str = "", **attributes: object) -> None:
+        """One more shape; lengths are written to a tenth, ``class_`` as ``class``, and ``_`` in a name as ``-``."""
+        written = {
+            name.rstrip("_").replace("_", "-"): f"{value:.1f}" if isinstance(value, float) else value
+            for name, value in attributes.items()
+        }
+        self.shapes.append(Shape(tag, written, text, title))
+
+
+def shares(phases: Sequence[Json]) -> Plot:
     """Bars of the target's measured share, with the configured weight as a mark."""
-    if not phases:
-        return ""
-    step, wide = 30.0, _WIDTH - _LEFT - 70
-    marks = []
+    wide = _WIDTH - _LEFT - _SHARE_RIGHT
+    plot = Plot("Share of data requests on the target", round(len(phases) * _BAR_STEP))
     for row, phase in enumerate(phases):
-        y = row * step
+        y = row * _BAR_STEP
         share = phase.get("target_share") or 0.0
         at = _LEFT + wide * phase["weight"] / 100
-        marks += [
-            f'<text x="0" y="{y + 19:.0f}">{_text(phase["name"])} {_text(percent(phase["weight"]))}</text>',
-            f'<rect class="track" x="{_LEFT:.0f}" y="{y + 6:.0f}" width="{wide:.1f}" height="18" rx="3"/>',
-            f'<rect class="target" x="{_LEFT:.0f}" y="{y + 6:.0f}" width="{wide * share:.1f}" height="18" rx="3"/>',
-            f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="{y + 2:.0f}" y2="{y + 28:.0f}"/>',
-            f'<text x="{_LEFT + wide + 8:.0f}" y="{y + 19:.0f}">{100 * share:.2f} %</text>',
-        ]
-    says = "Share of data requests on the target"
-    return _figure(says, f"{says}; the mark is the phase's weight", marks, len(phases) * step)
+        plot.add("text", f"{phase['name']} {percent(phase['weight'])}", x=0, y=y + 19)
+        plot.add("rect", class_="track", x=_LEFT, y=y + 6, width=wide, height=18, rx=3)
+        plot.add("rect", class_="target", x=_LEFT, y=y + 6, width=wide * share, height=18, rx=3)
+        plot.add("line", class_="limit", x1=at, x2=at, y1=y + 2, y2=y + 28)
+        plot.add("text", measured(share), x=_LEFT + wide + 8, y=y + 19)
+    return plot
 
 
-def latencies(phases: Sequence[Json]) -> str:
-    """p50, p95 and p99 of both arms in each phase, on a logarithmic scale."""
+def latencies(phases: Sequence[Json]) -> Plot | None:
+    """p50, p95 and p99 of both arms in each phase, on a logarithmic scale; None where nothing was measured."""
     values = [value for phase in phases for arm in ARMS for key in _QUANTILES if (value := phase["arms"][arm][key])]
     if not values:
-        return ""
-    low = 10.0 ** _floor(log10(min(values)))
-    high = max(10.0 ** (_floor(log10(max(values))) + 1), 10 * low)
-    across = _track(low, high, _LEFT, _WIDTH - _LEFT - 30)
-    step, top = 44.0, 24.0
-    tall = top + len(phases) * step
-    marks = []
+        return None
+    low = 10.0 ** floor(log10(min(values)))
+    high = max(10.0 ** (floor(log10(max(values))) + 1), 10 * low)
+    across = _track(low, high, _LEFT, _WIDTH - _LEFT - _AXIS_RIGHT)
+    bottom = _AXIS_HEIGHT + len(phases) * _PHASE_STEP
+    plot = Plot("Latency of both arms in each phase", round(bottom))
     for tick in _decades(low, high):
         x = across(tick)
-        marks.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.0f}" y2="{tall:.0f}"/>')
-        marks.append(f'<text class="soft" text-anchor="middle" x="{x:.1f}" y="14">{_round(tick)}</text>')
+        plot.add("line", class_="rule", x1=x, x2=x, y1=_AXIS_HEIGHT, y2=bottom)
+        plot.add("text", _round(tick), class_="soft", text_anchor="middle", x=x, y=14)
     for row, phase in enumerate(phases):
-        marks.append(f'<text x="0" y="{top + row * step + 26:.0f}">{_text(phase["name"])}</text>')
+        top = _AXIS_HEIGHT + row * _PHASE_STEP
+        plot.add("text", phase["name"], x=0, y=top + 26)
         for lane, arm in enumerate(ARMS):
-            y = top + row * step + 14 + lane * 18
             for key in _QUANTILES:
-                value = phase["arms"][arm][key]
-                if value:
-                    title = f"<title>{_text(phase['name'])}, {arm}, {key[:3]}: {_text(ms(value))}</title>"
-                    marks.append(f"<g>{title}{_SHAPES[key](across(value), y, arm)}</g>")
-    caption = (
-        'Latency of <span class="key from">the source</span> (upper lane) and '
-        '<span class="key">the target</span> (lower lane): ● p50, ■ p95, ▲ p99'
-    )
-    return _figure("Latency of both arms in each phase", caption, marks, tall)
+                if value := phase["arms"][arm][key]:
+                    title = f"{phase['name']}, {arm}, {key.removesuffix('_ms')}: {ms(value)}"
+                    _POINTS[key](plot, across(value), top + 14 + lane * _LANE_STEP, arm, title)
+    return plot
 
 
-def clock(rollback: Json) -> str:
+def _circle(plot: Plot, x: float, y: float, arm: str, title: str) -> None:
+    plot.add("circle", title=title, class_=arm, cx=x, cy=y, r=5)
+
+
+def _square(plot: Plot, x: float, y: float, arm: str, title: str) -> None:
+    plot.add("rect", title=title, class_=arm, x=x - 5, y=y - 5, width=10, height=10)
+
+
+def _triangle(plot: Plot, x: float, y: float, arm: str, title: str) -> None:
+    corners = f"M{x:.1f} {y - 7:.1f} L{x + 7:.1f} {y + 5:.1f} L{x - 7:.1f} {y + 5:.1f} Z"
+    plot.add("path", title=title, class_=arm, d=corners)
+
+
+_POINTS: Final = {"p50_ms": _circle, "p95_ms": _square, "p99_ms": _triangle}
+
+
+def clock(rollback: Json) -> Plot:
     """A rollback's steps on a logarithmic track that begins 1 ms after the detection."""
     most = max(_CLOCK_MS, rollback["total_ms"])
-    left, wide = 20.0, _WIDTH - 60
-    across = _track(1.0, most, left, wide)
-    done = across(rollback["total_ms"]) - left
-    marks = [
-        f'<rect class="track" x="{left:.0f}" y="26" width="{wide:.0f}" height="6" rx="3"/>',
-        f'<rect class="step" x="{left:.0f}" y="26" width="{done:.1f}" height="6" rx="3"/>',
-    ]
-    marks += [
-        f'<text class="soft" text-anchor="middle" x="{across(tick):.1f}" y="54">{_round(tick)}</text>'
-        for tick in _decades(1.0, most)
-    ]
+    wide = _WIDTH - _CLOCK_SIDE - 2 * _CLOCK_SIDE
+    across = _track(_LEAST_CLOCK_MS, most, _CLOCK_SIDE, wide)
+    plot = Plot("When each step of the rollback was done", _CLOCK_HEIGHT)
+    plot.add("rect", class_="track", x=_CLOCK_SIDE, y=26, width=wide, height=6, rx=3)
+    plot.add(
+        "rect", class_="step", x=_CLOCK_SIDE, y=26, width=across(rollback["total_ms"]) - _CLOCK_SIDE, height=6, rx=3
+    )
+    for tick in _decades(_LEAST_CLOCK_MS, most):
+        plot.add("text", _round(tick), class_="soft", text_anchor="middle", x=across(tick), y=54)
     at, free = 0.0, 0.0
     for name in ("decided", "seen", "drained"):
         at += rollback[f"{name}_ms"]
         x = across(at)
-        marks.append(
-            f'<circle class="step" cx="{x:.1f}" cy="29" r="6"><title>{name}: {_text(ms(at))}</title></circle>'
-        )
+        plot.add("circle", title=f"{name}: {ms(at)}", class_="step", cx=x, cy=29, r=6)
         if x >= free:  # a label that would lie on the one before it is left to the circle's title
-            marks.append(f'<text text-anchor="middle" x="{max(x, 24.0):.1f}" y="14">{name}</text>')
+            plot.add("text", name, text_anchor="middle", x=max(x, 24.0), y=14)
             free = x + _LABEL
-    return _figure("When each step of the rollback was done", "", marks, 60)
+    return plot
 
 
 def _track(low: float, high: float, left: float, wide: float) -> Callable[[float], float]:
@@ -110,31 +146,18 @@ def _track(low: float, high: float, left: float, wide: float) -> Callable[[float
 
 
 def _decades(low: float, high: float) -> list[float]:
-    found = [low]
-    while found[-1] * 10 <= high * 1.0001:
-        found.append(found[-1] * 10)
-    return found
+    """The powers of ten from ``low``, which is one, to ``high``."""
+    ticks = [low]
+    while ticks[-1] * 10 <= high * (1 + _ROUNDING):
+        ticks.append(ticks[-1] * 10)
+    return ticks
 
 
-def _floor(value: float) -> int:
-    whole = int(value)
-    return whole - 1 if value < whole else whole
+_ROUNDING: Final = 1e-4  # powers of ten are multiplied up, and may miss by as much
 
 
 def _round(value_ms: float) -> str:
     """A power of ten in the unit that a person would say it in."""
-    if value_ms >= 999.9:
+    if value_ms >= 1000 * (1 - _ROUNDING):
         return f"{value_ms / 1000:g} s"
-    return f"{value_ms:g} ms" if value_ms >= 0.999 else f"{value_ms * 1000:g} µs"
-
-
-def _figure(says: str, caption: str, marks: Sequence[str], tall: float) -> str:
-    """``says`` is for who cannot see it; ``caption`` is HTML already, and may be nothing."""
-    head = f"<figcaption>{caption}</figcaption>" if caption else ""
-    picture = "\n".join(marks)
-    size = f"0 0 {_WIDTH:.0f} {tall:.0f}"
-    return f'<figure>{head}<svg viewBox="{size}" role="img" aria-label="{says}">\n{picture}\n</svg></figure>'
-
-
-def _text(value: object) -> str:
-    return escape(str(value))
+    return f"{value_ms:g} ms" if value_ms >= 1 - _ROUNDING else f"{value_ms * 1000:g} µs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import floor
 from typing import Any, Final
 
 from control.judge.rules import BY_NAME
@@ -32,6 +33,16 @@ def span(seconds: object) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def moment(text: object) -> str:
+    """The date and time of day of an RFC 3339 time, to the second."""
+    return str(text)[:19].replace("T", " ")
+
+
+def count(value: int) -> str:
+    """A whole number, thousands set apart."""
+    return f"{value:,}"
+
+
 def figure(value: object) -> str:
     """A number with no more digits than say something."""
     return f"{value:.4g}" if isinstance(value, int | float) else NONE
@@ -45,6 +56,26 @@ def ms(value: object) -> str:
 def share(value: object) -> str:
     """A share of 1, in percent: three digits, and no zeros behind them."""
     return f"{100 * value:.3g} %" if isinstance(value, int | float) else NONE
+
+
+def measured(value: object) -> str:
+    """A share of requests that was counted, in percent to two decimals."""
+    return f"{100 * value:.2f} %" if isinstance(value, int | float) else NONE
+
+
+def error_rate(arm: Json) -> str:
+    """The share of an arm's requests that failed; of no requests there is none."""
+    return measured(arm.get("error_rate") or 0.0) if arm.get("requests") else NONE
+
+
+def proof(value: object) -> str:
+    """How far a rule's proof has come, in whole percent: 100 % only where it is proven."""
+    return f"{floor(100 * value)} %" if isinstance(value, int | float) else NONE
+
+
+def summary(verdict: Json) -> list[str]:
+    """What a verdict says of the whole; one of an earlier version has only its reasons."""
+    return [str(reason) for reason in verdict.get("summary", verdict.get("reasons")) or []]
 
 
 def _round_ms(value: object) -> str:
@@ -85,22 +116,29 @@ def headline(status: Json) -> str:
 
 def rollback_line(last: Json) -> str:
     """A rollback and its clock, in one line."""
-    within = "within its limit" if last.get("within_deadline") else "LATER than its limit"
     steps = [
         f"{name} {last[key]:.0f} ms"
         for name, key in (("decided", "decided_ms"), ("seen by all", "seen_ms"), ("drained", "drained_ms"))
         if isinstance(last.get(key), int | float)
     ]
-    total = last.get("total_ms")
-    whole = f"complete after {total:.0f} ms, {within}" if isinstance(total, int | float) else "under way"
-    route = f"{percent(last.get('from_weight'))} → {percent(last.get('to_weight'))}"
-    return f"Rolled back {route} ({_cause(last)}); {', '.join([*steps, whole])}"
+    whole = "under way" if last.get("total_ms") is None else _complete(last, ", within its limit")
+    return f"Rolled back {_route(last)} ({_cause(last)}); {', '.join([*steps, whole])}"
 
 
-def _cause(told: Json) -> str:
+def _route(change: Json) -> str:
+    return f"{percent(change.get('from_weight'))} → {percent(change.get('to_weight'))}"
+
+
+def _complete(rollback: Json, in_time: str = "") -> str:
+    """When a rollback was complete; ``in_time`` is what is said where it kept its limit."""
+    late = in_time if rollback.get("within_deadline") else ", LATER than its limit"
+    return f"complete after {rollback['total_ms']:.0f} ms{late}"
+
+
+def _cause(rollback: Json) -> str:
     """Why a rollback was: what set it off, and the first of the reasons if one was given."""
-    trigger = words(told.get("trigger"))
-    reason = str(told.get("reason") or "").split("; ")[0]
+    trigger = words(rollback.get("trigger"))
+    reason = str(rollback.get("reason") or "").split("; ")[0]
     return f"{trigger}: {reason}" if reason else trigger
 
 
@@ -140,8 +178,8 @@ _OPEN: Final = frozenset({"idle", "running", "paused", "rolling_back"})
 def criteria(report: Json) -> list[tuple[str, bool | None, str]]:
     """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
     going = report.get("outcome") in _OPEN and not report.get("ended_at")
-    found = report.get("criteria") or []
-    return [(words(c["name"]), bool(c["passed"]) or (None if going else False), str(c["evidence"])) for c in found]
+    rows = report.get("criteria") or []
+    return [(words(c["name"]), bool(c["passed"]) or (None if going else False), str(c["evidence"])) for c in rows]
 
 
 def verdict_line(status: Json) -> str:
@@ -154,19 +192,19 @@ def verdict_line(status: Json) -> str:
 
 
 def changes(before: Json | None, now: Json) -> list[str]:
-    """What a person reading plain lines should hear, given the last status they heard of."""
+    """What is new in a status, in plain lines, for a person who was told of the one before."""
     if before is None:
         return [headline(now)]
-    told = []
+    news = []
     if now["state"] != before["state"] or now["weight"] != before["weight"] or _phase(now) != _phase(before):
-        told.append(headline(now))
+        news.append(headline(now))
     last = now.get("last_rollback")
     if last and last != before.get("last_rollback") and last.get("total_ms") is not None:
-        told.append(rollback_line(last))
+        news.append(rollback_line(last))
     outcome = (now.get("verdict") or {}).get("outcome")
     if outcome not in (None, "no_data", (before.get("verdict") or {}).get("outcome")):
-        told.append(f"Verdict: {verdict_line(now)}")
-    return told
+        news.append(f"Verdict: {verdict_line(now)}")
+    return news
 
 
 def _phase(status: Json) -> object:
@@ -176,12 +214,12 @@ def _phase(status: Json) -> object:
 def audit_line(entry: Json) -> str:
     """An audit entry in one line: time of day (UTC), who, what, and why."""
     line = f"{str(entry['at'])[11:19]} {entry['actor']} {words(entry['kind'])}"
-    told = audit_detail(entry)
-    return f"{line}  {told}" if told else line
+    detail = audit_detail(entry)
+    return f"{line}  {detail}" if detail else line
 
 
-# Of an audit entry's detail: what is told elsewhere on the line, or is for programs.
-_UNTOLD: Final = frozenset(
+# Of an audit entry's detail: what stands elsewhere on the line, or is for programs.
+_LEFT_OUT: Final = frozenset(
     {
         *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason"),
         *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "adapters", "verdict"),
@@ -198,22 +236,20 @@ def audit_detail(entry: Json) -> str:
     if entry["kind"] == "phase_left":
         target = (detail.get("arms") or {}).get("target") or {}
         parts = [str(detail.get("name")), f"after {span(detail.get('soaked_s'))} of soak"]
-        parts += [f"{target.get('requests', 0):,} target requests", f"{target.get('errors', 0):,} errors"]
+        parts += [f"{count(target.get('requests', 0))} target requests", f"{count(target.get('errors', 0))} errors"]
         parts += [f"p95 {_round_ms(target['p95_ms'])}"] if target.get("p95_ms") is not None else []
     elif detail.get("to_weight") is not None:
-        route = f"{percent(detail.get('from_weight'))} → {percent(detail['to_weight'])}"
-        parts.append(f"{route}, {detail['phase']}" if detail.get("phase") else route)
+        parts.append(f"{_route(detail)}, {detail['phase']}" if detail.get("phase") else _route(detail))
     elif detail.get("weight") is not None:
         parts.append(f"at {percent(detail['weight'])}")
     if detail.get("total_ms") is not None:
-        late = "" if detail.get("within_deadline") else ", LATER than its limit"
-        parts.append(f"complete after {detail['total_ms']:.0f} ms{late}")
+        parts.append(_complete(detail))
     elif detail.get("trigger") not in (None, "command"):
         parts.append(words(detail["trigger"]))
     if reason := str(detail.get("reason") or ""):
         first, more, _ = reason.partition("; ")  # a verdict gives one a rule
         parts.append(f"“{first} …”" if more and entry["actor"] == "phasegate" else f"“{reason}”")
     for name, value in detail.items():
-        if name not in _UNTOLD and value not in (None, "", [], {}):
+        if name not in _LEFT_OUT and value not in (None, "", [], {}):
             parts.append(f"{words(name)}: {value}")
     return ", ".join(parts)

@@ -23,27 +23,11 @@ ENDED: Final = frozenset({"completed", "rolled_back", "aborted"})
 RECONNECT_S: Final = 0.5
 DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
-SAMPLES: Final = 60
-EVENTS_MAX: Final = 1000
+SAMPLES: Final = 60  # seconds of figures that are kept to be drawn
+EVENTS_MAX: Final = 1000  # received and not drawn yet
+PUT_WITHIN_S: Final = 60  # nobody takes an event for that long: nobody draws any more
 _KEYS: Final = {"r": "rollback", "a": "abort", "p": "pause"}
-
-
-def print_status(status: Json) -> None:
-    """A status for a person, once."""
-    from rich.console import Console
-
-    from control.terminal.picture import picture
-
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(picture(console, status))
-        return
-    with console.capture() as drawn:
-        console.print(picture(console, status))
-    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
-
-
-# Following
+_TAKE_BACK: Final = ("rollback", "abort")
 
 
 class _Seen:
@@ -64,29 +48,26 @@ class _Seen:
         return state if state in ENDED or (state == "idle" and self._under_way) else None
 
     def take(self, event: Event | ApiError) -> list[str]:
-        """Take in what was received, and give what is to be said of it in plain lines."""
+        """Take in what was received, and give the plain lines that tell of it."""
         self.taken += 1
         if isinstance(event, Refused):
             raise event
         if isinstance(event, ApiError):
-            said = (
-                []
-                if self.lost
-                else [f"Lost sight of the control plane: {event.message}. Traffic goes on; trying again."]
-            )
+            news = f"The control plane does not answer: {event.message}. Traffic goes on; trying again."
+            lines = [] if self.lost else [news]
             self.lost = event.message
-            return said
-        said = ["The control plane is back."] if self.lost else []
+            return lines
+        lines = ["The control plane is back."] if self.lost else []
         self.lost = ""
         if event.name == "status":
-            said += changes(self.status, event.data)
+            lines += changes(self.status, event.data)
             self.status = event.data
             self._under_way |= event.data["state"] != "idle"
         elif event.name == "sample":
             self.samples.append(event.data)
         elif event.name == "audit" and event.data["kind"] != "phase_left":  # that one is for the report
             self.log.append(audit_line(event.data))
-        return said
+        return lines
 
 
 def follow(
@@ -118,20 +99,20 @@ def follow(
 
 def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threading.Event) -> None:
     """Put every event into the queue, connecting again for as long as it is wanted."""
-    with contextlib.suppress(queue.Full):  # nobody draws any more
+    with contextlib.suppress(queue.Full):
         while not ended.is_set():
             try:
                 for event in client.events():
                     if ended.is_set():
                         return
-                    events.put(event, timeout=60)
+                    events.put(event, timeout=PUT_WITHIN_S)
             except Refused as error:
                 final = error.status in (401, 403, 404)
-                events.put(error if final else Unreachable(error.message, error.hint), timeout=60)
+                events.put(error if final else Unreachable(error.message, error.hint), timeout=PUT_WITHIN_S)
                 if final:
                     return
             except ApiError as error:
-                events.put(error, timeout=60)
+                events.put(error, timeout=PUT_WITHIN_S)
             ended.wait(RECONNECT_S)
 
 
@@ -156,7 +137,7 @@ def _follow_live(
 
     from control.terminal.picture import picture
 
-    seen, actor, console = _Seen(), _Actor(client), Console(highlight=False)
+    seen, actor, console = _Seen(), KeyActions(client), Console(highlight=False)
     drawn: object = None
     with _keys() as pressed, Live(console=console, auto_refresh=False) as live:
         while seen.ended is None or actor.busy:
@@ -174,52 +155,70 @@ def _follow_live(
                 live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
                 continue
             noted = [note()] if note else []
-            now = (seen.taken, actor.said, noted, console.size)
+            now = (seen.taken, actor.message, noted, console.size)
             if now == drawn:  # drawing costs 10 ms, and most tenths of a second bring nothing
                 continue
             drawn = now
             lines = [*seen.log, *([seen.lost] if seen.lost else []), *noted]
-            footer = _footer(seen.status, may_act, may_detach, actor.said)
+            footer = _footer(seen.status, may_act, may_detach, actor.message)
             live.update(picture(console, seen.status, lines, footer, list(seen.samples)), refresh=True)
     return seen.ended
 
 
-def _footer(status: Json, may_act: bool, may_detach: bool, said: str) -> str:
+def _footer(status: Json, may_act: bool, may_detach: bool, message: str) -> str:
     pause = "resume" if status["state"] == "paused" else "pause"
     keys = f"[b]r[/b] roll back  [b]a[/b] abort  [b]p[/b] {pause}" if may_act else ""
     leave = "[b]d[/b] detach" if may_detach else "[b]Ctrl-C[/b] end"
-    return "  ".join(part for part in (keys, leave, said) if part)
+    return "  ".join(part for part in (keys, leave, message) if part)
 
 
-class _Actor:
-    """Carries out one action at a time beside the drawing, and says how it went."""
+class KeyActions:
+    """Carries out actions beside the drawing, one at a time, and says how the last one went.
+
+    What is asked for while another is under way is done next, the newest wish in place of an older one; what takes
+    traffic back waits for nothing, and what was to be done next is not done any more.
+    """
 
     def __init__(self, client: Client) -> None:
-        self.said = ""
+        self.message = ""
         self._client = client
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._current = ""
+        self._next: str | None = None
+        self._under_way = 0
 
     @property
     def busy(self) -> bool:
         """Whether an action is under way."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._under_way > 0
 
     def ask(self, action: str) -> None:
-        """Begin an action; one that takes traffic back never waits behind another."""
-        if self.busy and action not in ("rollback", "abort"):
-            return
-        self.said = f"[dim]{action} …[/dim]"
-        self._thread = threading.Thread(target=self._carry_out, args=(action,), daemon=True)
-        self._thread.start()
+        """Begin an action, or have it done next."""
+        with self._lock:
+            if self.busy and action not in _TAKE_BACK:
+                self._next = None if action == self._current else action
+                return
+            self._current, self._next = action, None
+            self._under_way += 1
+        threading.Thread(target=self._carry_out, args=(action,), daemon=True).start()
 
     def _carry_out(self, action: str) -> None:
         from rich.markup import escape
 
-        try:
-            self._client.act(action, reason="asked for at the terminal")
-            self.said = ""
-        except ApiError as error:
-            self.said = f"[red]{action}: {escape(str(error))}[/red]"
+        wanted: str | None = action
+        while wanted is not None:
+            self.message = f"[dim]{wanted} …[/dim]"
+            try:
+                self._client.act(wanted, reason="asked for at the terminal")
+                self.message = ""
+            except ApiError as error:
+                self.message = f"[red]{wanted}: {escape(str(error))}[/red]"
+            with self._lock:
+                wanted, self._next = self._next, None
+                if wanted is None:
+                    self._under_way -= 1
+                else:
+                    self._current = wanted
 
 
 @contextlib.contextmanager

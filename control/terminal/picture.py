@@ -9,7 +9,21 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control.report.wording import NONE, Json, ms, next_line, percent, rollback_line, rule, span, verdict_line, words
+from control.report.wording import (
+    NONE,
+    Json,
+    count,
+    error_rate,
+    ms,
+    next_line,
+    percent,
+    proof,
+    rollback_line,
+    rule,
+    span,
+    verdict_line,
+    words,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,6 +47,24 @@ _MARKS: Final = {
 _BAR: Final = 24
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARKS_MAX: Final = 20
+
+
+def print_rendered(console: Console, drawn: RenderableType) -> None:
+    """What was drawn; a file or pipe is not given the blanks that end its lines."""
+    if console.is_terminal:
+        console.print(drawn)
+        return
+    with console.capture() as captured:
+        console.print(drawn)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_status(status: Json) -> None:
+    """A status for a person, once."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    print_rendered(console, picture(console, status))
 
 
 class _Part(NamedTuple):
@@ -158,15 +190,15 @@ def _rules(status: Json) -> RenderableType:
     table.add_column("proof", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in status["verdict"]["rules"]:
-        name, tell = rule(each)
+        name, written = rule(each)
         mark, style = _MARKS.get(each["outcome"], (words(each["outcome"]), ""))
-        proof = each.get("proof")
-        bar: RenderableType = "" if proof is None else ProgressBar(1.0, proof, width=_BAR)
-        if proof is not None and each["outcome"] in ("promote", "hold"):
+        proven = each.get("proof")
+        bar: RenderableType = "" if proven is None else ProgressBar(1.0, proven, width=_BAR)
+        if proven is not None and each["outcome"] in ("promote", "hold"):
             above = each["value"] is not None and each["value"] > each["limit"]
-            mark = "proven" if proof >= 1 else "above" if above else f"{math.floor(100 * proof)} %"
-        samples = f"{each['samples']:,}"
-        table.add_row(name, tell(each["value"]), tell(each["limit"]), samples, bar, Text(mark, style=style))
+            mark = "proven" if proven >= 1 else "above" if above else proof(proven)
+        figures = (written(each["value"]), written(each["limit"]), count(each["samples"]))
+        table.add_row(name, *figures, bar, Text(mark, style=style))
     return table
 
 
@@ -193,7 +225,7 @@ def _arms(status: Json, samples: Sequence[Json]) -> RenderableType:
 
 
 def _requests(arm: Json, name: str, samples: Sequence[Json]) -> str:
-    total = f"{arm.get('requests', 0):,}"
+    total = count(arm.get("requests", 0))
     lately = [sample for sample in samples[-5:] if sample.get("span_s")]
     if not lately:
         return total
@@ -202,8 +234,7 @@ def _requests(arm: Json, name: str, samples: Sequence[Json]) -> str:
 
 
 def _errors(arm: Json) -> str:
-    errors, rate = arm.get("errors", 0), 100 * (arm.get("error_rate") or 0)
-    return f"{errors:,}  {rate:.2f} %" if arm.get("requests") else NONE
+    return f"{count(arm.get('errors', 0))}  {error_rate(arm)}" if arm.get("requests") else NONE
 
 
 def _p95(sample: Json, name: str) -> float | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from control.demo.findings import STANDARD_ERRORS, findings
 from control.demo.load import visitor
+from control.demo.promises import STANDARD_ERRORS, promises
 from proxy.migration.splitter import bucket, salt
 
 KINDS = ("mock", "firestore")
@@ -49,7 +49,7 @@ COUNTERS = {"source": 2450, "target": 2550, "fallbacks": 3}
 
 
 def failed(found_report: dict[str, Any], counters: dict[str, int], found_wire: dict[str, Any]) -> list[str]:
-    return [found.name for found in findings(found_report, KINDS, counters, found_wire) if not found.held]
+    return [found.name for found in promises(found_report, KINDS, counters, found_wire) if not found.held]
 
 
 def test_an_honest_run_holds() -> None:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
+from markupsafe import escape
+
 from control.report.html import page
+
+ROLLBACK = {
+    "trigger": "command",
+    "reason": "it looks odd",
+    "from_weight": 50.0,
+    "to_weight": 25.0,
+    "decided_ms": 0.4,
+    "seen_ms": 5.0,
+    "drained_ms": 38.0,
+    "total_ms": 43.4,
+    "within_deadline": True,
+}
 
 
 def report(**changed: Any) -> dict[str, Any]:
@@ -74,9 +88,23 @@ def test_the_page_has_outcome_shares_latencies_criteria_and_verdicts() -> None:
 
 def test_what_is_data_never_becomes_markup() -> None:
     nasty = '<script>alert("x")</script>'
-    html = page(report(migration=nasty, criteria=[{"name": nasty, "passed": False, "evidence": nasty}]))
-    assert "<script" not in html
-    assert Outline(html).open == []
+    phase = report()["phases"][0]
+    verdict = {"outcome": nasty, "reasons": [nasty], "rules": []}
+    html = page(
+        report(
+            migration=nasty,
+            outcome=nasty,
+            phases=[phase | {"name": nasty, "verdict": verdict}],
+            rollbacks=[ROLLBACK | {"reason": nasty, "trigger": nasty}],
+            criteria=[{"name": nasty, "passed": False, "evidence": nasty}],
+            audit={"entries": 1, "hash": nasty},
+        )
+    )
+    outline = Outline(html)
+    assert "script" not in outline.tags
+    assert (outline.open, outline.asked) == ([], [])
+    assert html.count(str(escape(nasty))) >= 11, "each place that shows it shows it whole"
+    assert "script" in Outline(html.replace(str(escape(nasty)), nasty)).tags, "unescaped it would have been seen"
 
 
 def test_a_run_without_traffic_or_phases_is_a_page_too() -> None:
@@ -89,22 +117,11 @@ def test_a_run_without_traffic_or_phases_is_a_page_too() -> None:
 
 
 def test_a_rollback_is_told_with_its_clock_and_the_trail_with_its_hash() -> None:
-    rollback = {
-        "trigger": "command",
-        "reason": "it looks odd",
-        "from_weight": 50.0,
-        "to_weight": 25.0,
-        "decided_ms": 0.4,
-        "seen_ms": 5.0,
-        "drained_ms": 38.0,
-        "total_ms": 43.4,
-        "within_deadline": True,
-    }
-    html = page(report(rollbacks=[rollback], audit={"entries": 7, "hash": "c0ffee"}))
+    html = page(report(rollbacks=[ROLLBACK], audit={"entries": 7, "hash": "c0ffee"}))
     for expected in ("it looks odd", "decided", "seen", "drained", "43 ms", "within its", "7 entries", "c0ffee"):
         assert expected in html
     assert Outline(html).open == []
-    at_once = rollback | {"decided_ms": 0.0, "seen_ms": 0.0, "drained_ms": 0.0, "total_ms": 0.0}
+    at_once = ROLLBACK | {"decided_ms": 0.0, "seen_ms": 0.0, "drained_ms": 0.0, "total_ms": 0.0}
     assert Outline(page(report(rollbacks=[at_once]))).open == []
 
 

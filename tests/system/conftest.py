@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
 from control.api.client import Client
 from control.demo.children import Children
-from control.demo.run import Traffic
+from control.demo.traffic import Traffic
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
@@ -60,6 +62,17 @@ tokens = [
   {{ name = "guest", sha256 = "{viewer}", role = "viewer" }},
 ]
 """
+
+BROWSER_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BROWSER_WITHIN_MS = 60_000  # the machine may be busy; every wait is for a condition
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C is tested here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -205,3 +218,15 @@ def serving(
         return running
 
     return serve
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium."""
+    expect.set_options(timeout=BROWSER_WITHIN_MS)
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "chromium is missing: `make browser` installs it"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
+        yield chromium
+        chromium.close()

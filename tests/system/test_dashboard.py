@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,20 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 
 Start = Callable[..., Any]
 Open = Callable[..., Page]
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 WITHIN_MS = 60_000  # the machine may be busy; every wait is for a condition
 # The second phase has to be left by an operator: the test is done long before its soak.
@@ -55,18 +45,6 @@ class Watch:
     def _asked(self, request: Request) -> None:
         if urlsplit(request.url).netloc != self._origin and not request.url.startswith("data:"):
             self.wrong.append(f"asked another host: {request.url}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's chromium."""
-    expect.set_options(timeout=WITHIN_MS)
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert path, "chromium is missing: `make browser` installs it"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ export function Audit({ name, entries, cursor, take }) {
                 ${moment(entry.at)}
               </td>
               <td class="text what">${entry.what}</td>
-              <td class="text">${entry.actor}</td>
+              <td class="text actor">${entry.actor}</td>
               <td class="text says"><${Says} text=${entry.says} /></td>
             </tr>`,
           )}

@@ -27,7 +27,7 @@ const OUTCOMES = {
       status.weight > 0 ? "No data: nothing to judge by yet." : "Nothing to judge: all is answered by the source.",
   },
 };
-const ROOM = matchMedia("(min-width: 1081px)").matches; // beside the arms there is room for the evidence
+const ROOM = matchMedia("(min-width: 1161px)").matches; // beside the arms there is room for the evidence
 const OF_A_RULE = { promote: "kept", hold: "not yet", roll_back: "broken", no_data: "no data" };
 
 /** A rule's outcome in a word or two; where evidence is weighed, how far it has come. */
@@ -84,11 +84,11 @@ function Rule({ rule, why }) {
   return html`<tr class=${rule.outcome}>
       <th scope="row">${name}</th>
       <td>${value(rule.value)}</td>
-      <td class="soft">${value(rule.limit)}</td>
+      <td class="soft limit">${value(rule.limit)}</td>
       <td class="meter" aria-hidden="true">
         <span class="track"><span class="fill" style=${{ width: `${100 * used}%` }}></span></span>
       </td>
-      <td>${count(rule.samples)}</td>
+      <td class="samples">${count(rule.samples)}</td>
       <td class="text">
         <span class="mark" aria-hidden="true">${OUTCOMES[rule.outcome]?.mark}</span> ${inShort(rule)}
       </td>

@@ -30,11 +30,11 @@ export function Workers({ status }) {
               const behind = worker.generation !== newest;
               const silent = worker.heartbeat_age_ms > SILENT_MS;
               return html`<tr key=${worker.slot}>
-                <th scope="row">${worker.slot}</th>
-                <td>${worker.pid}</td>
-                <td class=${behind ? "bad" : ""}>${worker.generation}${behind ? " behind" : ""}</td>
-                <td>${count(worker.inflight_target)} open</td>
-                <td class=${silent ? "bad" : ""}>${ms(worker.heartbeat_age_ms)} ago${silent ? ", silent" : ""}</td>
+                <th scope="row" data-head="Slot">${worker.slot}</th>
+                <td data-head="Process">${worker.pid}</td>
+                <td data-head="Generation" class=${behind ? "bad" : ""}>${worker.generation}${behind ? " behind" : ""}</td>
+                <td data-head="On the target">${count(worker.inflight_target)} open</td>
+                <td data-head="Heartbeat" class=${silent ? "bad" : ""}>${ms(worker.heartbeat_age_ms)} ago${silent ? ", silent" : ""}</td>
               </tr>`;
             })}
           </tbody>

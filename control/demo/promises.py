@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Final
 
-from control.report.wording import Json, words
+from control.report.wording import Json, measured, percent, words
 
-STANDARD_ERRORS: Final = 3.0
+STANDARD_ERRORS: Final = 3.0  # of a fair draw: 0.3 % of honest phases would stray further
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Promise:
     """One promise: whether it held, and the figures that say so."""
 
     name: str
@@ -20,7 +20,7 @@ class Finding:
     evidence: str
 
 
-def findings(report: Json, kinds: tuple[str, str], counters: Json, wire: Json) -> list[Finding]:
+def promises(report: Json, kinds: tuple[str, str], counters: Json, wire: Json) -> list[Promise]:
     """Everything that a demo's end is judged by.
 
     ``kinds`` are the source's and the target's ``x-data-source``. ``counters`` has phasegate's own ``source`` and
@@ -28,33 +28,34 @@ def findings(report: Json, kinds: tuple[str, str], counters: Json, wire: Json) -
     """
     outcome = str(report.get("outcome"))
     return [
-        Finding("the migration completed", outcome == "completed", outcome.replace("_", " ")),
+        Promise("the migration completed", outcome == "completed", words(outcome)),
         *(_share(phase) for phase in report.get("phases") or []),
         *_wire(kinds, counters, wire),
-        Finding(
+        Promise(
             "no client request failed",
             wire["failed"] == 0 and wire["sent"] == wire["answered"] > 0,
             ", ".join(f"{wire[key]} {words(key)}" for key in ("sent", "answered", "failed", "held_back"))
             + "".join(f"; {example}" for example in wire["examples"]),
         ),
-        Finding("reads and writes were both sent", wire["reads"] > 0 and wire["writes"] > 0, _mix(wire)),
+        Promise("reads and writes were both sent", wire["reads"] > 0 and wire["writes"] > 0, _mix(wire)),
     ]
 
 
-def _share(phase: Json) -> Finding:
+def _share(phase: Json) -> Promise:
     """A phase's share of target requests, against its weight: within three standard errors of a fair draw."""
     weight = phase["weight"] / 100
     requests = sum(arm["requests"] for arm in phase["arms"].values())
     share = phase["target_share"]
+    name = f"{phase['name']}: {percent(phase['weight'])} on the target"
     if not requests or share is None:
-        return Finding(f"{phase['name']}: {phase['weight']:g} % on the target", False, "no request in this phase")
+        return Promise(name, False, "no request in this phase")
     error = sqrt(weight * (1 - weight) / requests)
     held = abs(share - weight) <= STANDARD_ERRORS * error
-    evidence = f"{100 * share:.2f} % of {requests} requests, ± {100 * STANDARD_ERRORS * error:.2f} allowed"
-    return Finding(f"{phase['name']}: {phase['weight']:g} % on the target", held, evidence)
+    evidence = f"{measured(share)} of {requests} requests, ± {100 * STANDARD_ERRORS * error:.2f} allowed"
+    return Promise(name, held, evidence)
 
 
-def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[Finding]:
+def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[Promise]:
     """A fallback counts as a request of the target's, and is answered by the source: it says so on the wire."""
     seen = wire["sources"]
     fallbacks = counters["fallbacks"]
@@ -62,13 +63,13 @@ def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[Finding]:
     pairs = [(kind, seen.get(kind, 0), count) for kind, count in zip(kinds, expected, strict=True)]
     strangers = sorted(set(seen) - set(kinds))
     return [
-        Finding(
+        Promise(
             "answers by x-data-source agree with the counters",
             all(said == counted for _, said, counted in pairs) and not strangers,
             ", ".join(f"{kind}: {said} on the wire, {counted} counted" for kind, said, counted in pairs)
             + "".join(f", unknown: {name}" for name in strangers),
         ),
-        Finding(
+        Promise(
             "fallbacks on the wire agree with the counters",
             sum(wire["fallbacks"].values()) == fallbacks,
             f"{sum(wire['fallbacks'].values())} on the wire, {fallbacks} counted",

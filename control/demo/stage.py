@@ -1,0 +1,246 @@
+"""The demo's stage: the app, the Firestore emulator and phasegate, started as a user starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from backends.kinds.firestore.emulator import EmulatorError, find_command
+from control.api.client import Client
+from control.demo.children import Children, wait_for
+from control.terminal.exits import OK
+
+STARTED_WITHIN_S: Final = 90.0
+PROJECT: Final = "demo-phasegate"
+MIGRATION: Final = "phase6"
+FIREBASE_TOOLS: Final = "firebase-tools@15"
+FETCHED_WITHIN_S: Final = 900.0
+VALIDATIONS_A_PHASE: Final = 4  # however short its phases are
+VALIDATED_AT_LEAST_EVERY_S: Final = 30.0
+LOG_TAIL: Final = 400  # characters of what a tool said that are shown to a person
+
+# Name, weight in percent, seconds within which a rollback from it is to be complete.
+PHASES: Final = (("initial", 5, 10), ("early", 25, 15), ("half", 50, 20), ("majority", 75, 25), ("complete", 100, 38))
+
+CONFIG: Final = """\
+# Written by `phasegate demo`; gone when it ends.
+[app]
+origin = "{app}"
+
+[proxy]
+listen = ["{listen}"]
+workers = {workers}
+run_dir = "run"
+
+[backends.mock]
+kind = "mock"
+
+[backends.firestore]
+kind = "firestore"
+project = "{project}"
+deadline = "5s"
+
+[migrations.phase6]
+source = "mock"
+target = "firestore"
+routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
+validate_every = "{every}"
+# A demo's phases are too short for proof at any usual rate: what has kept its limits goes on.
+min_samples = 5
+max_soak = "{soak}"
+on_low_traffic = "promote"
+phases = [
+{phases}
+]
+
+# The emulator is no Firestore, and shares this machine with everything else.
+[migrations.phase6.thresholds]
+p95_ms = 2500
+p99_ms = 5000
+
+[control]
+listen = "{control}"
+tokens = [{{ name = "demo", sha256 = "{sha256}", role = "operator" }}]
+"""
+
+
+class DemoError(Exception):
+    """The demo cannot go on: what was found and what to do."""
+
+
+class DemoStage:
+    """Everything that runs in a demo, and where. ``listen`` and ``control`` may have port 0 until ``settle``."""
+
+    def __init__(
+        self,
+        children: Children,
+        folder: Path,
+        phase_seconds: float,
+        listen: str,
+        control: str,
+        workers: int,
+    ) -> None:
+        self.children = children
+        self.folder = folder
+        self.listen = listen
+        self.control = control
+        self.phase_seconds = phase_seconds
+        self.workers = workers
+        self.token = os.environ.get("PHASEGATE_TOKEN") or secrets.token_urlsafe(24)
+        self.project = PROJECT
+
+    @property
+    def client(self) -> Client:
+        """The demo's phasegate, as an operator asks it."""
+        return Client(f"http://{self.control}", self.token, MIGRATION)
+
+    def config(self, app_port: int) -> Path:
+        """Write the configuration that the demo's phasegate runs by."""
+        path = self.folder / "phasegate.toml"
+        soak = f"{self.phase_seconds:g}s"
+        phases = "\n".join(
+            f'  {{ name = "{name}", weight = {weight}, min_soak = "{soak}", rollback_within = "{within}s" }},'
+            for name, weight, within in PHASES
+        )
+        path.write_text(
+            CONFIG.format(
+                app=f"http://127.0.0.1:{app_port}",
+                listen=self.listen,
+                workers=self.workers,
+                project=self.project,
+                every=f"{min(VALIDATED_AT_LEAST_EVERY_S, self.phase_seconds / VALIDATIONS_A_PHASE):g}s",
+                soak=soak,
+                phases=phases,
+                control=self.control,
+                sha256=hashlib.sha256(self.token.encode()).hexdigest(),
+            )
+        )
+        return path
+
+    def app(self) -> int:
+        """Start the small app and give its port."""
+        child = self.children.python("app", "control.demo.app", read=True)
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if not line:
+            raise DemoError(f"the demo's app did not start:\n{self.children.log('app')}")
+        return int(json.loads(line)["port"])
+
+    def emulator(self) -> None:
+        """Start the Firestore emulator, unless one is named in the environment; it is waited for by ``seed``."""
+        if os.environ.get("FIRESTORE_EMULATOR_HOST"):
+            self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # somebody else's emulator may hold anything already
+            return
+        port = _free_port()
+        try:
+            command = find_command()
+        except EmulatorError as error:
+            command = _fetched_emulator(str(error))
+        self.children.start("emulator", [*command, "--host=127.0.0.1", f"--port={port}"])
+        os.environ["FIRESTORE_EMULATOR_HOST"] = f"127.0.0.1:{port}"
+
+    def seed(self, config: Path) -> None:
+        """Give Firestore what the mock begins with, by ``phasegate seed``, as soon as the emulator answers."""
+
+        def seeded() -> bool:
+            child = self.children.python("seed", "control.cli", "seed", "--config", str(config), "--yes")
+            return child.wait() == OK
+
+        if not wait_for(seeded, STARTED_WITHIN_S):
+            logs = f"{self.children.log('seed')}\n{self.children.log('emulator')}"
+            raise DemoError(f"the Firestore emulator could not be given its data:\n{logs}")
+
+    def warm_up(self) -> None:
+        """Have the emulator work a little, so that the first phases do not measure its compiler."""
+        warming = self.children.python("warm-up", "control.demo.warm")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            warming.wait(STARTED_WITHIN_S)
+        self.children.end("warm-up")
+
+    def serve(self, config: Path) -> subprocess.Popen[bytes]:
+        """Start phasegate, by ``phasegate serve``."""
+        return self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
+
+    def settle(self, child: subprocess.Popen[bytes]) -> None:
+        """Wait until phasegate is ready and the app's page comes through it; from then on the addresses are known."""
+
+        def settled() -> bool:
+            return child.poll() is not None or (self._listens() and self.client.ready() and self._proxies())
+
+        if not wait_for(settled, STARTED_WITHIN_S) or child.poll() is not None:
+            raise DemoError(f"phasegate did not start:\n{self.children.log('phasegate')}")
+
+    def _listens(self) -> bool:
+        """Whether phasegate has said where it listens: a port that we had looked for could be taken until then."""
+        try:
+            ready = json.loads((self.folder / "run" / "ready.json").read_text())
+        except FileNotFoundError:
+            return False
+        (self.listen,), self.control = ready["proxy"], ready["control"]
+        return True
+
+    def _proxies(self) -> bool:
+        """Whether the app's page comes through the proxy."""
+        connection = http.client.HTTPConnection(self.listen, timeout=2)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def counters(self) -> dict[str, int]:
+        """phasegate's own counts since it was started."""
+        operations = self.client.metrics()["operations"]
+        arms = {arm: sum(each["arms"][arm]["requests"] for each in operations) for arm in ("source", "target")}
+        return arms | {"fallbacks": sum(each["fallbacks"] for each in operations)}
+
+
+def _free_port() -> int:
+    """For the emulator, which cannot be asked to find one by itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _fetched_emulator(missing: str) -> list[str]:
+    """Have Firebase's own tool fetch Google's emulator, once, to where ``find_command`` looks; and give its command.
+
+    npm's @firestore-emulator/server would be smaller, but has no GetDocument, no precondition on a document's update
+    time and only some transforms.
+    """
+    npx = shutil.which("npx")
+    if npx is None or shutil.which("java") is None:
+        raise DemoError(
+            f"{missing}\nWhere Node.js 20 with npx and Java are installed, the demo fetches one by itself."
+        )
+    print(
+        "No Firestore emulator was found: npx firebase-tools fetches Google's, once. This takes minutes …", flush=True
+    )
+    try:
+        done = subprocess.run(
+            [npx, "--yes", FIREBASE_TOOLS, "setup:emulators:firestore"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FETCHED_WITHIN_S,
+            check=False,
+        )
+        problem = f"{done.stdout}\n{done.stderr}".strip()[-LOG_TAIL:]
+    except subprocess.TimeoutExpired:
+        problem = f"it took longer than {FETCHED_WITHIN_S:.0f} s"
+    try:
+        return find_command()
+    except EmulatorError:
+        raise DemoError(f"{missing}\nnpx firebase-tools could not fetch one either: {problem}") from None
