@@ -32,7 +32,7 @@ from backends.kinds.registry import build_store
 from backends.kinds.settings import Backend, Firestore, Http, Mock
 from backends.pair.manager import build_arm
 from control.api.client import ApiError, Client
-from control.checks.check import Check
+from control.checks.check import Check, failed
 from control.plan.phases import FULL_BP
 from control.plan.settings import Settings, address
 from proxy.board import board
@@ -317,10 +317,10 @@ def _dry_run(scene: Scene) -> Iterator[Check]:
         except ApiError as error:
             yield Check(title, False, error.message, error.hint)
             continue
-        checks = answer.get("checks") or []
-        bad = [found for found in checks if found["ok"] is False]
+        checks = answer.checks or ()
+        bad = failed(checks)
         for found in bad:
-            yield Check(f"{title}: {found['name']}", False, found["found"], found.get("mend", ""))
+            yield Check(f"{title}: {found.name}", False, found.found, found.mend)
         if not bad:
             yield Check(
                 title, True, f"the control plane at {scene.running.url} made {len(checks)} checks, none failed"

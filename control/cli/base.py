@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from control.terminal.exits import GATE, INTERRUPTED, UNREACHABLE, USAGE, Stop
+from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 
 if TYPE_CHECKING:
-    from control.api.client import ApiError, Client, Json
+    from control.api.client import ApiError, Client
 
 CONFIG: Final = "phasegate.toml"
 EPILOG: Final = """\b
@@ -119,7 +120,7 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def client(url: str | None, migration: str | None, config: str) -> Client:
     from control.api.client import DEFAULT_MIGRATION, DEFAULT_URL, Client
 
-    found: Json = {}
+    found: dict[str, Any] = {}
     if url is None or migration is None:
         found = peek(config, needed=url is None)
     if url is None:
@@ -135,7 +136,7 @@ def client(url: str | None, migration: str | None, config: str) -> Client:
     return Client(url, os.environ.get("PHASEGATE_TOKEN"), migration)
 
 
-def peek(config: str, *, needed: bool) -> Json:
+def peek(config: str, *, needed: bool) -> dict[str, Any]:
     """The configuration as it stands, unchecked, to find a phasegate that runs by it; {} where there is none."""
     import tomllib
 
@@ -173,6 +174,22 @@ def settings(config: str) -> Any:
             ) from error
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
+
+
+def print_json(value: object) -> None:
+    """A document, or several, as JSON for a person."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def follow_to_the_end(client: Client, *, may_act: bool) -> NoReturn:
+    """Show the migration until it has ended or the person detaches; exit by how it ended."""
+    from control.rollout.model import State
+    from control.terminal.follow import follow
+
+    state = follow(client, may_act=may_act)
+    sys.exit(ROLLED_BACK if state in (State.ROLLED_BACK, State.ABORTED, State.IDLE) else OK)
 
 
 def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

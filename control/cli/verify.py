@@ -15,8 +15,8 @@ from control.terminal.exits import GATE, OK, USAGE, Stop
 
 def asked(client: Client) -> dict[str, Trail]:
     """What the control plane says of its migration's trail."""
-    found = client.verify()
-    return {client.migration: Trail(found["entries"], found["hash"], tuple(found["problems"]))}
+    trail = client.verify()
+    return {client.migration: Trail(trail.entries, trail.hash, trail.problems)}
 
 
 def read(path: Path, migration: str | None) -> dict[str, Trail]:

@@ -201,9 +201,12 @@ class DemoStage:
 
     def counters(self) -> dict[str, int]:
         """phasegate's own counts since it was started."""
-        operations = self.client.metrics()["operations"]
-        arms = {arm: sum(each["arms"][arm]["requests"] for each in operations) for arm in ("source", "target")}
-        return arms | {"fallbacks": sum(each["fallbacks"] for each in operations)}
+        operations = self.client.metrics().operations
+        return {
+            "source": sum(each.arms.source.requests for each in operations),
+            "target": sum(each.arms.target.requests for each in operations),
+            "fallbacks": sum(each.fallbacks for each in operations),
+        }
 
 
 def _free_port() -> int:

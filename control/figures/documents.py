@@ -22,6 +22,10 @@ class BothArms(Struct, frozen=True):
     source: Summary
     target: Summary
 
+    def named(self) -> tuple[tuple[str, Summary], tuple[str, Summary]]:
+        """Each with its name, the source first."""
+        return ("source", self.source), ("target", self.target)
+
 
 class OperationFigures(Struct, frozen=True):
     """One operation since boot."""

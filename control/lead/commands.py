@@ -14,12 +14,13 @@ REASON_MAX: Final = 500
 
 
 Reason = Annotated[str, Meta(max_length=REASON_MAX)]
+Action = Literal["start", "advance", "pause", "resume", "rollback", "abort"]
 
 
-class ActionBody(Struct, frozen=True, forbid_unknown_fields=True):
+class ActionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An action on a migration, and what goes with it."""
 
-    action: Literal["start", "advance", "pause", "resume", "rollback", "abort"]
+    action: Action
     reason: Reason = ""  # why, for the audit trail
     expected_revision: int | None = None  # refuse where anything has changed since this revision of the status
     dry_run: bool = False  # of a start: only make the checks

@@ -99,9 +99,15 @@ class Lagged(Struct, frozen=True):
     """Entries were lost to a reader that did not read: it begins anew from the audit trail."""
 
 
-# What the event stream carries, by the event's name.
-EVENTS: Final = {"status": Status, "sample": Sample, "audit": AuditEntry, "lagged": Lagged}
 EventDocument = Status | Sample | AuditEntry | Lagged
+
+# What the event stream carries, by the event's name.
+EVENTS: Final[dict[str, type[EventDocument]]] = {
+    "status": Status,
+    "sample": Sample,
+    "audit": AuditEntry,
+    "lagged": Lagged,
+}
 
 
 class PhaseFacts(Struct, frozen=True):

@@ -16,17 +16,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from control.api.client import ApiError, Client, Event, Refused, Unreachable
-from control.report.wording import Json, audit_line, changes
+from control.api.client import ApiError, Client, Refused, Unreachable
+from control.figures.documents import Sample
+from control.lead.commands import Action
+from control.lead.documents import EventDocument, Status
+from control.report.wording import audit_line, changes
+from control.rollout.model import State
+from control.store.entry import AuditEntry
 
-ENDED: Final = frozenset({"completed", "rolled_back", "aborted"})
+ENDED: Final = frozenset({State.COMPLETED, State.ROLLED_BACK, State.ABORTED})
 RECONNECT_S: Final = 0.5
 DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
 SAMPLES: Final = 60  # seconds of figures that are kept to be drawn
 EVENTS_MAX: Final = 1000  # received and not drawn yet
 PUT_WITHIN_S: Final = 60  # nobody takes an event for that long: nobody draws any more
-_KEYS: Final = {"r": "rollback", "a": "abort", "p": "pause"}
+_KEYS: Final[dict[str, Action]] = {"r": "rollback", "a": "abort", "p": "pause"}
 _TAKE_BACK: Final = ("rollback", "abort")
 
 
@@ -34,20 +39,20 @@ class _Seen:
     """What has been received: the newest status, the log, and whether the control plane is in sight."""
 
     def __init__(self) -> None:
-        self.status: Json | None = None
+        self.status: Status | None = None
         self.lost = ""
         self.taken = 0
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.samples: deque[Json] = deque(maxlen=SAMPLES)
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._under_way = False
 
     @property
-    def ended(self) -> str | None:
+    def ended(self) -> State | None:
         """The state in which the migration has ended; None while it has not."""
-        state = self.status["state"] if self.status else None
-        return state if state in ENDED or (state == "idle" and self._under_way) else None
+        state = self.status.state if self.status else None
+        return state if state in ENDED or (state is State.IDLE and self._under_way) else None
 
-    def take(self, event: Event | ApiError) -> list[str]:
+    def take(self, event: EventDocument | ApiError) -> list[str]:
         """Take in what was received, and give the plain lines that tell of it."""
         self.taken += 1
         if isinstance(event, Refused):
@@ -59,26 +64,27 @@ class _Seen:
             return lines
         lines = ["The control plane is back."] if self.lost else []
         self.lost = ""
-        if event.name == "status":
-            lines += changes(self.status, event.data)
-            self.status = event.data
-            self._under_way |= event.data["state"] != "idle"
-        elif event.name == "sample":
-            self.samples.append(event.data)
-        elif event.name == "audit" and event.data["kind"] != "phase_left":  # that one is for the report
-            self.log.append(audit_line(event.data))
+        match event:
+            case Status():
+                lines += changes(self.status, event)
+                self.status = event
+                self._under_way |= event.state is not State.IDLE
+            case Sample():
+                self.samples.append(event)
+            case AuditEntry() if event.kind != "phase_left":  # that one is for the report
+                self.log.append(audit_line(event))
         return lines
 
 
 def follow(
     client: Client, *, may_act: bool, may_detach: bool = True, note: Callable[[], str] | None = None
-) -> str | None:
+) -> State | None:
     """Show the migration until it has ended, and give its last state; None where the person detached.
 
     Keys act only where ``may_act``; ``note`` gives a line to show below. Where not ``may_detach``, Ctrl-C is the
     caller's. Raises ``Refused`` where the token does not do.
     """
-    events: queue.Queue[Event | ApiError] = queue.Queue(EVENTS_MAX)
+    events: queue.Queue[EventDocument | ApiError] = queue.Queue(EVENTS_MAX)
     ended = threading.Event()
     threading.Thread(target=_receive, args=(client, events, ended), daemon=True).start()
     try:
@@ -97,7 +103,7 @@ def follow(
     return state
 
 
-def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threading.Event) -> None:
+def _receive(client: Client, events: queue.Queue[EventDocument | ApiError], ended: threading.Event) -> None:
     """Put every event into the queue, connecting again for as long as it is wanted."""
     with contextlib.suppress(queue.Full):
         while not ended.is_set():
@@ -116,7 +122,7 @@ def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threa
             ended.wait(RECONNECT_S)
 
 
-def _follow_lines(events: queue.Queue[Event | ApiError]) -> str:
+def _follow_lines(events: queue.Queue[EventDocument | ApiError]) -> State:
     seen = _Seen()
     while seen.ended is None:
         for line in seen.take(events.get()):
@@ -126,11 +132,11 @@ def _follow_lines(events: queue.Queue[Event | ApiError]) -> str:
 
 def _follow_live(
     client: Client,
-    events: queue.Queue[Event | ApiError],
+    events: queue.Queue[EventDocument | ApiError],
     may_act: bool,
     may_detach: bool,
     note: Callable[[], str] | None,
-) -> str | None:
+) -> State | None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -149,7 +155,7 @@ def _follow_live(
                 if key in ("d", "q") and may_detach:
                     return None
                 if may_act and key in _KEYS and seen.status is not None:
-                    paused = seen.status["state"] == "paused"
+                    paused = seen.status.state is State.PAUSED
                     actor.ask("resume" if key == "p" and paused else _KEYS[key])
             if seen.status is None:
                 live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
@@ -165,8 +171,8 @@ def _follow_live(
     return seen.ended
 
 
-def _footer(status: Json, may_act: bool, may_detach: bool, message: str) -> str:
-    pause = "resume" if status["state"] == "paused" else "pause"
+def _footer(status: Status, may_act: bool, may_detach: bool, message: str) -> str:
+    pause = "resume" if status.state is State.PAUSED else "pause"
     keys = f"[b]r[/b] roll back  [b]a[/b] abort  [b]p[/b] {pause}" if may_act else ""
     leave = "[b]d[/b] detach" if may_detach else "[b]Ctrl-C[/b] end"
     return "  ".join(part for part in (keys, leave, message) if part)
@@ -184,7 +190,7 @@ class KeyActions:
         self._client = client
         self._lock = threading.Lock()
         self._current = ""
-        self._next: str | None = None
+        self._next: Action | None = None
         self._under_way = 0
 
     @property
@@ -192,7 +198,7 @@ class KeyActions:
         """Whether an action is under way."""
         return self._under_way > 0
 
-    def ask(self, action: str) -> None:
+    def ask(self, action: Action) -> None:
         """Begin an action, or have it done next."""
         with self._lock:
             if self.busy and action not in _TAKE_BACK:
@@ -202,10 +208,10 @@ class KeyActions:
             self._under_way += 1
         threading.Thread(target=self._carry_out, args=(action,), daemon=True).start()
 
-    def _carry_out(self, action: str) -> None:
+    def _carry_out(self, action: Action) -> None:
         from rich.markup import escape
 
-        wanted: str | None = action
+        wanted: Action | None = action
         while wanted is not None:
             self.message = f"[dim]{wanted} …[/dim]"
             try:

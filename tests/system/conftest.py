@@ -212,7 +212,7 @@ def serving(
         until(started, 120, "phasegate's start")
         running = Running(config.parent, config, children)
         until(running.client.ready, 120, "the control plane")
-        until(lambda: len(running.client.status()["workers"]) == 2, 120, "both workers")
+        until(lambda: len(running.client.status().workers) == 2, 120, "both workers")
         seeded = running.phasegate("seed", "--config", str(config), "--yes")
         assert seeded.returncode == 0, seeded.stderr
         return running
