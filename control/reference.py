@@ -83,7 +83,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (
         settings.Migration,
         "validate_every",
-    ): "how often the target is judged in full; beside it a detector looks every second",
+    ): "how often the target is judged in full; beside it a detector looks four times a second",
     (settings.Migration, "lease"): "how long workers use the target when the control plane is silent; at most 38s",
     (settings.Migration, "on_breach"): "where a failing target is taken back to: one phase, or all the way",
     (settings.Migration, "judge"): "`sequential` weighs evidence; `threshold` compares a window with the limit",

@@ -1,4 +1,4 @@
-"""What the board says, as values: who works, what each arm did in a span, what the processes take of the machine."""
+"""The board's counts as values: live workers, what each arm did in a span, memory and processor time used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KB_PER_MB: Final = 1024
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-class Worker(NamedTuple):
+class WorkerState(NamedTuple):
     """A slot with a process, as far as one migration is concerned."""
 
     slot: int
@@ -31,7 +31,7 @@ class Worker(NamedTuple):
     last_target_start: int
 
 
-def workers(board: Board, m: int, mono: float) -> list[Worker]:
+def workers(board: Board, m: int, mono: float) -> list[WorkerState]:
     """Every worker that has a process, as it is at a moment (CLOCK_MONOTONIC seconds)."""
     found = []
     for row in board.workers():
@@ -40,7 +40,7 @@ def workers(board: Board, m: int, mono: float) -> list[Worker]:
         share = board.share(row.slot, m)
         age = max(0.0, mono - of_ns(row.heartbeat))
         found.append(
-            Worker(
+            WorkerState(
                 row.slot,
                 row.pid,
                 age <= HEARTBEAT_MAX_S,
@@ -55,21 +55,21 @@ def workers(board: Board, m: int, mono: float) -> list[Worker]:
     return found
 
 
-class Snapshot(NamedTuple):
+class Reading(NamedTuple):
     """The counts of both arms at a moment (CLOCK_MONOTONIC seconds)."""
 
     mono: float
     source: Series
     target: Series
 
-    def since(self, earlier: Snapshot) -> Snapshot:
+    def since(self, earlier: Reading) -> Reading:
         """What came between; nothing where the counts have begun anew."""
-        return Snapshot(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
+        return Reading(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
 
 
-def snapshot(board: Board, m: int, mono: float) -> Snapshot:
+def read_counts(board: Board, m: int, mono: float) -> Reading:
     """The counts now."""
-    return Snapshot(mono, board.series(m, SOURCE), board.series(m, TARGET))
+    return Reading(mono, board.series(m, SOURCE), board.series(m, TARGET))
 
 
 def by_adapter(board: Board, m: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import asdict
 
-from control.figures.counts import Snapshot, summary
+from control.figures.counts import Reading, summary
 from control.figures.documents import HistoryDocument, Sample, SampledArm
 from proxy.board import histogram
 from proxy.board.board import Series
@@ -29,7 +29,7 @@ HEAT_BOUNDS_MS: Final = tuple(bound / 1000 for bound in HEAT_BOUNDS_US)
 _HEAT_ROWS: Final = tuple(histogram.index(bound) for bound in HEAT_BOUNDS_US)
 
 
-class History:
+class StepHistory:
     """The steps of one migration."""
 
     def __init__(self, tiers: Sequence[tuple[int, int]] = TIERS) -> None:
@@ -40,7 +40,7 @@ class History:
         """Whether a step of the shortest tier is over, or none was begun."""
         return self._shortest.due(mono)
 
-    def add(self, seen: Snapshot, unix: float, weight: float) -> Sample | None:
+    def add(self, seen: Reading, unix: float, weight: float) -> Sample | None:
         """Take a reading (``weight`` in percent): the step of the shortest tier that it ends, if it ends one."""
         ended = {tier: tier.add(seen, unix, weight) for tier in self._tiers.values()}
         return ended[self._shortest]
@@ -54,12 +54,12 @@ class _Tier:
     def __init__(self, step: int, kept: int) -> None:
         self.samples: deque[Sample] = deque(maxlen=kept)
         self._step = step
-        self._begun: Snapshot | None = None
+        self._begun: Reading | None = None
 
     def due(self, mono: float) -> bool:
         return self._begun is None or mono - self._begun.mono >= self._step
 
-    def add(self, seen: Snapshot, unix: float, weight: float) -> Sample | None:
+    def add(self, seen: Reading, unix: float, weight: float) -> Sample | None:
         if not self.due(seen.mono):
             return None
         begun, self._begun = self._begun, seen

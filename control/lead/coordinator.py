@@ -167,7 +167,7 @@ class Coordinator:
 
     async def close(self) -> None:
         """Write what is still to be written, as far as the store lets us."""
-        # A successor that is started now has a whole lease to come up in.
+        # So that a successor that is started now has a whole lease to come up in.
         self._lapse(self._clock.now())
         self._renew(self._clock.now())
         await self.outbox.finish(CLOSE_WITHIN_S)
@@ -289,7 +289,7 @@ class Coordinator:
 
     def _carry_out(self, effects: Sequence[Effect], now: Now) -> Refuse | None:
         refused: Refuse | None = None
-        # What answers the store publishes too, and has nothing new to say.
+        # A descent publishes first and writes entries. The increase that a store's answer publishes has no entries.
         said = any(isinstance(effect, Persist) and effect.entries for effect in effects)
         lowering = said and isinstance(effects[0], PublishWeight)
         ended = self._observer.record()

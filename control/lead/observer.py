@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from control.figures.counts import Machine, Snapshot, by_adapter, dense, snapshot, sparse, summary
+from control.figures.counts import Machine, Reading, by_adapter, dense, read_counts, sparse, summary
 from control.figures.documents import BothArms
 from control.judge import rules
 from control.judge.document import verdict_document
@@ -29,7 +29,7 @@ DETECT_EVERY_S: Final = 0.25  # the fast detector
 
 MAX_SOAK_RATIO: Final = 2  # of min_soak, where no max_soak is configured
 
-# In these states the soak clock stands and no evidence leads on: an operator does.
+# In these states the soak clock is stopped and no evidence leads on: an operator decides.
 _HELD: Final = {
     State.PAUSED: "paused: held until an operator resumes; a breach is still rolled back",
     State.COMPLETED: "completed: still measured; taking it back is an operator's decision",
@@ -50,7 +50,7 @@ class KeptBaseline(Struct, frozen=True):
 class WeightRecord(NamedTuple):
     """A weight's baseline, and what came of it."""
 
-    base: Snapshot
+    base: Reading
     adapters: dict[str, int]
     validations: tuple[int, int]  # made, and those that asked for a rollback
     verdict: PhaseVerdict | None
@@ -69,7 +69,7 @@ class Observer:
 
     def begin(self, now: Now) -> None:
         """From here on the counts are of what was just published."""
-        self._last = self._base = self._window = snapshot(self._board, self._index, now.mono)
+        self._last = self._base = self._window = read_counts(self._board, self._index, now.mono)
         self._adapters = by_adapter(self._board, self._index)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
@@ -84,7 +84,7 @@ class Observer:
     def restore(self, kept: KeptBaseline) -> None:
         """Go on from a checkpoint's baseline, unless the board's counts have begun anew since."""
         with suppress(LookupError, ValueError, TypeError):
-            base = Snapshot(self._base.mono, dense(kept.source), dense(kept.target))
+            base = Reading(self._base.mono, dense(kept.source), dense(kept.target))
             here = self._last
             if here.source.requests >= base.source.requests and here.target.requests >= base.target.requests:
                 self._base, self._validations = base, kept.validations
@@ -97,7 +97,7 @@ class Observer:
 
     def detect(self, now: Now, *, weighing: bool) -> None:
         """Take a reading; ``weighing``: what came since the last one is the published weight's."""
-        seen, thresholds = snapshot(self._board, self._index, now.mono), self._settings.thresholds
+        seen, thresholds = read_counts(self._board, self._index, now.mono), self._settings.thresholds
         if weighing:
             new = seen.since(self._last)
             target, source = rules.trials(new.target, thresholds), rules.trials(new.source, thresholds)
@@ -158,7 +158,7 @@ class Observer:
 
     def facts(self, ended: WeightRecord, now: Now) -> PhaseFacts:
         """What the arms did under a weight that ends now."""
-        done = snapshot(self._board, self._index, now.mono).since(ended.base)
+        done = read_counts(self._board, self._index, now.mono).since(ended.base)
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
         return PhaseFacts(
@@ -170,9 +170,9 @@ class Observer:
             validations_failed=bad,
         )
 
-    def so_far(self, now: Now) -> Snapshot:
+    def so_far(self, now: Now) -> Reading:
         """The counts since the baseline."""
-        return snapshot(self._board, self._index, now.mono).since(self._base)
+        return read_counts(self._board, self._index, now.mono).since(self._base)
 
     def adapters(self) -> dict[str, int]:
         """The target's requests since the baseline, by adapter."""

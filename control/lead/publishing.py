@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from msgspec.structs import asdict
 
-from control.figures.counts import figures, snapshot, summary, workers
+from control.figures.counts import figures, read_counts, summary, workers
 from control.figures.documents import Figures
-from control.figures.history import History
+from control.figures.history import StepHistory
 from control.lead.documents import ArmsStatus, ArmStatus, Status
 from control.lead.events import Hub
 from control.lead.observer import Observer
@@ -38,7 +38,7 @@ class Publisher:
     ) -> None:
         """``kinds`` names the arms' backends."""
         self.hub = Hub()
-        self.history = History()
+        self.history = StepHistory()
         self._name = name
         self._index = index
         self._phases = phases
@@ -57,7 +57,7 @@ class Publisher:
     def publish_due(self, state: Rollout, now: Now) -> None:
         """Record and send what is due."""
         if self.history.due(now.mono):
-            seen = snapshot(self._board, self._index, now.mono)
+            seen = read_counts(self._board, self._index, now.mono)
             sample = self.history.add(seen, now.unix, percent_of(state.weight_bp))
             if sample is not None:
                 self.hub.publish(sample)

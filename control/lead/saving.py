@@ -25,7 +25,7 @@ from control.store.port import Storage, StoreError
 _log = structlog.get_logger("phasegate.outbox")
 
 T = TypeVar("T", bound=msgspec.Struct)
-ENTRIES_MAX: Final = 10_000  # that wait for the store: hours of a broken one, in a few megabytes
+ENTRIES_MAX: Final = 10_000  # that wait for the store: a bound on memory while it is broken
 RETRY_S: Final = 1.0  # between attempts on a store that failed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from control.figures.counts import Worker
+from control.figures.counts import WorkerState
 from control.judge.document import verdict_document
 from control.judge.verdict import PhaseVerdict
 from control.lead.documents import ArmsStatus, CheckpointStatus, CurrentPhase, PlannedPhase, Status, WorkerStatus
@@ -21,7 +21,7 @@ def status_document(
     verdict: PhaseVerdict | None,
     arms: ArmsStatus,
     checkpoint: CheckpointStatus,
-    workers: Sequence[Worker],
+    workers: Sequence[WorkerState],
 ) -> Status:
     """The whole status."""
     return Status(
@@ -61,7 +61,7 @@ def _planned(phase: Phase) -> PlannedPhase:
     )
 
 
-def _worker(worker: Worker) -> WorkerStatus:
+def _worker(worker: WorkerState) -> WorkerStatus:
     return WorkerStatus(
         slot=worker.slot,
         pid=worker.pid,

@@ -1,6 +1,6 @@
-"""The words of a rollout: its states, what can happen to it, itself as a value, and the effects of a step. Pure.
+"""A rollout's vocabulary: its states and events, the rollout itself as a value, the effects of a step. Pure.
 
-``control.rollout.machine`` is the machine that is made of them.
+``control.rollout.machine`` is the state machine over them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class On(StrEnum):
     # The judge's.
     PROMOTE = "promote"
     BREACH = "breach"
-    # What the world answers.
+    # The store's and the workers' answers.
     PERSISTED = "persisted"
     UNPERSISTED = "unpersisted"
     SEEN = "seen"  # every live worker shows the generation
@@ -61,7 +61,7 @@ class RolloutEvent(Struct, frozen=True):
     forced: bool = False  # of an advance: against a failed check
     revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
     detected: float | None = None  # of a breach or command: when it was known, CLOCK_MONOTONIC seconds
-    unheard: tuple[int, ...] = ()  # of a drain: slots that had to be left out, hung
+    unheard: tuple[int, ...] = ()  # of a drain: slots of hung workers, which were left out
 
 
 class Raise(Struct, frozen=True):
@@ -119,7 +119,7 @@ class Rollout(Struct, frozen=True):
     entered_at: float | None = None
     ended_at: float | None = None
     soaked_s: float = 0.0  # earned before ``soaking_since``
-    soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock stands
+    soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock is stopped
     verified: bool = False  # every live worker has shown the generation
     resume_phase: int | None = None  # where `start --resume` goes on
     pending: Raise | None = None
@@ -186,7 +186,7 @@ News = PhaseChange | RollbackBegun | Rollback
 
 
 class Notify(Struct, frozen=True):
-    """Tell whoever asked to be told; never waited for."""
+    """Notify webhooks; never waited for."""
 
     news: News
 

@@ -160,7 +160,7 @@ def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now:
 
 
 def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> tuple[Rollout, str]:
-    """A mode with one arm only decides once, when it is first met; from then on what operators do holds."""
+    """A mode of one arm sets the state once, when it is first configured; after that operators' actions hold."""
     before = saved.mode if saved is not None else Mode.HYBRID
     if mode is Mode.SOURCE:
         return Rollout(mode=mode, pinned=True, revision=settled.revision, last_rollback=settled.last_rollback), why

@@ -157,7 +157,7 @@ def pause(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def resume(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Soak on from what was earned."""
+    """Go on soaking from what was earned."""
     running = replace(s, state=State.RUNNING, revision=s.revision + 1, soaking_since=now.mono if s.verified else None)
     return running, (Persist((_entry(e, running),)),)
 
@@ -249,17 +249,17 @@ def breach(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def lease_lost(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Go down to where the workers went by themselves."""
+    """Go down to 0, where the workers went by themselves when the lease ran out."""
     return _descend(plan, s, e, now, "lease_lost", None, State.ROLLED_BACK)
 
 
 def abort(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Go down to nothing, and end."""
+    """Go down to 0, and end."""
     return _descend(plan, s, e, now, "abort", None, State.ABORTED, at_once=True)
 
 
 def reset(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Go down to nothing, and forget the checkpoint."""
+    """Go down to 0, and forget the checkpoint."""
     return _descend(plan, s, e, now, "reset", None, State.IDLE, at_once=True)
 
 

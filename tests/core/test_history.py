@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from control.figures.counts import Snapshot
-from control.figures.history import HEAT_BOUNDS_US, History, heat
+from control.figures.counts import Reading
+from control.figures.history import HEAT_BOUNDS_US, StepHistory, heat
 from proxy.board import histogram
 from proxy.board.board import Series
 
@@ -24,12 +24,12 @@ def many(us: int, requests: int) -> Series:
     return found
 
 
-def reading(mono: float, source: Series | None = None, target: Series | None = None) -> Snapshot:
-    return Snapshot(mono, source or Series.empty(), target or Series.empty())
+def reading(mono: float, source: Series | None = None, target: Series | None = None) -> Reading:
+    return Reading(mono, source or Series.empty(), target or Series.empty())
 
 
 def test_a_step_tells_what_came_since_the_step_before() -> None:
-    history = History()
+    history = StepHistory()
     assert history.add(reading(0, target=many(1_000, 50)), 100.0, 5.0) is None, "nothing to compare with yet"
     sample = history.add(reading(1, target=series(*[1_000] * 50, 8_000, 8_000, errors=1)), 101.0, 5.0)
     assert sample is not None
@@ -41,7 +41,7 @@ def test_a_step_tells_what_came_since_the_step_before() -> None:
 
 
 def test_a_reading_before_a_step_is_over_adds_nothing() -> None:
-    history = History()
+    history = StepHistory()
     history.add(reading(0), 100.0, 5.0)
     assert not history.due(0.75)
     assert history.add(reading(0.75), 100.75, 5.0) is None
@@ -49,7 +49,7 @@ def test_a_reading_before_a_step_is_over_adds_nothing() -> None:
 
 
 def test_counts_that_begin_anew_are_nothing_and_never_less_than_nothing() -> None:
-    history = History()
+    history = StepHistory()
     history.add(reading(0, source=many(500, 9)), 100.0, 5.0)
     sample = history.add(reading(1, source=series(500)), 101.0, 5.0)
     assert sample is not None
@@ -58,7 +58,7 @@ def test_counts_that_begin_anew_are_nothing_and_never_less_than_nothing() -> Non
 
 def test_every_tier_has_its_own_steps_and_forgets_the_oldest() -> None:
     tiers = ((1, 9), (10, 3))
-    history = History(tiers)
+    history = StepHistory(tiers)
     for second in range(51):
         history.add(reading(second, target=many(700, second)), 1_000.0 + second, 25.0)
     for step, kept in tiers:
