@@ -1,4 +1,4 @@
-"""Take docs/dashboard.png from a demo that is really going on: `python docs/picture.py` (chromium and playwright)."""
+"""Take docs/dashboard.png from a running demo: `python docs/picture.py` (chromium and playwright)."""
 
 from __future__ import annotations
 

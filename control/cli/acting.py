@@ -45,7 +45,7 @@ def start(client: Client, dry_run: bool, resume: bool, detach: bool, force: bool
     if detach:
         _print_where_it_stands(answer)
         return
-    follow_to_the_end(client, may_act=True)
+    follow_to_the_end(client, may_act=True, known=answer)
 
 
 def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Command:

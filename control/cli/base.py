@@ -15,6 +15,7 @@ from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHAB
 
 if TYPE_CHECKING:
     from control.api.client import ApiError, Client
+    from control.lead.documents import Status
 
 CONFIG: Final = "phasegate.toml"
 EPILOG: Final = """\b
@@ -183,12 +184,12 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def follow_to_the_end(client: Client, *, may_act: bool) -> NoReturn:
-    """Show the migration until it has ended or the person detaches; exit by how it ended."""
+def follow_to_the_end(client: Client, *, may_act: bool, known: Status | None = None) -> NoReturn:
+    """Show the migration, from ``known`` on, until it ends or the person detaches; exit by how it ended."""
     from control.rollout.model import State
     from control.terminal.follow import follow
 
-    state = follow(client, may_act=may_act)
+    state = follow(client, may_act=may_act, known=known)
     sys.exit(ROLLED_BACK if state in (State.ROLLED_BACK, State.ABORTED, State.IDLE) else OK)
 
 

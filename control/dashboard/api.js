@@ -42,7 +42,7 @@ async function call(method, path, body, within = CALL_WITHIN_MS, headers = {}) {
   try {
     value = text === "" ? null : JSON.parse(text);
   } catch {
-    value = null; // something between here and there answered in its own words
+    value = null; // not JSON: something between this page and the control plane answered
   }
   if (!answer.ok) throw new Failure(answer.status, value?.error);
   return value;

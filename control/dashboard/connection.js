@@ -1,7 +1,7 @@
-// The stream of events, kept up: whoever listens is told what came, when it broke, and when it is back.
+// Follows the stream of events and connects again when it breaks: calls back with each event, on loss and on return.
 //
-// EventSource tries again by itself after some breaks and not after others, and says nothing of a server that hangs.
-// So a stream that broke, or was silent for longer than a status may take, is closed and a new one made.
+// EventSource reconnects by itself after some errors and not after others, and does not notice a server that hangs.
+// So a stream that failed, or was silent for longer than a status may take, is closed, and a new one is opened.
 
 import { Failure, events, whoami } from "./api.js";
 

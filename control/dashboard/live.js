@@ -1,4 +1,4 @@
-// A migration as it goes on: its status, samples and audit entries, and whether they are of now.
+// The state of the page: a migration's status, samples and audit entries, and whether the connection is live.
 
 import { useEffect, useReducer, useRef } from "./vendor/htm-preact.js";
 import { audit, history } from "./api.js";
@@ -18,7 +18,7 @@ function joined(entries, more) {
 function reduce(view, [kind, value]) {
   switch (kind) {
     case "status":
-      // An answer to an action and the stream may cross: the revision says which is newer.
+      // The answer to an action and an event may arrive in either order: the higher revision is the newer status.
       if (view.status && value.revision < view.status.revision && view.link === "live") return view;
       return { ...view, status: value, seenAt: Date.now() / 1000, link: "live" };
     case "sample":
@@ -50,7 +50,7 @@ export function useMigration(name, step, signedOut) {
   const steps = useRef(step);
   steps.current = step;
   const take = (kind, value) => dispatch([kind, value]);
-  // What fails here fails because the connection is lost, and is asked for again when it is back.
+  // A request fails here only because the connection is lost; it is made again when the connection is back.
   const fetchHistory = () => history(name, steps.current).then((found) => take("history", found), () => {});
 
   useEffect(() => {

@@ -66,7 +66,7 @@ export function Plot({ data, range, series, scale, marks, limit, paint, pointed,
     plot.current.batch(() => {
       plot.current.setData(data, false);
       plot.current.setScale("x", { min: range[0], max: range[1] });
-      // The scale's range may be as before while what `paint` draws is not.
+      // Redrawn although the scales may be unchanged: what `paint` draws may have changed.
       plot.current.redraw(true, true);
     });
     if (cursor.left >= 0) plot.current.setCursor({ left: cursor.left, top: cursor.top }, true, false);
@@ -143,7 +143,7 @@ function drawMarks(u, marks, colours) {
   ctx.font = `${10 * ratio}px ${colours.font}`;
   ctx.textBaseline = "bottom";
   ctx.textAlign = "left";
-  // From the newest back: where marks are too near each other for two labels, the newer one is told.
+  // From the newest back: where marks are too near each other for two labels, the newer one is labelled.
   for (const mark of marks.toReversed()) {
     const x = Math.round(u.valToPos(mark.at, "x", true));
     if (x < left || x > left + width) continue;

@@ -6,7 +6,7 @@ const STEPS = [
   { key: "drained_ms", name: "drained", says: "no older request is open on the target" },
 ];
 
-/** {steps: [{name, took, at}], total, limit}: times in ms since detection; limit null where no phase tells it. */
+/** {steps: [{name, took, at}], total, limit}: times in ms since detection; limit null where no phase has the weight that was left. */
 export function clockOf(rollback, phases) {
   let at = 0;
   const steps = STEPS.map(({ key, name, says }) => {

@@ -34,7 +34,7 @@ export function marks(samples) {
   return found;
 }
 
-/** Rows in [from, to], with one empty row wherever time is missing, so that no line is drawn over what is not known. */
+/** Rows in [from, to], with one empty row wherever time is missing, so that no line is drawn across a gap. */
 export function rows(samples, step, from, to) {
   const found = [];
   for (const sample of samples) {

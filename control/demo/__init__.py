@@ -1,1 +1,1 @@
-"""The demo: the main job with nothing to set up, and a check that it was done."""
+"""The demo: a whole migration on this machine with nothing to set up, and a check of the outcome."""

@@ -1,4 +1,4 @@
-"""The demo's small app: what stands behind the proxy and knows nothing of it. ``python -m control.demo.app``.
+"""The demo's small app behind the proxy, which knows nothing of phasegate. ``python -m control.demo.app``.
 
 Prints one JSON line with the port it listens on, and ends with its parent.
 """

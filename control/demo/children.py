@@ -1,4 +1,4 @@
-"""Child processes that end with us, whatever way we end: the demo's app, traffic and phasegate itself."""
+"""Child processes that end with this one, however it ends: the demo's app, traffic and phasegate itself."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Children:
     """Started children, ended in reverse order on leaving the block: SIGTERM, then SIGKILL to the whole group.
 
-    Each leads a process group of its own, so a terminal's Ctrl-C reaches us alone and we decide the order. Where we
-    die without leaving the block the kernel sends each of them SIGTERM. Start children from the main thread: the
-    kernel's promise is tied to the thread that started them.
+    Each leads a process group of its own, so a terminal's Ctrl-C reaches this process alone, which decides the order.
+    Where this process dies without leaving the block, the kernel sends each child SIGTERM. Start children from the
+    main thread: the kernel watches the thread that started them.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -35,7 +35,7 @@ class Children:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # an impatient Ctrl-C must not leave one behind
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a second Ctrl-C must not leave a child behind
         try:
             for name in reversed(self._started):
                 self.end(name)
@@ -56,7 +56,7 @@ class Children:
     ) -> subprocess.Popen[bytes]:
         """Start a child, in place of an ended one of that name.
 
-        ``told`` is its whole standard input; ``read``: its standard output is ours to read. All else that it writes
+        ``told`` is its whole standard input; with ``read`` its standard output is a pipe. All else that it writes
         goes to ``<name>.log``.
         """
         with open(self._logs / f"{name}.log", "ab") as log:

@@ -1,7 +1,7 @@
-"""The demo's stream of requests, to data and app, every answer counted. ``python -m control.demo.load``.
+"""The demo's stream of requests to data and app; every answer is counted. ``python -m control.demo.load``.
 
-Open loop: request k is due at k/rate whatever became of the one before, so a stall is seen as it is. It is told what
-to do as one JSON document on standard input, writes its counts as a JSON line every half second, and on SIGTERM lets
+Open loop: request k is due at k/rate, answered or not what came before, so a stall is not hidden. It takes its orders
+as one JSON document on standard input, writes its counts as a JSON line every half second, and on SIGTERM lets
 what is in flight end and writes the last line, which says ``"final": true``.
 """
 
@@ -23,7 +23,7 @@ import aiohttp
 from proxy.process.child import die_with_parent, read_orders
 
 TIMEOUT_S: Final = 30.0
-INFLIGHT_MAX: Final = 256  # and as many connections; a request that is due beyond it is not sent, and counted so
+INFLIGHT_MAX: Final = 256  # and as many connections; a request due beyond it is not sent, and counted as held back
 EXAMPLES_MAX: Final = 8
 REPORT_EVERY_S: Final = 0.5
 USERS: Final = [f"user-{i}" for i in range(20)]
@@ -55,7 +55,6 @@ class ClientCounts:
     writes: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[int] = field(default_factory=Counter)
     last_start_ns: dict[str, int] = field(default_factory=dict)  # by source: CLOCK_MONOTONIC of the newest start
     examples: list[str] = field(default_factory=list)  # the first failures, in words
 
@@ -182,7 +181,6 @@ class RequestStream:
             counts.fail(request, f"{type(error).__name__} {error}".strip())
             return
         counts.answered += 1
-        counts.statuses[response.status] += 1
         if response.status >= 400:
             counts.fail(request, f"{response.status} {body[:200]!r}")
         if not request.data:

@@ -17,7 +17,7 @@ STANDARD_ERRORS: Final = 3.0  # of a fair draw: 0.3 % of honest phases would str
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class DemoPromise:
     """One promise: whether it held, and the figures that say so."""
 
     name: str
@@ -25,40 +25,40 @@ class Promise:
     evidence: str
 
 
-def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json) -> list[Promise]:
+def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromise]:
     """Everything that a demo's end is judged by.
 
     ``kinds`` are the source's and the target's ``x-data-source``. ``counters`` has phasegate's own ``source`` and
     ``target`` requests and ``fallbacks`` since its start; ``wire`` is what the client counted over the same time.
     """
     return [
-        Promise("the migration completed", report.outcome is State.COMPLETED, words(report.outcome)),
+        DemoPromise("the migration completed", report.outcome is State.COMPLETED, words(report.outcome)),
         *(_share(phase) for phase in report.phases),
         *_wire(kinds, counters, wire),
-        Promise(
+        DemoPromise(
             "no client request failed",
             wire["failed"] == 0 and wire["sent"] == wire["answered"] > 0,
             ", ".join(f"{wire[key]} {words(key)}" for key in ("sent", "answered", "failed", "held_back"))
             + "".join(f"; {example}" for example in wire["examples"]),
         ),
-        Promise("reads and writes were both sent", wire["reads"] > 0 and wire["writes"] > 0, _mix(wire)),
+        DemoPromise("reads and writes were both sent", wire["reads"] > 0 and wire["writes"] > 0, _mix(wire)),
     ]
 
 
-def _share(phase: ReportedPhase) -> Promise:
+def _share(phase: ReportedPhase) -> DemoPromise:
     """A phase's share of target requests, against its weight: within three standard errors of a fair draw."""
     weight, share = phase.weight / 100, phase.target_share
     requests = phase.arms.source.requests + phase.arms.target.requests
     name = f"{phase.name}: {percent(phase.weight)} on the target"
     if not requests or share is None:
-        return Promise(name, False, "no request in this phase")
+        return DemoPromise(name, False, "no request in this phase")
     error = sqrt(weight * (1 - weight) / requests)
     held = abs(share - weight) <= STANDARD_ERRORS * error
     evidence = f"{measured(share)} of {requests} requests, ± {100 * STANDARD_ERRORS * error:.2f} allowed"
-    return Promise(name, held, evidence)
+    return DemoPromise(name, held, evidence)
 
 
-def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[Promise]:
+def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromise]:
     """A fallback counts as a request of the target's, and is answered by the source: it says so on the wire."""
     seen = wire["sources"]
     fallbacks = counters["fallbacks"]
@@ -66,13 +66,13 @@ def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[Promise]:
     pairs = [(kind, seen.get(kind, 0), count) for kind, count in zip(kinds, expected, strict=True)]
     strangers = sorted(set(seen) - set(kinds))
     return [
-        Promise(
+        DemoPromise(
             "answers by x-data-source agree with the counters",
             all(said == counted for _, said, counted in pairs) and not strangers,
             ", ".join(f"{kind}: {said} on the wire, {counted} counted" for kind, said, counted in pairs)
             + "".join(f", unknown: {name}" for name in strangers),
         ),
-        Promise(
+        DemoPromise(
             "fallbacks on the wire agree with the counters",
             sum(wire["fallbacks"].values()) == fallbacks,
             f"{sum(wire['fallbacks'].values())} on the wire, {fallbacks} counted",

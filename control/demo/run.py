@@ -1,7 +1,7 @@
-"""The demo: the main job with nothing to set up, and a check that it was done.
+"""Runs the demo: a whole migration with nothing to set up, and a check of the outcome.
 
 Starts a small app, the Firestore emulator, phasegate exactly as ``serve`` does, and a stream of requests; walks all
-phases; compares what the client saw with what phasegate counted. Every child is ended on every way out.
+phases; compares what the client saw with what phasegate counted. Every child is ended, however the demo ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHAB
 from control.terminal.follow import follow
 from control.terminal.tables import print_judged, print_report
 
-PROXY_PORT: Final = 8080  # where it is free, so that the same addresses do again
+PROXY_PORT: Final = 8080  # tried first, so that the address is the same each time
 CONTROL_PORT: Final = 9090
 
 
@@ -78,8 +78,8 @@ def _walk(stage: DemoStage, once: bool, rate: float, report: str | None) -> int:
     _say(f"Dashboard  http://{stage.control}/admin/migration")
     _say(f"Token      {stage.token}")
     traffic = Traffic(stage.children, stage.listen, rate)
-    stage.client.act("start", reason="the demo")
-    state = follow(stage.client, may_act=True, may_detach=False, note=traffic.note)
+    started = stage.client.act("start", reason="the demo")
+    state = follow(stage.client, may_act=True, known=started, may_detach=False, note=traffic.note)
     wire = traffic.end() if once else traffic.counts
     made = stage.client.report()
     if report is not None:

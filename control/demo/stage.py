@@ -54,7 +54,7 @@ source = "mock"
 target = "firestore"
 routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
 validate_every = "{every}"
-# A demo's phases are too short for proof at any usual rate: what has kept its limits goes on.
+# A demo's phases are too short to prove anything: a target that has kept its limits is promoted.
 min_samples = 5
 max_soak = "{soak}"
 on_low_traffic = "promote"
@@ -62,7 +62,7 @@ phases = [
 {phases}
 ]
 
-# The emulator is no Firestore, and shares this machine with everything else.
+# The emulator is slower than Firestore, and shares this machine with everything else.
 [migrations.phase6.thresholds]
 p95_ms = 2500
 p99_ms = 5000
@@ -138,7 +138,7 @@ class DemoStage:
     def emulator(self) -> None:
         """Start the Firestore emulator, unless one is named in the environment; it is waited for by ``seed``."""
         if os.environ.get("FIRESTORE_EMULATOR_HOST"):
-            self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # somebody else's emulator may hold anything already
+            self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # an emulator of somebody else's may have data already
             return
         port = _free_port()
         try:
@@ -180,7 +180,7 @@ class DemoStage:
             raise DemoError(f"phasegate did not start:\n{self.children.log('phasegate')}")
 
     def _listens(self) -> bool:
-        """Whether phasegate has said where it listens: a port that we had looked for could be taken until then."""
+        """Whether phasegate has said where it listens: it finds free ports itself, and so before anybody else."""
         try:
             ready = json.loads((self.folder / "run" / "ready.json").read_text())
         except FileNotFoundError:
@@ -210,7 +210,7 @@ class DemoStage:
 
 
 def _free_port() -> int:
-    """For the emulator, which cannot be asked to find one by itself."""
+    """A free port, for the emulator: it cannot find one by itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

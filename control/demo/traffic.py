@@ -1,4 +1,4 @@
-"""The demo's stream of requests as its parent sees it: started, heard, ended. The stream itself is ``load``."""
+"""Starts the demo's stream of requests, reads its counts and ends it. The stream itself is ``control.demo.load``."""
 
 from __future__ import annotations
 

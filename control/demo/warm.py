@@ -1,4 +1,4 @@
-"""Warms the demo's Firestore emulator up: a fresh Java process is seconds slower than one that has worked a little.
+"""Warms the demo's Firestore emulator up: a fresh Java process is seconds slower than one that has run for a while.
 
 ``python -m control.demo.warm`` asks every operation of a project of its own, round by round, until rounds are quick
 or its time is over. Without it a demo's first phases measure Java's compiler: on two busy cores p95 was 3 s, and a
@@ -28,7 +28,7 @@ _BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
 
 
 def calls(scan: str, k: int) -> list[Call]:
-    """One of each: writes, then reads, none like one of another round, so that none is answered from memory."""
+    """One call of each operation, writes first. No two rounds are alike, so that none is answered from a cache."""
     writes = {
         "dashboard.publish": {"metrics": {"round": k}},
         "scans.create": {"root": f"/{k}"},

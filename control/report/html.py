@@ -34,7 +34,7 @@ def page(report: Report) -> str:
 
 
 def _environment() -> Environment:
-    """The template's surroundings. What it names and is not given is an error, not an empty place on the page."""
+    """The template's filters and rules: a name that it is not given is an error, not an empty place on the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -150,7 +150,7 @@ def _cause(rollback: Rollback) -> str:
 
 
 def next_line(status: Status) -> str:
-    """What happens from here, and by whose doing: by itself, or by which command."""
+    """What happens next: by itself, or by which command."""
     weight = percent(status.weight)
     match status.state:
         case State.IDLE:
@@ -186,7 +186,7 @@ def _next_phase(status: Status) -> str:
     return f"{to}, now" if promoted else f"{to}, as soon as every rule is proven"
 
 
-# Of a run in these states it cannot be said that it failed: what is not there yet may come.
+# A run in one of these states has not failed: what it has not met yet it may still meet.
 _OPEN: Final = frozenset({State.IDLE, State.RUNNING, State.PAUSED, State.ROLLING_BACK})
 
 

@@ -1,4 +1,4 @@
-"""The terminal's view of a migration: a live picture where there is a terminal, plain lines where there is none.
+"""Follows a migration: a live picture at a terminal, plain lines elsewhere.
 
 ``follow``: one thread receives events, one carries out what a key asked for, and the caller's draws and reads keys.
 """
@@ -30,13 +30,13 @@ DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
 SAMPLES: Final = 60  # seconds of figures that are kept to be drawn
 EVENTS_MAX: Final = 1000  # received and not drawn yet
-PUT_WITHIN_S: Final = 60  # nobody takes an event for that long: nobody draws any more
+PUT_WITHIN_S: Final = 60  # where nobody takes an event for that long, the view has ended
 _KEYS: Final[dict[str, Action]] = {"r": "rollback", "a": "abort", "p": "pause"}
 _TAKE_BACK: Final = ("rollback", "abort")
 
 
-class _Seen:
-    """What has been received: the newest status, the log, and whether the control plane is in sight."""
+class _Followed:
+    """What has been received: the newest status, the log, and whether the control plane answers."""
 
     def __init__(self) -> None:
         self.status: Status | None = None
@@ -53,7 +53,7 @@ class _Seen:
         return state if state in ENDED or (state is State.IDLE and self._under_way) else None
 
     def take(self, event: EventDocument | ApiError) -> list[str]:
-        """Take in what was received, and give the plain lines that tell of it."""
+        """Take one event or failure; the plain lines to print for it."""
         self.taken += 1
         if isinstance(event, Refused):
             raise event
@@ -63,6 +63,8 @@ class _Seen:
             self.lost = event.message
             return lines
         lines = ["The control plane is back."] if self.lost else []
+        if isinstance(event, Status) and not self.lost and self.status is not None and _older(event, self.status):
+            return lines
         self.lost = ""
         match event:
             case Status():
@@ -71,20 +73,33 @@ class _Seen:
                 self._under_way |= event.state is not State.IDLE
             case Sample():
                 self.samples.append(event)
-            case AuditEntry() if event.kind != "phase_left":  # that one is for the report
+            case AuditEntry() if event.kind != "phase_left":  # its figures are in the report
                 self.log.append(audit_line(event))
         return lines
 
 
+def _older(status: Status, known: Status) -> bool:
+    """Whether a status is of before ``known``: an action's answer may overtake the stream's last status."""
+    return status.revision < known.revision
+
+
 def follow(
-    client: Client, *, may_act: bool, may_detach: bool = True, note: Callable[[], str] | None = None
+    client: Client,
+    *,
+    may_act: bool,
+    known: Status | None = None,
+    may_detach: bool = True,
+    note: Callable[[], str] | None = None,
 ) -> State | None:
     """Show the migration until it has ended, and give its last state; None where the person detached.
 
-    Keys act only where ``may_act``; ``note`` gives a line to show below. Where not ``may_detach``, Ctrl-C is the
-    caller's. Raises ``Refused`` where the token does not do.
+    ``known`` is the status from which on it is followed, such as the answer to a start: a first phase may be over
+    before the event stream is open. Keys act only where ``may_act``; ``note`` gives a line to show below. Where not
+    ``may_detach``, Ctrl-C is the caller's. Raises ``Refused`` where the token does not do.
     """
     events: queue.Queue[EventDocument | ApiError] = queue.Queue(EVENTS_MAX)
+    if known is not None:
+        events.put(known)
     ended = threading.Event()
     threading.Thread(target=_receive, args=(client, events, ended), daemon=True).start()
     try:
@@ -104,7 +119,7 @@ def follow(
 
 
 def _receive(client: Client, events: queue.Queue[EventDocument | ApiError], ended: threading.Event) -> None:
-    """Put every event into the queue, connecting again for as long as it is wanted."""
+    """Put every event into the queue; connect again after each failure until ``ended``."""
     with contextlib.suppress(queue.Full):
         while not ended.is_set():
             try:
@@ -123,11 +138,11 @@ def _receive(client: Client, events: queue.Queue[EventDocument | ApiError], ende
 
 
 def _follow_lines(events: queue.Queue[EventDocument | ApiError]) -> State:
-    seen = _Seen()
-    while seen.ended is None:
-        for line in seen.take(events.get()):
+    view = _Followed()
+    while view.ended is None:
+        for line in view.take(events.get()):
             print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
-    return seen.ended
+    return view.ended
 
 
 def _follow_live(
@@ -143,32 +158,32 @@ def _follow_live(
 
     from control.terminal.picture import picture
 
-    seen, actor, console = _Seen(), KeyActions(client), Console(highlight=False)
+    view, actor, console = _Followed(), KeyActions(client), Console(highlight=False)
     drawn: object = None
     with _keys() as pressed, Live(console=console, auto_refresh=False) as live:
-        while seen.ended is None or actor.busy:
+        while view.ended is None or actor.busy:
             with contextlib.suppress(queue.Empty):
-                seen.take(events.get(timeout=DRAW_EVERY_S))
+                view.take(events.get(timeout=DRAW_EVERY_S))
                 while True:
-                    seen.take(events.get_nowait())
+                    view.take(events.get_nowait())
             for key in pressed():
                 if key in ("d", "q") and may_detach:
                     return None
-                if may_act and key in _KEYS and seen.status is not None:
-                    paused = seen.status.state is State.PAUSED
+                if may_act and key in _KEYS and view.status is not None:
+                    paused = view.status.state is State.PAUSED
                     actor.ask("resume" if key == "p" and paused else _KEYS[key])
-            if seen.status is None:
-                live.update(Text(seen.lost or f"Waiting for {client.url} …"), refresh=True)
+            if view.status is None:
+                live.update(Text(view.lost or f"Waiting for {client.url} …"), refresh=True)
                 continue
             noted = [note()] if note else []
-            now = (seen.taken, actor.message, noted, console.size)
+            now = (view.taken, actor.message, noted, console.size)
             if now == drawn:  # drawing costs 10 ms, and most tenths of a second bring nothing
                 continue
             drawn = now
-            lines = [*seen.log, *([seen.lost] if seen.lost else []), *noted]
-            footer = _footer(seen.status, may_act, may_detach, actor.message)
-            live.update(picture(console, seen.status, lines, footer, list(seen.samples)), refresh=True)
-    return seen.ended
+            lines = [*view.log, *([view.lost] if view.lost else []), *noted]
+            footer = _footer(view.status, may_act, may_detach, actor.message)
+            live.update(picture(console, view.status, lines, footer, list(view.samples)), refresh=True)
+    return view.ended
 
 
 def _footer(status: Status, may_act: bool, may_detach: bool, message: str) -> str:
@@ -229,7 +244,7 @@ class KeyActions:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[], list[str]]]:
-    """Keys as they are pressed, where standard input is a terminal; the terminal is always given back as it was."""
+    """Keys as they are pressed, where standard input is a terminal, whose mode is restored at the end."""
     if not sys.stdin.isatty():
         yield list
         return

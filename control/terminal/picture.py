@@ -1,6 +1,6 @@
 """The picture of a migration on a terminal: phases, soak and proof, both arms side by side, the verdict in words.
 
-Draws one status; what is left out first where the terminal is low is said by the parts' order of importance.
+Draws one status. Where the terminal has too few lines, the least important parts are left out first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _RATE_OVER: Final = 5  # seconds that a rate is of
 
 
 def print_rendered(console: Console, drawn: RenderableType) -> None:
-    """What was drawn; a file or pipe is not given the blanks that end its lines."""
+    """Print it; for a file or pipe without the blanks that pad its lines."""
     if console.is_terminal:
         console.print(drawn)
         return
@@ -68,7 +68,7 @@ def print_rendered(console: Console, drawn: RenderableType) -> None:
 
 
 def print_status(status: Status) -> None:
-    """A status for a person, once."""
+    """Print one status."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -102,7 +102,7 @@ def picture(
     parts.append(_Part(0, _verdict(status.verdict)))
     if status.last_rollback is not None:
         fresh = status.state in (State.ROLLING_BACK, State.ROLLED_BACK, State.ABORTED)
-        style = "red" if fresh else "dim"  # of an earlier run it is only a memory
+        style = "red" if fresh else "dim"  # an earlier run's matters less
         parts.append(_Part(0 if fresh else 5, Text(rollback_line(status.last_rollback), style=style)))
     parts.append(_Part(4, _workers(status.workers)))
     parts += [_Part(6 + age, _line(line)) for age, line in zip(range(len(log) - 1, -1, -1), log, strict=True)]
@@ -112,7 +112,7 @@ def picture(
 
 
 def _fitting(console: Console, parts: list[_Part]) -> list[_Part]:
-    """What there is room for: a picture higher than the terminal would lose its end, which is the keys."""
+    """The parts that fit: of a picture higher than the terminal the last lines, the keys, would not be shown."""
     heights = [len(console.render_lines(part.drawn, pad=False)) for part in parts]
     kept = list(range(len(parts)))
     for spare in sorted({part.spare for part in parts if part.spare}, reverse=True):
@@ -248,7 +248,7 @@ def _errors(arm: ArmStatus) -> str:
 
 
 def _range(values: Sequence[Sequence[float | None]]) -> tuple[float, float]:
-    """Of both arms together, so that they can be compared."""
+    """The least and the greatest p95 of both arms, so that both are drawn to one scale."""
     measured = [value for each in values for value in each if value]
     return (min(measured), max(measured)) if measured else (1.0, 1.0)
 

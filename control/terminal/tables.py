@@ -40,12 +40,12 @@ _STYLES: Final = dict.fromkeys(
 
 
 def _console() -> Console:
-    """As wide as the terminal; a file or pipe is given lines long enough not to be broken."""
+    """As wide as the terminal; for a file or pipe so wide that lines are not broken."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def print_checks(checks: Sequence[Check]) -> None:
-    """Pre-flight checks: what was found, under what is wrong how to mend it, and at the end what it comes to."""
+    """Pre-flight checks: what each found, how to mend what is wrong, and at the end how many failed."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

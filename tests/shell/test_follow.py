@@ -1,13 +1,17 @@
-"""Following a migration at a terminal: the keys' actions are carried out one after another, and none is lost."""
+"""Following a migration: nothing that happened is left out, and no key that was pressed is lost."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 from control.api.client import Unreachable
-from control.terminal.follow import KeyActions
+from control.lead.documents import Status
+from control.terminal.follow import KeyActions, follow
+from tests.support import documents
 
 Until = Callable[..., None]
 
@@ -66,3 +70,42 @@ def test_why_an_action_failed_is_said(until: Until) -> None:
     keys.ask("pause")
     until(lambda: not keys.busy)
     assert "pause: nobody \\[there]" in keys.message
+
+
+def status(state: str, revision: int, index: int | None) -> Status:
+    names = (("half", 50.0), ("all", 100.0))
+    phase = None if index is None else documents.current(index, *names[index])
+    return documents.status(
+        state=state,
+        revision=revision,
+        weight=0.0 if index is None else names[index][1],
+        phase=phase,
+        phases=[documents.planned(*name) for name in names],
+    )
+
+
+class Stream:
+    """A client whose event stream has these statuses."""
+
+    migration = "phase6"
+
+    def __init__(self, *statuses: Status) -> None:
+        self._statuses = statuses
+
+    def events(self) -> Iterator[Status]:
+        yield from self._statuses
+
+
+def test_a_phase_that_was_over_before_the_stream_was_open_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Stream(status("completed", 5, 1))
+    state = follow(stream, may_act=False, known=status("running", 3, 0))  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    assert state == "completed"
+    assert ["phase 1 of 2, half, 50 %" in line for line in lines] == [True, False]
+    assert "completed" in lines[1]
+
+
+def test_a_status_from_before_what_is_known_does_not_end_it(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Stream(status("idle", 2, None), status("running", 4, 1), status("completed", 5, 1))
+    assert follow(stream, may_act=False, known=status("running", 3, 0)) == "completed"  # type: ignore[arg-type]
+    assert "idle" not in capsys.readouterr().out

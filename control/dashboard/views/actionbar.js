@@ -10,7 +10,7 @@ export function Actions({ status, identity, link, take }) {
   const [reason, setReason] = useState("");
   const [busy, setBusy] = useState(null); // the action under way
   const [said, setSaid] = useState(null);
-  const [asked, setAsked] = useState(null); // the action a dialog is open for, as it was when it was asked for
+  const [asked, setAsked] = useState(null); // the action whose dialog is open, with the revision at which it was opened
   const more = useRef(null);
 
   useEffect(() => {
@@ -95,7 +95,7 @@ export function Actions({ status, identity, link, take }) {
       confirm=${(given) =>
         carryOut(asked.wanted, {
           ...(given ? { reason: given } : {}),
-          // What was read when deciding must still hold; taking traffic back always may.
+          // A raise is refused if the status has changed since the dialog was opened; taking traffic back never is.
           ...(asked.wanted.raises ? { expected_revision: asked.revision } : {}),
         })}
     />`}

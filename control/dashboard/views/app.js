@@ -50,7 +50,7 @@ export function App() {
   }
 
   async function leave() {
-    await signOut().catch(() => {}); // gone or not, this page shows nothing more
+    await signOut().catch(() => {}); // whether or not it succeeds, this page is signed out
     setNames([]);
     setIdentity(null);
   }

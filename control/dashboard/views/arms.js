@@ -14,7 +14,7 @@ function rate(samples, arm) {
   return seconds ? requests / seconds : null;
 }
 
-/** The error rate; of no requests there is none. */
+/** The error rate; null without requests. */
 const failing = (arm) => (arm.requests ? arm.error_rate : null);
 
 export function Arms({ status, samples }) {
@@ -63,7 +63,7 @@ export function Arms({ status, samples }) {
   </section>`;
 }
 
-/** The split as it is, with a mark where it is meant to be. */
+/** The measured split, with a mark at the configured weight. */
 function Split({ configured, actual }) {
   const now = actual === null ? "no requests in the last 10 s" : `${share(actual)} of the last 10 s`;
   return html`<div class="split">

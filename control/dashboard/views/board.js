@@ -101,7 +101,7 @@ function Headline({ status }) {
       ${phase
         ? html`Phase ${phase.index + 1} of ${phases.length}, <b>${phase.name}</b>, since ${clock(phase.entered_at)}`
         : "In no phase"}
-      <span class="fine"> · revision ${status.revision}</span>
+      ${" · "}revision ${status.revision}
       ${!status.checkpoint.ok && html`<br /><b class="bad">The store fails: ${status.checkpoint.error}. Rollbacks work; nothing else is raised.</b>`}
     </p>
   </div>`;

@@ -1,4 +1,4 @@
-// Both arms over time: requests, errors, split, latency, and where every request's latency lay.
+// Both arms over time: requests, errors, split, latency, and a heat map of every request's latency.
 
 import { html, useMemo, useState } from "../vendor/htm-preact.js";
 import uPlot from "../vendor/uPlot.js";
@@ -22,7 +22,7 @@ export function Charts({ status, samples, bounds, shown, show }) {
   const [quantile, setQuantile] = useState("p95_ms");
   const [pointed, setPointed] = useState(null);
   const last = samples.at(-1)?.at ?? Date.now() / 1000;
-  // What was not seen is not shown: the window grows to its length.
+  // No empty time before the first sample: the window grows until it has its full length.
   const begun = Math.min(samples[0]?.at ?? last, last - LEAST_S);
   const range = [Math.max(last - shown.seconds, begun), last];
   const table = useMemo(() => rows(samples, shown.step, ...range), [samples, shown]);

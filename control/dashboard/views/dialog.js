@@ -1,4 +1,4 @@
-// A question before an action: what will happen, why it is wanted, and where it is dangerous a word to type.
+// The dialog before an action: what will happen, a reason, and before a dangerous one a word to type.
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { act } from "../api.js";

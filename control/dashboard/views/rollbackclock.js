@@ -18,7 +18,7 @@ export function RollbackClock({ status, entries }) {
 }
 
 function Going({ status, entries }) {
-  // The entry of this rollback, and not of one before it.
+  // The entry of this rollback, not of an earlier one.
   const begun = entries.find((entry) => entry.detail.revision === status.revision);
   const [seen] = useState(() => Date.now() / 1000);
   const [now, setNow] = useState(seen);

@@ -1,4 +1,4 @@
-// What the judge says, in words, and what each rule of it rests on.
+// The verdict in words, and each rule with its value, limit, samples and reason.
 
 import { html } from "../vendor/htm-preact.js";
 import { clock, count, rule as ruleOf, weight } from "../format.js";
@@ -27,10 +27,10 @@ const OUTCOMES = {
       status.weight > 0 ? "No data: nothing to judge by yet." : "Nothing to judge: all is answered by the source.",
   },
 };
-const ROOM = matchMedia("(min-width: 1161px)").matches; // beside the arms there is room for the evidence
+const ROOM = matchMedia("(min-width: 1161px)").matches; // on a wide window the evidence is open
 const OF_A_RULE = { promote: "kept", hold: "not yet", roll_back: "broken", no_data: "no data" };
 
-/** A rule's outcome in a word or two; where evidence is weighed, how far it has come. */
+/** A rule's outcome in a word or two; where a proof is needed, how far it has come. */
 function inShort(rule) {
   if (rule.outcome === "hold" && rule.value > rule.limit) return "above";
   if (rule.proof === null || rule.proof === undefined) return OF_A_RULE[rule.outcome] ?? rule.outcome;

@@ -1,9 +1,9 @@
-// The workers: whether each is alive, and shows the newest generation.
+// The workers: whether each is alive and has seen the newest generation.
 
 import { html } from "../vendor/htm-preact.js";
 import { count, ms } from "../format.js";
 
-const SILENT_MS = 2000; // for longer: not waited for, the lease deals with it
+const SILENT_MS = 2000; // a worker silent for longer is not waited for: its lease runs out
 
 export function Workers({ status }) {
   const { workers } = status;
