@@ -64,7 +64,7 @@ def _check_fixtures(config: str | Path, settings: Settings) -> None:
         raise ConfigError(problems)
 
 
-class Orders(msgspec.Struct, frozen=True):
+class ControlOrders(msgspec.Struct, frozen=True):
     """What the supervisor tells the control process."""
 
     fd: int
@@ -83,14 +83,14 @@ def main() -> None:
     from backends.adapters import loading
     from proxy.process import child, logs
 
-    orders = msgspec.json.decode(child.read_orders(), type=Orders)
+    orders = msgspec.json.decode(child.read_orders(), type=ControlOrders)
     child.die_with_parent()
     logs.configure("control", orders.log)
     loading.use(orders.adapters)
     uvloop.run(control(orders))
 
 
-async def control(orders: Orders) -> None:
+async def control(orders: ControlOrders) -> None:
     """Lead every migration and answer the control port, until SIGTERM."""
     from proxy.board.board import Board
     from proxy.migration.routes import layout

@@ -145,7 +145,7 @@ class Trending(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TrendWindow:
     """The parameter ``window``: how far back to look."""
 
     name = "window"
@@ -167,7 +167,7 @@ class Window:
         return window
 
 
-WINDOW: Final = Window()
+WINDOW: Final = TrendWindow()
 
 
 @dataclass(frozen=True, slots=True)

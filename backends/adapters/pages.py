@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from backends.adapters.replies import Refused, refused
+from backends.adapters.replies import OperationRefused, refused
 from backends.adapters.times import EPOCH, to_micros
 from backends.documents.port import INT_MAX, INT_MIN, Document, Value
 from backends.documents.semantics import valid_id
@@ -31,7 +31,7 @@ class Limit:
         return {"type": "integer", "minimum": 1, "maximum": self.maximum, "default": self.default}
 
     def of(self, call: Call) -> int:
-        """The limit that the call asks for. Raises ``Refused``."""
+        """The limit that the call asks for. Raises ``OperationRefused``."""
         text = call.query.get(self.name)
         if text is None:
             return self.default
@@ -54,7 +54,7 @@ class Cursor:
         return {"type": "string", "description": "next_cursor of the page before"}
 
     def of(self, call: Call) -> list[int | str] | None:
-        """The cursor's parts; None where the call has no cursor. Raises ``Refused``.
+        """The cursor's parts; None where the call has no cursor. Raises ``OperationRefused``.
 
         Anybody can make one up: strings are document ids, integers have 64 bits, or no store could be asked for them.
         """
@@ -79,7 +79,7 @@ class Cursor:
         return base64.urlsafe_b64encode(orjson.dumps(parts)).rstrip(b"=").decode()
 
 
-def invalid_cursor() -> Refused:
+def invalid_cursor() -> OperationRefused:
     """The refusal of a cursor that no page was given."""
     return refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page")
 
@@ -89,7 +89,7 @@ MOMENT_CURSOR: Final = Cursor((int, str))
 
 
 def moment_cursor(call: Call) -> tuple[Value, str] | None:
-    """``MOMENT_CURSOR`` as a query's ``start_after``. Raises ``Refused``."""
+    """``MOMENT_CURSOR`` as a query's ``start_after``. Raises ``OperationRefused``."""
     parts = MOMENT_CURSOR.of(call)
     if parts is None:
         return None

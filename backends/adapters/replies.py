@@ -14,7 +14,7 @@ from backends.operations import Answer, error_answer
 Written = tuple[Answer, Change | None]
 
 
-class Refused(Exception):  # noqa: N818 - carries an ordinary answer past the rest of a handler
+class OperationRefused(Exception):  # noqa: N818 - carries an ordinary answer past the rest of a handler
     """The client is answered this."""
 
     def __init__(self, answer: Answer) -> None:
@@ -22,9 +22,9 @@ class Refused(Exception):  # noqa: N818 - carries an ordinary answer past the re
         self.answer = answer
 
 
-def refused(status: int, code: str, message: str) -> Refused:
+def refused(status: int, code: str, message: str) -> OperationRefused:
     """An error answer to raise."""
-    return Refused(error_answer(status, code, message))
+    return OperationRefused(error_answer(status, code, message))
 
 
 def reply(status: int, value: object) -> Answer:

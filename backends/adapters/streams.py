@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, NamedTuple
 
-from backends.adapters.replies import Refused
+from backends.adapters.replies import OperationRefused
 from backends.documents.port import Context, DocumentStore, Rejected
 from backends.errors import Fault
 from backends.operations import EVENT_STREAM, Answer
@@ -107,7 +107,7 @@ async def _scenes(
                 spoke = loop.time()
             if rung or not told:
                 scene = await look(Context(loop.time() + READ_S))
-    except (Fault, Refused, Rejected):  # the store failed, or what was shown is gone
+    except (Fault, OperationRefused, Rejected):  # the store failed, or what was shown is gone
         return
     finally:
         end()

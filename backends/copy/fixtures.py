@@ -14,7 +14,7 @@ import msgspec
 
 from backends.adapters import registry
 from backends.adapters.adapter import Adapter, AdapterError, MadeUp
-from backends.adapters.replies import Refused
+from backends.adapters.replies import OperationRefused
 from backends.adapters.times import parse_time
 from backends.backend import Backend
 from backends.documents.port import Context, Fields, Mutation, Value, put
@@ -81,7 +81,7 @@ def _apply(adapter: Adapter, handlers: object, request: MadeUp) -> None:
         getattr(handlers, name)(call, Context(0.0)).send(None)
     except StopIteration:
         return
-    except Refused as refusal:
+    except OperationRefused as refusal:
         why = refusal.answer.body.decode()
         raise AdapterError(f"{adapter.file}: made-up data: {name} is refused: {why}") from None
     raise AssertionError("a memory store of this process's own does not suspend")

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from backends.adapters import registry
-from backends.adapters.replies import Refused
+from backends.adapters.replies import OperationRefused
 from backends.arm import Health
 from backends.documents.changes import Change
 from backends.documents.port import Cell, Context, DocumentStore, Reason, Rejected
@@ -77,7 +77,7 @@ class StoreArm:
                     await self.mirror(change)
                 return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
             answer = await self._handlers[operation.name](call, ctx)
-        except Refused as refusal:
+        except OperationRefused as refusal:
             answer = refusal.answer
         except Rejected as rejection:
             if rejection.reason is not Reason.INVALID:  # no condition was set: the database itself is not there

@@ -22,7 +22,7 @@ PROBES: Final = 3
 PROBE_S: Final = 2.0  # a probe that nothing is heard of for so long is forgotten
 
 
-class State(IntEnum):
+class BreakerState(IntEnum):
     """The breaker's state, as the gauge shows it."""
 
     CLOSED = 0
@@ -36,7 +36,7 @@ class Breaker:
     __slots__ = ("_probe_at", "_proven", "_slices", "_until", "state")
 
     def __init__(self) -> None:
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self._slices: deque[list[float]] = deque()  # [start, calls, failures]
         self._until = 0.0
         self._proven = 0
@@ -44,12 +44,12 @@ class Breaker:
 
     def allow(self, now: float) -> bool:
         """Whether a call may be made now. A True in half-open is a probe: it is to be recorded."""
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return True
-        if self.state is State.OPEN:
+        if self.state is BreakerState.OPEN:
             if now < self._until:
                 return False
-            self.state, self._proven, self._probe_at = State.HALF_OPEN, 0, None
+            self.state, self._proven, self._probe_at = BreakerState.HALF_OPEN, 0, None
         if self._probe_at is not None and now - self._probe_at < PROBE_S:
             return False
         self._probe_at = now
@@ -57,16 +57,16 @@ class Breaker:
 
     def record(self, failed: bool, now: float) -> None:
         """A call that was allowed ended."""
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             self._count(failed, now)
-        elif self.state is State.HALF_OPEN:
+        elif self.state is BreakerState.HALF_OPEN:
             self._probe_at = None
             if failed:
                 self._open(now)
             else:
                 self._proven += 1
                 if self._proven >= PROBES:
-                    self.state = State.CLOSED
+                    self.state = BreakerState.CLOSED
         # What ends while it is open was begun before it opened, and was counted enough.
 
     def _count(self, failed: bool, now: float) -> None:
@@ -83,5 +83,5 @@ class Breaker:
                 self._open(now)
 
     def _open(self, now: float) -> None:
-        self.state, self._until = State.OPEN, now + OPEN_S
+        self.state, self._until = BreakerState.OPEN, now + OPEN_S
         self._slices.clear()

@@ -1,38 +1,57 @@
-"""The control API's answers: JSON, errors of one form, and numbers that a caller gives."""
+"""The control API's answers: JSON, errors of one form, and parameters that a caller gives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Final
 
-import orjson
+import msgspec
 from aiohttp import web
+from msgspec import inspect
+
+from control.api.documents import ErrorDetail, ErrorDocument
+from control.api.endpoints import ApiParameter
+from control.plan.mistakes import problems
+
+DIGITS_MAX: Final = 19  # a number with more of them is not read, which would take time
 
 
-class Problem(Exception):  # noqa: N818 - an answer, not an error of ours
+class ApiProblem(Exception):  # noqa: N818 - an answer, not an error of ours
     """An error answer."""
 
     def __init__(self, status: int, code: str, message: str, hint: str = "", headers: Mapping[str, str] = {}) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"code": code, "message": message, "hint": hint}}
+        self.document = ErrorDocument(ErrorDetail(code, message, hint))
         self.headers = headers
+
+    def answer(self) -> web.Response:
+        """The error as an answer."""
+        return document(self.document, self.status, self.headers)
 
 
 def document(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON document."""
-    return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
+    return written(msgspec.json.encode(value), status, headers)
 
 
-def error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error answer without a hint."""
-    return document({"error": {"code": code, "message": message, "hint": ""}}, status, headers)
+def written(json: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A document that is JSON already."""
+    return web.Response(body=json, status=status, headers=headers, content_type="application/json")
 
 
-def whole(given: Mapping[str, str], name: str, default: int | None, low: int, high: int) -> int | None:
-    """A whole number of a query or of headers. Raises ``Problem``."""
-    text = given.get(name)
+def given(request: web.Request, parameter: ApiParameter) -> Any:
+    """What a request gives as a parameter, or its default. Raises ``ApiProblem``."""
+    text = (request.headers if parameter.where == "header" else request.query).get(parameter.name)
     if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
-        raise Problem(400, "malformed", f"{name}: expected a whole number from {low} to {high}")
-    return int(text)
+        return parameter.default
+    value = text if isinstance(inspect.type_info(parameter.type), inspect.StrType) else _number(text)
+    mistakes = problems(parameter.type, value, parameter.name)
+    if mistakes:
+        raise ApiProblem(400, "malformed", "; ".join(mistakes))
+    return value
+
+
+def _number(text: str) -> int | str:
+    whole = text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX
+    return int(text) if whole else text

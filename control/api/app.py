@@ -7,16 +7,17 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import orjson
 import structlog
 from aiohttp import web
+from msgspec.structs import replace
 
 from backends.adapters import openapi as data_openapi
 from control.api import answers, openapi
-from control.api.answers import Problem, whole
+from control.api.answers import ApiProblem, given
 from control.api.auth import (
     COOKIE,
     CSRF_HEADER,
@@ -25,21 +26,20 @@ from control.api.auth import (
     NoCredentials,
     SlowDown,
     csrf_holds,
-    identity_document,
     same_origin,
 )
-from control.api.openapi import ENDPOINTS, Endpoint
-from control.api.sessions import Session
+from control.api.documents import AuditPage, Done, MigrationInShort, Migrations, Ready, SessionDocument, VerifiedTrail
+from control.api.endpoints import CURSOR, ENDPOINTS, LIMIT, REASON, STEP, ApiEndpoint
 from control.api.sse import Streams
 from control.checks.check import Check
 from control.figures import metrics
-from control.figures.history import STEPS
 from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
-from control.plan.settings import LOOPBACK, Settings, address
+from control.plan.settings import Settings
 from control.report import build as report
+from control.report.documents import TrailHead
 from control.store.entry import AuditLine, audit_document
 from control.store.port import StoreError
 from control.store.sqlite import StoreThread
@@ -63,7 +63,6 @@ _PAGE_POLICY: Final = (
 _HTTP: Final = {"store_slow": 503, "store_failed": 503}
 NOBODY: Final = Identity("nobody", "viewer")
 
-Json = dict[str, Any]
 Plain = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 
@@ -88,8 +87,8 @@ class Api:
         self._dry_run = dry_run
         self._streams = Streams(store, _HEADERS)
         # Made once: whoever asks needs no credentials, and one takes 5 ms to make.
-        self._control_document = openapi.document(_version(), open_to_all=gatekeeper.open)
-        self._data_document = data_openapi.document(_version())
+        self._control_document = msgspec.json.encode(openapi.document(_version(), open_to_all=gatekeeper.open))
+        self._data_document = msgspec.json.encode(data_openapi.document(_version()))
 
     def application(self) -> web.Application:
         """The aiohttp application: every endpoint of the table, and the dashboard's files."""
@@ -109,26 +108,27 @@ class Api:
         """Turn every refusal into an answer of the one form, and every fault of ours into a 500 that says nothing."""
         try:
             response = await handler(request)
-        except Problem as problem:
-            response = answers.document(problem.body, problem.status, problem.headers)
+        except ApiProblem as problem:
+            response = problem.answer()
         except web.HTTPRequestEntityTooLarge:
-            response = answers.error(413, "too_large", f"the body is larger than {BODY_MAX} bytes")
+            response = ApiProblem(413, "too_large", f"the body is larger than {BODY_MAX} bytes").answer()
         except web.HTTPMethodNotAllowed as refused:
             allow = ", ".join(sorted(refused.allowed_methods))
-            response = answers.error(405, "method_not_allowed", f"this takes {allow}", {"Allow": allow})
+            response = ApiProblem(405, "method_not_allowed", f"this takes {allow}", headers={"Allow": allow}).answer()
         except web.HTTPException as other:
-            response = answers.error(other.status, "not_found" if other.status == 404 else "refused", other.reason)
+            code = "not_found" if other.status == 404 else "refused"
+            response = ApiProblem(other.status, code, other.reason).answer()
         except StoreError as error:
-            response = answers.error(503, "store_failed", f"the store cannot be read: {error}")
+            response = ApiProblem(503, "store_failed", f"the store cannot be read: {error}").answer()
         except Exception:
             _log.exception("request_failed", method=request.method, path=request.path)
-            response = answers.error(500, "internal", "a mistake of ours; the log has it")
+            response = ApiProblem(500, "internal", "a mistake of ours; the log has it").answer()
         if not response.prepared:
             for name, value in _HEADERS.items():
                 response.headers.setdefault(name, value)
         return response
 
-    def _guarded(self, endpoint: Endpoint, handler: Handler) -> Plain:
+    def _guarded(self, endpoint: ApiEndpoint, handler: Handler) -> Plain:
         role = endpoint.role
 
         async def guarded(request: web.Request) -> web.StreamResponse:
@@ -136,7 +136,7 @@ class Api:
                 return await handler(request, NOBODY)
             identity = await self._identify(request)
             if not identity.may(role):
-                raise Problem(
+                raise ApiProblem(
                     403, "forbidden", f"{identity.name} is a {identity.role}", f"This needs the role {role}."
                 )
             if endpoint.method != "get":
@@ -153,48 +153,34 @@ class Api:
             )
         except NoCredentials as error:
             hint = "Send `Authorization: Bearer TOKEN`."
-            raise Problem(401, "unauthorized", str(error), hint, {"WWW-Authenticate": "Bearer"}) from None
+            raise ApiProblem(401, "unauthorized", str(error), hint, {"WWW-Authenticate": "Bearer"}) from None
         except SlowDown as error:
             retry = {"Retry-After": str(int(error.retry_after_s) + 1)}
-            raise Problem(429, "slow_down", str(error), "Wait, then use the right token.", retry) from None
+            raise ApiProblem(429, "slow_down", str(error), "Wait, then use the right token.", retry) from None
 
     def _check_page(self, request: web.Request, identity: Identity) -> None:
         origins, open_to_all = self._settings.control.origins, self._gatekeeper.open
         if not same_origin(request.headers, request.host, origins, loopback_only=open_to_all):
-            raise Problem(
+            raise ApiProblem(
                 403, "cross_origin", "a page of another origin asked for this", "Use the dashboard's own page."
             )
         if not csrf_holds(identity, request.headers.get(CSRF_HEADER)):
-            raise Problem(403, "csrf", f"a session's change needs its token in {CSRF_HEADER}", "Load the page anew.")
+            raise ApiProblem(
+                403, "csrf", f"a session's change needs its token in {CSRF_HEADER}", "Load the page anew."
+            )
 
     def _coordinator(self, request: web.Request) -> Coordinator:
         name = request.match_info["name"]
         found = self._coordinators.get(name)
         if found is None:
             known = ", ".join(self._coordinators)
-            raise Problem(404, "no_such_migration", "there is no such migration", f"There is: {known}")
+            raise ApiProblem(404, "no_such_migration", "there is no such migration", f"There is: {known}")
         return found
 
     # Migrations.
 
     async def _migrations(self, request: web.Request, who: Identity) -> web.Response:
-        found = []
-        for name, coordinator in self._coordinators.items():
-            s, settings = coordinator.state, coordinator.settings
-            found.append(
-                {
-                    "name": name,
-                    "state": s.state.value,
-                    "revision": s.revision,
-                    "weight": s.weight_bp / 100,
-                    "phase": None if s.phase is None else settings.phases[s.phase].name,
-                    "mode": settings.mode,
-                    "source": settings.source,
-                    "target": settings.target,
-                    "routes": settings.routes,
-                }
-            )
-        return answers.document({"migrations": found})
+        return answers.document(Migrations(tuple(_in_short(c) for c in self._coordinators.values())))
 
     async def _status(self, request: web.Request, who: Identity) -> web.Response:
         return answers.document(self._coordinator(request).status())
@@ -204,24 +190,20 @@ class Api:
         try:
             body = orjson.loads(await request.read())
         except orjson.JSONDecodeError as error:
-            raise Problem(
+            raise ApiProblem(
                 400, "malformed", f"the body is no JSON: {error}", 'Expected {"action": "start"}.'
             ) from None
         try:
             command = commands.parse(body, who.name)
         except Malformed as error:
-            raise Problem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
+            raise ApiProblem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
         if command.dry_run:
-            checks = await self._dry_run()
-            return answers.document(
-                coordinator.status() | {"checks": [msgspec.to_builtins(check) for check in checks]}
-            )
+            checks = tuple(await self._dry_run())
+            return answers.document(replace(coordinator.status(), checks=checks))
         return await self._carry_out(coordinator, command)
 
     async def _reset(self, request: web.Request, who: Identity) -> web.Response:
-        reason = request.query.get("reason", "")
-        if len(reason) > commands.REASON_MAX:
-            raise Problem(400, "malformed", f"reason: expected at most {commands.REASON_MAX} characters")
+        reason: str = given(request, REASON)
         return await self._carry_out(self._coordinator(request), Command("reset", who.name, reason))
 
     async def _carry_out(self, coordinator: Coordinator, command: Command) -> web.Response:
@@ -230,32 +212,27 @@ class Api:
         try:
             await asyncio.shield(task)
         except CommandRefused as refused:
-            raise Problem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
+            raise ApiProblem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
         return answers.document(coordinator.status())
 
     async def _audit(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
-        limit = whole(request.query, "limit", 100, 1, 1000)
-        before = whole(request.query, "cursor", None, 0, 10**18)
-        assert limit is not None
-        lines = await self._store.audit(coordinator.name, limit, before)
+        limit, cursor = given(request, LIMIT), given(request, CURSOR)
+        lines = await self._store.audit(coordinator.name, limit, None if cursor is None else int(cursor))
         more = len(lines) == limit and lines[-1].seq > 1
-        return answers.document(
-            {"entries": [audit_document(line) for line in lines], "next_cursor": str(lines[-1].seq) if more else None}
-        )
+        entries = tuple(audit_document(line) for line in lines)
+        return answers.document(AuditPage(entries, str(lines[-1].seq) if more else None))
 
     async def _verify(self, request: web.Request, who: Identity) -> web.Response:
-        found = await self._store.verify(self._coordinator(request).name)
-        return answers.document({"whole": not found.problems} | found._asdict())
+        trail = await self._store.verify(self._coordinator(request).name)
+        return answers.document(VerifiedTrail(not trail.problems, trail.entries, trail.hash, trail.problems))
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
         return answers.document(self._coordinator(request).publisher.figures())
 
     async def _history(self, request: web.Request, who: Identity) -> web.Response:
-        step = whole(request.query, "step", STEPS[0], STEPS[0], STEPS[-1])
-        if step not in STEPS:
-            raise Problem(400, "malformed", f"step: expected one of {', '.join(map(str, STEPS))}")
-        response = answers.document(self._coordinator(request).publisher.history.document(step))
+        history = self._coordinator(request).publisher.history
+        response = answers.document(history.document(given(request, STEP)))
         response.enable_compression()  # an hour of seconds is mostly the same few digits
         return response
 
@@ -273,11 +250,9 @@ class Api:
             [*lines, *unsaved],
             coordinator.status(),
             coordinator.adapters(),
+            TrailHead(lines[-1].seq, lines[-1].hash) if lines else TrailHead(0, None),
         )
-        # The chain's head vouches for every entry up to it.
-        last = lines[-1] if lines else None
-        trail = {"entries": last.seq if last else 0, "hash": last.hash if last else None}
-        return answers.document(made | {"audit": trail})
+        return answers.document(made)
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)
@@ -286,13 +261,13 @@ class Api:
     # Sessions.
 
     async def _session(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(identity_document(who))
+        return answers.document(_session_of(who))
 
     async def _login(self, request: web.Request, who: Identity) -> web.Response:
         if self._gatekeeper.open or who.session is not None:
-            return answers.document(identity_document(who))
+            return answers.document(_session_of(who))
         cookie, session = self._gatekeeper.begin(who)
-        response = answers.document(_session_document(session))
+        response = answers.document(SessionDocument(session.name, session.role, session.csrf))
         secure = request.headers.get("Origin", "").startswith("https:") or request.secure
         age = int(self._settings.control.session_s)
         response.set_cookie(COOKIE, cookie, max_age=age, httponly=True, samesite="Strict", secure=secure, path="/")
@@ -300,7 +275,7 @@ class Api:
 
     async def _logout(self, request: web.Request, who: Identity) -> web.Response:
         self._gatekeeper.end(request.cookies.get(COOKIE))
-        response = answers.document({"ok": True})
+        response = answers.document(Done())
         response.del_cookie(COOKIE, path="/")
         return response
 
@@ -311,18 +286,18 @@ class Api:
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document({"ok": True})
+        return answers.document(Done())
 
     async def _readyz(self, request: web.Request, who: Identity) -> web.Response:
-        states = {name: coordinator.state.state.value for name, coordinator in self._coordinators.items()}
+        states = {name: coordinator.state.state for name, coordinator in self._coordinators.items()}
         ready = all(coordinator.ready for coordinator in self._coordinators.values())
-        return answers.document({"ok": ready, "migrations": states}, 200 if ready else 503)
+        return answers.document(Ready(ready, states), 200 if ready else 503)
 
     async def _openapi(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._control_document)
+        return answers.written(self._control_document)
 
     async def _openapi_data(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._data_document)
+        return answers.written(self._data_document)
 
     # The dashboard.
 
@@ -335,13 +310,28 @@ class Api:
     def _file(self, name: str) -> web.StreamResponse:
         path = (STATIC / name).resolve()
         if not path.is_relative_to(STATIC) or not path.is_file():
-            raise Problem(404, "not_found", "there is no such file")
+            raise ApiProblem(404, "not_found", "there is no such file")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
         return web.FileResponse(path, headers=headers)
 
 
-def _session_document(session: Session) -> Json:
-    return {"name": session.name, "role": session.role, "csrf": session.csrf}
+def _session_of(who: Identity) -> SessionDocument:
+    return SessionDocument(who.name, who.role, who.session.csrf if who.session is not None else None)
+
+
+def _in_short(coordinator: Coordinator) -> MigrationInShort:
+    s, settings = coordinator.state, coordinator.settings
+    return MigrationInShort(
+        name=coordinator.name,
+        state=s.state,
+        revision=s.revision,
+        weight=s.weight_bp / 100,
+        phase=None if s.phase is None else settings.phases[s.phase].name,
+        mode=settings.mode,
+        source=settings.source,
+        target=settings.target,
+        routes=settings.routes,
+    )
 
 
 def _network(remote: str | None) -> str:
@@ -358,8 +348,3 @@ def _version() -> str:
         return version("phasegate")
     except PackageNotFoundError:
         return "0"
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether only this machine can reach the control port."""
-    return address(listen)[0] in LOOPBACK

@@ -15,7 +15,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
@@ -198,12 +198,3 @@ def _access(control: Control) -> str:
 
 def _digest(credential: str) -> bytes:
     return hashlib.sha256(credential.encode("utf-8", "surrogateescape")).digest()
-
-
-def identity_document(identity: Identity) -> dict[str, Any]:
-    """What a dashboard is told of who it is."""
-    return {
-        "name": identity.name,
-        "role": identity.role,
-        "csrf": identity.session.csrf if identity.session is not None else None,
-    }

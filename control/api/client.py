@@ -1,30 +1,39 @@
 """The control API as Python calls: what the command line speaks, and all it speaks.
 
-On ``http.client`` alone: it starts in milliseconds, and a person who has to take traffic back at night needs
-nothing else to work. Every call has a connection of its own, so threads may share a client.
+On ``http.client`` and the documents' types alone, so it starts at once. Answers are read as those types; what a later
+version has added to them is passed over. Every call has a connection of its own, so threads may share a client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import json
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from control.api.documents import AuditPage, ErrorDetail, ErrorDocument, VerifiedTrail
+from control.figures.documents import Figures
+from control.lead.commands import Action, ActionBody
+from control.lead.documents import EVENTS, EventDocument, Status
+from control.report.documents import Report
 
 DEFAULT_URL: Final = "http://127.0.0.1:9090"
 DEFAULT_MIGRATION: Final = "phase6"
 TIMEOUT_S: Final = 10.0
 ACTION_TIMEOUT_S: Final = 90.0  # a rollback answers when it is complete; the longest deadline by default is 38 s
 EVENTS_TIMEOUT_S: Final = 15.0  # a status comes at least once a second
+READY_TIMEOUT_S: Final = 2.0
 _BODY_MAX: Final = 64 * 1024 * 1024
 _LINE_MAX: Final = 4 * 1024 * 1024
 
-Json = dict[str, Any]
+_WHERE: Final = "Is PHASEGATE_URL the control port (by default 9090), not the proxy's?"
+_CREDENTIALS: Final = "Put a token that control.tokens knows into PHASEGATE_TOKEN; `phasegate token` makes one."
+
+T = TypeVar("T")
 
 
 class ApiError(Exception):
@@ -40,26 +49,17 @@ class Unreachable(ApiError):  # noqa: N818 - what is so, as the message says it
     """Nothing usable answered at the address."""
 
 
-class Refused(ApiError):  # noqa: N818 - likewise
+class ApiRefused(ApiError):  # noqa: N818 - likewise
     """The control plane answered with an error: ``status`` is HTTP's, ``code`` the API's own."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str = "", details: Json | None = None) -> None:
+    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.status = status
         self.code = code
-        self.details = details or {}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One server-sent event: ``name`` is ``status`` or ``audit``."""
-
-    name: str
-    data: Json
-
-
-class Client:
-    """The calls of the control API. Every one may raise ``Unreachable`` or ``Refused``."""
+class ControlClient:
+    """The calls of the control API. Every one may raise ``Unreachable`` or ``ApiRefused``."""
 
     def __init__(self, url: str = DEFAULT_URL, token: str | None = None, migration: str = DEFAULT_MIGRATION) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
@@ -83,66 +83,47 @@ class Client:
         """The path of this client's migration."""
         return f"/api/migration/{quote(self.migration, safe='')}"
 
-    def status(self, timeout_s: float = TIMEOUT_S) -> Json:
+    def status(self, timeout_s: float = TIMEOUT_S) -> Status:
         """The migration's status now."""
-        return self.call("GET", self.base, timeout_s=timeout_s)
+        return self._call("GET", self.base, Status, timeout_s=timeout_s)
 
-    def act(self, action: str, **fields: object) -> Json:
-        """Carry out an action and give the status after it; fields that are None are left out."""
-        body = {"action": action} | {name: value for name, value in fields.items() if value is not None}
-        return self.call("POST", self.base, body, timeout_s=ACTION_TIMEOUT_S)
+    def act(self, action: Action, **fields: Any) -> Status:
+        """Carry out an action and give the status after it; ``fields`` are those of ``ActionBody``, None left out."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        body = ActionBody(action, **given)
+        return self._call("POST", self.base, Status, body, timeout_s=ACTION_TIMEOUT_S)
 
-    def reset(self) -> Json:
+    def reset(self) -> Status:
         """Emergency reset: weight 0, state idle."""
-        return self.call("DELETE", self.base, timeout_s=ACTION_TIMEOUT_S)
+        return self._call("DELETE", self.base, Status, timeout_s=ACTION_TIMEOUT_S)
 
-    def audit(self, limit: int, cursor: str | None = None) -> Json:
+    def audit(self, limit: int, cursor: str | None = None) -> AuditPage:
         """A page of the audit trail."""
         query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
-        return self.call("GET", f"{self.base}/audit?{urlencode(query)}")
+        return self._call("GET", f"{self.base}/audit?{urlencode(query)}", AuditPage)
 
-    def verify(self) -> Json:
+    def verify(self) -> VerifiedTrail:
         """Whether the audit trail's chain is whole."""
-        return self.call("GET", f"{self.base}/audit/verify")
+        return self._call("GET", f"{self.base}/audit/verify", VerifiedTrail)
 
-    def metrics(self) -> Json:
+    def metrics(self) -> Figures:
         """The migration's figures in full."""
-        return self.call("GET", f"{self.base}/metrics")
+        return self._call("GET", f"{self.base}/metrics", Figures)
 
-    def report(self) -> Json:
+    def report(self) -> Report:
         """The report of the run so far."""
-        return self.call("GET", f"{self.base}/report", timeout_s=ACTION_TIMEOUT_S)
-
-    def migrations(self) -> Json:
-        """Every migration, in short."""
-        return self.call("GET", "/api/migration")
+        return self._call("GET", f"{self.base}/report", Report, timeout_s=ACTION_TIMEOUT_S)
 
     def ready(self) -> bool:
         """Whether the control plane answers and says that it is ready."""
         try:
-            status, _, _ = self._exchange("GET", "/readyz", None, 2.0)
+            status, _, _ = self._exchange("GET", "/readyz", None, READY_TIMEOUT_S)
         except Unreachable:
             return False
         return status == 200
 
-    def call(self, method: str, path: str, body: Json | None = None, timeout_s: float = TIMEOUT_S) -> Json:
-        """Send one request and give its JSON answer."""
-        status, content_type, data = self._exchange(method, path, body, timeout_s)
-        try:
-            value = json.loads(data) if data else {}
-        except ValueError:
-            value = None
-        if not isinstance(value, dict) or (data and "json" not in content_type):
-            raise Unreachable(
-                f"{self.url} answered {status}, but not as a control plane does",
-                "Is PHASEGATE_URL the control port (by default 9090), not the proxy's?",
-            )
-        if status >= 400:
-            raise self._refused(status, value)
-        return value
-
-    def events(self) -> Iterator[Event]:
-        """Statuses and audit entries as they happen, on one connection; raises ``Unreachable`` when it ends."""
+    def events(self) -> Iterator[EventDocument]:
+        """What the event stream carries as it happens, on one connection; raises ``Unreachable`` when it ends."""
         connection = self._connect(EVENTS_TIMEOUT_S)
         try:
             connection.request(
@@ -151,17 +132,43 @@ class Client:
             response = connection.getresponse()
             if response.status != 200:
                 data = response.read(_BODY_MAX)
-                with contextlib.suppress(ValueError):
-                    value = json.loads(data)
-                    if isinstance(value, dict):
-                        raise self._refused(response.status, value)
-                raise Unreachable(f"{self.url} answered {response.status} to a request for events")
-            yield from _parse_events(response)
+                raise self._failed(response.status, response.getheader("content-type", ""), data)
+            for name, text in _parse_events(response):
+                if name in EVENTS:  # a control plane of a later version may have others
+                    yield self._read(response.status, text, EVENTS[name])
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"the connection to {self.url} broke: {_why(error)}") from error
         finally:
             connection.close()
         raise Unreachable(f"{self.url} ended the stream of events")
+
+    def _call(
+        self, method: str, path: str, kind: type[T], body: ActionBody | None = None, timeout_s: float = TIMEOUT_S
+    ) -> T:
+        """Send one request and give its answer, read as a ``kind``."""
+        status, content_type, data = self._exchange(method, path, body, timeout_s)
+        if status >= 400 or "json" not in content_type:
+            raise self._failed(status, content_type, data)
+        return self._read(status, data, kind)
+
+    def _read(self, status: int, data: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Unreachable(
+                f"{self.url} answered {status}, but not as a control plane of this version does: {error}", _WHERE
+            ) from error
+
+    def _failed(self, status: int, content_type: str, data: bytes) -> ApiError:
+        """What an answer means that is not the document asked for: a refusal, or no answer of a control plane."""
+        if status < 400 or (data and "json" not in content_type):
+            return Unreachable(f"{self.url} answered {status}, but not as a control plane does", _WHERE)
+        try:
+            error = msgspec.json.decode(data, type=ErrorDocument).error
+        except (msgspec.DecodeError, RecursionError):
+            error = ErrorDetail(str(status), f"error {status}", "")
+        hint = _CREDENTIALS if status == 401 else error.hint
+        return ApiRefused(status, error.code, error.message, hint)
 
     def _headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._token}"} if self._token else {}
@@ -182,11 +189,11 @@ class Client:
             ) from error
         return connection
 
-    def _exchange(self, method: str, path: str, body: Json | None, timeout_s: float) -> tuple[int, str, bytes]:
+    def _exchange(self, method: str, path: str, body: ActionBody | None, timeout_s: float) -> tuple[int, str, bytes]:
         headers = self._headers()
         payload = None
         if body is not None:
-            payload = json.dumps(body).encode()
+            payload = msgspec.json.encode(body)
             headers["content-type"] = "application/json"
         connection = self._connect(timeout_s)
         try:
@@ -201,32 +208,21 @@ class Client:
         finally:
             connection.close()
 
-    def _refused(self, status: int, value: Json) -> Refused:
-        found = value.get("error")
-        error: Json = found if isinstance(found, dict) else {}
-        hint = str(error.get("hint") or "")
-        if status == 401:
-            hint = "Put a token that control.tokens knows into PHASEGATE_TOKEN; `phasegate token` makes one."
-        return Refused(
-            status, str(error.get("code", status)), str(error.get("message", f"error {status}")), hint, error
-        )
 
-
-def _parse_events(lines: http.client.HTTPResponse) -> Iterator[Event]:
+def _parse_events(lines: http.client.HTTPResponse) -> Iterator[tuple[str, bytes]]:
+    """Server-sent events: each one's name, and its data."""
     name = "message"
-    data: list[str] = []
+    data: list[bytes] = []
     while line := lines.readline(_LINE_MAX):
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        text = line.rstrip(b"\r\n")
         if not text:
             if data:
-                value = json.loads("\n".join(data))
-                if isinstance(value, dict):
-                    yield Event(name, value)
+                yield name, b"\n".join(data)
             name, data = "message", []
-        elif text.startswith("event:"):
-            name = text[6:].strip()
-        elif text.startswith("data:"):
-            data.append(text[5:].removeprefix(" "))
+        elif text.startswith(b"event:"):
+            name = text[6:].strip().decode("utf-8", "replace")
+        elif text.startswith(b"data:"):
+            data.append(text[5:].removeprefix(b" "))
 
 
 def _why(error: Exception) -> str:

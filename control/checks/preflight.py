@@ -1,7 +1,7 @@
 """Pre-flight: all that a migration needs, looked at before it begins. Nothing here changes a running phasegate.
 
-Each check is a function of ``Scene`` that gives ``Check``s: what was found, and where that is not enough how to mend
-it. What only a running control plane can say is asked of it as a dry run, where one answers.
+Each check is a function of ``Preflight`` that gives ``Check``s: what was found, and where that is not enough how to
+mend it. What only a running control plane can say is asked of it as a dry run, where one answers.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ CLOCK_SKEW_S: Final = 30.0
 PROBE: Final = "phasegate/preflight"
 _VENDOR: Final = Path(__file__).parents[1] / "dashboard" / "vendor"
 
-Look = Callable[["Scene"], Iterator[Check]]
+Look = Callable[["Preflight"], Iterator[Check]]
 
 
 DryRun = Callable[[str], list[Check]]  # a migration's name → what its control plane says of a start
 
 
 @dataclass(slots=True)
-class Scene:
+class Preflight:
     """What the checks look at; ``dry_run`` asks the control plane that answers already, if one does."""
 
     settings: Settings
@@ -64,32 +64,32 @@ class Scene:
 
 async def run_checks(settings: Settings) -> list[Check]:
     """Every check, made from within the control process."""
-    return await _run(Scene(settings, None, None, inside=True))
+    return await _run(Preflight(settings, None, None, inside=True))
 
 
 def preflight(settings: Settings, *, token: str | None, dry_run: DryRun | None) -> list[Check]:
     """Every check, made from outside. ``dry_run`` asks the control plane that runs already; None: none does."""
-    return asyncio.run(_run(Scene(settings, token, dry_run, inside=False)))
+    return asyncio.run(_run(Preflight(settings, token, dry_run, inside=False)))
 
 
-async def _run(scene: Scene) -> list[Check]:
+async def _run(scene: Preflight) -> list[Check]:
     """In the order a person would mend them. Who is asked needs the event loop; all else may block a thread."""
     before = await asyncio.to_thread(_look, scene, _BEFORE)
     asked = [*await _app(scene), *await _backends(scene)]
     return before + asked + await asyncio.to_thread(_look, scene, _AFTER)
 
 
-def _look(scene: Scene, checks: tuple[Look, ...]) -> list[Check]:
+def _look(scene: Preflight, checks: tuple[Look, ...]) -> list[Check]:
     return [check for look in checks for check in look(scene)]
 
 
-def _config(scene: Scene) -> Iterator[Check]:
+def _config(scene: Preflight) -> Iterator[Check]:
     settings = scene.settings
     told = [f"{name}: {m.source} to {m.target}, {len(m.phases)} phases" for name, m in settings.migrations.items()]
     yield Check("configuration", True, "; ".join(told))
 
 
-def _phases(scene: Scene) -> Iterator[Check]:
+def _phases(scene: Preflight) -> Iterator[Check]:
     """The shapes are checked when the file is read; this is what is allowed and hardly meant."""
     for name, migration in scene.settings.migrations.items():
         odd = []
@@ -106,14 +106,14 @@ def _phases(scene: Scene) -> Iterator[Check]:
         yield Check(f"phases of {name}", not odd, f"{found}; {'; '.join(odd)}" if odd else found, mend)
 
 
-async def _app(scene: Scene) -> list[Check]:
+async def _app(scene: Preflight) -> list[Check]:
     app = scene.settings.app
     health, scene.app_date = await ask_origin(Reach(app.origin, APP_TIMEOUT_S, app.tls), below_500=True)
     found = f"{health.detail} ({health.latency_ms:.0f} ms)"
     return [Check("app", health.ok, found, f"Start the app, or correct app.origin ({app.origin}).")]
 
 
-async def _backends(scene: Scene) -> list[Check]:
+async def _backends(scene: Preflight) -> list[Check]:
     used = {name for m in scene.settings.migrations.values() for name in (m.source, m.target)}
     return [check for name in sorted(used) for check in await _backend(scene.settings, name)]
 
@@ -147,7 +147,7 @@ async def _permissions(title: str, backend: Backend, kind: Kind) -> Check:
     return Check(title, True, f"a document was written and deleted{where}")
 
 
-def _access(scene: Scene) -> Iterator[Check]:
+def _access(scene: Preflight) -> Iterator[Check]:
     control = scene.settings.control
     operators = [token.name for token in control.tokens if token.role == "operator"]
     who = [f"{len(control.admins)} admins", f"operator tokens: {', '.join(operators) or 'none'}"]
@@ -161,7 +161,7 @@ def _access(scene: Scene) -> Iterator[Check]:
         yield Check("token", good, f"PHASEGATE_TOKEN is {whose}", "Put an operator's token into PHASEGATE_TOKEN.")
 
 
-def _machine(scene: Scene) -> Iterator[Check]:
+def _machine(scene: Preflight) -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     memory = psutil.virtual_memory()
@@ -176,7 +176,7 @@ def _machine(scene: Scene) -> Iterator[Check]:
     )
 
 
-def _ports(scene: Scene) -> Iterator[Check]:
+def _ports(scene: Preflight) -> Iterator[Check]:
     settings = scene.settings
     listens = [("proxy.listen", text) for text in settings.proxy.listen]
     for key, text in [*listens, ("control.listen", settings.control.listen)]:
@@ -194,13 +194,13 @@ def _ports(scene: Scene) -> Iterator[Check]:
             yield Check(key, False, f"{text}: {_why(error)}", "Stop what listens there, or choose another address.")
 
 
-def _dashboard(scene: Scene) -> Iterator[Check]:
+def _dashboard(scene: Preflight) -> Iterator[Check]:
     there = any(_VENDOR.glob("*.js"))
     found = "its libraries are in place" if there else "its libraries are missing"
     yield Check("dashboard", there, found, "Run `make vendor` in the source tree.")
 
 
-def _state(scene: Scene) -> Iterator[Check]:
+def _state(scene: Preflight) -> Iterator[Check]:
     folder = Path(scene.settings.proxy.run_dir)
     mend = "Choose another proxy.run_dir, or give the user that runs phasegate the right to write there."
     try:
@@ -223,7 +223,7 @@ def _state(scene: Scene) -> Iterator[Check]:
                 yield Check("run directory", False, found, "Stop that phasegate, or choose another proxy.run_dir.")
 
 
-def _rehearsal(scene: Scene) -> Iterator[Check]:
+def _rehearsal(scene: Preflight) -> Iterator[Check]:
     """A rollback on a board of this configuration's shape: after its one store no key goes to the target."""
     plan = scene.settings.plan()
     keys = [f"rehearsal-{i}".encode() for i in range(1000)]
@@ -251,7 +251,7 @@ def _rehearsal(scene: Scene) -> Iterator[Check]:
             rehearsed.close()
 
 
-def _clock(scene: Scene) -> Iterator[Check]:
+def _clock(scene: Preflight) -> Iterator[Check]:
     """Deadlines run on the monotonic clock; the wall clock dates the audit trail and the data."""
     if scene.app_date is None:
         yield Check("clock", None, "the app sent no Date to compare it with")
@@ -265,7 +265,7 @@ def _clock(scene: Scene) -> Iterator[Check]:
     yield Check("clock", abs(skew) < CLOCK_SKEW_S, f"{skew:+.0f} s from the app's clock", mend)
 
 
-def _dry_run(scene: Scene) -> Iterator[Check]:
+def _dry_run(scene: Preflight) -> Iterator[Check]:
     """What the running control plane says of a start: only it knows its own state."""
     if scene.dry_run is not None:
         for name in scene.settings.migrations:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from control.terminal.exits import GATE, INTERRUPTED, UNREACHABLE, USAGE, Stop
+from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 
 if TYPE_CHECKING:
-    from control.api.client import ApiError, Client, Json
+    from control.api.client import ApiError, ControlClient
+    from control.lead.documents import Status
 
 CONFIG: Final = "phasegate.toml"
 EPILOG: Final = """\b
@@ -78,12 +80,12 @@ class Commands(click.Group):
 
 
 def translated(error: ApiError) -> Stop:
-    from control.api.client import Refused, Unreachable
+    from control.api.client import ApiRefused, Unreachable
 
-    if isinstance(error, Refused) and error.code == "check_failed":
+    if isinstance(error, ApiRefused) and error.code == "check_failed":
         hint = "Mend it (`phasegate check` looks at every part), or go on all the same: --force --reason WHY."
         return Stop(GATE, f"{error.message}\n{hint}")
-    if isinstance(error, Refused):
+    if isinstance(error, ApiRefused):
         return Stop(REFUSALS.get(error.status, GATE), str(error))
     if isinstance(error, Unreachable):
         return Stop(UNREACHABLE, str(error))
@@ -116,10 +118,10 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def client(url: str | None, migration: str | None, config: str) -> Client:
-    from control.api.client import DEFAULT_MIGRATION, DEFAULT_URL, Client
+def client(url: str | None, migration: str | None, config: str) -> ControlClient:
+    from control.api.client import DEFAULT_MIGRATION, DEFAULT_URL, ControlClient
 
-    found: Json = {}
+    found: dict[str, Any] = {}
     if url is None or migration is None:
         found = peek(config, needed=url is None)
     if url is None:
@@ -132,10 +134,10 @@ def client(url: str | None, migration: str | None, config: str) -> Client:
         migration = DEFAULT_MIGRATION if DEFAULT_MIGRATION in names or not names else names[0]
         if len(names) > 1 and DEFAULT_MIGRATION not in names:
             raise Stop(USAGE, f"{config} has several migrations: say which with --migration ({', '.join(names)})")
-    return Client(url, os.environ.get("PHASEGATE_TOKEN"), migration)
+    return ControlClient(url, os.environ.get("PHASEGATE_TOKEN"), migration)
 
 
-def peek(config: str, *, needed: bool) -> Json:
+def peek(config: str, *, needed: bool) -> dict[str, Any]:
     """The configuration as it stands, unchecked, to find a phasegate that runs by it; {} where there is none."""
     import tomllib
 
@@ -182,6 +184,22 @@ def log_as(command: str) -> None:
     from proxy.process import logs
 
     logs.configure(command, level=logging.WARNING)
+
+
+def print_json(value: object) -> None:
+    """A document, or several, as JSON for a person."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def follow_to_the_end(client: ControlClient, *, may_act: bool, known: Status | None = None) -> NoReturn:
+    """Show the migration, from ``known`` on, until it ends or the person detaches; exit by how it ended."""
+    from control.rollout.model import State
+    from control.terminal.follow import follow
+
+    state = follow(client, may_act=may_act, known=known)
+    sys.exit(ROLLED_BACK if state in (State.ROLLED_BACK, State.ABORTED, State.IDLE) else OK)
 
 
 def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

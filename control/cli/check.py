@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from control.api.client import ApiError, Client
-from control.checks.check import Check
+from control.api.client import ApiError, ControlClient
+from control.checks.check import Check, failed
 from control.checks.preflight import preflight
 from control.plan.settings import Settings
 
 
 def check(settings: Settings, *, url: str | None, token: str | None) -> list[Check]:
     """Every check; a control plane that answers at ``url`` adds a dry run of each migration's start."""
-    client = Client(url or f"http://{settings.control.listen}", token)
+    client = ControlClient(url or f"http://{settings.control.listen}", token)
 
     def dry_run(migration: str) -> list[Check]:
-        return _dry_run(Client(client.url, token, migration))
+        return _dry_run(ControlClient(client.url, token, migration))
 
     return preflight(settings, token=token, dry_run=dry_run if client.ready() else None)
 
 
-def _dry_run(client: Client) -> list[Check]:
+def _dry_run(client: ControlClient) -> list[Check]:
     title = f"dry run of {client.migration}"
     try:
         answer = client.act("start", dry_run=True)
     except ApiError as error:
         return [Check(title, False, error.message, error.hint)]
-    checks = answer.get("checks") or []
-    bad = [found for found in checks if found["ok"] is False]
-    if bad:
-        return [Check(f"{title}: {found['name']}", False, found["found"], found.get("mend", "")) for found in bad]
+    checks = answer.checks or ()
+    if bad := failed(checks):
+        return [Check(f"{title}: {found.name}", False, found.found, found.mend) for found in bad]
     return [Check(title, True, f"the control plane at {client.url} made {len(checks)} checks, none failed")]

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from control.api.client import Client
+from control.api.client import ControlClient
 from control.store.chain import Trail
 from control.store.port import StoreError
 from control.store.sqlite import verify_file
 from control.terminal.exits import GATE, OK, USAGE, Stop
 
 
-def asked(client: Client) -> dict[str, Trail]:
+def asked(client: ControlClient) -> dict[str, Trail]:
     """What the control plane says of its migration's trail."""
-    found = client.verify()
-    return {client.migration: Trail(found["entries"], found["hash"], tuple(found["problems"]))}
+    trail = client.verify()
+    return {client.migration: Trail(trail.entries, trail.hash, trail.problems)}
 
 
 def read(path: Path, migration: str | None) -> dict[str, Trail]:

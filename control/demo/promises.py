@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Final
+from typing import Any, Final
 
-from control.report.wording import Json, measured, percent, words
+from control.report.documents import Report, ReportedPhase
+from control.report.wording import measured, percent, words
+from control.rollout.model import State
+
+Json = Mapping[str, Any]  # what the traffic counts, as it writes it down
 
 STANDARD_ERRORS: Final = 3.0  # of a fair draw: 0.3 % of honest phases would stray further
 
@@ -20,16 +25,15 @@ class DemoPromise:
     evidence: str
 
 
-def promises(report: Json, kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromise]:
+def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromise]:
     """Everything that a demo's end is judged by.
 
     ``kinds`` are the source's and the target's ``x-data-source``. ``counters`` has phasegate's own ``source`` and
     ``target`` requests and ``fallbacks`` since its start; ``wire`` is what the client counted over the same time.
     """
-    outcome = str(report.get("outcome"))
     return [
-        DemoPromise("the migration completed", outcome == "completed", words(outcome)),
-        *(_share(phase) for phase in report.get("phases") or []),
+        DemoPromise("the migration completed", report.outcome is State.COMPLETED, words(report.outcome)),
+        *(_share(phase) for phase in report.phases),
         *_wire(kinds, counters, wire),
         DemoPromise(
             "no client request failed",
@@ -41,12 +45,11 @@ def promises(report: Json, kinds: tuple[str, str], counters: Json, wire: Json) -
     ]
 
 
-def _share(phase: Json) -> DemoPromise:
+def _share(phase: ReportedPhase) -> DemoPromise:
     """A phase's share of target requests, against its weight: within three standard errors of a fair draw."""
-    weight = phase["weight"] / 100
-    requests = sum(arm["requests"] for arm in phase["arms"].values())
-    share = phase["target_share"]
-    name = f"{phase['name']}: {percent(phase['weight'])} on the target"
+    weight, share = phase.weight / 100, phase.target_share
+    requests = phase.arms.source.requests + phase.arms.target.requests
+    name = f"{phase.name}: {percent(phase.weight)} on the target"
     if not requests or share is None:
         return DemoPromise(name, False, "no request in this phase")
     error = sqrt(weight * (1 - weight) / requests)

@@ -7,7 +7,6 @@ phases; compares what the client saw with what phasegate counted. Every child is
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import signal
 import socket
@@ -17,11 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from control.api.client import ApiError
 from control.demo.children import ENDING, Children
 from control.demo.promises import promises
 from control.demo.stage import DemoError, DemoStage
 from control.demo.traffic import Traffic
+from control.rollout.model import State
 from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 from control.terminal.follow import follow
 from control.terminal.tables import print_judged, print_report
@@ -81,13 +83,13 @@ def _walk(stage: DemoStage, once: bool, rate: float, report: str | None) -> int:
     wire = traffic.end() if once else traffic.counts
     made = stage.client.report()
     if report is not None:
-        Path(report).write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(report).write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
     print_report(made)
     if once:
         promised = promises(made, ("mock", "firestore"), stage.counters(), wire)
         print_judged((each.held, each.name, each.evidence) for each in promised)
         held = all(each.held for each in promised)
-        return OK if held else ROLLED_BACK if state != "completed" else GATE
+        return OK if held else ROLLED_BACK if state is not State.COMPLETED else GATE
     _say(f"Everything stays up: http://{stage.listen}, http://{stage.control}/admin/migration. Ctrl-C ends it.")
     while True:
         signal.pause()

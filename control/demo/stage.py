@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.kinds.firestore.emulator import EmulatorError, find_command
-from control.api.client import Client
+from control.api.client import ControlClient
 from control.demo.children import Children, wait_for
 from control.terminal.exits import OK
 
@@ -99,9 +99,9 @@ class DemoStage:
         self.project = PROJECT
 
     @property
-    def client(self) -> Client:
+    def client(self) -> ControlClient:
         """The demo's phasegate, as an operator asks it."""
-        return Client(f"http://{self.control}", self.token, MIGRATION)
+        return ControlClient(f"http://{self.control}", self.token, MIGRATION)
 
     def config(self, app_port: int) -> Path:
         """Write the configuration that the demo's phasegate runs by."""
@@ -201,9 +201,12 @@ class DemoStage:
 
     def counters(self) -> dict[str, int]:
         """phasegate's own counts since it was started."""
-        operations = self.client.metrics()["operations"]
-        arms = {arm: sum(each["arms"][arm]["requests"] for each in operations) for arm in ("source", "target")}
-        return arms | {"fallbacks": sum(each["fallbacks"] for each in operations)}
+        operations = self.client.metrics().operations
+        return {
+            "source": sum(each.arms.source.requests for each in operations),
+            "target": sum(each.arms.target.requests for each in operations),
+            "fallbacks": sum(each.fallbacks for each in operations),
+        }
 
 
 def _free_port() -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
+from control.figures.documents import BothArms, Figures, OperationFigures, Summary
 from control.plan.times import of_ns
 from proxy.board import histogram
 from proxy.board.board import Board
@@ -82,21 +83,22 @@ def by_adapter(board: Board, m: int) -> dict[str, int]:
     return found
 
 
-def figures(board: Board, m: int) -> dict[str, Any]:
+def figures(board: Board, m: int) -> Figures:
     """Every operation since boot, and what each worker's data source counts."""
+    migration, names = board.layout.migrations[m]
     operations = []
-    for number, name in enumerate(board.layout.migrations[m][1]):
+    for number, name in enumerate(names):
         source, target = (board.series(m, i, [number]) for i in (SOURCE, TARGET))
         operations.append(
-            {
-                "operation": name,
-                "arms": {"source": summary(source), "target": summary(target)},
-                "faults": {kind.label: target.faults[kind] for kind in FaultKind},
-                "fallbacks": target.fallbacks,
-                "client_errors": source.client_errors + target.client_errors,
-            }
+            OperationFigures(
+                operation=name,
+                arms=BothArms(summary(source), summary(target)),
+                faults={kind.label: target.faults[kind] for kind in FaultKind},
+                fallbacks=target.fallbacks,
+                client_errors=source.client_errors + target.client_errors,
+            )
         )
-    return {"operations": operations, "gauges": board.gauges(m)}
+    return Figures(migration, tuple(operations), board.gauges(m))
 
 
 class Lag(NamedTuple):
@@ -120,18 +122,12 @@ def _since(now: Series, earlier: Series) -> Series:
     return now - earlier
 
 
-def summary(series: Series) -> dict[str, Any]:
+def summary(series: Series) -> Summary:
     """An arm's figures as status and report show them."""
     requests, errors = series.requests, series.errors
     p50, p95, p99 = histogram.quantiles(series.buckets, (0.5, 0.95, 0.99))
-    return {
-        "requests": requests,
-        "errors": errors,
-        "error_rate": round(errors / requests, 6) if requests else 0.0,
-        "p50_ms": _ms(p50),
-        "p95_ms": _ms(p95),
-        "p99_ms": _ms(p99),
-    }
+    rate = round(errors / requests, 6) if requests else 0.0
+    return Summary(requests, errors, rate, _ms(p50), _ms(p95), _ms(p99))
 
 
 def sparse(series: Series) -> dict[str, Any]:

@@ -6,17 +6,17 @@ from msgspec import Struct
 
 from control.judge.rules import RuleResult, VerdictOutcome
 from control.judge.verdict import PhaseVerdict
-from control.plan.times import rfc3339
+from control.plan.times import Timestamp, rfc3339
 
 
 class VerdictDocument(Struct, frozen=True):
     """A verdict: each rule in ``rules``, with its figures and its reason; ``reasons`` is all of it as lines."""
 
     outcome: VerdictOutcome
-    reasons: tuple[str, ...]
-    checked_at: str | None
+    reasons: tuple[str, ...]  # in words, what decides first
+    checked_at: Timestamp | None  # null before the first verdict
     rules: tuple[RuleResult, ...]
-    summary: tuple[str, ...]  # what is said of the whole
+    summary: tuple[str, ...] = ()  # what is said of the whole; nothing where an earlier version wrote it
 
 
 def verdict_document(verdict: PhaseVerdict | None) -> VerdictDocument:

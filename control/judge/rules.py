@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -41,8 +41,14 @@ class VerdictOutcome(StrEnum):
     NO_DATA = "no_data"
 
 
+UnitName = Literal["share", "ms", "MB"]
+
+
 class RuleResult(Struct, frozen=True):
-    """What one rule says, as the status shows it: figures for programs, the reason for a person."""
+    """What one rule says, as the status shows it: figures for programs, the reason for a person.
+
+    Audit trails of earlier versions have the fields up to ``proof`` alone, and are still read.
+    """
 
     rule: str
     value: float | None
@@ -50,16 +56,16 @@ class RuleResult(Struct, frozen=True):
     samples: int
     outcome: VerdictOutcome
     proof: float | None  # share of the evidence that going on needs, 0 to 1; None where none is weighed
-    label: str
-    unit: str  # of value and limit: "share" (of 1), "ms" or "MB"
-    evidence: float | None  # log of the likelihood ratio that the outcome rests on; None where none is weighed
-    reason: str
+    label: str = ""
+    unit: UnitName = "share"  # of value and limit: a share of 1, milliseconds or megabytes
+    evidence: float | None = None  # log of the likelihood ratio that the outcome rests on; None where none is weighed
+    reason: str = ""
 
 
 class Unit(NamedTuple):
     """What values and limits are measured in, and how a reason writes them."""
 
-    name: str
+    name: UnitName
     value: Callable[[float], str]
     limit: Callable[[float], str]
 

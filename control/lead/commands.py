@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct, convert
+from msgspec.structs import asdict
 
 from control.plan.mistakes import one_of, problems, shown
 from control.rollout.model import On, RolloutEvent
@@ -12,16 +13,20 @@ from control.rollout.model import On, RolloutEvent
 REASON_MAX: Final = 500
 
 
-class Body(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a POST: ``action``, and what goes with it."""
+Reason = Annotated[str, Meta(max_length=REASON_MAX)]
+Action = Literal["start", "advance", "pause", "resume", "rollback", "abort"]
 
-    action: Literal["start", "advance", "pause", "resume", "rollback", "abort"]
-    reason: str = ""
-    expected_revision: int | None = None
-    dry_run: bool = False
-    resume: bool = False
-    to: Literal["previous", "start"] = "previous"
-    force: bool = False
+
+class ActionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An action on a migration, and what goes with it."""
+
+    action: Action
+    reason: Reason = ""  # why, for the audit trail
+    expected_revision: int | None = None  # refuse where anything has changed since this revision of the status
+    dry_run: bool = False  # of a start: only make the checks
+    resume: bool = False  # of a start: go on from the checkpoint
+    to: Literal["previous", "start"] = "previous"  # of a rollback: one phase back, or all of them
+    force: bool = False  # against a failed check; needs a reason
 
 
 # Which fields an action takes beside ``reason`` and ``expected_revision``.
@@ -75,22 +80,17 @@ def parse(body: Any, actor: str) -> Command:
     """The command that a JSON body asks for. Raises ``Malformed``."""
     if not isinstance(body, dict):
         raise Malformed([f'expected an object such as {{"action": "start"}}, found {shown(body)}'])
-    found = problems(Body, body)
+    mistakes = problems(ActionBody, body)
     action = body.get("action")
     if isinstance(action, str) and action in FIELDS and action != "reset":
         allowed = (*_COMMON, *FIELDS[action])
-        found += [f"{key}: goes with {_goes_with(key)}, not with {action}" for key in body if _strange(key, allowed)]
-    if isinstance(body.get("reason"), str) and len(body["reason"]) > REASON_MAX:
-        found.append(f"reason: expected at most {REASON_MAX} characters, found {len(body['reason'])}")
+        strange = [key for key in body if key not in allowed and key in ActionBody.__struct_fields__]
+        mistakes += [f"{key}: goes with {_goes_with(key)}, not with {action}" for key in strange]
     if body.get("force") is True and not body.get("reason"):
-        found.append("reason: a forced action needs one")
-    if found:
-        raise Malformed(found)
-    return Command(actor=actor, **body)
-
-
-def _strange(key: str, allowed: tuple[str, ...]) -> bool:
-    return key not in allowed and key in Body.__struct_fields__
+        mistakes.append("reason: a forced action needs one")
+    if mistakes:
+        raise Malformed(mistakes)
+    return Command(actor=actor, **asdict(convert(body, ActionBody)))
 
 
 def _goes_with(key: str) -> str:

@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -23,17 +23,19 @@ from control.figures.counts import workers
 from control.lead import crashpoints, execution, observer
 from control.lead.clock import Clock
 from control.lead.commands import Command
+from control.lead.documents import Status
 from control.lead.judging import Judging, Probe
 from control.lead.lease import Lease, leased
 from control.lead.observer import KeptBaseline, Observer, WeightRecord
 from control.lead.publishing import Publisher
 from control.lead.readiness import HealthCheck, Readiness
-from control.lead.saving import Outbox, Owner
+from control.lead.saving import Outbox, OutboxOwner
 from control.plan.settings import Migration
 from control.plan.times import Now, ns
 from control.rollout.machine import step
 from control.rollout.model import (
     Effect,
+    News,
     Notify,
     On,
     Persist,
@@ -61,8 +63,6 @@ DRAIN_GRACE_S: Final = 1.0  # beyond a rollback's limit: a worker that is then n
 READY_WITHIN_S: Final = 2.0  # a loop whose last pass is older does not lead
 CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
 
-Json = dict[str, Any]
-
 
 class CheckpointDocument(msgspec.Struct, frozen=True):
     """A checkpoint."""
@@ -86,11 +86,13 @@ class Coordinator:
         probe: Probe,
         *,
         kinds: tuple[str, str] = ("mock", "firestore"),
-        notify: Callable[[str, str, Json], None] = lambda name, kind, detail: None,
+        notify: Callable[[str, News, int], None] = lambda name, news, revision: None,
     ) -> None:
-        """``index`` is the migration's place on the board; ``kinds`` names the arms' backends."""
+        """``index`` is the migration's place on the board; ``kinds`` names the arms' backends; ``notify`` is told the
+        migration's name, what happened, and the revision after it.
+        """
         now = clock.now()
-        owner = Owner(self._document, self._found, self._saved, self._failed)
+        owner = OutboxOwner(self._document, self._found, self._saved, self._failed)
         self._observer = Observer(board, index, migration, now)
         self.name = name
         self.index = index
@@ -303,7 +305,7 @@ class Coordinator:
                         crashpoints.point("raise.decided")
                     self._post(effect, ended, now)
                 case Notify():
-                    self._notify(self.name, effect.kind, effect.detail | {"revision": self.state.revision})
+                    self._notify(self.name, effect.news, self.state.revision)
                 case Refuse():
                     refused = effect
         return refused
@@ -328,8 +330,11 @@ class Coordinator:
 
     def _post(self, effect: Persist, ended: WeightRecord, now: Now) -> None:
         for entry in effect.entries:
-            facts = self._observer.facts(ended, now) if entry.kind == "phase_left" else {}
-            self.outbox.put(replace(entry, detail=entry.detail | facts))
+            if entry.kind == "phase_left":
+                # As the store will have it, which takes plain values.
+                facts = msgspec.to_builtins(self._observer.facts(ended, now))
+                entry = replace(entry, detail=entry.detail | facts)
+            self.outbox.put(entry)
         self.save_soon()
 
     # The store.
@@ -358,7 +363,7 @@ class Coordinator:
 
     def _saved(self, lines: list[AuditLine], revision: int) -> None:
         for line in lines:
-            self.publisher.hub.publish("audit", audit_document(line))
+            self.publisher.hub.publish(audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= revision:
             crashpoints.point("raise.persisted")
             self.raised_at = self.state.pending.revision
@@ -373,7 +378,7 @@ class Coordinator:
         self._pulse.set()
         self._pulse = asyncio.Event()
 
-    def status(self) -> Json:
+    def status(self) -> Status:
         """The migration's status, as the API shows it."""
         return self.publisher.status(self.state, self._clock.now())
 

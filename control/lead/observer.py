@@ -9,14 +9,16 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from control.figures.counts import Machine, Reading, by_adapter, dense, read_counts, sparse, summary
+from control.figures.documents import BothArms
 from control.judge import rules
 from control.judge.document import verdict_document
 from control.judge.evidence import TargetWatch
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict, Terms, judge, judge_by_threshold
+from control.lead.documents import PhaseFacts
 from control.plan.phases import Phase
 from control.plan.settings import Migration
 from control.plan.times import Now
@@ -154,19 +156,19 @@ class Observer:
         """What is known now, to be written down when the next weight has been published."""
         return WeightRecord(self._base, self._adapters, self._validations, self.verdict)
 
-    def facts(self, ended: WeightRecord, now: Now) -> Json:
+    def facts(self, ended: WeightRecord, now: Now) -> PhaseFacts:
         """What the arms did under a weight that ends now."""
         done = read_counts(self._board, self._index, now.mono).since(ended.base)
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
-        return {
-            "arms": {"source": summary(done.source), "target": summary(done.target)},
-            "target_share": round(done.target.requests / requests, 6) if requests else None,
-            "verdict": to_builtins(verdict_document(ended.verdict)),
-            "adapters": self._by_adapter_since(ended.adapters),
-            "validations": made,
-            "validations_failed": bad,
-        }
+        return PhaseFacts(
+            arms=BothArms(summary(done.source), summary(done.target)),
+            target_share=round(done.target.requests / requests, 6) if requests else None,
+            verdict=verdict_document(ended.verdict),
+            adapters=self._by_adapter_since(ended.adapters),
+            validations=made,
+            validations_failed=bad,
+        )
 
     def so_far(self, now: Now) -> Reading:
         """The counts since the baseline."""

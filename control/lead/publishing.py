@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from backends.arm import ARMS
+from msgspec.structs import asdict
+
+from backends.arm import SOURCE, TARGET
 from control.figures.counts import figures, read_counts, summary, workers
+from control.figures.documents import Figures
 from control.figures.history import StepHistory
+from control.lead.documents import ArmsStatus, ArmStatus, Status
 from control.lead.events import Hub
 from control.lead.observer import Observer
 from control.lead.saving import Outbox
@@ -15,10 +19,9 @@ from control.plan.phases import Phase, percent_of
 from control.plan.times import Now, of_ns
 from control.rollout.model import Rollout
 from proxy.board.board import Board
+from proxy.board.series import Series
 
 STATUS_EVERY_S: Final = 1.0
-
-Json = dict[str, Any]
 
 
 class Publisher:
@@ -51,7 +54,7 @@ class Publisher:
         """Send the status to every subscriber."""
         self._published_at = now.mono
         if self.hub:
-            self.hub.publish("status", self.status(state, now))
+            self.hub.publish(self.status(state, now))
 
     def publish_due(self, state: Rollout, now: Now) -> None:
         """Record and send what is due."""
@@ -59,32 +62,33 @@ class Publisher:
             seen = read_counts(self._board, self._index, now.mono)
             sample = self.history.add(seen, now.unix, percent_of(state.weight_bp))
             if sample is not None:
-                self.hub.publish("sample", sample)
+                self.hub.publish(sample)
         if now.mono - self._published_at >= STATUS_EVERY_S:
             self.publish_status(state, now)
 
-    def status(self, state: Rollout, now: Now) -> Json:
+    def status(self, state: Rollout, now: Now) -> Status:
         """The migration's status, as the API shows it."""
         rows = workers(self._board, self._index, now.mono)
         done = self._observer.so_far(now)
-        inflight = (sum(r.inflight_source for r in rows), sum(r.inflight_target + r.inflight_old for r in rows))
-        arms = {
-            name: {"backend": kind} | summary(series) | {"inflight": open_now}
-            for name, kind, series, open_now in zip(
-                ARMS, self._kinds, (done.source, done.target), inflight, strict=True
-            )
-        }
+        arms = ArmsStatus(
+            _arm(self._kinds[SOURCE], done.source, sum(r.inflight_source for r in rows)),
+            _arm(self._kinds[TARGET], done.target, sum(r.inflight_target + r.inflight_old for r in rows)),
+        )
         resume = state.resume_phase
         # A configuration may have fewer phases than the one that the checkpoint was written under.
         resume_name = None if resume is None else self._phases[min(resume, len(self._phases) - 1)].name
         checkpoint = self._outbox.status(resume_name)
         return status_document(self._name, self._phases, state, now, self._observer.verdict, arms, checkpoint, rows)
 
-    def figures(self) -> Json:
+    def figures(self) -> Figures:
         """Every operation since boot, and the data sources' gauges, as the API shows them."""
-        return {"migration": self._name} | figures(self._board, self._index)
+        return figures(self._board, self._index)
 
     def age_s(self, now: Now) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
         ages = [row.heartbeat_age_s for row in workers(self._board, self._index, now.mono)]
         return {"workers": max(ages, default=0.0), "control": max(0.0, now.mono - of_ns(self._board.control()[1]))}
+
+
+def _arm(kind: str, series: Series, inflight: int) -> ArmStatus:
+    return ArmStatus(backend=kind, **asdict(summary(series)), inflight=inflight)

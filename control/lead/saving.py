@@ -10,12 +10,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from control.lead.clock import Clock
+from control.lead.documents import CheckpointStatus
 from control.plan.times import rfc3339
 from control.rollout.model import Entry
 from control.store.entry import AuditLine
@@ -28,7 +29,7 @@ ENTRIES_MAX: Final = 10_000  # that wait for the store: a bound on memory while 
 RETRY_S: Final = 1.0  # between attempts on a store that failed
 
 
-class Owner(NamedTuple, Generic[T]):
+class OutboxOwner(NamedTuple, Generic[T]):
     """What is asked of whoever leads the migration, and what they are notified of."""
 
     document: Callable[[], tuple[T, int]]  # the checkpoint as it should be now, and its revision
@@ -40,7 +41,7 @@ class Owner(NamedTuple, Generic[T]):
 class Outbox(Generic[T]):
     """What is to be written and has not been: audit entries in their order, and a checkpoint out of date."""
 
-    def __init__(self, store: Storage, migration: str, shape: type[T], clock: Clock, owner: Owner[T]) -> None:
+    def __init__(self, store: Storage, migration: str, shape: type[T], clock: Clock, owner: OutboxOwner[T]) -> None:
         self._store = store
         self._migration = migration
         self._shape = shape
@@ -135,14 +136,14 @@ class Outbox(Generic[T]):
         self.error, self._saved_at, self._saved_revision = None, now.unix, revision
         return lines, revision
 
-    def status(self, resume_phase: str | None) -> dict[str, Any]:
+    def status(self, resume_phase: str | None) -> CheckpointStatus:
         """The status's ``checkpoint``."""
-        return {
-            "revision": self._saved_revision,
-            "saved_at": rfc3339(self._saved_at),
-            "ok": self.error is None,
-            "error": self.error,
-            "unsaved_entries": len(self._entries),
-            "lost_entries": self._lost,
-            "resume_phase": resume_phase,
-        }
+        return CheckpointStatus(
+            revision=self._saved_revision,
+            saved_at=rfc3339(self._saved_at),
+            ok=self.error is None,
+            error=self.error,
+            unsaved_entries=len(self._entries),
+            lost_entries=self._lost,
+            resume_phase=resume_phase,
+        )

@@ -17,14 +17,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import orjson
+import msgspec
 import structlog
+from msgspec.structs import asdict
 
+from control.lead.documents import Message, PhaseChangeMessage, RollbackCompleteMessage, RollbackMessage
 from control.plan.settings import Webhook
 from control.plan.times import rfc3339
+from control.rollout.model import News, PhaseChange, Rollback, RollbackBegun
 
 _log = structlog.get_logger("phasegate.webhooks")
 
@@ -34,7 +37,17 @@ TIMEOUT_S: Final = 5.0
 BACKOFF_S: Final = 1.0  # doubled with each attempt
 JITTER: Final = (0.5, 1.5)  # times the backoff, so that receivers that failed together are not tried together
 
-Json = dict[str, Any]
+
+def message_of(migration: str, unix: float, news: News, revision: int) -> Message:
+    """What receivers are sent of something that happened at a Unix time."""
+    at = rfc3339(unix)
+    match news:
+        case PhaseChange():
+            return PhaseChangeMessage(migration, at, **asdict(news), revision=revision)
+        case RollbackBegun():
+            return RollbackMessage(migration, at, **asdict(news))
+        case Rollback():
+            return RollbackCompleteMessage(migration, at, **asdict(news), revision=revision)
 
 
 def signature(key: bytes, unix: int, body: bytes) -> str:
@@ -48,7 +61,7 @@ class Receiver:
     def __init__(self, hook: Webhook, *, backoff_s: float = BACKOFF_S) -> None:
         self._url = hook.url
         self._key = os.environ.get(hook.secret_env, "").encode() if hook.secret_env else b""
-        self._queue: asyncio.Queue[Json] = asyncio.Queue(QUEUE_MAX)
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(QUEUE_MAX)
         self._backoff_s = backoff_s
         self.dropped = 0
         if hook.secret_env and not self._key:
@@ -57,7 +70,7 @@ class Receiver:
         else:
             self._unsigned = False
 
-    def put(self, message: Json) -> None:
+    def put(self, message: Message) -> None:
         """Hand a message over; never waits."""
         if self._unsigned:
             return
@@ -74,10 +87,10 @@ class Receiver:
                 message = await self._queue.get()
                 await self._deliver(session, message)
 
-    async def _deliver(self, session: aiohttp.ClientSession, message: Json) -> None:
-        body, delivery = orjson.dumps(message), str(uuid.uuid4())
+    async def _deliver(self, session: aiohttp.ClientSession, message: Message) -> None:
+        body, delivery = msgspec.json.encode(message), str(uuid.uuid4())
         for attempt in range(ATTEMPTS):
-            problem = await self._send(session, body, message["event"], delivery)
+            problem = await self._send(session, body, message.event, delivery)
             if problem is None:
                 return
             _log.warning("webhook_failed", host=self._host(), attempt=attempt + 1, reason=problem)
@@ -117,10 +130,13 @@ class Webhooks:
         receivers = [receiver for each in self._receivers.values() for receiver in each]
         self._tasks = [asyncio.create_task(receiver.run(), name="webhook") for receiver in receivers]
 
-    def notify(self, migration: str, kind: str, detail: Json) -> None:
-        """Queue a message for each of the migration's receivers."""
-        for receiver in self._receivers.get(migration, ()):
-            receiver.put({"event": kind, "migration": migration, "at": rfc3339(time.time()), **detail})
+    def notify(self, migration: str, news: News, revision: int) -> None:
+        """Tell the migration's receivers what happened; ``revision`` is the rollout's after it."""
+        receivers = self._receivers.get(migration, ())
+        if receivers:
+            message = message_of(migration, time.time(), news, revision)
+            for receiver in receivers:
+                receiver.put(message)
 
     async def close(self) -> None:
         """Stop sending; what waits is lost, and is in the audit trail all the same."""

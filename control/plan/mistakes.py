@@ -149,7 +149,10 @@ def _text(info: inspect.StrType, value: object) -> bool:
 def _text_described(info: inspect.StrType) -> str:
     if info.pattern:
         return f"a text of the form {info.pattern}"
-    return f"a text of {info.min_length} to {info.max_length} characters" if info.max_length else "a text"
+    if info.max_length is None:
+        return "a text"
+    least = f"{info.min_length} to" if info.min_length else "at most"
+    return f"a text of {least} {info.max_length} characters"
 
 
 def _chosen(choices: type[Enum], value: object) -> bool:

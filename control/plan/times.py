@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, overload
+
+from msgspec import Meta
 
 NS_PER_S: Final = 1e9
+
+# A moment in a document: text as ``rfc3339`` writes it.
+Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 class Now(NamedTuple):
@@ -25,6 +30,10 @@ def of_ns(reading: int) -> float:
     return reading / NS_PER_S
 
 
+@overload
+def rfc3339(unix: float) -> str: ...
+@overload
+def rfc3339(unix: None) -> None: ...
 def rfc3339(unix: float | None) -> str | None:
     """Unix time as text, in UTC with milliseconds."""
     if unix is None:

@@ -7,24 +7,19 @@ it was left; the phase going on now comes from the status.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+import msgspec
+
+from control.figures.documents import BothArms, Summary
+from control.lead.documents import ArmStatus, PhaseLeft, Status
 from control.plan.phases import Phase, Thresholds
 from control.plan.times import rfc3339
+from control.report.documents import Criterion, Report, ReportedPhase, TrailHead
+from control.rollout.model import Rollback, State
 from control.store.entry import AuditLine
 
-Json = dict[str, Any]
-_ROLLBACK_KEYS: Final = (
-    "trigger",
-    "reason",
-    "from_weight",
-    "to_weight",
-    "decided_ms",
-    "seen_ms",
-    "drained_ms",
-    "total_ms",
-    "within_deadline",
-)
+GOING_ON: Final = (State.RUNNING, State.PAUSED)  # states in which the current phase is one of the run's
 
 
 def build_report(
@@ -32,164 +27,158 @@ def build_report(
     phases: Sequence[Phase],
     thresholds: Thresholds,
     lines: Sequence[AuditLine],
-    status: Json,
+    status: Status,
     adapters: Mapping[str, int],
-) -> Json:
+    head: TrailHead,
+) -> Report:
     """The report. ``lines`` are the run's, oldest first; ``adapters`` counts each one's target requests since the
-    last change of weight.
+    last change of weight; ``head`` is the end of the trail that the lines are of.
     """
-    passed = _passed(lines)
-    rollbacks = [_rollback(line.detail) for line in lines if line.kind == "rollback_complete"]
+    left = _left(lines)
+    rollbacks = tuple(msgspec.convert(line.detail, Rollback) for line in lines if line.kind == "rollback_complete")
     now = _going_on(status)
-    outcome = status["state"]
-    return {
-        "migration": name,
-        "outcome": outcome,
-        "started_at": rfc3339(lines[0].at) if lines else None,
-        "ended_at": _ended_at(lines, outcome),
-        "phases": [_phase(detail) for detail in passed] + ([now] if now is not None else []),
-        "rollbacks": rollbacks,
-        "criteria": list(_criteria(phases, thresholds, passed, rollbacks, status, adapters)),
-    }
+    return Report(
+        migration=name,
+        outcome=status.state,
+        started_at=rfc3339(lines[0].at) if lines else None,
+        ended_at=_ended_at(lines, status.state),
+        phases=(*(_phase(phase) for phase in left), *([now] if now is not None else [])),
+        rollbacks=rollbacks,
+        criteria=tuple(_criteria(phases, thresholds, left, rollbacks, status, adapters)),
+        audit=head,
+    )
 
 
-def _passed(lines: Iterable[AuditLine]) -> list[Json]:
+def _left(lines: Iterable[AuditLine]) -> list[PhaseLeft]:
     """Each phase that was left, once: an advance that was called off had written the line before its time."""
-    found = {line.detail["entered_at"]: line.detail for line in lines if line.kind == "phase_left"}
-    return list(found.values())
+    left = [msgspec.convert(line.detail, PhaseLeft) for line in lines if line.kind == "phase_left"]
+    return list({phase.entered_at: phase for phase in left}.values())
 
 
-def _phase(detail: Json) -> Json:
-    return {
-        "name": detail["name"],
-        "weight": detail["weight"],
-        "entered_at": rfc3339(detail["entered_at"]),
-        "left_at": rfc3339(detail["left_at"]),
-        "arms": detail["arms"],
-        "target_share": detail["target_share"],
-        "verdict": detail["verdict"],
-    }
+def _phase(left: PhaseLeft) -> ReportedPhase:
+    return ReportedPhase(
+        name=left.name,
+        weight=left.weight,
+        entered_at=rfc3339(left.entered_at),
+        left_at=rfc3339(left.left_at),
+        arms=left.arms,
+        target_share=left.target_share,
+        verdict=left.verdict,
+    )
 
 
-def _rollback(detail: Json) -> Json:
-    return {key: detail[key] for key in _ROLLBACK_KEYS}
-
-
-def _going_on(status: Json) -> Json | None:
-    phase = status["phase"]
-    if phase is None or status["state"] not in ("running", "paused"):
+def _going_on(status: Status) -> ReportedPhase | None:
+    phase = status.phase
+    if phase is None or status.state not in GOING_ON:
         return None
-    arms = {
-        name: {key: value for key, value in arm.items() if key not in ("backend", "inflight")}
-        for name, arm in status["arms"].items()
-    }
-    requests = sum(arm["requests"] for arm in arms.values())
-    return {
-        "name": phase["name"],
-        "weight": phase["weight"],
-        "entered_at": phase["entered_at"],
-        "left_at": None,
-        "arms": arms,
-        "target_share": round(arms["target"]["requests"] / requests, 6) if requests else None,
-        "verdict": status["verdict"],
-    }
+    arms = BothArms(_summary(status.arms.source), _summary(status.arms.target))
+    requests = arms.source.requests + arms.target.requests
+    return ReportedPhase(
+        name=phase.name,
+        weight=phase.weight,
+        entered_at=phase.entered_at,
+        left_at=None,
+        arms=arms,
+        target_share=round(arms.target.requests / requests, 6) if requests else None,
+        verdict=status.verdict,
+    )
 
 
-def _ended_at(lines: Sequence[AuditLine], outcome: str) -> str | None:
-    if outcome in ("running", "paused", "rolling_back"):
+def _summary(arm: ArmStatus) -> Summary:
+    return Summary(arm.requests, arm.errors, arm.error_rate, arm.p50_ms, arm.p95_ms, arm.p99_ms)
+
+
+def _ended_at(lines: Sequence[AuditLine], state: State) -> str | None:
+    if state in (*GOING_ON, State.ROLLING_BACK):
         return None
     ends = [line.at for line in lines if line.kind in ("complete", "rollback_complete", "abort", "reset")]
     return rfc3339(ends[-1]) if ends else None
 
 
-def _criterion(name: str, passed: bool, evidence: str) -> Json:
-    return {"name": name, "passed": passed, "evidence": evidence}
-
-
 def _criteria(
     phases: Sequence[Phase],
     thresholds: Thresholds,
-    passed: Sequence[Json],
-    rollbacks: Sequence[Json],
-    status: Json,
+    left: Sequence[PhaseLeft],
+    rollbacks: Sequence[Rollback],
+    status: Status,
     adapters: Mapping[str, int],
-) -> Iterable[Json]:
-    completed = status["state"] == "completed"
-    names = [detail["name"] for detail in passed]
+) -> Iterable[Criterion]:
+    completed = status.state is State.COMPLETED
+    names = {phase.name for phase in left}
     missing = [phase.name for phase in phases if phase.name not in names]
-    told = f"{len(passed)} phases left, {len(rollbacks)} rollbacks"
+    told = f"{len(left)} phases left, {len(rollbacks)} rollbacks"
     if missing:
         told += f"; not reached or not left: {', '.join(missing)}"
-    yield _criterion("all phases without a rollback", completed and not missing and not rollbacks, told)
+    yield Criterion("all phases without a rollback", completed and not missing and not rollbacks, told)
 
-    target = [detail["arms"]["target"] for detail in passed]
-    requests, errors = sum(arm["requests"] for arm in target), sum(arm["errors"] for arm in target)
+    target = [phase.arms.target for phase in left]
+    requests, errors = sum(arm.requests for arm in target), sum(arm.errors for arm in target)
     rate = errors / requests if requests else None
     told = "no target requests" if rate is None else f"{errors} of {requests} target requests failed ({rate:.3%})"
     within = rate is not None and rate <= thresholds.error_limit
-    yield _criterion("error rate", within, f"{told}, limit {thresholds.error_limit:.3%}")
+    yield Criterion("error rate", within, f"{told}, limit {thresholds.error_limit:.3%}")
 
-    yield _latency("latency", passed, thresholds)
+    yield Criterion("latency", *_percentiles([(f"{phase.name}: ", phase.arms.target) for phase in left], thresholds))
 
-    last = passed[-1] if passed else None
+    last = left[-1] if left else None
     full = (
         completed
         and last is not None
-        and last["name"] == phases[-1].name
-        and last["weight"] == 100
-        and last["target_share"] == 1.0
-        and last["soaked_s"] >= phases[-1].min_soak_s
+        and last.name == phases[-1].name
+        and last.weight == 100
+        and last.target_share == 1.0
+        and last.soaked_s >= phases[-1].min_soak_s
     )
     told = (
         "the last phase was not left"
-        if last is None or last["name"] != phases[-1].name
-        else f"share of the target {last['target_share']}, soaked {last['soaked_s']:.1f} s"
-        f" of {phases[-1].min_soak_s:g} s"
+        if last is None or last.name != phases[-1].name
+        else f"share of the target {last.target_share}, soaked {last.soaked_s:.1f} s of {phases[-1].min_soak_s:g} s"
     )
-    yield _criterion("100 % on the target for the last phase's soak", full, told)
+    yield Criterion("100 % on the target for the last phase's soak", full, told)
 
-    made = sum(detail["validations"] for detail in passed)
-    bad = sum(detail["validations_failed"] for detail in passed)
+    made = sum(phase.validations for phase in left)
+    bad = sum(phase.validations_failed for phase in left)
     told = f"{made} validations, {bad} asked for a rollback"
-    yield _criterion("every validation passed", made > 0 and bad == 0, told)
+    yield Criterion("every validation passed", made > 0 and bad == 0, told)
 
-    yield from _after(phases, thresholds, passed, status, adapters)
+    yield from _after(phases, thresholds, left, status, adapters)
 
 
-def _latency(name: str, passed: Sequence[Json], thresholds: Thresholds) -> Json:
-    figures = [(detail["name"], detail["arms"]["target"]) for detail in passed]
-    measured = [(phase, arm) for phase, arm in figures if arm["p95_ms"] is not None]
-    kept = all(arm["p95_ms"] <= thresholds.p95_ms and arm["p99_ms"] <= thresholds.p99_ms for _, arm in measured)
-    told = "; ".join(f"{phase}: p95 {arm['p95_ms']:.1f} ms, p99 {arm['p99_ms']:.1f} ms" for phase, arm in measured)
-    return _criterion(name, bool(measured) and kept, told or "no target requests")
+def _percentiles(arms: Iterable[tuple[str, Summary]], thresholds: Thresholds) -> tuple[bool, str]:
+    """Whether every arm that had requests kept both limits, and each arm's figures; an arm comes with its label."""
+    measured = [
+        (label, arm.p95_ms, arm.p99_ms) for label, arm in arms if arm.p95_ms is not None and arm.p99_ms is not None
+    ]
+    kept = all(p95 <= thresholds.p95_ms and p99 <= thresholds.p99_ms for _, p95, p99 in measured)
+    figures = "; ".join(f"{label}p95 {p95:.1f} ms, p99 {p99:.1f} ms" for label, p95, p99 in measured)
+    return bool(measured) and kept, figures or "no target requests"
 
 
 def _after(
     phases: Sequence[Phase],
     thresholds: Thresholds,
-    passed: Sequence[Json],
-    status: Json,
+    left: Sequence[PhaseLeft],
+    status: Status,
     adapters: Mapping[str, int],
-) -> Iterable[Json]:
+) -> Iterable[Criterion]:
     """The checks after the migration: on the last phase, all on the target, and what came since."""
-    last = passed[-1] if passed and passed[-1]["name"] == phases[-1].name else None
-    completed = status["state"] == "completed" and last is not None
+    last = left[-1] if left and left[-1].name == phases[-1].name else None
+    completed = status.state is State.COMPLETED and last is not None
     served = {
-        name: requests + (last["adapters"].get(name, 0) if last is not None else 0)
+        name: requests + (last.adapters.get(name, 0) if last is not None else 0)
         for name, requests in adapters.items()
     }
     told = ", ".join(f"{name} {requests} answers" for name, requests in served.items()) or "no adapters"
     answering = completed and bool(served) and all(served.values())
-    yield _criterion("each adapter answers from the target", answering, told)
+    yield Criterion("each adapter answers from the target", answering, told)
 
-    arms = [status["arms"]["target"]] + ([last["arms"]["target"]] if last is not None else [])
-    used = [arm for arm in arms if arm["requests"]]
-    requests, errors = sum(arm["requests"] for arm in used), sum(arm["errors"] for arm in used)
+    arms = [_summary(status.arms.target)] + ([last.arms.target] if last is not None else [])
+    used = [arm for arm in arms if arm.requests]
+    requests, errors = sum(arm.requests for arm in used), sum(arm.errors for arm in used)
     calm = completed and requests > 0 and errors / requests <= thresholds.error_limit
-    yield _criterion(
+    yield Criterion(
         "no rise in errors", calm, f"{errors} of {requests} target requests failed with all on the target"
     )
 
-    kept = all(arm["p95_ms"] <= thresholds.p95_ms and arm["p99_ms"] <= thresholds.p99_ms for arm in used)
-    told = "; ".join(f"p95 {arm['p95_ms']:.1f} ms, p99 {arm['p99_ms']:.1f} ms" for arm in used)
-    yield _criterion("latency reviewed", completed and bool(used) and kept, told or "no target requests")
+    kept, told = _percentiles([("", arm) for arm in used], thresholds)
+    yield Criterion("latency reviewed", completed and kept, told)

@@ -12,14 +12,13 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from control.report import plots, wording
-from control.report.wording import Json
+from control.report.documents import Report
 
 _TEMPLATE: Final = "report.html.jinja"
 
 
-def page(report: Json) -> str:
+def page(report: Report) -> str:
     """The whole page for a report as the control API gives it."""
-    phases = report.get("phases") or []
     return (
         _environment()
         .get_template(_TEMPLATE)
@@ -27,11 +26,9 @@ def page(report: Json) -> str:
             report=report,
             when=_when(report),
             criteria=wording.criteria(report),
-            phases=phases,
-            arms=plots.ARMS,
-            shares=plots.shares(phases),
-            latencies=plots.latencies(phases),
-            rollbacks=[(wording.rollback_line(last), plots.clock(last)) for last in report.get("rollbacks") or []],
+            shares=plots.shares(report.phases),
+            latencies=plots.latencies(report.phases),
+            rollbacks=[(wording.rollback_line(last), plots.clock(last)) for last in report.rollbacks],
         )
     )
 
@@ -60,12 +57,12 @@ def _environment() -> Environment:
     return environment
 
 
-def _when(report: Json) -> str:
+def _when(report: Report) -> str:
     """When the run began and ended, in UTC and to the second, and how long it took."""
-    began, ended = report.get("started_at"), report.get("ended_at")
-    if not began:
+    began, ended = report.started_at, report.ended_at
+    if began is None:
         return "not started"
-    if not ended:
+    if ended is None:
         return f"{wording.moment(began)} UTC, going on"
     took = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
     return f"{wording.moment(began)} to {wording.moment(ended)} UTC, {wording.span(took.total_seconds())}"

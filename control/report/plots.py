@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from math import floor, log10
 from typing import Final
 
-from control.report.wording import Json, measured, ms, percent
-
-ARMS: Final = ("source", "target")
-_QUANTILES: Final = ("p50_ms", "p95_ms", "p99_ms")
+from control.figures.documents import Summary
+from control.report.documents import ReportedPhase
+from control.report.wording import measured, ms, percent
+from control.rollout.model import Rollback
 
 # Lengths are in the drawing's own units: a page that is as wide as the report's shows them about as pixels.
 _WIDTH: Final = 720.0
@@ -60,15 +60,15 @@ class Plot:
         self.shapes.append(Shape(tag, written, text, title))
 
 
-def shares(phases: Sequence[Json]) -> Plot:
+def shares(phases: Sequence[ReportedPhase]) -> Plot:
     """Bars of the target's measured share, with the configured weight as a mark."""
     wide = _WIDTH - _LEFT - _SHARE_RIGHT
     plot = Plot("Share of data requests on the target", round(len(phases) * _BAR_STEP))
     for row, phase in enumerate(phases):
         y = row * _BAR_STEP
-        share = phase.get("target_share") or 0.0
-        at = _LEFT + wide * phase["weight"] / 100
-        plot.add("text", f"{phase['name']} {percent(phase['weight'])}", x=0, y=y + 19)
+        share = phase.target_share or 0.0
+        at = _LEFT + wide * phase.weight / 100
+        plot.add("text", f"{phase.name} {percent(phase.weight)}", x=0, y=y + 19)
         plot.add("rect", class_="track", x=_LEFT, y=y + 6, width=wide, height=18, rx=3)
         plot.add("rect", class_="target", x=_LEFT, y=y + 6, width=wide * share, height=18, rx=3)
         plot.add("line", class_="limit", x1=at, x2=at, y1=y + 2, y2=y + 28)
@@ -76,9 +76,9 @@ def shares(phases: Sequence[Json]) -> Plot:
     return plot
 
 
-def latencies(phases: Sequence[Json]) -> Plot | None:
+def latencies(phases: Sequence[ReportedPhase]) -> Plot | None:
     """p50, p95 and p99 of both arms in each phase, on a logarithmic scale; None where nothing was measured."""
-    values = [value for phase in phases for arm in ARMS for key in _QUANTILES if (value := phase["arms"][arm][key])]
+    values = [value for phase in phases for _, arm in phase.arms.named() for _, value in _quantiles(arm)]
     if not values:
         return None
     low = 10.0 ** floor(log10(min(values)))
@@ -92,13 +92,18 @@ def latencies(phases: Sequence[Json]) -> Plot | None:
         plot.add("text", _round(tick), class_="soft", text_anchor="middle", x=x, y=14)
     for row, phase in enumerate(phases):
         top = _AXIS_HEIGHT + row * _PHASE_STEP
-        plot.add("text", phase["name"], x=0, y=top + 26)
-        for lane, arm in enumerate(ARMS):
-            for key in _QUANTILES:
-                if value := phase["arms"][arm][key]:
-                    title = f"{phase['name']}, {arm}, {key.removesuffix('_ms')}: {ms(value)}"
-                    _POINTS[key](plot, across(value), top + 14 + lane * _LANE_STEP, arm, title)
+        plot.add("text", phase.name, x=0, y=top + 26)
+        for lane, (name, arm) in enumerate(phase.arms.named()):
+            for quantile, value in _quantiles(arm):
+                title = f"{phase.name}, {name}, {quantile}: {ms(value)}"
+                _POINTS[quantile](plot, across(value), top + 14 + lane * _LANE_STEP, name, title)
     return plot
+
+
+def _quantiles(arm: Summary) -> list[tuple[str, float]]:
+    """Those that were measured and can be shown on a logarithmic scale."""
+    named = (("p50", arm.p50_ms), ("p95", arm.p95_ms), ("p99", arm.p99_ms))
+    return [(name, value) for name, value in named if value]
 
 
 def _circle(plot: Plot, x: float, y: float, arm: str, title: str) -> None:
@@ -114,24 +119,28 @@ def _triangle(plot: Plot, x: float, y: float, arm: str, title: str) -> None:
     plot.add("path", title=title, class_=arm, d=corners)
 
 
-_POINTS: Final = {"p50_ms": _circle, "p95_ms": _square, "p99_ms": _triangle}
+_POINTS: Final = {"p50": _circle, "p95": _square, "p99": _triangle}
 
 
-def clock(rollback: Json) -> Plot:
+def clock(rollback: Rollback) -> Plot:
     """A rollback's steps on a logarithmic track that begins 1 ms after the detection."""
-    most = max(_CLOCK_MS, rollback["total_ms"])
+    most = max(_CLOCK_MS, rollback.total_ms)
     wide = _WIDTH - _CLOCK_SIDE - 2 * _CLOCK_SIDE
     across = _track(_LEAST_CLOCK_MS, most, _CLOCK_SIDE, wide)
     plot = Plot("When each step of the rollback was done", _CLOCK_HEIGHT)
     plot.add("rect", class_="track", x=_CLOCK_SIDE, y=26, width=wide, height=6, rx=3)
     plot.add(
-        "rect", class_="step", x=_CLOCK_SIDE, y=26, width=across(rollback["total_ms"]) - _CLOCK_SIDE, height=6, rx=3
+        "rect", class_="step", x=_CLOCK_SIDE, y=26, width=across(rollback.total_ms) - _CLOCK_SIDE, height=6, rx=3
     )
     for tick in _decades(_LEAST_CLOCK_MS, most):
         plot.add("text", _round(tick), class_="soft", text_anchor="middle", x=across(tick), y=54)
     at, free = 0.0, 0.0
-    for name in ("decided", "seen", "drained"):
-        at += rollback[f"{name}_ms"]
+    for name, took_ms in (
+        ("decided", rollback.decided_ms),
+        ("seen", rollback.seen_ms),
+        ("drained", rollback.drained_ms),
+    ):
+        at += took_ms
         x = across(at)
         plot.add("circle", title=f"{name}: {ms(at)}", class_="step", cx=x, cy=29, r=6)
         if x >= free:  # a label that would lie on the one before it is left to the circle's title

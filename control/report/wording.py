@@ -1,14 +1,18 @@
-"""What the control API says, in words for a person. Pure: statuses in, lines out."""
+"""What the control API says, in words for a person. Pure: documents in, lines out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import floor
-from typing import Any, Final
+from typing import Final
 
-from control.judge.rules import BY_NAME
-
-Json = Mapping[str, Any]
+from control.figures.documents import Summary
+from control.judge.document import VerdictDocument
+from control.judge.rules import BY_NAME, RuleResult, VerdictOutcome
+from control.lead.documents import ArmStatus, PlannedPhase, Status
+from control.report.documents import Report
+from control.rollout.model import Rollback, State
+from control.store.entry import AuditEntry
 
 NONE: Final = "-"
 
@@ -63,9 +67,9 @@ def measured(value: object) -> str:
     return f"{100 * value:.2f} %" if isinstance(value, int | float) else NONE
 
 
-def error_rate(arm: Json) -> str:
+def error_rate(arm: Summary | ArmStatus) -> str:
     """The share of an arm's requests that failed; of no requests there is none."""
-    return measured(arm.get("error_rate") or 0.0) if arm.get("requests") else NONE
+    return measured(arm.error_rate) if arm.requests else NONE
 
 
 def proof(value: object) -> str:
@@ -73,9 +77,10 @@ def proof(value: object) -> str:
     return f"{floor(100 * value)} %" if isinstance(value, int | float) else NONE
 
 
-def summary(verdict: Json) -> list[str]:
+def summary(verdict: VerdictDocument) -> tuple[str, ...]:
     """What a verdict says of the whole; one of an earlier version has only its reasons."""
-    return [str(reason) for reason in verdict.get("summary", verdict.get("reasons")) or []]
+    earlier = not verdict.summary and not any(rule.label for rule in verdict.rules)
+    return verdict.reasons if earlier else verdict.summary
 
 
 def _round_ms(value: object) -> str:
@@ -92,128 +97,131 @@ def _megabytes(value: object) -> str:
 _WRITTEN: Final[Mapping[str, Callable[[object], str]]] = {"share": share, "ms": _round_ms, "MB": _megabytes}
 
 
-def rule(row: Json) -> tuple[str, Callable[[object], str]]:
+def rule(row: RuleResult) -> tuple[str, Callable[[object], str]]:
     """The name of a verdict's rule for a person, and how its value and limit are written.
 
     An audit trail may hold verdicts of an earlier version, whose rows have neither label nor unit: then the judge's
     table is asked by the rule's name.
     """
-    known = BY_NAME.get(str(row["rule"]))
-    label = row.get("label") or (known.label if known else words(row["rule"]))
-    unit = row.get("unit") or (known.unit.name if known else "")
-    return str(label), _WRITTEN.get(str(unit), figure)
+    if row.label:
+        return row.label, _WRITTEN[row.unit]
+    known = BY_NAME.get(row.rule)
+    return (known.label, _WRITTEN[known.unit.name]) if known else (words(row.rule), figure)
 
 
-def headline(status: Json) -> str:
+def headline(status: Status) -> str:
     """Where a migration stands, in one line."""
-    phase = status.get("phase")
-    parts = [f"{status['migration']}: {words(status['state'])}"]
-    if phase:
-        parts.append(f"phase {phase['index'] + 1} of {len(status.get('phases') or [phase])}, {phase['name']}")
-    parts.append(f"{percent(status['weight'])} on the target")
+    phase = status.phase
+    parts = [f"{status.migration}: {words(status.state)}"]
+    if phase is not None:
+        parts.append(f"phase {phase.index + 1} of {len(status.phases)}, {phase.name}")
+    parts.append(f"{percent(status.weight)} on the target")
     return ", ".join(parts)
 
 
-def rollback_line(last: Json) -> str:
+def rollback_line(last: Rollback) -> str:
     """A rollback and its clock, in one line."""
     steps = [
-        f"{name} {last[key]:.0f} ms"
-        for name, key in (("decided", "decided_ms"), ("seen by all", "seen_ms"), ("drained", "drained_ms"))
-        if isinstance(last.get(key), int | float)
+        f"{name} {took_ms:.0f} ms"
+        for name, took_ms in (
+            ("decided", last.decided_ms),
+            ("seen by all", last.seen_ms),
+            ("drained", last.drained_ms),
+        )
     ]
-    whole = "under way" if last.get("total_ms") is None else _complete(last, ", within its limit")
-    return f"Rolled back {_route(last)} ({_cause(last)}); {', '.join([*steps, whole])}"
+    whole = _complete(last.total_ms, last.within_deadline, ", within its limit")
+    return f"Rolled back {_route(last.from_weight, last.to_weight)} ({_cause(last)}); {', '.join([*steps, whole])}"
 
 
-def _route(change: Json) -> str:
-    return f"{percent(change.get('from_weight'))} → {percent(change.get('to_weight'))}"
+def _route(from_weight: object, to_weight: object) -> str:
+    return f"{percent(from_weight)} → {percent(to_weight)}"
 
 
-def _complete(rollback: Json, in_time: str = "") -> str:
+def _complete(total_ms: float, within_deadline: bool, in_time: str = "") -> str:
     """When a rollback was complete; ``in_time`` is what is said where it kept its limit."""
-    late = in_time if rollback.get("within_deadline") else ", LATER than its limit"
-    return f"complete after {rollback['total_ms']:.0f} ms{late}"
+    return f"complete after {total_ms:.0f} ms{in_time if within_deadline else ', LATER than its limit'}"
 
 
-def _cause(rollback: Json) -> str:
+def _cause(rollback: Rollback) -> str:
     """Why a rollback was: what set it off, and the first of the reasons if one was given."""
-    trigger = words(rollback.get("trigger"))
-    reason = str(rollback.get("reason") or "").split("; ")[0]
+    trigger = words(rollback.trigger)
+    reason = rollback.reason.split("; ")[0]
     return f"{trigger}: {reason}" if reason else trigger
 
 
-def next_line(status: Json) -> str:
+def next_line(status: Status) -> str:
     """What happens next: by itself, or by which command."""
-    state, phase, phases = status["state"], status.get("phase"), status.get("phases") or []
-    if state == "idle":
-        return f"`phasegate start` puts {percent(phases[0]['weight'])} on the target" if phases else NONE
-    if state == "running" and phase:
-        later = phases[phase["index"] + 1 :]
-        to = f"{later[0]['name']}, {percent(later[0]['weight'])}" if later else "completion"
-        if later and later[0].get("approval"):
-            return f"{to}, when an operator approves it with `phasegate advance`"
-        left = float(phase.get("min_soak_s") or 0) - float(phase.get("soaked_s") or 0)
-        if left > 0:
-            return f"{to}, in {span(max(1.0, left // 1))} at the earliest, when every rule is proven"
-        promoted = (status.get("verdict") or {}).get("outcome") == "promote"
-        return f"{to}, now" if promoted else f"{to}, as soon as every rule is proven"
-    weight = percent(status["weight"])
-    return {
-        "paused": f"held at {weight} until `phasegate resume`; a breach is still rolled back",
-        "rolling_back": "requests that the target has still open are waited for",
-        "rolled_back": (
-            f"held at {weight} until `phasegate resume`; a breach is rolled back further"
-            if status["weight"]
-            else "all is on the source; `phasegate start --resume` goes on where it was, `start` begins anew"
-        ),
-        "completed": "nothing: the target has it for good; `phasegate report` tells how it went",
-        "aborted": "all is on the source; `phasegate start` begins anew",
-    }.get(state, NONE)
+    weight = percent(status.weight)
+    match status.state:
+        case State.IDLE:
+            return f"`phasegate start` puts {percent(status.phases[0].weight)} on the target"
+        case State.RUNNING:
+            return _next_phase(status)
+        case State.PAUSED:
+            return f"held at {weight} until `phasegate resume`; a breach is still rolled back"
+        case State.ROLLING_BACK:
+            return "requests that the target has still open are waited for"
+        case State.ROLLED_BACK if status.weight:
+            return f"held at {weight} until `phasegate resume`; a breach is rolled back further"
+        case State.ROLLED_BACK:
+            return "all is on the source; `phasegate start --resume` goes on where it was, `start` begins anew"
+        case State.COMPLETED:
+            return "nothing: the target has it for good; `phasegate report` tells how it went"
+        case State.ABORTED:
+            return "all is on the source; `phasegate start` begins anew"
+
+
+def _next_phase(status: Status) -> str:
+    """What a migration that runs waits for."""
+    if status.phase is None:  # all is answered by one arm, whatever the phases
+        return NONE
+    later: PlannedPhase | None = next(iter(status.phases[status.phase.index + 1 :]), None)
+    to = "completion" if later is None else f"{later.name}, {percent(later.weight)}"
+    if later is not None and later.approval:
+        return f"{to}, when an operator approves it with `phasegate advance`"
+    left = status.phase.min_soak_s - status.phase.soaked_s
+    if left > 0:
+        return f"{to}, in {span(max(1.0, left // 1))} at the earliest, when every rule is proven"
+    promoted = status.verdict.outcome is VerdictOutcome.PROMOTE
+    return f"{to}, now" if promoted else f"{to}, as soon as every rule is proven"
 
 
 # A run in one of these states has not failed: what it has not met yet it may still meet.
-_OPEN: Final = frozenset({"idle", "running", "paused", "rolling_back"})
+_OPEN: Final = frozenset({State.IDLE, State.RUNNING, State.PAUSED, State.ROLLING_BACK})
 
 
-def criteria(report: Json) -> list[tuple[str, bool | None, str]]:
+def criteria(report: Report) -> list[tuple[str, bool | None, str]]:
     """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
-    going = report.get("outcome") in _OPEN and not report.get("ended_at")
-    rows = report.get("criteria") or []
-    return [(words(c["name"]), bool(c["passed"]) or (None if going else False), str(c["evidence"])) for c in rows]
+    going = report.outcome in _OPEN and report.ended_at is None
+    return [(words(c.name), c.passed or (None if going else False), c.evidence) for c in report.criteria]
 
 
-def verdict_line(status: Json) -> str:
-    """The newest verdict and the first of its reasons, which says it in short."""
-    verdict = status.get("verdict")
-    if not verdict:
-        return "no verdict yet"
-    reasons = verdict.get("reasons")
-    return f"{words(verdict['outcome'])}: {reasons[0]}" if reasons else words(verdict["outcome"])
+def verdict_line(verdict: VerdictDocument) -> str:
+    """A verdict and the first of its reasons, which says it in short."""
+    return ": ".join([words(verdict.outcome), *verdict.reasons[:1]])
 
 
-def changes(before: Json | None, now: Json) -> list[str]:
+def changes(before: Status | None, now: Status) -> list[str]:
     """What is new in a status, in plain lines, for a person who was told of the one before."""
     if before is None:
         return [headline(now)]
     news = []
-    if now["state"] != before["state"] or now["weight"] != before["weight"] or _phase(now) != _phase(before):
+    if (now.state, now.weight, _phase(now)) != (before.state, before.weight, _phase(before)):
         news.append(headline(now))
-    last = now.get("last_rollback")
-    if last and last != before.get("last_rollback") and last.get("total_ms") is not None:
-        news.append(rollback_line(last))
-    outcome = (now.get("verdict") or {}).get("outcome")
-    if outcome not in (None, "no_data", (before.get("verdict") or {}).get("outcome")):
-        news.append(f"Verdict: {verdict_line(now)}")
+    if now.last_rollback is not None and now.last_rollback != before.last_rollback:
+        news.append(rollback_line(now.last_rollback))
+    if now.verdict.outcome not in (VerdictOutcome.NO_DATA, before.verdict.outcome):
+        news.append(f"Verdict: {verdict_line(now.verdict)}")
     return news
 
 
-def _phase(status: Json) -> object:
-    return (status.get("phase") or {}).get("index")
+def _phase(status: Status) -> int | None:
+    return None if status.phase is None else status.phase.index
 
 
-def audit_line(entry: Json) -> str:
+def audit_line(entry: AuditEntry) -> str:
     """An audit entry in one line: time of day (UTC), who, what, and why."""
-    line = f"{str(entry['at'])[11:19]} {entry['actor']} {words(entry['kind'])}"
+    line = f"{entry.at[11:19]} {entry.actor} {words(entry.kind)}"
     detail = audit_detail(entry)
     return f"{line}  {detail}" if detail else line
 
@@ -229,26 +237,27 @@ _LEFT_OUT: Final = frozenset(
 )
 
 
-def audit_detail(entry: Json) -> str:
-    """What an audit entry says beside its kind, in words."""
-    detail: Json = entry.get("detail") or {}
+def audit_detail(entry: AuditEntry) -> str:
+    """What an audit entry says beside its kind, in words. Each kind has a detail of its own."""
+    detail = entry.detail
     parts = []
-    if entry["kind"] == "phase_left":
+    if entry.kind == "phase_left":
         target = (detail.get("arms") or {}).get("target") or {}
         parts = [str(detail.get("name")), f"after {span(detail.get('soaked_s'))} of soak"]
         parts += [f"{count(target.get('requests', 0))} target requests", f"{count(target.get('errors', 0))} errors"]
         parts += [f"p95 {_round_ms(target['p95_ms'])}"] if target.get("p95_ms") is not None else []
     elif detail.get("to_weight") is not None:
-        parts.append(f"{_route(detail)}, {detail['phase']}" if detail.get("phase") else _route(detail))
+        route = _route(detail.get("from_weight"), detail["to_weight"])
+        parts.append(f"{route}, {detail['phase']}" if detail.get("phase") else route)
     elif detail.get("weight") is not None:
         parts.append(f"at {percent(detail['weight'])}")
     if detail.get("total_ms") is not None:
-        parts.append(_complete(detail))
+        parts.append(_complete(detail["total_ms"], bool(detail.get("within_deadline"))))
     elif detail.get("trigger") not in (None, "command"):
         parts.append(words(detail["trigger"]))
     if reason := str(detail.get("reason") or ""):
         first, more, _ = reason.partition("; ")  # a verdict gives one a rule
-        parts.append(f"“{first} …”" if more and entry["actor"] == "phasegate" else f"“{reason}”")
+        parts.append(f"“{first} …”" if more and entry.actor == "phasegate" else f"“{reason}”")
     for name, value in detail.items():
         if name not in _LEFT_OUT and value not in (None, "", [], {}):
             parts.append(f"{words(name)}: {value}")

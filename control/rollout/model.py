@@ -164,11 +164,31 @@ class Persist(Struct, frozen=True):
     entries: tuple[Entry, ...] = ()
 
 
+class PhaseChange(Struct, frozen=True):
+    """A phase was entered or completed. ``weight`` in percent."""
+
+    state: State
+    phase: str | None
+    weight: float
+
+
+class RollbackBegun(Struct, frozen=True):
+    """A lower weight was published. Weights in percent."""
+
+    trigger: str
+    from_weight: float
+    to_weight: float
+    reason: str
+    revision: int
+
+
+News = PhaseChange | RollbackBegun | Rollback
+
+
 class Notify(Struct, frozen=True):
     """Notify webhooks; never waited for."""
 
-    kind: str
-    detail: dict[str, Any]
+    news: News
 
 
 class Refuse(Struct, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from control.plan.phases import percent_of, phase_at_or_below
 from control.plan.times import Now
@@ -19,9 +19,11 @@ from control.rollout.model import (
     Notify,
     On,
     Persist,
+    PhaseChange,
     PublishWeight,
     Raise,
     Rollback,
+    RollbackBegun,
     Rollout,
     RolloutEvent,
     RolloutPlan,
@@ -224,13 +226,7 @@ def _descend(
             final=final,
         ),
     )
-    detail = {
-        "trigger": trigger,
-        "from_weight": percent_of(s.weight_bp),
-        "to_weight": percent_of(weight_bp),
-        "reason": e.reason,
-        "revision": lowered.revision,
-    }
+    begun = RollbackBegun(trigger, percent_of(s.weight_bp), percent_of(weight_bp), e.reason, lowered.revision)
     publish = PublishWeight(
         weight_bp,
         False,
@@ -238,8 +234,8 @@ def _descend(
         cancel_at=now.mono + within * (AT_ONCE_CANCEL_AT if at_once else CANCEL_AT),
     )
     left = (_phase_left(plan, s, now),) if s.phase is not None and s.state in (State.RUNNING, State.PAUSED) else ()
-    entries = (*left, Entry("rollback" if final is State.ROLLED_BACK else trigger, e.actor, detail))
-    return lowered, (publish, Persist(entries), Notify("rollback", detail))
+    entries = (*left, Entry("rollback" if final is State.ROLLED_BACK else trigger, e.actor, asdict(begun)))
+    return lowered, (publish, Persist(entries), Notify(begun))
 
 
 def rollback(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
@@ -325,10 +321,9 @@ def drained(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
         phase=None if d.final is State.IDLE else s.phase,
         resume_phase=None if d.final is State.IDLE else s.resume_phase,
     )
-    detail = {name: getattr(done, name) for name in done.__struct_fields__}
     unheard = {"unheard_workers": list(e.unheard)} if e.unheard else {}
-    entry = Entry("rollback_complete", e.actor, detail | unheard)
-    return final, (Persist((entry,)), Notify("rollback_complete", detail))
+    entry = Entry("rollback_complete", e.actor, asdict(done) | unheard)
+    return final, (Persist((entry,)), Notify(done))
 
 
 def descent_seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
@@ -359,7 +354,7 @@ def _phase_left(plan: RolloutPlan, s: Rollout, now: Now) -> Entry:
 
 def _told(plan: RolloutPlan, s: Rollout) -> Notify:
     name = plan.phases[s.phase].name if s.phase is not None else None
-    return Notify("phase_change", {"state": s.state.value, "phase": name, "weight": percent_of(s.weight_bp)})
+    return Notify(PhaseChange(s.state, name, percent_of(s.weight_bp)))
 
 
 def _ms(seconds: float) -> float:

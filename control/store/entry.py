@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from control.plan.times import rfc3339
+from control.plan.times import Timestamp, rfc3339
 
 
 class AuditLine(Struct, frozen=True):
@@ -21,14 +21,18 @@ class AuditLine(Struct, frozen=True):
     hash: str
 
 
-def audit_document(line: AuditLine) -> dict[str, Any]:
+class AuditEntry(Struct, frozen=True):
+    """An entry of the audit trail, as the control API shows it."""
+
+    seq: int  # its number in this migration's trail, from 1 on
+    at: Timestamp
+    kind: str  # what was done or happened
+    actor: str  # who did it; `phasegate` for what it does by itself
+    detail: dict[str, Any]  # what belongs to this kind
+    previous: str  # the hash of the entry before it
+    hash: str  # over everything here
+
+
+def audit_document(line: AuditLine) -> AuditEntry:
     """An audit line as the API shows it."""
-    return {
-        "seq": line.seq,
-        "at": rfc3339(line.at),
-        "kind": line.kind,
-        "actor": line.actor,
-        "detail": line.detail,
-        "previous": line.previous,
-        "hash": line.hash,
-    }
+    return AuditEntry(line.seq, rfc3339(line.at), line.kind, line.actor, line.detail, line.previous, line.hash)

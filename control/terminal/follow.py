@@ -16,17 +16,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from control.api.client import ApiError, Client, Event, Refused, Unreachable
-from control.report.wording import Json, audit_line, changes
+from control.api.client import ApiError, ApiRefused, ControlClient, Unreachable
+from control.figures.documents import Sample
+from control.lead.commands import Action
+from control.lead.documents import EventDocument, Status
+from control.report.wording import audit_line, changes
+from control.rollout.model import State
+from control.store.entry import AuditEntry
 
-ENDED: Final = frozenset({"completed", "rolled_back", "aborted"})
+ENDED: Final = frozenset({State.COMPLETED, State.ROLLED_BACK, State.ABORTED})
 RECONNECT_S: Final = 0.5
 DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
 SAMPLES: Final = 60  # seconds of figures that are kept to be drawn
 EVENTS_MAX: Final = 1000  # received and not drawn yet
 PUT_WITHIN_S: Final = 60  # where nobody takes an event for that long, the view has ended
-_KEYS: Final = {"r": "rollback", "a": "abort", "p": "pause"}
+_KEYS: Final[dict[str, Action]] = {"r": "rollback", "a": "abort", "p": "pause"}
 _TAKE_BACK: Final = ("rollback", "abort")
 
 
@@ -34,23 +39,23 @@ class _Followed:
     """What has been received: the newest status, the log, and whether the control plane answers."""
 
     def __init__(self) -> None:
-        self.status: Json | None = None
+        self.status: Status | None = None
         self.lost = ""
         self.taken = 0
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.samples: deque[Json] = deque(maxlen=SAMPLES)
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._under_way = False
 
     @property
-    def ended(self) -> str | None:
+    def ended(self) -> State | None:
         """The state in which the migration has ended; None while it has not."""
-        state = self.status["state"] if self.status else None
-        return state if state in ENDED or (state == "idle" and self._under_way) else None
+        state = self.status.state if self.status else None
+        return state if state in ENDED or (state is State.IDLE and self._under_way) else None
 
-    def take(self, event: Event | ApiError) -> list[str]:
+    def take(self, event: EventDocument | ApiError) -> list[str]:
         """Take one event or failure; the plain lines to print for it."""
         self.taken += 1
-        if isinstance(event, Refused):
+        if isinstance(event, ApiRefused):
             raise event
         if isinstance(event, ApiError):
             news = f"The control plane does not answer: {event.message}. Traffic goes on; trying again."
@@ -58,42 +63,43 @@ class _Followed:
             self.lost = event.message
             return lines
         lines = ["The control plane is back."] if self.lost else []
-        if event.name == "status" and not self.lost and self.status and _older(event.data, self.status):
+        if isinstance(event, Status) and not self.lost and self.status is not None and _older(event, self.status):
             return lines
         self.lost = ""
-        if event.name == "status":
-            lines += changes(self.status, event.data)
-            self.status = event.data
-            self._under_way |= event.data["state"] != "idle"
-        elif event.name == "sample":
-            self.samples.append(event.data)
-        elif event.name == "audit" and event.data["kind"] != "phase_left":  # its figures are in the report
-            self.log.append(audit_line(event.data))
+        match event:
+            case Status():
+                lines += changes(self.status, event)
+                self.status = event
+                self._under_way |= event.state is not State.IDLE
+            case Sample():
+                self.samples.append(event)
+            case AuditEntry() if event.kind != "phase_left":  # its figures are in the report
+                self.log.append(audit_line(event))
         return lines
 
 
-def _older(status: Json, known: Json) -> bool:
+def _older(status: Status, known: Status) -> bool:
     """Whether a status is of before ``known``: an action's answer may overtake the stream's last status."""
-    return int(status.get("revision", 0)) < int(known.get("revision", 0))
+    return status.revision < known.revision
 
 
 def follow(
-    client: Client,
+    client: ControlClient,
     *,
     may_act: bool,
-    known: Json | None = None,
+    known: Status | None = None,
     may_detach: bool = True,
     note: Callable[[], str] | None = None,
-) -> str | None:
+) -> State | None:
     """Show the migration until it has ended, and give its last state; None where the person detached.
 
     ``known`` is the status from which on it is followed, such as the answer to a start: a first phase may be over
     before the event stream is open. Keys act only where ``may_act``; ``note`` gives a line to show below. Where not
-    ``may_detach``, Ctrl-C is the caller's. Raises ``Refused`` where the token does not do.
+    ``may_detach``, Ctrl-C is the caller's. Raises ``ApiRefused`` where the token does not do.
     """
-    events: queue.Queue[Event | ApiError] = queue.Queue(EVENTS_MAX)
+    events: queue.Queue[EventDocument | ApiError] = queue.Queue(EVENTS_MAX)
     if known is not None:
-        events.put(Event("status", dict(known)))
+        events.put(known)
     ended = threading.Event()
     threading.Thread(target=_receive, args=(client, events, ended), daemon=True).start()
     try:
@@ -112,7 +118,7 @@ def follow(
     return state
 
 
-def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threading.Event) -> None:
+def _receive(client: ControlClient, events: queue.Queue[EventDocument | ApiError], ended: threading.Event) -> None:
     """Put every event into the queue; connect again after each failure until ``ended``."""
     with contextlib.suppress(queue.Full):
         while not ended.is_set():
@@ -121,7 +127,7 @@ def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threa
                     if ended.is_set():
                         return
                     events.put(event, timeout=PUT_WITHIN_S)
-            except Refused as error:
+            except ApiRefused as error:
                 final = error.status in (401, 403, 404)
                 events.put(error if final else Unreachable(error.message, error.hint), timeout=PUT_WITHIN_S)
                 if final:
@@ -131,7 +137,7 @@ def _receive(client: Client, events: queue.Queue[Event | ApiError], ended: threa
             ended.wait(RECONNECT_S)
 
 
-def _follow_lines(events: queue.Queue[Event | ApiError]) -> str:
+def _follow_lines(events: queue.Queue[EventDocument | ApiError]) -> State:
     view = _Followed()
     while view.ended is None:
         for line in view.take(events.get()):
@@ -140,12 +146,12 @@ def _follow_lines(events: queue.Queue[Event | ApiError]) -> str:
 
 
 def _follow_live(
-    client: Client,
-    events: queue.Queue[Event | ApiError],
+    client: ControlClient,
+    events: queue.Queue[EventDocument | ApiError],
     may_act: bool,
     may_detach: bool,
     note: Callable[[], str] | None,
-) -> str | None:
+) -> State | None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -164,7 +170,7 @@ def _follow_live(
                 if key in ("d", "q") and may_detach:
                     return None
                 if may_act and key in _KEYS and view.status is not None:
-                    paused = view.status["state"] == "paused"
+                    paused = view.status.state is State.PAUSED
                     actor.ask("resume" if key == "p" and paused else _KEYS[key])
             if view.status is None:
                 live.update(Text(view.lost or f"Waiting for {client.url} …"), refresh=True)
@@ -180,8 +186,8 @@ def _follow_live(
     return view.ended
 
 
-def _footer(status: Json, may_act: bool, may_detach: bool, message: str) -> str:
-    pause = "resume" if status["state"] == "paused" else "pause"
+def _footer(status: Status, may_act: bool, may_detach: bool, message: str) -> str:
+    pause = "resume" if status.state is State.PAUSED else "pause"
     keys = f"[b]r[/b] roll back  [b]a[/b] abort  [b]p[/b] {pause}" if may_act else ""
     leave = "[b]d[/b] detach" if may_detach else "[b]Ctrl-C[/b] end"
     return "  ".join(part for part in (keys, leave, message) if part)
@@ -194,12 +200,12 @@ class KeyActions:
     traffic back waits for nothing, and what was to be done next is not done any more.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ControlClient) -> None:
         self.message = ""
         self._client = client
         self._lock = threading.Lock()
         self._current = ""
-        self._next: str | None = None
+        self._next: Action | None = None
         self._under_way = 0
 
     @property
@@ -207,7 +213,7 @@ class KeyActions:
         """Whether an action is under way."""
         return self._under_way > 0
 
-    def ask(self, action: str) -> None:
+    def ask(self, action: Action) -> None:
         """Begin an action, or have it done next."""
         with self._lock:
             if self.busy and action not in _TAKE_BACK:
@@ -217,10 +223,10 @@ class KeyActions:
             self._under_way += 1
         threading.Thread(target=self._carry_out, args=(action,), daemon=True).start()
 
-    def _carry_out(self, action: str) -> None:
+    def _carry_out(self, action: Action) -> None:
         from rich.markup import escape
 
-        wanted: str | None = action
+        wanted: Action | None = action
         while wanted is not None:
             self.message = f"[dim]{wanted} …[/dim]"
             try:

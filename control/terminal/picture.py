@@ -9,9 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from control.figures.documents import Sample, SampledArm
+from control.judge.document import VerdictDocument
+from control.judge.rules import RuleResult, VerdictOutcome
+from control.lead.documents import ArmsStatus, ArmStatus, CurrentPhase, Status, WorkerStatus
 from control.report.wording import (
     NONE,
-    Json,
     count,
     error_rate,
     ms,
@@ -21,15 +24,14 @@ from control.report.wording import (
     rollback_line,
     rule,
     span,
-    verdict_line,
     words,
 )
+from control.rollout.model import State
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.text import Text
 
-COLOURS: Final = {
+COLOURS: Final[dict[str, str]] = {
     "running": "green",
     "paused": "yellow",
     "rolling_back": "red",
@@ -37,8 +39,13 @@ COLOURS: Final = {
     "aborted": "red",
     "completed": "bright_green",
 }
-_OUTCOMES: Final = {"promote": "bold green", "hold": "bold yellow", "roll_back": "bold red", "no_data": "bold"}
-_MARKS: Final = {
+_OUTCOMES: Final[dict[str, str]] = {
+    "promote": "bold green",
+    "hold": "bold yellow",
+    "roll_back": "bold red",
+    "no_data": "bold",
+}
+_MARKS: Final[dict[str, tuple[str, str]]] = {
     "promote": ("kept", "green"),
     "hold": ("not yet", "yellow"),
     "roll_back": ("broken", "bold red"),
@@ -47,6 +54,7 @@ _MARKS: Final = {
 _BAR: Final = 24
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARKS_MAX: Final = 20
+_RATE_OVER: Final = 5  # seconds that a rate is of
 
 
 def print_rendered(console: Console, drawn: RenderableType) -> None:
@@ -59,7 +67,7 @@ def print_rendered(console: Console, drawn: RenderableType) -> None:
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def print_status(status: Json) -> None:
+def print_status(status: Status) -> None:
     """Print one status."""
     from rich.console import Console
 
@@ -75,7 +83,7 @@ class _Part(NamedTuple):
 
 
 def picture(
-    console: Console, status: Json, log: Sequence[str] = (), footer: str = "", samples: Sequence[Json] = ()
+    console: Console, status: Status, log: Sequence[str] = (), footer: str = "", samples: Sequence[Sample] = ()
 ) -> RenderableType:
     """The whole view of one status, no higher than the console.
 
@@ -84,21 +92,19 @@ def picture(
     from rich.console import Group
     from rich.text import Text
 
-    phase = status.get("phase")
     parts = [_Part(0, _head(status, console.width)), _Part(0, _rail(status, console.width)), _Part(3, Text())]
-    if phase and status["state"] in ("running", "paused", "rolled_back"):
-        parts.append(_Part(0, _soak(status, phase)))
+    if status.phase is not None and status.state in (State.RUNNING, State.PAUSED, State.ROLLED_BACK):
+        parts.append(_Part(0, _soak(status.state, status.phase)))
     following = Text.assemble(("Next     ", "bold"), next_line(status), no_wrap=True, overflow="ellipsis")
-    parts += [_Part(1, following), _Part(2, Text()), _Part(0, _arms(status, samples)), _Part(2, Text())]
-    if (status.get("verdict") or {}).get("rules"):
-        parts += [_Part(1, _rules(status)), _Part(3, Text())]
-    outcome = (status.get("verdict") or {}).get("outcome")
-    parts.append(_Part(0, Text.assemble(("Verdict  ", "bold"), _styled(verdict_line(status), outcome))))
-    if status.get("last_rollback"):
-        fresh = status["state"] in ("rolling_back", "rolled_back", "aborted")
+    parts += [_Part(1, following), _Part(2, Text()), _Part(0, _arms(status.arms, samples)), _Part(2, Text())]
+    if status.verdict.rules:
+        parts += [_Part(1, _rules(status.verdict.rules)), _Part(3, Text())]
+    parts.append(_Part(0, _verdict(status.verdict)))
+    if status.last_rollback is not None:
+        fresh = status.state in (State.ROLLING_BACK, State.ROLLED_BACK, State.ABORTED)
         style = "red" if fresh else "dim"  # an earlier run's matters less
-        parts.append(_Part(0 if fresh else 5, Text(rollback_line(status["last_rollback"]), style=style)))
-    parts.append(_Part(4, _workers(status)))
+        parts.append(_Part(0 if fresh else 5, Text(rollback_line(status.last_rollback), style=style)))
+    parts.append(_Part(4, _workers(status.workers)))
     parts += [_Part(6 + age, _line(line)) for age, line in zip(range(len(log) - 1, -1, -1), log, strict=True)]
     if footer:
         parts += [_Part(4, Text()), _Part(0, Text.from_markup(footer))]
@@ -116,59 +122,53 @@ def _fitting(console: Console, parts: list[_Part]) -> list[_Part]:
     return [parts[i] for i in kept]
 
 
-def _head(status: Json, width: int) -> RenderableType:
+def _head(status: Status, width: int) -> RenderableType:
     from rich.text import Text
 
-    state = str(status["state"])
     head = Text.assemble(
         ("phasegate ", "bold"),
-        f"{status['migration']}  ",
-        (f"● {words(state)}", f"bold {COLOURS.get(state, 'white')}"),
-        f"  {percent(status['weight'])} on the target",
+        f"{status.migration}  ",
+        (f"● {words(status.state)}", f"bold {COLOURS.get(status.state, 'white')}"),
+        f"  {percent(status.weight)} on the target",
     )
-    revision = f"revision {status.get('revision', NONE)}"
+    revision = f"revision {status.revision}"
     head.append(revision.rjust(min(width, 100) - head.cell_len) if head.cell_len + 12 < width else "", "dim")
     return head
 
 
-def _rail(status: Json, width: int) -> RenderableType:
+def _rail(status: Status, width: int) -> RenderableType:
     """The phases in a line; where that is too long, only the current one has its name."""
-    phases = status.get("phases") or []
-    full = sum(len(f"{phase['name']} {percent(phase['weight'])}") + 6 for phase in phases)
-    return _rail_of(status, phases, named=full <= width)
-
-
-def _rail_of(status: Json, phases: Sequence[Json], *, named: bool) -> Text:
     from rich.text import Text
 
-    current = (status.get("phase") or {}).get("index", -1)
-    done = status["state"] == "completed"
+    named = sum(len(f"{phase.name} {percent(phase.weight)}") + 6 for phase in status.phases) <= width
+    current = -1 if status.phase is None else status.phase.index
+    done = status.state is State.COMPLETED
     rail = Text(no_wrap=True, overflow="ellipsis")
-    for index, phase in enumerate(phases):
+    for index, phase in enumerate(status.phases):
         if index:
             rail.append(" ── ", "green" if done or index <= current else "dim")
-        weight = percent(phase["weight"])
-        name = f"{phase['name']} {weight}" if named or index == current else weight
+        weight = percent(phase.weight)
+        name = f"{phase.name} {weight}" if named or index == current else weight
         if done or index < current:
             rail.append(f"● {name}", "green")
         elif index == current:
-            rail.append(f"◉ {name}", f"bold {COLOURS.get(status['state'], 'white')}")
+            rail.append(f"◉ {name}", f"bold {COLOURS.get(status.state, 'white')}")
         else:
             rail.append(f"○ {name}", "dim")
     return rail
 
 
-def _soak(status: Json, phase: Json) -> RenderableType:
+def _soak(state: State, phase: CurrentPhase) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    soaked, least = float(phase.get("soaked_s") or 0), float(phase.get("min_soak_s") or 0)
+    soaked, least = phase.soaked_s, phase.min_soak_s
     full = max(least, 1e-9)
     said = (
         f"{span(soaked)} of {span(least)}" if soaked < least else f"{span(soaked)}, of at least {span(least)}: done"
     )
-    if status["state"] == "rolled_back":
+    if state is State.ROLLED_BACK:
         said = f"stands until `phasegate resume`; then {span(least)} at least"
     grid = Table.grid(padding=(0, 1))
     grid.add_row(
@@ -177,7 +177,7 @@ def _soak(status: Json, phase: Json) -> RenderableType:
     return grid
 
 
-def _rules(status: Json) -> RenderableType:
+def _rules(rules: Sequence[RuleResult]) -> RenderableType:
     """Each rule's value against its limit, and how far its proof has come."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -189,78 +189,82 @@ def _rules(status: Json) -> RenderableType:
         table.add_column(column, justify="right", min_width=8, no_wrap=True)
     table.add_column("proof", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for each in status["verdict"]["rules"]:
+    for each in rules:
         name, written = rule(each)
-        mark, style = _MARKS.get(each["outcome"], (words(each["outcome"]), ""))
-        proven = each.get("proof")
-        bar: RenderableType = "" if proven is None else ProgressBar(1.0, proven, width=_BAR)
-        if proven is not None and each["outcome"] in ("promote", "hold"):
-            above = each["value"] is not None and each["value"] > each["limit"]
-            mark = "proven" if proven >= 1 else "above" if above else proof(proven)
-        figures = (written(each["value"]), written(each["limit"]), count(each["samples"]))
+        mark, style = _MARKS[each.outcome]
+        bar: RenderableType = "" if each.proof is None else ProgressBar(1.0, each.proof, width=_BAR)
+        if each.proof is not None and each.outcome in (VerdictOutcome.PROMOTE, VerdictOutcome.HOLD):
+            above = each.value is not None and each.value > each.limit
+            mark = "proven" if each.proof >= 1 else "above" if above else proof(each.proof)
+        figures = (written(each.value), written(each.limit), count(each.samples))
         table.add_row(name, *figures, bar, Text(mark, style=style))
     return table
 
 
-def _arms(status: Json, samples: Sequence[Json]) -> RenderableType:
+def _arms(arms: ArmsStatus, samples: Sequence[Sample]) -> RenderableType:
     """Source beside target."""
     from rich.table import Table
 
-    arms = status.get("arms") or {}
-    sides = [name for name in ("source", "target") if name in arms]
+    sides = (
+        _Side("source", arms.source, [(sample.span_s, sample.source) for sample in samples]),
+        _Side("target", arms.target, [(sample.span_s, sample.target) for sample in samples]),
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", min_width=9)
-    for name in sides:
-        table.add_column(f"{name} · {arms[name].get('backend', NONE)}", justify="right", min_width=22, no_wrap=True)
-    table.add_row("requests", *(_requests(arms[name], name, samples) for name in sides))
-    table.add_row("errors", *(_errors(arms[name]) for name in sides))
-    for key in ("p50_ms", "p95_ms", "p99_ms"):
-        table.add_row(key.removesuffix("_ms"), *(ms(arms[name].get(key)) for name in sides))
-    newest = samples[-_SPARKS_MAX:]
-    if len(newest) > 1:
-        least, most = _range(newest, sides)
-        lines = [_sparks([_p95(sample, name) for sample in newest], least, most) for name in sides]
-        table.add_row(f"p95, {len(newest)} s", *lines, style="cyan")
+    for side in sides:
+        table.add_column(f"{side.name} · {side.arm.backend}", justify="right", min_width=22, no_wrap=True)
+    table.add_row("requests", *(_requests(side) for side in sides))
+    table.add_row("errors", *(_errors(side.arm) for side in sides))
+    table.add_row("p50", *(ms(side.arm.p50_ms) for side in sides))
+    table.add_row("p95", *(ms(side.arm.p95_ms) for side in sides))
+    table.add_row("p99", *(ms(side.arm.p99_ms) for side in sides))
+    if len(samples) > 1:
+        newest = [[sampled.p95_ms for _, sampled in side.samples[-_SPARKS_MAX:]] for side in sides]
+        least, most = _range(newest)
+        table.add_row(f"p95, {len(newest[0])} s", *(_sparks(each, least, most) for each in newest), style="cyan")
     return table
 
 
-def _requests(arm: Json, name: str, samples: Sequence[Json]) -> str:
-    total = count(arm.get("requests", 0))
-    lately = [sample for sample in samples[-5:] if sample.get("span_s")]
-    if not lately:
+class _Side(NamedTuple):
+    """An arm, and what it did in each of the last seconds: how long that was, and its figures."""
+
+    name: str
+    arm: ArmStatus
+    samples: Sequence[tuple[float, SampledArm]]
+
+
+def _requests(side: _Side) -> str:
+    total = count(side.arm.requests)
+    lately = side.samples[-_RATE_OVER:]
+    seconds = sum(span_s for span_s, _ in lately)
+    if not seconds:
         return total
-    rate = sum(sample[name]["requests"] for sample in lately) / sum(sample["span_s"] for sample in lately)
+    rate = sum(sampled.requests for _, sampled in lately) / seconds
     return f"{total}  {rate:,.0f}/s" if rate >= 10 or rate == 0 else f"{total}  {rate:.1f}/s"
 
 
-def _errors(arm: Json) -> str:
-    return f"{count(arm.get('errors', 0))}  {error_rate(arm)}" if arm.get("requests") else NONE
+def _errors(arm: ArmStatus) -> str:
+    return f"{count(arm.errors)}  {error_rate(arm)}" if arm.requests else NONE
 
 
-def _p95(sample: Json, name: str) -> float | None:
-    found = sample[name].get("p95_ms")
-    return float(found) if found else None
-
-
-def _range(samples: Sequence[Json], sides: Sequence[str]) -> tuple[float, float]:
+def _range(values: Sequence[Sequence[float | None]]) -> tuple[float, float]:
     """The least and the greatest p95 of both arms, so that both are drawn to one scale."""
-    seen = [value for sample in samples for name in sides if (value := _p95(sample, name))]
-    return (min(seen), max(seen)) if seen else (1.0, 1.0)
+    measured = [value for each in values for value in each if value]
+    return (min(measured), max(measured)) if measured else (1.0, 1.0)
 
 
 def _sparks(values: Sequence[float | None], least: float, most: float) -> str:
     """One character a second, on a logarithmic scale; a space where there was no request."""
     scale = math.log(most / least) or 1.0
     top = len(_SPARKS) - 1
-    return "".join(" " if v is None else _SPARKS[round(top * math.log(v / least) / scale)] for v in values)
+    return "".join(" " if not v else _SPARKS[round(top * math.log(v / least) / scale)] for v in values)
 
 
-def _workers(status: Json) -> RenderableType:
+def _workers(workers: Sequence[WorkerStatus]) -> RenderableType:
     from rich.text import Text
 
-    workers = status.get("workers") or []
-    alive = [worker for worker in workers if worker.get("pid")]
-    oldest = max((worker["heartbeat_age_ms"] for worker in alive), default=None)
+    alive = [worker for worker in workers if worker.pid]
+    oldest = max((worker.heartbeat_age_ms for worker in alive), default=None)
     heard = "" if oldest is None else f", each heard of within the last {span(max(1.0, math.ceil(oldest / 1000)))}"
     return Text(f"Workers  {len(alive)} of {len(workers)} alive{heard}", style="dim", no_wrap=True)
 
@@ -271,9 +275,9 @@ def _line(line: str) -> RenderableType:
     return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def _styled(said: str, outcome: object) -> Text:
-    """The verdict's first word in its colour."""
+def _verdict(verdict: VerdictDocument) -> RenderableType:
+    """The verdict in short, its outcome in its colour."""
     from rich.text import Text
 
-    word, colon, rest = said.partition(":")
-    return Text.assemble((word, _OUTCOMES.get(str(outcome), "bold")), colon, rest)
+    outcome = (words(verdict.outcome), _OUTCOMES[verdict.outcome])
+    return Text.assemble(("Verdict  ", "bold"), outcome, *(f": {reason}" for reason in verdict.reasons[:1]))

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from control.api.documents import AuditPage
+from control.checks.check import Check, failed
+from control.report.documents import Report
 from control.report.wording import (
     NONE,
-    Json,
     audit_detail,
     count,
     criteria,
@@ -42,63 +44,62 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
-def print_checks(checks: Sequence[Json]) -> None:
+def print_checks(checks: Sequence[Check]) -> None:
     """Pre-flight checks: what each found, how to mend what is wrong, and at the end how many failed."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        table.add_row(_MADE[check["ok"]], str(check["name"]), str(check["found"]))
-        if check["ok"] is False and check.get("mend"):
-            table.add_row("", "", Text(f"→ {check['mend']}", style="yellow"))
+        table.add_row(_MADE[check.ok], check.name, check.found)
+        if check.ok is False and check.mend:
+            table.add_row("", "", Text(f"→ {check.mend}", style="yellow"))
     console = _console()
     print_rendered(console, table)
-    wrong = [str(check["name"]) for check in checks if check["ok"] is False]
+    wrong = [check.name for check in failed(checks)]
     if wrong:
         console.print(Text(f"{len(wrong)} of {len(checks)} checks failed: {', '.join(wrong)}.", style="bold red"))
     else:
-        console.print(Text(f"All {sum(check['ok'] is True for check in checks)} checks passed.", style="bold green"))
+        console.print(Text(f"All {sum(check.ok is True for check in checks)} checks passed.", style="bold green"))
 
 
-def print_audit(page: Json) -> None:
+def print_audit(page: AuditPage) -> None:
     """A page of the audit trail, newest first."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for column in ("time (UTC)", "who", "what"):
         table.add_column(column, no_wrap=True)
     table.add_column("detail", overflow="fold")
-    for entry in page.get("entries") or []:
-        at, detail = moment(entry["at"]), audit_detail(entry)
-        table.add_row(at, str(entry["actor"]), Text(words(entry["kind"]), _STYLES.get(entry["kind"], "")), detail)
+    for entry in page.entries:
+        what = Text(words(entry.kind), _STYLES.get(entry.kind, ""))
+        table.add_row(moment(entry.at), entry.actor, what, audit_detail(entry))
     print_rendered(_console(), table)
-    if not page.get("entries"):
+    if not page.entries:
         print("Nothing yet: the first entry comes with the first start.")
-    if page.get("next_cursor"):
-        print(f"More: phasegate audit --cursor {page['next_cursor']}")
+    if page.next_cursor is not None:
+        print(f"More: phasegate audit --cursor {page.next_cursor}")
 
 
-def print_report(report: Json) -> None:
+def print_report(report: Report) -> None:
     """A run: its phases with both arms, its rollbacks, its criteria."""
     console = _console()
-    outcome = str(report["outcome"])
     console.print(
         Text.assemble(
-            (f"{report['migration']} ", "bold"),
-            (words(outcome), f"bold {COLOURS.get(outcome, '')}".strip()),
-            f"  {report.get('started_at') or NONE} to {report.get('ended_at') or NONE}",
+            (f"{report.migration} ", "bold"),
+            (words(report.outcome), f"bold {COLOURS.get(report.outcome, '')}".strip()),
+            f"  {report.started_at or NONE} to {report.ended_at or NONE}",
         )
     )
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for column in ("phase", "weight", "on target", "arm", "requests", "errors", "p50 ms", "p95 ms", "p99 ms"):
         table.add_column(column, justify="left" if column in ("phase", "arm") else "right", no_wrap=True)
-    for phase in report.get("phases") or []:
-        first = [phase["name"], percent(phase["weight"]), measured(phase.get("target_share"))]
-        for index, (name, arm) in enumerate(phase["arms"].items()):
-            lead = first if index == 0 else ["", "", ""]
-            times = [ms(arm[key]).removesuffix(" ms") for key in ("p50_ms", "p95_ms", "p99_ms")]
-            table.add_row(*lead, name, count(arm["requests"]), count(arm["errors"]), *times)
+    for phase in report.phases:
+        lead = [phase.name, percent(phase.weight), measured(phase.target_share)]
+        for name, arm in phase.arms.named():
+            times = [ms(value).removesuffix(" ms") for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)]
+            table.add_row(*lead, name, count(arm.requests), count(arm.errors), *times)
+            lead = ["", "", ""]  # the phase is named in its first row
     print_rendered(console, table)
-    for rollback in report.get("rollbacks") or []:
+    for rollback in report.rollbacks:
         console.print(Text(rollback_line(rollback), style="red"))
     print_judged((passed, name, evidence) for name, passed, evidence in criteria(report))
 

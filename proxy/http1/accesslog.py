@@ -1,7 +1,7 @@
 """The access log: what is noted of each request of a connection, and the line of JSON that is made of it.
 
-A connection has an ``Entry`` where the log is on and none where it is off, so that what is off costs a comparison. A
-line is written when its answer is, or when the client has gone before.
+A connection has an ``AccessEntry`` where the log is on and none where it is off, so that what is off costs a
+comparison. A line is written when its answer is, or when the client has gone before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ALWAYS: Final = 500  # from this status on a request is logged whatever the sam
 WANTED: Final = frozenset((b"traceparent",))  # the fields that a line tells of
 
 
-class Entry:
+class AccessEntry:
     """The current request of one connection, as it will stand in the log."""
 
     __slots__ = ("_began_ns", "_bytes", "_file", "_sample", "_source", "_status")

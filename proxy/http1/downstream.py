@@ -11,7 +11,7 @@ import asyncio
 from typing import Final, cast
 
 from proxy.http1 import liveness
-from proxy.http1.accesslog import Entry
+from proxy.http1.accesslog import AccessEntry
 from proxy.http1.addresses import address_of
 from proxy.http1.body import RequestBody, chunk, last_chunk, too_large
 from proxy.http1.client import APP, Client
@@ -68,7 +68,12 @@ class Downstream(Client):
     )
 
     def __init__(
-        self, shared: Shared, clients: Clients, log: Entry | None = None, scheme: bytes = b"http", address: str = ""
+        self,
+        shared: Shared,
+        clients: Clients,
+        log: AccessEntry | None = None,
+        scheme: bytes = b"http",
+        address: str = "",
     ) -> None:
         """``address``: the client's, where somebody else told who it is; ``log`` is None where the log is off."""
         self._shared = shared

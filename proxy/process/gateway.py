@@ -41,7 +41,7 @@ class Gateway:
 
     def client(self, scheme: bytes = b"http", address: str = "") -> Downstream:
         """The protocol of a new connection; ``address`` where somebody else told who is behind it."""
-        entry = None if self._log is None else accesslog.Entry(self._log, self._sample)
+        entry = None if self._log is None else accesslog.AccessEntry(self._log, self._sample)
         return Downstream(self.shared, self.clients, entry, scheme, address)
 
     def tick(self) -> None:

@@ -11,7 +11,7 @@ _LOOP: Final = 5  # early deaths in a row that are worth an operator's attention
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RestartHistory:
     """A child's past: how many times in a row it died before it was steady."""
 
     early_deaths: int = 0
@@ -22,15 +22,15 @@ class Restart:
     """What follows a death: wait so long, then start. ``looping`` is true on the death that makes it a crash loop."""
 
     delay_s: float
-    history: History
+    history: RestartHistory
     looping: bool
 
 
-def after_death(history: History, lived_s: float) -> Restart:
+def after_death(history: RestartHistory, lived_s: float) -> Restart:
     """A steady child is restarted at once; one that keeps dying, ever later up to half a minute, for ever."""
     early = 0 if lived_s >= _STEADY_S else history.early_deaths + 1
     delay = _BACKOFF_S[min(max(0, early - 1), len(_BACKOFF_S) - 1)]
-    return Restart(delay, History(early), looping=early == _LOOP)
+    return Restart(delay, RestartHistory(early), looping=early == _LOOP)
 
 
 def is_hung(heartbeat_ns: int, started_ns: int, now_ns: int, limit_s: float) -> bool:

@@ -35,7 +35,7 @@ from proxy.process.form import form
 from proxy.process.listening import address_of, bind
 from proxy.process.logs import STDERR
 from proxy.process.stray import Stray
-from proxy.process.supervision import History, after_death, is_hung
+from proxy.process.supervision import RestartHistory, after_death, is_hung
 from proxy.settings import CannotStartError, Plan
 from proxy.tls import check_files
 
@@ -73,7 +73,7 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     started_ns: int = 0
-    history: History = field(default_factory=History)
+    history: RestartHistory = field(default_factory=RestartHistory)
     due: float = 0.0  # when to start it, while it has no process
     row: int = -1  # a worker's
     stray: Stray = field(default_factory=Stray)
@@ -329,7 +329,7 @@ class Supervisor:
         _log.info("reloading")
         if self._control.process is not None:
             self._control.process.terminate()
-            self._control.history = History()
+            self._control.history = RestartHistory()
         self._replacing = list(range(self._workers))
 
     def _replace(self) -> None:

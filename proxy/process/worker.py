@@ -41,7 +41,7 @@ _SWEEP_S = 1.0  # how late a deadline of a client's may be noticed
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-class Orders(msgspec.Struct, frozen=True):
+class WorkerOrders(msgspec.Struct, frozen=True):
     """What the supervisor tells a worker. ``rows`` is how many the board has; ``slot`` is this worker's.
 
     ``log`` is the descriptor to log to: what is written to standard error reaches the log a moment later.
@@ -59,7 +59,7 @@ class Orders(msgspec.Struct, frozen=True):
 class Worker:
     """Everything of one worker process, from its orders to its end."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: WorkerOrders) -> None:
         plan = orders.plan
         self._layout = layout(plan, orders.rows)
         self._board = Board.open(Path(orders.board), self._layout, orders.boot)
@@ -159,7 +159,7 @@ class Worker:
 
 def main() -> None:
     """The process: ``python -m proxy.process.worker``, orders on standard input."""
-    orders = msgspec.json.decode(read_orders(), type=Orders, dec_hook=decode_hook)
+    orders = msgspec.json.decode(read_orders(), type=WorkerOrders, dec_hook=decode_hook)
     logs.configure(f"worker-{orders.slot}", orders.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
@@ -168,7 +168,7 @@ def main() -> None:
     uvloop.run(_serve(orders))
 
 
-async def _serve(orders: Orders) -> None:
+async def _serve(orders: WorkerOrders) -> None:
     worker = Worker(orders)
     await worker.run()
     structlog.get_logger().info("worker_left", slot=orders.slot)

@@ -37,7 +37,7 @@ from typing import Any, Final
 
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
-from control.api.client import Client
+from control.api.client import ControlClient
 from control.demo.children import Children
 from control.lead.priority import NICENESS
 from control.plan.phases import DEFAULT_PHASES
@@ -116,9 +116,9 @@ class Stage:
         ready = folder / "run" / "ready.json"
         until(ready.exists, "phasegate starts")
         told = json.loads(ready.read_text())
-        self.client = Client(f"http://{told['control']}")
+        self.client = ControlClient(f"http://{told['control']}")
         until(self.client.ready, "the control plane answers")
-        until(lambda: len(self.client.status()["workers"]) == workers, "the workers serve")
+        until(lambda: len(self.client.status().workers) == workers, "the workers serve")
         command = [sys.executable, "-m", "control.cli", "seed", "--config", str(config), "--yes"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.board = opened(folder, config)
@@ -151,12 +151,12 @@ class Stage:
 
     def asked(self) -> int:
         """Answers of the target since the weight was published."""
-        answers: int = self.client.status()["arms"]["target"]["requests"]
+        answers: int = self.client.status().arms.target.requests
         return answers
 
     def trusted(self) -> bool:
         """Whether every worker asks the target: after a while that it hung, breakers are open."""
-        return not any(self.client.metrics()["gauges"]["breaker_state"])
+        return not any(self.client.metrics().gauges["breaker_state"])
 
     def last_target_start_ns(self) -> int:
         """When the last request began on the target, of all workers."""
@@ -173,7 +173,7 @@ class Stage:
             if hung:
                 os.kill(self.emulator.pid, signal.SIGSTOP)
                 time.sleep(HUNG_FOR_S)
-                until(lambda: self.client.status()["arms"]["target"]["inflight"] > 0, "requests wait for the target")
+                until(lambda: self.client.status().arms.target.inflight > 0, "requests wait for the target")
             posted = time.monotonic_ns()
             status = client.act("rollback", to="start", reason="the benchmark")
             answered = time.monotonic_ns()
@@ -181,16 +181,16 @@ class Stage:
             last = self.last_target_start_ns()
         finally:
             os.kill(self.emulator.pid, signal.SIGCONT)
-        assert (status["state"], status["weight"]) == ("rolled_back", 0), status
+        assert (status.state, status.weight) == ("rolled_back", 0), status
         into.last_start_ms.append(max(0.0, (last - posted) / 1e6))
         into.complete_ms.append((answered - posted) / 1e6)
-        into.within += status["last_rollback"]["within_deadline"]
+        into.within += status.last_rollback.within_deadline
         until(lambda: self.healthy(), "the target is well again")
 
     def healthy(self) -> bool:
         """Whether a pre-flight check finds the target well."""
-        checks = self.client.act("start", dry_run=True)["checks"]
-        return all(check["ok"] is not False for check in checks if check["name"].startswith("backend firestore"))
+        checks = self.client.act("start", dry_run=True).checks
+        return all(check.ok is not False for check in checks if check.name.startswith("backend firestore"))
 
 
 def opened(folder: Path, config: Path) -> Board:

@@ -38,7 +38,7 @@ def test_bodies_become_commands(body: object, expected: Command) -> None:
         ({"action": "pause", "to": "start"}, 'to: goes with "rollback", not with pause'),
         ({"action": "start", "bogus": 1}, "bogus: unknown key"),
         ({"action": "advance", "force": True}, "reason: a forced action needs one"),
-        ({"action": "pause", "reason": "x" * 501}, "reason: expected at most 500"),
+        ({"action": "pause", "reason": "x" * 501}, "reason: expected a text of at most 500 characters"),
         ({"action": "pause", "expected_revision": "3"}, "expected_revision: expected a whole number"),
         ({"action": "pause", "expected_revision": True}, "expected_revision: expected a whole number"),
     ],

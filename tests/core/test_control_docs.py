@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from control.api.openapi import ENDPOINTS
+from control.api.endpoints import ENDPOINTS
 from control.lead.commands import FIELDS
 
 DOCS = Path(__file__).parents[2] / "docs"

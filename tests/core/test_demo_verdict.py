@@ -7,26 +7,35 @@ from math import sqrt
 from typing import Any
 
 import pytest
+from msgspec import convert
+from msgspec.structs import replace
 
 from control.demo.load import visitor
 from control.demo.promises import STANDARD_ERRORS, promises
+from control.figures.documents import BothArms, Summary
+from control.report.documents import Report
 from proxy.migration.buckets import bucket, salt
+from tests.support import documents
+from tests.support.documents import arm, reported
 
 KINDS = ("mock", "firestore")
 WEIGHTS = (5, 25, 50, 75, 100)
 
 
-def report(**changed: Any) -> dict[str, Any]:
+def report(**changed: Any) -> Report:
     phases = [
-        {
-            "name": f"phase {weight}",
-            "weight": weight,
-            "arms": {"source": {"requests": 1000 - 10 * weight}, "target": {"requests": 10 * weight}},
-            "target_share": weight / 100,
-        }
+        reported(f"phase {weight}", weight, arms={"source": arm(1000 - 10 * weight), "target": arm(10 * weight)})
         for weight in WEIGHTS
     ]
-    return {"outcome": "completed", "phases": phases} | changed
+    return documents.report(phases=phases, **changed)
+
+
+def changed_phase(index: int, **changed: Any) -> Report:
+    """A report of which one phase was otherwise."""
+    made = report()
+    phases = list(made.phases)
+    phases[index] = replace(phases[index], **changed)
+    return replace(made, phases=tuple(phases))
 
 
 def wire(**changed: Any) -> dict[str, Any]:
@@ -48,7 +57,7 @@ def wire(**changed: Any) -> dict[str, Any]:
 COUNTERS = {"source": 2450, "target": 2550, "fallbacks": 3}
 
 
-def failed(found_report: dict[str, Any], counters: dict[str, int], found_wire: dict[str, Any]) -> list[str]:
+def failed(found_report: Report, counters: dict[str, int], found_wire: dict[str, Any]) -> list[str]:
     return [found.name for found in promises(found_report, KINDS, counters, found_wire) if not found.held]
 
 
@@ -77,23 +86,20 @@ def test_a_rolled_back_run_does_not_hold() -> None:
 
 
 def test_a_share_beyond_three_standard_errors_is_caught() -> None:
-    strayed = report()
     error = sqrt(0.25 * 0.75 / 1000)
-    strayed["phases"][1]["target_share"] = 0.25 + 2.9 * error
-    assert failed(strayed, COUNTERS, wire()) == []
-    strayed["phases"][1]["target_share"] = 0.25 + 3.1 * error
+    assert failed(changed_phase(1, target_share=0.25 + 2.9 * error), COUNTERS, wire()) == []
+    strayed = changed_phase(1, target_share=0.25 + 3.1 * error)
     assert failed(strayed, COUNTERS, wire()) == ["phase 25: 25 % on the target"]
 
 
 def test_at_full_weight_every_single_request_counts() -> None:
-    strayed = report()
-    strayed["phases"][4]["target_share"] = 0.999
+    strayed = changed_phase(4, target_share=0.999)
     assert failed(strayed, COUNTERS, wire()) == ["phase 100: 100 % on the target"]
 
 
 def test_a_phase_without_requests_proves_nothing() -> None:
-    empty = report()
-    empty["phases"][0] |= {"arms": {"source": {"requests": 0}, "target": {"requests": 0}}, "target_share": None}
+    nothing = convert(arm(), Summary)
+    empty = changed_phase(0, arms=BothArms(nothing, nothing), target_share=None)
     assert failed(empty, COUNTERS, wire()) == ["phase 5: 5 % on the target"]
 
 

@@ -33,11 +33,11 @@ def test_a_step_tells_what_came_since_the_step_before() -> None:
     assert history.add(reading(0, target=many(1_000, 50)), 100.0, 5.0) is None, "nothing to compare with yet"
     sample = history.add(reading(1, target=series(*[1_000] * 50, 8_000, 8_000, errors=1)), 101.0, 5.0)
     assert sample is not None
-    assert (sample["at"], sample["span_s"], sample["weight"]) == (101.0, 1.0, 5.0)
-    assert (sample["target"]["requests"], sample["target"]["errors"]) == (2, 1)
-    assert sample["target"]["p50_ms"] == pytest.approx(8.0, rel=0.04), "the step's own, not that of all before"
-    assert sample["source"]["requests"] == 0
-    assert sample["source"]["p95_ms"] is None
+    assert (sample.at, sample.span_s, sample.weight) == (101.0, 1.0, 5.0)
+    assert (sample.target.requests, sample.target.errors) == (2, 1)
+    assert sample.target.p50_ms == pytest.approx(8.0, rel=0.04), "the step's own, not that of all before"
+    assert sample.source.requests == 0
+    assert sample.source.p95_ms is None
 
 
 def test_a_reading_before_a_step_is_over_adds_nothing() -> None:
@@ -53,7 +53,7 @@ def test_counts_that_begin_anew_are_nothing_and_never_less_than_nothing() -> Non
     history.add(reading(0, source=many(500, 9)), 100.0, 5.0)
     sample = history.add(reading(1, source=series(500)), 101.0, 5.0)
     assert sample is not None
-    assert sample["source"]["requests"] == 0
+    assert sample.source.requests == 0
 
 
 def test_every_tier_has_its_own_steps_and_forgets_the_oldest() -> None:
@@ -63,12 +63,12 @@ def test_every_tier_has_its_own_steps_and_forgets_the_oldest() -> None:
         history.add(reading(second, target=many(700, second)), 1_000.0 + second, 25.0)
     for step, kept in tiers:
         document = history.document(step)
-        assert document["step_s"] == step
-        samples = document["samples"]
+        assert document.step_s == step
+        samples = document.samples
         assert len(samples) == kept
-        assert {sample["span_s"] for sample in samples} == {float(step)}
-        assert {sample["target"]["requests"] for sample in samples} == {step}
-        assert samples[-1]["at"] == 1_050.0
+        assert {sample.span_s for sample in samples} == {float(step)}
+        assert {sample.target.requests for sample in samples} == {step}
+        assert samples[-1].at == 1_050.0
 
 
 def test_the_heat_map_counts_every_request_in_the_row_of_its_latency() -> None:
@@ -85,5 +85,5 @@ def test_the_heat_map_counts_every_request_in_the_row_of_its_latency() -> None:
 
 
 def test_rows_after_the_last_count_are_left_out() -> None:
-    assert heat(Series.empty().buckets) == []
+    assert heat(Series.empty().buckets) == ()
     assert len(heat(series(12).buckets)) == 2

@@ -225,7 +225,7 @@ def test_a_rule_is_one_row_and_is_judged_and_told_like_the_others(monkeypatch: p
         "refused_rate: 40 of 40 target requests refused (100 %); at most 5 % allowed"
     )
     (told,) = [each for each in document.rules if each.rule == "refused_rate"]
-    label, written = wording.rule({"rule": told.rule, "label": told.label, "unit": told.unit})
+    label, written = wording.rule(told)
     assert (label, written(told.value), written(told.limit)) == ("Refused", "100 %", "5 %")
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import convert
+from msgspec.structs import asdict
 
+from control.figures.documents import Summary
+from control.lead.documents import Status
 from control.plan.phases import Phase, Thresholds
 from control.report.build import build_report
+from control.report.documents import Report, TrailHead
 from control.rollout.model import Rollback
 from control.store.entry import AuditLine
 
@@ -41,52 +45,73 @@ def line(kind: str, detail: dict[str, Any], at: float) -> AuditLine:
     return AuditLine(1, at, kind, "ci", detail, "", "")
 
 
-def status(state: str, phase: dict[str, Any] | None = None) -> dict[str, Any]:
+def status(state: str, phase: dict[str, Any] | None = None) -> Status:
     more = {"backend": "mock", "inflight": 0}
-    arms = {"source": arm(0, p95=None) | more, "target": arm(50) | more}
-    return {"state": state, "phase": phase, "arms": arms, "verdict": VERDICT}
+    checkpoint = {"revision": 1, "saved_at": None, "ok": True, "error": None, "unsaved_entries": 0, "lost_entries": 0}
+    return convert(
+        {
+            "migration": "phase6",
+            "state": state,
+            "revision": 1,
+            "weight": 50.0,
+            "phase": phase,
+            "phases": [],
+            "verdict": VERDICT,
+            "arms": {"source": arm(0, p95=None) | more, "target": arm(50) | more},
+            "last_rollback": None,
+            "checkpoint": checkpoint | {"resume_phase": None},
+            "workers": [],
+        },
+        Status,
+    )
 
 
 START = line("start", {}, 100.0)
 GOOD = [START, left("half", 50.0, 100.0), left("all", 100.0, 400.0), line("complete", {}, 700.0)]
-ROLLBACK = to_builtins(Rollback("breach", "errors", 50.0, 0.0, 1.0, 2.0, 3.0, 6.0, True))
+ROLLBACK = Rollback("breach", "errors", 50.0, 0.0, 1.0, 2.0, 3.0, 6.0, True)
 
 
-def built(lines: list[AuditLine], found: dict[str, Any], adapters: dict[str, int] | None = None) -> dict[str, Any]:
-    return build_report("phase6", PHASES, Thresholds(), lines, found, adapters or {"dashboard": 1, "scans": 0})
+def built(lines: list[AuditLine], now: Status, adapters: dict[str, int] | None = None) -> Report:
+    head = TrailHead(len(lines), "c0ffee")
+    return build_report("phase6", PHASES, Thresholds(), lines, now, adapters or {"dashboard": 1, "scans": 0}, head)
 
 
-def failing(report: dict[str, Any]) -> list[str]:
-    return [criterion["name"] for criterion in report["criteria"] if not criterion["passed"]]
+def failing(report: Report) -> list[str]:
+    return [criterion.name for criterion in report.criteria if not criterion.passed]
 
 
 def test_a_good_run_meets_every_criterion() -> None:
     report = built(GOOD, status("completed"))
     assert failing(report) == []
-    assert (report["outcome"], report["started_at"]) == ("completed", "1970-01-01T00:01:40.000Z")
-    assert report["ended_at"] == "1970-01-01T00:11:40.000Z"
-    assert [phase["name"] for phase in report["phases"]] == ["half", "all"]
-    assert len(report["criteria"]) == 8
+    assert (report.outcome, report.started_at) == ("completed", "1970-01-01T00:01:40.000Z")
+    assert report.ended_at == "1970-01-01T00:11:40.000Z"
+    assert [phase.name for phase in report.phases] == ["half", "all"]
+    assert len(report.criteria) == 8
 
 
 def test_a_rollback_is_told_and_fails_the_run() -> None:
-    lines = [START, left("half", 50.0, 100.0), line("rollback_complete", ROLLBACK | {"unheard_workers": [1]}, 401.0)]
+    lines = [
+        START,
+        left("half", 50.0, 100.0),
+        line("rollback_complete", asdict(ROLLBACK) | {"unheard_workers": [1]}, 401.0),
+    ]
     report = built(lines, status("rolled_back"))
-    assert report["rollbacks"] == [ROLLBACK]
+    assert report.rollbacks == (ROLLBACK,)
     assert "all phases without a rollback" in failing(report)
-    assert report["ended_at"] == "1970-01-01T00:06:41.000Z"
+    assert report.ended_at == "1970-01-01T00:06:41.000Z"
 
 
 def test_a_phase_whose_advance_was_called_off_is_told_once_with_its_last_figures() -> None:
     again = left("half", 50.0, 100.0, target_share=0.49)
-    assert [p["target_share"] for p in built([*GOOD[:2], again], status("running"))["phases"]] == [0.49]
+    assert [p.target_share for p in built([*GOOD[:2], again], status("running")).phases] == [0.49]
 
 
 def test_the_phase_going_on_is_in_the_report() -> None:
-    phase = {"name": "half", "weight": 50.0, "entered_at": "1970-01-01T00:01:40.000Z"}
+    phase = {"index": 0, "name": "half", "weight": 50.0, "entered_at": "1970-01-01T00:01:40.000Z"}
+    phase |= {"soaked_s": 1.0, "min_soak_s": 300.0, "rollback_within_s": 38.0}
     report = built([START], status("running", phase))
-    assert (report["phases"][0]["left_at"], report["ended_at"]) == (None, None)
-    assert set(report["phases"][0]["arms"]["target"]) == set(arm())
+    assert (report.phases[0].left_at, report.ended_at) == (None, None)
+    assert report.phases[0].arms.target == convert(arm(50), Summary)
 
 
 def test_each_criterion_can_fail() -> None:
@@ -107,4 +132,4 @@ def test_each_criterion_can_fail() -> None:
 
 def test_nothing_measured_is_no_pass() -> None:
     report = built([], status("idle"))
-    assert len(failing(report)) == len(report["criteria"])
+    assert len(failing(report)) == len(report.criteria)

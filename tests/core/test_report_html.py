@@ -6,45 +6,27 @@ from html.parser import HTMLParser
 from typing import Any
 
 from markupsafe import escape
+from msgspec.structs import replace
 
+from control.report.documents import Report
 from control.report.html import page
+from tests.support import documents
+from tests.support.documents import arm, reported, verdict
 
-ROLLBACK = {
-    "trigger": "command",
-    "reason": "it looks odd",
-    "from_weight": 50.0,
-    "to_weight": 25.0,
-    "decided_ms": 0.4,
-    "seen_ms": 5.0,
-    "drained_ms": 38.0,
-    "total_ms": 43.4,
-    "within_deadline": True,
-}
+ROLLBACK = documents.ROLLBACK | {"trigger": "command", "reason": "it looks odd", "drained_ms": 38.0, "total_ms": 43.4}
 
 
-def report(**changed: Any) -> dict[str, Any]:
-    arm = {"requests": 1234, "errors": 2, "error_rate": 0.0016, "p50_ms": 0.8, "p95_ms": 3.2, "p99_ms": 12.5}
-    made: dict[str, Any] = {
-        "migration": "phase6",
-        "outcome": "completed",
-        "started_at": "2026-05-04T03:00:00Z",
-        "ended_at": "2026-05-04T03:45:00Z",
+def report(**changed: Any) -> Report:
+    source = arm(1234, 2, p50_ms=0.8, p95_ms=3.2, p99_ms=12.5)
+    arms = {"source": source, "target": source | {"p99_ms": 140.0}}
+    proven = verdict("promote", "all rules proven")
+    made = {
         "phases": [
-            {
-                "name": name,
-                "weight": weight,
-                "entered_at": "2026-05-04T03:00:00Z",
-                "left_at": "2026-05-04T03:05:00Z",
-                "arms": {"source": arm, "target": arm | {"p99_ms": 140.0}},
-                "target_share": weight / 100,
-                "verdict": {"outcome": "promote", "reasons": ["all rules proven"]},
-            }
-            for name, weight in (("initial", 5), ("complete", 100))
+            reported(name, weight, arms=arms, verdict=proven) for name, weight in (("initial", 5), ("all", 100))
         ],
-        "rollbacks": [],
         "criteria": [{"name": "error_rate", "passed": True, "evidence": "0.16 % of 1,234"}],
     }
-    return made | changed
+    return documents.report(**made | changed)
 
 
 class Outline(HTMLParser):
@@ -88,18 +70,18 @@ def test_the_page_has_outcome_shares_latencies_criteria_and_verdicts() -> None:
 
 def test_what_is_data_never_becomes_markup() -> None:
     nasty = '<script>alert("x")</script>'
-    phase = report()["phases"][0]
-    verdict = {"outcome": nasty, "reasons": [nasty], "rules": []}
-    html = page(
-        report(
-            migration=nasty,
-            outcome=nasty,
-            phases=[phase | {"name": nasty, "verdict": verdict}],
-            rollbacks=[ROLLBACK | {"reason": nasty, "trigger": nasty}],
-            criteria=[{"name": nasty, "passed": False, "evidence": nasty}],
-            audit={"entries": 1, "hash": nasty},
-        )
+    judged = reported(nasty, 5.0, verdict=verdict("hold", nasty))
+    made = report(
+        migration=nasty,
+        phases=[judged],
+        rollbacks=[ROLLBACK | {"reason": nasty, "trigger": nasty}],
+        criteria=[{"name": nasty, "passed": False, "evidence": nasty}],
+        audit={"entries": 1, "hash": nasty},
     )
+    # What the types do not let in, a template must not let through either.
+    (phase,) = made.phases
+    phase = replace(phase, verdict=replace(phase.verdict, outcome=nasty))
+    html = page(replace(made, outcome=nasty, phases=(phase,)))
     outline = Outline(html)
     assert "script" not in outline.tags
     assert (outline.open, outline.asked) == ([], [])
@@ -108,11 +90,8 @@ def test_what_is_data_never_becomes_markup() -> None:
 
 
 def test_a_run_without_traffic_or_phases_is_a_page_too() -> None:
-    empty = {"requests": 0, "errors": 0, "error_rate": None, "p50_ms": None, "p95_ms": None, "p99_ms": None}
-    quiet = report()
-    for phase in quiet["phases"]:
-        phase |= {"arms": {"source": empty, "target": empty}, "target_share": None, "verdict": None}
-    assert Outline(page(quiet)).open == []
+    quiet = reported("initial", 5.0, target_share=None, verdict=verdict("no_data", "nothing has been judged yet"))
+    assert Outline(page(report(phases=[quiet]))).open == []
     assert Outline(page(report(phases=[], criteria=[], ended_at=None))).open == []
 
 
@@ -131,15 +110,11 @@ def test_a_verdict_shows_what_each_rule_rests_on() -> None:
         {"rule": "p95_ms", "value": None, "limit": 1000.0, "samples": 0, "outcome": "no_data", "proof": None},
         {"rule": "memory_mb", "value": 94.2, "limit": 512.0, "samples": 3, "outcome": "promote", "proof": None},
     ]
-    judged = report()
-    reasons = ["soaking: 3 s of 4 s", "error_rate: 53 of 4321 target requests failed"]
-    judged["phases"][0]["verdict"] = {
-        "outcome": "hold",
-        "reasons": reasons,
-        "rules": rules,
-        "summary": reasons[:1],
-    }
-    html = page(judged)
+    reasons = ("soaking: 3 s of 4 s", "error_rate: 53 of 4321 target requests failed")
+    judged = verdict("hold", *reasons, rules=rules, summary=reasons[:1])
+    html = page(report(phases=[reported("initial", 5.0, verdict=judged)]))
     for expected in ("soaking: 3 s of 4 s", "1.23 %", "5.00 %", "4,321", "100 %", "no data", "94.2 MB"):
         assert expected in html
     assert "53 of 4321" not in html, "the row says it"
+    earlier = verdict("hold", *reasons, rules=rules)
+    assert "53 of 4321" in page(report(phases=[reported("initial", 5.0, verdict=earlier)])), "no row says it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from backends.resilience.backoff import TOKENS, RetryBudget, backoff
-from backends.resilience.breaker import MIN_CALLS, OPEN_S, PROBE_S, PROBES, WINDOW_S, Breaker, State
+from backends.resilience.breaker import MIN_CALLS, OPEN_S, PROBE_S, PROBES, WINDOW_S, Breaker, BreakerState
 
 
 def failing(breaker: Breaker, calls: int, failures: int, at: float) -> None:
@@ -18,24 +18,24 @@ def failing(breaker: Breaker, calls: int, failures: int, at: float) -> None:
 def opened(at: float = 0.0) -> Breaker:
     breaker = Breaker()
     failing(breaker, MIN_CALLS, MIN_CALLS, at)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     return breaker
 
 
 def test_it_opens_when_half_of_enough_calls_fail() -> None:
     breaker = Breaker()
     failing(breaker, MIN_CALLS, MIN_CALLS // 2, 0.0)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     assert not breaker.allow(OPEN_S / 2)
 
 
 def test_it_stays_closed_while_most_calls_succeed_or_there_are_few() -> None:
     breaker = Breaker()
     failing(breaker, 1000, 400, 0.0)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     breaker = Breaker()
     failing(breaker, MIN_CALLS - 1, MIN_CALLS - 1, 0.0)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_failures_of_long_ago_are_forgotten() -> None:
@@ -43,28 +43,28 @@ def test_failures_of_long_ago_are_forgotten() -> None:
     failing(breaker, MIN_CALLS - 1, MIN_CALLS - 1, 0.0)
     failing(breaker, MIN_CALLS - 1, 0, WINDOW_S + 1)
     failing(breaker, 1, 1, WINDOW_S + 1)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_after_a_while_one_probe_passes_at_a_time() -> None:
     breaker = opened()
     assert breaker.allow(OPEN_S)
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state is BreakerState.HALF_OPEN
     assert not breaker.allow(OPEN_S + 0.01)
 
 
 def test_probes_that_succeed_close_it_and_one_that_fails_opens_it_again() -> None:
     breaker = opened()
     for nth in range(PROBES):
-        assert breaker.state is not State.CLOSED
+        assert breaker.state is not BreakerState.CLOSED
         now = OPEN_S + nth * 0.1
         assert breaker.allow(now)
         breaker.record(False, now)
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     breaker = opened()
     assert breaker.allow(OPEN_S)
     breaker.record(True, OPEN_S)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     assert not breaker.allow(2 * OPEN_S - 0.01)
     assert breaker.allow(2 * OPEN_S)
 
@@ -80,7 +80,7 @@ def test_calls_begun_before_it_opened_do_not_keep_it_open() -> None:
     breaker = opened()
     breaker.record(True, 0.1)
     breaker.record(False, 0.1)
-    assert breaker.state is State.OPEN
+    assert breaker.state is BreakerState.OPEN
     assert breaker.allow(OPEN_S)
 
 

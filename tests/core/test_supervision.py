@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from proxy.process.supervision import History, after_death, is_hung
+from proxy.process.supervision import RestartHistory, after_death, is_hung
 
 
 def test_a_steady_child_is_restarted_at_once() -> None:
-    restart = after_death(History(early_deaths=4), lived_s=60)
+    restart = after_death(RestartHistory(early_deaths=4), lived_s=60)
     assert restart.delay_s == 0
-    assert restart.history == History()
+    assert restart.history == RestartHistory()
 
 
 def test_a_first_death_is_no_reason_to_wait() -> None:
-    assert after_death(History(), lived_s=0.1).delay_s == 0
+    assert after_death(RestartHistory(), lived_s=0.1).delay_s == 0
 
 
 def test_a_child_that_keeps_dying_is_started_ever_later_and_for_ever() -> None:
-    history, delays, loops = History(), [], 0
+    history, delays, loops = RestartHistory(), [], 0
     for _ in range(30):
         restart = after_death(history, lived_s=0.1)
         history = restart.history

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import convert
+from msgspec.structs import replace
 
+from control.judge.document import verdict_document
 from control.report.wording import (
     audit_detail,
     audit_line,
@@ -18,31 +21,13 @@ from control.report.wording import (
     span,
     verdict_line,
 )
-
-ROLLBACK = {
-    "trigger": "breach",
-    "reason": "error rate 31 % of 412 requests",
-    "from_weight": 25.0,
-    "to_weight": 5.0,
-    "decided_ms": 1.2,
-    "seen_ms": 9.6,
-    "drained_ms": 40.4,
-    "total_ms": 51.2,
-    "within_deadline": True,
-}
+from control.rollout.model import Rollback
+from control.store.entry import AuditEntry
+from tests.support.documents import ROLLBACK, current, report, status, verdict
 
 
-def status(**changed: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "migration": "phase6",
-        "state": "running",
-        "weight": 25.0,
-        "phase": {"index": 1, "name": "early"},
-        "phases": [{"name": name} for name in ("initial", "early", "half", "majority", "complete")],
-        "verdict": {"outcome": "hold", "reasons": ["62 of 100 samples"]},
-        "last_rollback": None,
-    }
-    return found | changed
+def entry(kind: str, actor: str, detail: dict[str, Any]) -> AuditEntry:
+    return AuditEntry(1, "2026-05-04T03:02:01.000Z", kind, actor, detail, "", "")
 
 
 def test_a_headline_says_state_phase_and_weight() -> None:
@@ -51,13 +36,13 @@ def test_a_headline_says_state_phase_and_weight() -> None:
 
 
 def test_a_rollback_line_has_reason_steps_and_whether_it_was_in_time() -> None:
-    said = rollback_line(ROLLBACK)
+    last = convert(ROLLBACK, Rollback)
+    said = rollback_line(last)
     assert "25 % → 5 %" in said
     assert "error rate 31 % of 412 requests" in said
     assert "decided 1 ms, seen by all 10 ms, drained 40 ms" in said
     assert "complete after 51 ms, within its limit" in said
-    assert "LATER" in rollback_line(ROLLBACK | {"within_deadline": False})
-    assert "under way" in rollback_line(ROLLBACK | {"total_ms": None, "drained_ms": None})
+    assert "LATER" in rollback_line(replace(last, within_deadline=False))
 
 
 def test_nothing_is_said_of_a_status_like_the_last() -> None:
@@ -68,9 +53,9 @@ def test_nothing_is_said_of_a_status_like_the_last() -> None:
     ("changed", "expected"),
     [
         ({"state": "paused"}, "paused"),
-        ({"weight": 50.0, "phase": {"index": 2, "name": "half"}}, "50 %"),
+        ({"weight": 50.0, "phase": current(2, "half", 50.0)}, "50 %"),
         ({"last_rollback": ROLLBACK}, "Rolled back"),
-        ({"verdict": {"outcome": "roll_back", "reasons": ["p99 over 2000 ms"]}}, "roll back: p99 over 2000 ms"),
+        ({"verdict": verdict("roll_back", "p99 over 2000 ms")}, "roll back: p99 over 2000 ms"),
     ],
 )
 def test_what_changed_is_said_once(changed: dict[str, Any], expected: str) -> None:
@@ -82,12 +67,9 @@ def test_the_first_status_is_always_said() -> None:
     assert changes(None, status()) == [headline(status())]
 
 
-def test_a_rollback_under_way_is_not_yet_told_as_done() -> None:
-    assert changes(status(), status(last_rollback=ROLLBACK | {"total_ms": None})) == []
-
-
-def test_without_a_verdict_that_is_what_is_said() -> None:
-    assert verdict_line(status(verdict=None)) == "no verdict yet"
+def test_before_the_first_verdict_that_is_what_is_said() -> None:
+    assert verdict_line(verdict_document(None)) == "no data: nothing has been judged yet"
+    assert changes(status(), status(verdict=verdict("no_data"))) == []
 
 
 @pytest.mark.parametrize(
@@ -103,8 +85,7 @@ def test_weights_have_no_needless_decimals() -> None:
 
 
 def test_an_audit_entry_is_one_line() -> None:
-    entry = {"at": "2026-05-04T03:02:01.000Z", "actor": "ci", "kind": "rolling_back", "detail": {"reason": "slow"}}
-    assert audit_line(entry) == "03:02:01 ci rolling back  “slow”"
+    assert audit_line(entry("rolling_back", "ci", {"reason": "slow"})) == "03:02:01 ci rolling back  “slow”"
 
 
 def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
@@ -112,8 +93,12 @@ def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
         {"name": "error_rate", "passed": True, "evidence": "0"},
         {"name": "latency", "passed": False, "evidence": "-"},
     ]
-    assert [passed for _, passed, _ in criteria({"outcome": "running", "criteria": found})] == [True, None]
-    assert [passed for _, passed, _ in criteria({"outcome": "rolled_back", "criteria": found})] == [True, False]
+    going, over = (
+        report(outcome="running", ended_at=None, criteria=found),
+        report(outcome="rolled_back", criteria=found),
+    )
+    assert [passed for _, passed, _ in criteria(going)] == [True, None]
+    assert [passed for _, passed, _ in criteria(over)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +106,7 @@ def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
     [
         ({"state": "idle", "phase": None, "weight": 0.0}, "`phasegate start` puts 5 % on the target"),
         ({}, "half, 50 %, in 30s at the earliest, when every rule is proven"),
-        ({"verdict": {"outcome": "promote", "reasons": []}, "soaked": 60}, "half, 50 %, now"),
+        ({"verdict": verdict("promote"), "soaked": 60}, "half, 50 %, now"),
         ({"soaked": 60}, "half, 50 %, as soon as every rule is proven"),
         ({"state": "paused"}, "held at 25 % until `phasegate resume`; a breach is still rolled back"),
         ({"state": "rolled_back", "weight": 0.0}, "all is on the source; `phasegate start --resume`"),
@@ -129,24 +114,17 @@ def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
 )
 def test_what_comes_next_names_whose_turn_it_is(changed: dict[str, Any], expected: str) -> None:
     soaked = changed.pop("soaked", 30)
-    names = (("initial", 5.0), ("early", 25.0), ("half", 50.0))
-    phases = [{"name": name, "weight": weight, "min_soak_s": 60.0} for name, weight in names]
-    phase = {"index": 1, "name": "early", "soaked_s": float(soaked), "min_soak_s": 60.0}
-    assert next_line(status(**{"phase": phase, "phases": phases} | changed)).startswith(expected)
+    phase = current(1, "early", 25.0, soaked_s=float(soaked))
+    assert next_line(status(**{"phase": phase} | changed)).startswith(expected)
 
 
 def test_an_audit_entry_says_the_weights_and_not_its_numbers_for_programs() -> None:
     detail = {"from_weight": 25.0, "to_weight": 5.0, "decided_ms": 0.0, "seen_ms": 30.0, "drained_ms": 2.0}
     detail |= {"total_ms": 32.4, "within_deadline": True, "trigger": "breach", "reason": ""}
-    assert audit_detail({"kind": "rollback_complete", "actor": "phasegate", "detail": detail}) == (
-        "25 % → 5 %, complete after 32 ms"
-    )
+    assert audit_detail(entry("rollback_complete", "phasegate", detail)) == ("25 % → 5 %, complete after 32 ms")
     judged = {"reason": "error_rate: 3 of 100; p95_ms: 4 ms", "weight": 5.0}
-    assert (
-        audit_detail({"kind": "advance", "actor": "phasegate", "detail": judged})
-        == "at 5 %, “error_rate: 3 of 100 …”"
-    )
+    assert audit_detail(entry("advance", "phasegate", judged)) == "at 5 %, “error_rate: 3 of 100 …”"
 
 
 def test_a_rollback_on_command_without_a_reason_has_no_empty_one() -> None:
-    assert "(command);" in rollback_line(ROLLBACK | {"trigger": "command", "reason": ""})
+    assert "(command);" in rollback_line(convert(ROLLBACK | {"trigger": "command", "reason": ""}, Rollback))

@@ -18,7 +18,7 @@ from backends.documents.port import Context, Count, Document, Query, Reason, Rej
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
 from backends.pair.mirror import NAMED, QUEUE, SENDERS, TRIES, Mirror
-from backends.resilience.breaker import MIN_CALLS, State
+from backends.resilience.breaker import MIN_CALLS, BreakerState
 from backends.resilience.cache import KEYS, Cache
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
@@ -77,7 +77,7 @@ async def test_a_backend_that_fails_is_left_alone_and_asked_again_later(monkeypa
     for _ in range(MIN_CALLS):
         with pytest.raises(Fault):
             await guard.run(failing_first(9), soon())
-        if guard.breaker.state is State.OPEN:
+        if guard.breaker.state is BreakerState.OPEN:
             break
     attempts = guard.attempts
     with pytest.raises(Fault) as fault:
@@ -85,7 +85,7 @@ async def test_a_backend_that_fails_is_left_alone_and_asked_again_later(monkeypa
     assert fault.value.kind is FaultKind.BREAKER
     assert guard.attempts == attempts
     deadline = soon(5)
-    while guard.breaker.state is not State.CLOSED:
+    while guard.breaker.state is not BreakerState.CLOSED:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
         with contextlib.suppress(Fault):
@@ -98,7 +98,7 @@ async def test_refusals_say_nothing_against_the_backend() -> None:
     for _ in range(3 * MIN_CALLS):
         with pytest.raises(Rejected):
             await guard.run(failing_first(1, lambda: Rejected(Reason.EXISTS, "there")), soon())
-    assert guard.breaker.state is State.CLOSED
+    assert guard.breaker.state is BreakerState.CLOSED
 
 
 async def test_of_many_who_ask_the_same_one_asks_the_backend() -> None:

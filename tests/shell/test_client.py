@@ -7,13 +7,23 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec import convert
 
-from control.api.client import ApiError, Client, Refused, Unreachable, _parse_events
+from control.api.client import ApiError, ApiRefused, ControlClient, Unreachable, _parse_events
+from control.api.documents import AuditPage, VerifiedTrail
+from control.figures.documents import Figures, Sample, SampledArm
+from control.lead.commands import ActionBody
+from control.lead.documents import Status
+from control.report.documents import Report
 from control.terminal.picture import picture
+from tests.support.documents import arm, current, planned, status, status_json, verdict
 
-Answering = Callable[..., Client]
+Answering = Callable[..., ControlClient]
 
 
 @pytest.fixture
@@ -21,7 +31,7 @@ def answering() -> Iterator[Answering]:
     """A client of a server that sends these bytes to each connection in turn, after a request's head, and closes."""
     opened: list[socket.socket] = []
 
-    def serve(*answers: bytes) -> Client:
+    def serve(*answers: bytes) -> ControlClient:
         listening = socket.create_server(("127.0.0.1", 0))
         listening.settimeout(10)
         opened.append(listening)
@@ -34,7 +44,7 @@ def answering() -> Iterator[Answering]:
                     connection.sendall(answer)
 
         threading.Thread(target=run, daemon=True).start()
-        return Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "token")
+        return ControlClient(f"http://127.0.0.1:{listening.getsockname()[1]}", "token")
 
     yield serve
     for listening in opened:
@@ -48,12 +58,37 @@ def answer(status: str, body: object, content_type: str = "application/json") ->
 
 
 def test_an_answer_is_its_json(answering: Answering) -> None:
-    assert answering(answer("200 OK", {"state": "idle"})).status() == {"state": "idle"}
+    assert answering(answer("200 OK", status_json(state="idle"))).status() == status(state="idle")
+
+
+def test_what_a_later_version_has_added_is_passed_over(answering: Answering) -> None:
+    assert answering(answer("200 OK", status_json() | {"mood": "fine"})).status() == status()
+
+
+def test_an_action_is_sent_with_what_was_asked_for_and_nothing_else() -> None:
+    assert msgspec.to_builtins(ActionBody("rollback", to="start")) == {"action": "rollback", "to": "start"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("running", Status),
+        ("dry run", Status),
+        ("rolled back /audit", AuditPage),
+        ("rolled back /audit/verify", VerifiedTrail),
+        ("rolled back /metrics", Figures),
+        ("rolled back /report", Report),
+    ],
+)
+def test_what_is_read_is_the_whole_document(name: str, kind: Any) -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "documents.json").read_text(encoding="utf-8"))
+    document = golden[name]["document"]
+    assert json.loads(msgspec.json.encode(convert(document, kind))) == document
 
 
 def test_a_refusal_has_status_code_message_and_hint(answering: Answering) -> None:
     error = {"error": {"code": "not_allowed", "message": "pause is not possible", "hint": "start it"}}
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ApiRefused) as refused:
         answering(answer("409 Conflict", error)).act("pause")
     found = refused.value
     assert (found.status, found.code, str(found)) == (409, "not_allowed", "pause is not possible\nstart it")
@@ -75,20 +110,20 @@ def test_what_no_control_plane_says_is_no_answer(answering: Answering, data: byt
 
 
 def test_an_action_is_sent_once_though_its_answer_is_lost(answering: Answering) -> None:
-    client = answering(b"", answer("200 OK", {"state": "aborted"}))
+    client = answering(b"", answer("200 OK", status_json(state="aborted")))
     with pytest.raises(Unreachable):
         client.act("abort")
-    assert client.status() == {"state": "aborted"}, "the second answer was still to be had"
+    assert client.status().state == "aborted", "the second answer was still to be had"
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port", "http://host:0"])
 def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
     with pytest.raises(ApiError, match="no address"):
-        Client(url)
+        ControlClient(url)
 
 
 def test_an_address_may_leave_out_its_scheme() -> None:
-    assert Client("127.0.0.1:9090").url == "http://127.0.0.1:9090"
+    assert ControlClient("127.0.0.1:9090").url == "http://127.0.0.1:9090"
 
 
 def test_events_are_parsed_with_ids_comments_and_data_over_lines() -> None:
@@ -97,13 +132,14 @@ def test_events_are_parsed_with_ids_comments_and_data_over_lines() -> None:
         b'event: cut\ndata: {"whole": false}'
     )
     events = list(_parse_events(lines))
-    assert [(event.name, event.data) for event in events] == [("audit", {"seq": 7}), ("message", {"a": 1})]
+    assert [(name, json.loads(data)) for name, data in events] == [("audit", {"seq": 7}), ("message", {"a": 1})]
 
 
 def test_the_end_of_the_events_is_said(answering: Answering) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
-    events = answering(head + b'event: status\ndata: {"state": "idle"}\n\n').events()
-    assert next(events).data == {"state": "idle"}
+    data = json.dumps(status_json(state="idle")).encode()
+    events = answering(head + b"event: later\ndata: {}\n\nevent: status\ndata: " + data + b"\n\n").events()
+    assert next(events) == status(state="idle"), "an event that is not known here is passed over"
     with pytest.raises(Unreachable, match="ended"):
         next(events)
 
@@ -112,9 +148,7 @@ def test_a_picture_can_be_drawn_of_the_barest_status() -> None:
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(
-        picture(console, {"migration": "phase6", "state": "idle", "weight": 0.0, "phase": None}, [], "keys")
-    )
+    console.print(picture(console, status(state="idle", weight=0.0, phase=None), [], "keys"))
     assert "phase6" in console.export_text()
 
 
@@ -123,24 +157,20 @@ def test_a_picture_never_hides_its_keys(width: int, height: int) -> None:
     from rich.console import Console
 
     console = Console(width=width, height=height, record=True, file=io.StringIO(), force_terminal=True)
-    arm = {"backend": "mock", "requests": 1000, "errors": 1, "error_rate": 0.001, "p50_ms": 1.0, "p95_ms": 2.0}
-    rule = {"value": 0.001, "limit": 0.05, "samples": 1000, "outcome": "hold", "proof": 0.4}
+    figures = arm(1000, 1, p95=2.0)
     names = ("error_rate", "p95_ms", "p99_ms", "memory_mb", "cpu")
-    status = {
-        "migration": "phase6",
-        "state": "running",
-        "weight": 25.0,
-        "phase": {"index": 1, "name": "early", "soaked_s": 4.0, "min_soak_s": 600.0},
-        "phases": [
-            {"name": name, "weight": weight} for name, weight in (("initial", 5), ("early", 25), ("half", 50))
-        ],
-        "verdict": {"outcome": "hold", "reasons": ["soaking"], "rules": [rule | {"rule": name} for name in names]},
-        "arms": {"source": arm, "target": arm | {"backend": "firestore"}},
-        "workers": [{"slot": 0, "pid": 7, "heartbeat_age_ms": 3.0}],
-    }
+    rule = {"value": 0.001, "limit": 0.05, "samples": 1000, "outcome": "hold", "proof": 0.4}
+    now = status(
+        phase=current(1, "early", 25.0, soaked_s=4.0, min_soak_s=600.0),
+        phases=[planned(name, weight) for name, weight in (("initial", 5.0), ("early", 25.0), ("half", 50.0))],
+        verdict=verdict("hold", "soaking", rules=[rule | {"rule": name} for name in names]),
+        arms={name: figures | {"backend": name, "inflight": 0} for name in ("source", "target")},
+        workers=[{"slot": 0, "pid": 7, "generation": 1, "inflight_target": 0, "heartbeat_age_ms": 3.0}],
+    )
     lines = [f"line {i}" for i in range(6)]
-    samples = [{"span_s": 1.0, "source": arm, "target": arm}] * 9
-    console.print(picture(console, status, lines, "d detach", samples))
+    sampled = convert(figures | {"fallbacks": 0, "heat": []}, SampledArm)
+    samples = [Sample(1.0, 1.0, 25.0, sampled, sampled)] * 9
+    console.print(picture(console, now, lines, "d detach", samples))
     drawn = console.export_text().splitlines()
     assert len(drawn) < height
     assert drawn[-1] == "d detach"

@@ -21,7 +21,7 @@ from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
 from control.plan.times import Now
-from control.rollout.model import Entry, On, RolloutEvent, State
+from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
@@ -103,7 +103,7 @@ class Scene:
         self.board, self.settings = board, settings
         self.clock, self.store = HandClock(), Memory()
         self.health: list[Check] = []
-        self.told: list[str] = []
+        self.told: list[type] = []
         self.coordinator = self.make()
 
     def make(self) -> Coordinator:
@@ -122,7 +122,7 @@ class Scene:
             self.clock,
             health,
             probe,
-            notify=lambda name, kind, detail: self.told.append(kind),
+            notify=lambda name, news, revision: self.told.append(type(news)),
         )
 
     def workers_see(self) -> None:
@@ -234,18 +234,16 @@ async def test_a_store_that_fails_calls_an_increase_off_and_no_decrease(scene: S
     assert caught.value.code == "store_failed"
     assert scene.weight == 500
     status = scene.coordinator.status()
-    assert (status["checkpoint"]["ok"], status["state"]) == (False, "running")
-    assert "full" in status["checkpoint"]["error"]
+    assert (status.checkpoint.ok, status.state) == (False, "running")
+    assert "full" in str(status.checkpoint.error)
     await scene.act("abort")
     assert scene.weight == 0
-    assert scene.coordinator.status()["checkpoint"]["unsaved_entries"] > 0
+    assert scene.coordinator.status().checkpoint.unsaved_entries > 0
     scene.store.failing = None
     for _ in range(5):
         await asyncio.sleep(0.002)
-    assert scene.coordinator.status()["checkpoint"] == scene.coordinator.status()["checkpoint"] | {
-        "ok": True,
-        "unsaved_entries": 0,
-    }
+    checkpoint = scene.coordinator.status().checkpoint
+    assert (checkpoint.ok, checkpoint.unsaved_entries) == (True, 0)
     assert scene.store.entries[-1] == "rollback_complete"
 
 
@@ -393,8 +391,8 @@ async def test_a_completed_migration_outlives_a_reboot_with_a_store_that_cannot_
     await begin_anew(make_board(name="after"))
     assert scene.weight == 0
     assert scene.store.saved is good
-    checkpoint = scene.coordinator.status()["checkpoint"]
-    assert (checkpoint["ok"], checkpoint["error"]) == (False, "the checkpoint cannot be read: disk I/O error")
+    checkpoint = scene.coordinator.status().checkpoint
+    assert (checkpoint.ok, checkpoint.error) == (False, "the checkpoint cannot be read: disk I/O error")
     for action in ("start", "resume", "advance"):
         with pytest.raises(CommandRefused, match="was not tried: the checkpoint cannot be read") as caught:
             await scene.act(action, force=True, reason="go")
@@ -492,7 +490,7 @@ async def test_a_completed_migration_whose_target_fails_is_saved_as_seldom_as_an
         scene.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += 100
         scene.clock.mono += 0.25
         await scene.settle()
-        verdicts.add(scene.coordinator.status()["verdict"]["outcome"])
+        verdicts.add(scene.coordinator.status().verdict.outcome)
     assert "roll_back" in verdicts
     assert scene.coordinator.state.state is State.COMPLETED
     assert scene.store.saves == saves + 1  # the breach, for the record
@@ -526,7 +524,7 @@ async def test_an_end_during_a_save_writes_every_entry_once(
 async def test_who_asked_to_be_told_is_told(scene: Scene) -> None:
     await scene.act("start")
     await scene.act("rollback")
-    assert scene.told == ["phase_change", "rollback", "rollback_complete"]
+    assert scene.told == [PhaseChange, RollbackBegun, Rollback]
 
 
 async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane: Make) -> None:
@@ -648,5 +646,5 @@ async def test_the_status_survives_a_store_that_cannot_be_opened(
     scene.store = StoreThread(tmp_path / "nowhere" / "control.db")  # type: ignore[assignment]
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
-    assert "unable to open" in scene.coordinator.status()["checkpoint"]["error"]
+    assert "unable to open" in str(scene.coordinator.status().checkpoint.error)
     await scene.store.close()  # type: ignore[attr-defined]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from control.api.client import Event, Unreachable
+from control.api.client import Unreachable
+from control.lead.documents import Status
 from control.terminal.follow import KeyActions, follow
+from tests.support import documents
 
 Until = Callable[..., None]
 
@@ -70,12 +72,16 @@ def test_why_an_action_failed_is_said(until: Until) -> None:
     assert "pause: nobody \\[there]" in keys.message
 
 
-def status(state: str, revision: int, index: int | None) -> dict[str, Any]:
-    phases = [{"name": "half", "weight": 50.0}, {"name": "complete", "weight": 100.0}]
-    phase = None if index is None else phases[index] | {"index": index}
-    weight = 0.0 if phase is None else phase["weight"]
-    document = {"migration": "phase6", "state": state, "revision": revision, "weight": weight}
-    return document | {"phase": phase, "phases": phases}
+def status(state: str, revision: int, index: int | None) -> Status:
+    names = (("half", 50.0), ("all", 100.0))
+    phase = None if index is None else documents.current(index, *names[index])
+    return documents.status(
+        state=state,
+        revision=revision,
+        weight=0.0 if index is None else names[index][1],
+        phase=phase,
+        phases=[documents.planned(*name) for name in names],
+    )
 
 
 class Stream:
@@ -83,11 +89,11 @@ class Stream:
 
     migration = "phase6"
 
-    def __init__(self, *statuses: dict[str, Any]) -> None:
+    def __init__(self, *statuses: Status) -> None:
         self._statuses = statuses
 
-    def events(self) -> Iterator[Event]:
-        yield from (Event("status", each) for each in self._statuses)
+    def events(self) -> Iterator[Status]:
+        yield from self._statuses
 
 
 def test_a_phase_that_was_over_before_the_stream_was_open_is_told(capsys: pytest.CaptureFixture[str]) -> None:

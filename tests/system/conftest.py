@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
-from control.api.client import Client
+from control.api.client import ControlClient
 from control.demo.children import Children
 from control.demo.traffic import Traffic
 
@@ -119,7 +119,7 @@ class Running:
         self.pid: int = ready["pid"]
         self.listen: str = ready["proxy"][0]
         self.control: str = ready["control"]
-        self.client = Client(f"http://{self.control}", TOKEN)
+        self.client = ControlClient(f"http://{self.control}", TOKEN)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -218,7 +218,7 @@ def serving(
         until(started, 120, "phasegate's start")
         running = Running(config.parent, config, children, module)
         until(running.client.ready, 120, "the control plane")
-        until(lambda: len(running.client.status()["workers"]) == 2, 120, "both workers")
+        until(lambda: len(running.client.status().workers) == 2, 120, "both workers")
         seeded = running.phasegate("seed", "--config", str(config), "--yes")
         assert seeded.returncode == 0, seeded.stderr
         return running

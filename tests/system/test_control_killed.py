@@ -24,7 +24,7 @@ import msgspec
 import pytest
 
 from backends.durations import encode_hook
-from control.api.client import ApiError, Client
+from control.api.client import ApiError, ControlClient
 from control.lead import crashpoints as faults
 from control.lead.coordinator import CheckpointDocument
 from control.plan.settings import Settings, parse
@@ -75,7 +75,7 @@ class Scene:
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.socket.listen()
-        self.client = Client(f"http://127.0.0.1:{self.socket.getsockname()[1]}")
+        self.client = ControlClient(f"http://127.0.0.1:{self.socket.getsockname()[1]}")
         self.process: subprocess.Popen[bytes] | None = None
         self.highest = 0  # weight that workers would have taken since it was set to 0
         self._stop = threading.Event()
@@ -216,8 +216,8 @@ def test_killed_at_any_point_it_comes_back_with_no_more_weight_and_no_entry_lost
     scene.start(point)
     scene.ready()
     before_bp = scene.board.word(0).weight_bp
-    assert scene.client.status()["state"] == ("running" if begun else "idle")
-    acknowledged = [entry["hash"] for entry in reversed(scene.client.audit(1000)["entries"])]
+    assert scene.client.status().state == ("running" if begun else "idle")
+    acknowledged = [entry.hash for entry in reversed(scene.client.audit(1000).entries)]
     action = "rollback" if descends else "advance" if begun else "start"
     with suppress(ApiError):
         scene.client.act(action, reason="a rehearsal")
@@ -230,13 +230,13 @@ def test_killed_at_any_point_it_comes_back_with_no_more_weight_and_no_entry_lost
     scene.highest = 0
     scene.start()
     scene.ready()
-    scene.until(lambda: scene.client.status()["checkpoint"]["unsaved_entries"] == 0, "all is written")
+    scene.until(lambda: scene.client.status().checkpoint.unsaved_entries == 0, "all is written")
     status = scene.client.status()
     assert scene.highest <= max(at_death_bp, 0)
-    assert status["weight"] * 100 <= min(at_death_bp, allowed_bp(saved))
+    assert status.weight * 100 <= min(at_death_bp, allowed_bp(saved))
     if descends and point not in ("descent.decided", "descent.publishing"):
-        assert status["weight"] == 0
-    assert scene.client.audit(1000)["entries"][-1]["hash"] == hashes[0]
+        assert status.weight == 0
+    assert scene.client.audit(1000).entries[-1].hash == hashes[0]
     scene.kill()
     assert scene.saved()[1][: len(hashes)] == hashes
 
@@ -255,9 +255,9 @@ def test_a_stopped_control_process_loses_its_lease_and_does_not_take_it_back(sho
     assert time.monotonic() - stopped <= 2.5
     scene.highest = 0
     scene.process.send_signal(signal.SIGCONT)
-    scene.until(lambda: scene.client.status()["state"] == "rolled_back", "it notices")
+    scene.until(lambda: scene.client.status().state == "rolled_back", "it notices")
     assert scene.highest == 0
-    assert scene.client.status()["last_rollback"]["trigger"] == "lease_lost"
+    assert scene.client.status().last_rollback.trigger == "lease_lost"
 
 
 def test_a_killed_control_process_leaves_a_completed_migration_where_it_is(short_lease: Scene) -> None:
@@ -267,13 +267,13 @@ def test_a_killed_control_process_leaves_a_completed_migration_where_it_is(short
     scene.client.act("start")
     for _ in range(3):
         scene.client.act("advance", reason="a rehearsal")
-    assert scene.client.status()["state"] == "completed"
+    assert scene.client.status().state == "completed"
     scene.kill()
     scene.until(lambda: time.monotonic_ns() > scene.board.lease_until(0), "the last lease is over")
     assert scene.effective == 10_000
     scene.start()
     scene.ready()
-    assert (scene.client.status()["state"], scene.effective) == ("completed", 10_000)
+    assert (scene.client.status().state, scene.effective) == ("completed", 10_000)
 
 
 def test_a_full_disk_stops_an_advance_and_no_abort(scene: Scene) -> None:
@@ -292,16 +292,16 @@ def test_a_full_disk_stops_an_advance_and_no_abort(scene: Scene) -> None:
         scene.client.act("advance", reason="a rehearsal")
     assert "checkpoint could not be written" in str(refused.value)
     status = scene.client.status()
-    assert (status["weight"], status["checkpoint"]["ok"]) == (5.0, False)
+    assert (status.weight, status.checkpoint.ok) == (5.0, False)
     aborted = scene.client.act("abort", reason="enough")
-    assert (aborted["state"], aborted["weight"], scene.effective) == ("aborted", 0.0, 0)
+    assert (aborted.state, aborted.weight, scene.effective) == ("aborted", 0.0, 0)
     # Room again: everything that was to be written is.
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(scene.process.pid, resource.RLIMIT_FSIZE, unlimited)
-    scene.until(lambda: scene.client.status()["checkpoint"]["ok"], "the store is written again")
-    kinds = [entry["kind"] for entry in scene.client.audit(100)["entries"]]
+    scene.until(lambda: scene.client.status().checkpoint.ok, "the store is written again")
+    kinds = [entry.kind for entry in scene.client.audit(100).entries]
     assert "abort" in kinds
-    assert scene.client.call("GET", "/api/migration/phase6/audit/verify")["whole"]
+    assert scene.client.verify().whole
 
 
 def test_a_broken_store_is_set_aside_and_the_migration_held_at_0(scene: Scene) -> None:
@@ -314,9 +314,9 @@ def test_a_broken_store_is_set_aside_and_the_migration_held_at_0(scene: Scene) -
     scene.start()
     scene.ready()
     status = scene.client.status()
-    assert (status["state"], status["weight"], scene.effective) == ("rolled_back", 0.0, 0)
-    scene.until(lambda: scene.client.audit(100)["entries"], "the new trail has entries")
-    assert "the store was broken" in str(scene.client.audit(100)["entries"])
+    assert (status.state, status.weight, scene.effective) == ("rolled_back", 0.0, 0)
+    scene.until(lambda: scene.client.audit(100).entries, "the new trail has entries")
+    assert "the store was broken" in str(scene.client.audit(100).entries)
     assert list(scene.folder.glob("control.db.broken-*"))
 
 

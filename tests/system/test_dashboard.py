@@ -131,7 +131,7 @@ def test_a_run_from_signing_in_to_a_rollback(serving: Start, opened: Open, emula
     expect(page.locator(".checks")).to_contain_text("checks")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    assert running.client.status()["state"] == "idle"
+    assert running.client.status().state == "idle"
     start(page, "a rehearsal")
 
     # Figures, plots and the phase go on by themselves.
@@ -161,10 +161,10 @@ def test_a_run_from_signing_in_to_a_rollback(serving: Start, opened: Open, emula
     expect(clock).to_contain_text("60 % → 20 %")
     expect(clock).to_contain_text("it looks odd")
     expect(clock).to_contain_text("within")
-    last = running.client.status()["last_rollback"]
+    last = running.client.status().last_rollback
     for step in ("detected", "decided", "seen", "drained", "limit"):
         expect(clock.locator(".steps")).to_contain_text(step)
-    assert (last["from_weight"], last["to_weight"], last["reason"]) == (60, 20, "it looks odd")
+    assert (last.from_weight, last.to_weight, last.reason) == (60, 20, "it looks odd")
     expect(page.locator("h1 .weight")).to_have_text("20 %")
     expect(page.locator(".verdict")).to_contain_text("held until an operator resumes")  # and is not "soaking"
 

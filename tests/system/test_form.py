@@ -16,7 +16,7 @@ def test_the_workers_run_the_form_that_is_told(serving: Callable[..., Any], emul
     wanted = os.environ.get("PHASEGATE_FORM", "plain Python")
 
     told = running.phasegate("--version").stdout
-    pids = [worker["pid"] for worker in running.client.status()["workers"]]
+    pids = [worker.pid for worker in running.client.status().workers]
 
     assert form() == wanted
     assert told.strip().endswith(f"data plane: {wanted}")

@@ -49,8 +49,8 @@ def test_the_load_of_a_phase_is_judged_by_phasegates_own_histograms(
     assert "half dashboard.current" in (tmp_path / "half_stats.csv").read_text()
 
     status = running.client.status()
-    assert status["phase"]["name"] == "half"
-    assert status["arms"]["target"]["requests"] >= 100
+    assert status.phase.name == "half"
+    assert status.arms.target.requests >= 100
 
     running.client.act("rollback", to="start", reason="a test")
     assert load(running, "--phase", "half").returncode == 3

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from backends.kinds.firestore.channel import EMULATOR
-from control.api.client import Client
+from control.api.client import ControlClient
 from control.demo.children import Children
 from tests.support.loglines import lines
 from tests.system.conftest import TOKEN
@@ -105,7 +105,7 @@ def test_every_package_logs_as_json_with_its_fields_and_nothing_else_is_written(
     ready = tmp_path / "run" / "ready.json"
     until(ready.exists, 60, "its start")
     found = json.loads(ready.read_text())
-    (proxy,), control = found["proxy"], Client(f"http://{found['control']}", TOKEN)
+    (proxy,), control = found["proxy"], ControlClient(f"http://{found['control']}", TOKEN)
     until(control.ready, 60, "the control plane")
     until(lambda: len(control.status()["workers"]) == 2, 60, "both workers")
 

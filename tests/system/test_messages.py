@@ -166,7 +166,7 @@ def test_a_start_on_an_unreachable_firestore_is_refused_by_its_gate_and_changes_
     done = running.phasegate("start", "--detach")
     assert done.returncode == 3
     assert "firestore" in done.stderr
-    assert running.client.status()["state"] == "idle"
+    assert running.client.status().state == "idle"
     rehearsed = running.phasegate("start", "--dry-run")
     assert rehearsed.returncode == 3
     assert "FAILED" in rehearsed.stdout

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from control.api.client import Client
+from control.api.client import ControlClient
 from control.demo.children import Children
 from tests.support.authority import Authority
 from tests.support.servers import Tcp, tcp, unix
@@ -108,7 +108,7 @@ def served(stage: Stage, children: Children, until: Callable[..., None]) -> Stag
     until(ready.exists, 60, "phasegate's start")
     said = json.loads(ready.read_text())
     stage.address, stage.control = said["proxy"][0], said["control"]
-    until(Client(f"http://{stage.control}", TOKEN).ready, 60, "the control plane")
+    until(ControlClient(f"http://{stage.control}", TOKEN).ready, 60, "the control plane")
     return stage
 
 

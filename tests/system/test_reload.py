@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from control.api.client import Client
+from control.api.client import ControlClient
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
@@ -66,7 +66,7 @@ def served(tmp_path: Path, until: Callable[..., None]) -> Iterator[dict[str, Any
         until(ready.exists, 60, "its start")
         found = json.loads(ready.read_text())
         until(lambda: status(found, "/api/dashboard/metrics")[0] == 200, 60, "an answer")
-        until(Client(f"http://{found['control']}", "").ready, 60, "the control plane")
+        until(ControlClient(f"http://{found['control']}", "").ready, 60, "the control plane")
         yield found | {"config": config, "log": tmp_path / "log"}
     finally:
         process.terminate()

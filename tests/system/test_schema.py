@@ -49,10 +49,10 @@ def running(serving: Start, emulated: str) -> Any:
 def test_every_answer_to_a_data_request_is_as_its_document_says(running: Any, tmp_path: Path) -> None:
     document, proxy = f"http://{running.control}/openapi-data.json", f"http://{running.listen}"
     assert ask(tmp_path, document, "--url", proxy, checks=(*CHECKS, "negative_data_rejection")) > 100
-    arms = running.client.status()["arms"]
-    assert arms["source"]["requests"] > 20
-    assert arms["target"]["requests"] > 20
-    assert (arms["source"]["errors"], arms["target"]["errors"]) == (0, 0)
+    arms = running.client.status().arms
+    assert arms.source.requests > 20
+    assert arms.target.requests > 20
+    assert (arms.source.errors, arms.target.errors) == (0, 0)
 
 
 def test_every_answer_of_the_control_port_is_as_its_document_says(running: Any, tmp_path: Path) -> None:
@@ -67,7 +67,5 @@ def test_without_credentials_nothing_changes_and_every_refusal_is_as_the_documen
     before, trail = running.client.status(), running.client.audit(100)
     assert ask(tmp_path, f"http://{running.control}/openapi.json") > 100
     after = running.client.status()
-    assert [after[name] for name in ("state", "weight", "revision")] == [
-        before[name] for name in ("state", "weight", "revision")
-    ]
+    assert (after.state, after.weight, after.revision) == (before.state, before.weight, before.revision)
     assert running.client.audit(100) == trail

@@ -46,10 +46,10 @@ def test_no_answer_that_started_after_a_rollback_came_from_the_target(
     assert "within its limit" in done.stdout
     assert counts["last_start_ns"]["firestore"] < complete_ns < counts["last_start_ns"]["mock"]
     assert counts["failed"] == 0, counts["examples"]
-    last = running.client.status()["last_rollback"]
-    assert last["within_deadline"]
-    assert (last["from_weight"], last["to_weight"]) == (100, 0)
-    kinds = [entry["kind"] for entry in running.client.audit(20)["entries"]]
+    last = running.client.status().last_rollback
+    assert last.within_deadline
+    assert (last.from_weight, last.to_weight) == (100, 0)
+    kinds = [entry.kind for entry in running.client.audit(20).entries]
     assert "rollback_complete" in kinds
 
 
@@ -62,21 +62,21 @@ def test_a_killed_firestore_fails_no_reader_and_the_migration_rolls_back_by_itse
     until(lambda: answered_by(traffic.counts, "firestore") > 100, 60, "answers from Firestore")
 
     own_emulator.signal(signal.SIGKILL)
-    until(lambda: running.client.status()["state"] == "rolled_back", 60, "the rollback")
-    last = running.client.status()["last_rollback"]
-    until(lambda: running.client.status()["weight"] == 0, 60)
+    until(lambda: running.client.status().state == "rolled_back", 60, "the rollback")
+    last = running.client.status().last_rollback
+    until(lambda: running.client.status().weight == 0, 60)
     failed_at_rollback = traffic.counts["failed"]
     counts = traffic.end()
 
     assert counts["failed_reads"] == 0, counts["examples"]
     assert counts["failed"] == failed_at_rollback, "writes go to the source again"
     assert sum(counts["fallbacks"].values()) > 0
-    assert last["trigger"] == "breach"
-    assert last["within_deadline"]
+    assert last.trigger == "breach"
+    assert last.within_deadline
     report = running.client.report()
-    assert report["outcome"] == "rolled_back"
-    assert report["phases"][0]["arms"]["target"]["errors"] > 0
-    fallbacks = sum(found["fallbacks"] for found in running.client.metrics()["operations"])
+    assert report.outcome == "rolled_back"
+    assert report.phases[0].arms.target.errors > 0
+    fallbacks = sum(found.fallbacks for found in running.client.metrics().operations)
     assert fallbacks == sum(counts["fallbacks"].values())
 
 
@@ -87,7 +87,7 @@ def test_a_killed_worker_is_back_within_two_seconds_and_loses_only_what_it_had_i
     traffic = running.traffic()
     assert running.phasegate("start", "--detach").returncode == 0
     until(lambda: answered_by(traffic.counts, "firestore") > 50, 60, "answers from Firestore")
-    before_it = [worker["pid"] for worker in running.client.status()["workers"]]
+    before_it = [worker.pid for worker in running.client.status().workers]
     victim = before_it[0]
 
     connections = len(psutil.Process(traffic.pid).net_connections("tcp"))
@@ -95,12 +95,12 @@ def test_a_killed_worker_is_back_within_two_seconds_and_loses_only_what_it_had_i
     killed_at = time.time()
 
     def replaced() -> bool:
-        workers = running.client.status()["workers"]
-        return len(workers) == 2 and all(worker["pid"] != victim for worker in workers)
+        workers = running.client.status().workers
+        return len(workers) == 2 and all(worker.pid != victim for worker in workers)
 
     until(replaced, 60, "a new worker")
-    workers = running.client.status()["workers"]
-    successor = psutil.Process(next(worker["pid"] for worker in workers if worker["pid"] not in before_it))
+    workers = running.client.status().workers
+    successor = psutil.Process(next(worker.pid for worker in workers if worker.pid not in before_it))
     cpu_s = sum(successor.cpu_times()[:2])
     begun_after_s = successor.create_time() - killed_at
     failed = traffic.counts["failed"]
@@ -113,7 +113,7 @@ def test_a_killed_worker_is_back_within_two_seconds_and_loses_only_what_it_had_i
     assert cpu_s < 2.0, "and has little to do before it serves"
     assert counts["failed"] == failed, "nothing fails once it is back"
     assert failed <= connections, "at most one request in flight on each of the client's connections"
-    assert running.client.status()["state"] == "running"
+    assert running.client.status().state == "running"
 
 
 def test_a_killed_control_plane_costs_no_request_and_goes_on_from_its_checkpoint(
@@ -122,7 +122,7 @@ def test_a_killed_control_plane_costs_no_request_and_goes_on_from_its_checkpoint
     running = serving(emulated, HALF)
     traffic = running.traffic()
     assert running.phasegate("start", "--detach").returncode == 0
-    until(lambda: running.client.status()["phase"]["soaked_s"] > 1, 60, "a second of soak")
+    until(lambda: running.client.status().phase.soaked_s > 1, 60, "a second of soak")
     before = running.client.status()
     (control,) = running.processes("control.serve")
 
@@ -136,9 +136,9 @@ def test_a_killed_control_plane_costs_no_request_and_goes_on_from_its_checkpoint
     until(lambda: answered_by(traffic.counts, "firestore") > sources["firestore"] + 20, 60, "answers from Firestore")
     counts = traffic.end()
 
-    assert (after["state"], after["weight"]) == ("running", 50)
-    assert after["phase"]["name"] == before["phase"]["name"]
-    assert after["revision"] >= before["revision"]
+    assert (after.state, after.weight) == ("running", 50)
+    assert after.phase.name == before.phase.name
+    assert after.revision >= before.revision
     assert counts["failed"] == 0, counts["examples"]
 
 
@@ -174,7 +174,7 @@ def test_control_goes_before_the_load_where_the_system_grants_it(serving: Start,
     running = serving(emulated, HALF)
     (control,) = running.processes("control.serve")
     until(lambda: control.nice() == (NICENESS if asked.returncode == 0 else ours), 90, "it works little")
-    workers = [worker["pid"] for worker in running.client.status()["workers"]]
+    workers = [worker.pid for worker in running.client.status().workers]
     assert [psutil.Process(pid).nice() for pid in workers] == [ours] * len(workers)
 
 

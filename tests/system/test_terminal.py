@@ -61,7 +61,7 @@ def test_the_keys_pause_detach_roll_back_and_abort(
     first.send("d")
     first.expect("Detached. phase6 goes on")
     assert code(first) == 0
-    assert running.client.status()["state"] == "running"
+    assert running.client.status().state == "running"
 
     watching = at_terminal(running, "watch")
     watching.expect("half 50 %")
@@ -69,7 +69,7 @@ def test_the_keys_pause_detach_roll_back_and_abort(
     watching.sendintr()
     watching.expect("Detached")
     assert code(watching) == 0
-    assert running.client.status()["state"] == "running"
+    assert running.client.status().state == "running"
 
     assert running.phasegate("rollback", "--to", "start").returncode == 0
     second = at_terminal(running, "start")
@@ -77,14 +77,14 @@ def test_the_keys_pause_detach_roll_back_and_abort(
     second.send("r")
     second.expect("Rolled back 50 % → 0 %")
     assert code(second) == 4
-    assert running.client.status()["weight"] == 0
+    assert running.client.status().weight == 0
 
     third = at_terminal(running, "start")
     third.expect("Soak")
     third.send("a")
     third.expect("aborted")
     assert code(third) == 4
-    assert running.client.status()["state"] == "aborted"
+    assert running.client.status().state == "aborted"
 
 
 def test_without_a_terminal_there_are_plain_lines_and_the_exit_code_tells(

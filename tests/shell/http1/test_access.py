@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.http1.accesslog import Entry
+from proxy.http1.accesslog import AccessEntry
 from proxy.http1.logfile import LogFile
 from proxy.settings import AccessLog
 
@@ -30,7 +30,7 @@ async def test_where_it_is_off_a_connection_notes_nothing(rig: Any) -> None:
 async def test_each_request_has_its_line(rig: Any, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     here = await rig(proxy={"access_log": AccessLog(str(path))})
-    assert type(here.gateway.client()._log) is Entry
+    assert type(here.gateway.client()._log) is AccessEntry
     here.origin.script = [OK, LONG + b"0\r\n\r\n", b"nonsense\r\n\r\n"]
     await here.talk(GET * 3, "GET", "GET", "GET")
     await here.refusal(b"nonsense\r\n\r\n")

@@ -1,0 +1,134 @@
+"""The commands that act on a migration: ``start``, the actions after it, and ``reset``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from control.cli.base import api, follow_to_the_end, print_json
+from control.terminal.exits import GATE, INTERRUPTED, OK, USAGE, Stop
+
+if TYPE_CHECKING:
+    from control.api.client import ControlClient
+    from control.lead.commands import Action
+    from control.lead.documents import Status
+    from control.rollout.model import Rollback
+
+_GLANCE_S: Final = 0.5  # what a rollback is delayed by at most, to tell it from the one before
+_FORCE: Final = click.option("--force", is_flag=True, help="Against a failed check; needs --reason.")
+
+
+@click.command()
+@api
+@click.option("--dry-run", is_flag=True, help="Only run the checks that come before a start.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint instead of from the first phase.")
+@click.option("--detach", is_flag=True, help="Start, and do not follow.")
+@click.option("--force", is_flag=True, help="Against a failed check; needs --reason.")
+@click.option("--reason", help="Why: the audit trail keeps it.")
+def start(client: ControlClient, dry_run: bool, resume: bool, detach: bool, force: bool, reason: str | None) -> None:
+    """Start the migration and follow it, with keys to act.
+
+    At a terminal: r rolls back, a aborts, p pauses or resumes, d detaches. Elsewhere: a line for every change.
+    """
+    fields = {"dry_run": dry_run, "resume": resume, "force": force}
+    answer = _act(client, "start", reason, {name: True for name, asked in fields.items() if asked})
+    if dry_run:
+        from control.checks.check import failed
+        from control.terminal.tables import print_checks
+
+        checks = answer.checks or ()
+        print_checks(checks)
+        sys.exit(GATE if failed(checks) else OK)
+    if detach:
+        _print_where_it_stands(answer)
+        return
+    follow_to_the_end(client, may_act=True, known=answer)
+
+
+def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Command:
+    """The command that carries out one action of the API and says what came of it."""
+
+    def run(client: ControlClient, reason: str | None, as_json: bool, **fields: Any) -> None:
+        before = _last_rollback(client) if name in ("rollback", "abort") else None
+        answer = _act(client, name, reason, {key: value for key, value in fields.items() if value})
+        if as_json:
+            print_json(answer)
+            return
+        _print_where_it_stands(answer)
+        if name in ("rollback", "abort"):
+            _print_rollback(before, answer.last_rollback)
+
+    run.__doc__ = summary
+    command = api(run)
+    for option in (
+        *extra,
+        click.option("--reason", help="Why: the audit trail keeps it."),
+        click.option("--json", "as_json", is_flag=True, help="The status afterwards as JSON."),
+    ):
+        command = option(command)
+    return click.command(name)(command)
+
+
+advance = _action("advance", "Go on to the next phase now, if both backends are healthy.", _FORCE)
+pause = _action("pause", "Hold the weight; a failing target is still rolled back.")
+resume = _action("resume", "Go on after a pause, a restart or a reboot.", _FORCE)
+rollback = _action(
+    "rollback",
+    "Take traffic back; answers when it is done.\n\n"
+    "Done is when every worker shows the lower weight and no older request is open on the target.",
+    click.option("--to", type=click.Choice(["previous", "start"]), help="Back one phase, or all of them."),
+)
+abort = _action("abort", "End the migration and take all traffic back to the source.")
+
+
+@click.command()
+@api
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(client: ControlClient, yes: bool) -> None:
+    """Emergency reset: all traffic to the source, the run forgotten."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Reset {client.migration}: its progress is given up. Go on?", abort=True)
+    _print_where_it_stands(client.reset())
+
+
+COMMANDS: Final = (start, advance, pause, resume, rollback, abort, reset)
+
+
+def _act(client: ControlClient, action: Action, reason: str | None, fields: dict[str, Any]) -> Status:
+    """Carry out an action. One that was sent goes on to its end without this terminal, and Ctrl-C says so."""
+    if fields.get("force") and not reason:
+        raise Stop(USAGE, f"{action} --force needs a reason: add --reason WHY, the audit trail keeps it")
+    try:
+        return client.act(action, reason=reason, **fields)
+    except KeyboardInterrupt:
+        message = f"interrupted; {action} goes on to its end all the same. See what came of it: `phasegate status`"
+        raise Stop(INTERRUPTED, message) from None
+
+
+def _print_where_it_stands(status: Status) -> None:
+    from control.report.wording import headline, next_line
+
+    click.echo(headline(status))
+    click.echo(f"Next: {next_line(status)}")
+
+
+def _last_rollback(client: ControlClient) -> Rollback | None:
+    """The rollback before this one, where the control plane says it at once."""
+    from control.api.client import ApiError
+
+    try:
+        return client.status(_GLANCE_S).last_rollback
+    except ApiError:
+        return None
+
+
+def _print_rollback(before: Rollback | None, last: Rollback | None) -> None:
+    from control.report.wording import rollback_line
+
+    if last is not None and last != before:
+        click.echo(rollback_line(last))
+    else:
+        click.echo("Nothing had to be taken back.")

@@ -1,0 +1,89 @@
+"""The commands that prepare a migration: ``init``, ``token``, ``check`` and ``seed``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from control.cli.base import CONFIG, config_option, log_as, print_json
+from control.cli.base import settings as read_settings
+from control.terminal.exits import GATE, OK
+
+
+@click.command()
+@click.option("--config", default=CONFIG, show_default=True, help="The file to write.")
+@click.option("--yes", is_flag=True, help="Ask nothing: take the options given, and the defaults.")
+@click.option("--app", "origin", help="The app's address, as http://127.0.0.1:3000.")
+@click.option("--project", help="The Google Cloud project that Firestore is in.")
+@click.option("--listen", metavar="HOST:PORT", help="Where phasegate takes the app's traffic.")
+@click.option("--control", metavar="HOST:PORT", help="Where the API and the dashboard listen.")
+@click.option("--admin", help="The e-mail address of an admin.")
+def init(config: str, yes: bool, **given: str | None) -> None:
+    """Ask a few questions and write a commented configuration.
+
+    A file that is there already is never touched.
+    """
+    from control.cli.init import init as run
+
+    run(Path(config), ask=not yes, given=given)
+
+
+@click.command()
+@click.option("--name", default="operator", show_default=True, help="Whose token it is: the audit trail shows it.")
+@click.option("--role", type=click.Choice(["viewer", "operator"]), default="operator", show_default=True)
+def token(name: str, role: str) -> None:
+    """Make a token, and the line that lets it in."""
+    import hashlib
+    import secrets
+
+    made = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(made.encode()).hexdigest()
+    click.echo(made)
+    click.echo("Shown once. Keep it as PHASEGATE_TOKEN, and put this into tokens of [control]:", err=True)
+    click.echo(f'  {{ name = {json.dumps(name)}, sha256 = "{digest}", role = "{role}" }}', err=True)
+
+
+@click.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
+@click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address.")
+def check(config: str, as_json: bool, url: str | None) -> None:
+    """Look whether a migration could start, and say how to mend it."""
+    from control.checks.check import failed
+    from control.cli.check import check as run
+    from control.terminal.tables import print_checks
+
+    log_as("check")
+    checks = run(read_settings(config), url=url, token=os.environ.get("PHASEGATE_TOKEN"))
+    good = not failed(checks)
+    if as_json:
+        print_json({"ok": good, "checks": checks})
+    else:
+        print_checks(checks)
+        if good:
+            serving = any(found.name.startswith("dry run") for found in checks)
+            click.echo("Next: `phasegate start`." if serving else "Next: `phasegate serve`, then `phasegate start`.")
+    sys.exit(OK if good else GATE)
+
+
+@click.command()
+@config_option
+@click.option("--migration", help="Only this migration's target.")
+@click.option("--yes", is_flag=True, help="Write into a real Firestore project without asking.")
+def seed(config: str, migration: str | None, yes: bool) -> None:
+    """Write what the mock begins with into Firestore, once.
+
+    A store that was seeded before is left as it is.
+    """
+    from control.cli.init import seed as run
+
+    log_as("seed")
+    run(read_settings(config), migration, yes)
+
+
+COMMANDS: Final = (init, token, check, seed)

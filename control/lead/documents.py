@@ -1,0 +1,183 @@
+"""What a migration says of itself: its status, what a phase did, and the messages that webhooks are sent. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import UNSET, Struct, UnsetType
+
+from control.checks.check import Check
+from control.figures.documents import BothArms, Sample
+from control.judge.document import VerdictDocument
+from control.plan.times import Timestamp
+from control.rollout.model import Rollback, State
+from control.store.entry import AuditEntry
+
+
+class PlannedPhase(Struct, frozen=True):
+    """A phase as it is configured."""
+
+    name: str
+    weight: float  # the target's share, in percent
+    min_soak_s: float  # how long it lasts at least
+    rollback_within_s: float  # by when a rollback from it is complete
+    approval: bool  # whether an operator must advance to it
+
+
+class CurrentPhase(Struct, frozen=True):
+    """The phase that a migration is in."""
+
+    index: int  # into `phases`
+    name: str
+    weight: float  # percent, as configured; what is published is the status's own
+    entered_at: Timestamp | None
+    soaked_s: float  # how much soak it has earned
+    min_soak_s: float
+    rollback_within_s: float
+
+
+class ArmStatus(Struct, frozen=True):
+    """What an arm did since the current weight was on every worker, and what it has open."""
+
+    backend: str  # the kind, as `x-data-source` says it
+    requests: int
+    errors: int
+    error_rate: float  # share of 1; 0 of no requests
+    p50_ms: float | None  # null of no requests
+    p95_ms: float | None
+    p99_ms: float | None
+    inflight: int  # requests open now
+
+
+class ArmsStatus(Struct, frozen=True):
+    """Source beside target."""
+
+    source: ArmStatus
+    target: ArmStatus
+
+
+class CheckpointStatus(Struct, frozen=True):
+    """What the store has of a migration."""
+
+    revision: int | None  # the newest it was given; null before this process has written
+    saved_at: Timestamp | None
+    ok: bool  # false while it cannot be read or written
+    error: str | None  # why
+    unsaved_entries: int  # audit entries that wait for it
+    lost_entries: int  # that found the queue full and will never be written
+    resume_phase: str | None  # where `start` with `resume` goes on
+
+
+class WorkerStatus(Struct, frozen=True):
+    """A worker, as far as this migration is concerned."""
+
+    slot: int
+    pid: int
+    generation: int  # of the weight that it shows
+    inflight_target: int  # requests open on the target, of any generation
+    heartbeat_age_ms: float
+
+
+class Status(Struct, frozen=True):
+    """Where a migration stands."""
+
+    migration: str
+    state: State
+    revision: int  # goes up with every change; `expected_revision` of an action is compared with it
+    weight: float  # the target's share that is published, in percent
+    phase: CurrentPhase | None
+    phases: tuple[PlannedPhase, ...]
+    verdict: VerdictDocument
+    arms: ArmsStatus
+    last_rollback: Rollback | None
+    checkpoint: CheckpointStatus
+    workers: tuple[WorkerStatus, ...]
+    checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
+
+
+class Lagged(Struct, frozen=True):
+    """Entries were lost to a reader that did not read: it begins anew from the audit trail."""
+
+
+EventDocument = Status | Sample | AuditEntry | Lagged
+
+# What the event stream carries, by the event's name.
+EVENTS: Final[dict[str, type[EventDocument]]] = {
+    "status": Status,
+    "sample": Sample,
+    "audit": AuditEntry,
+    "lagged": Lagged,
+}
+
+
+class PhaseFacts(Struct, frozen=True):
+    """What the arms did in a phase that ends."""
+
+    arms: BothArms
+    target_share: float | None  # of its requests, share of 1; null of none
+    verdict: VerdictDocument  # the last
+    adapters: dict[str, int]  # the target's requests, by adapter
+    validations: int  # verdicts for the record
+    validations_failed: int  # of them, those that asked for a rollback
+
+
+class PhaseLeft(PhaseFacts, frozen=True):
+    """The detail of a `phase_left` entry of the audit trail, which the report is made from. Times in Unix time."""
+
+    name: str
+    weight: float
+    entered_at: float | None  # null where the phase was gone on with from the board alone
+    left_at: float
+    soaked_s: float
+
+
+# Webhooks. A message is tagged with its event, and says of which migration and when before what happened.
+
+
+class Message(Struct, frozen=True, tag_field="event"):
+    """What every message says."""
+
+    migration: str
+    at: Timestamp  # when it was made
+
+    @property
+    def event(self) -> str:
+        """Its tag."""
+        return str(self.__struct_config__.tag)
+
+
+class PhaseChangeMessage(Message, frozen=True, tag="phase_change"):
+    """A higher weight was published, or the migration was completed."""
+
+    state: State
+    phase: str | None
+    weight: float  # percent
+    revision: int
+
+
+class RollbackMessage(Message, frozen=True, tag="rollback"):
+    """A lower weight was published; what the target has open is waited for."""
+
+    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`
+    from_weight: float
+    to_weight: float
+    reason: str
+    revision: int
+
+
+class RollbackCompleteMessage(Message, frozen=True, tag="rollback_complete"):
+    """No request is left on the target that should not be. The steps add up to the total."""
+
+    trigger: str
+    reason: str
+    from_weight: float
+    to_weight: float
+    decided_ms: float
+    seen_ms: float
+    drained_ms: float
+    total_ms: float
+    within_deadline: bool
+    revision: int
+
+
+MESSAGES: Final = (PhaseChangeMessage, RollbackMessage, RollbackCompleteMessage)
