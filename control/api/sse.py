@@ -30,7 +30,7 @@ class Streams:
     async def answer(
         self, request: web.Request, hub: Hub, migration: str, status: Callable[[], Status]
     ) -> web.StreamResponse:
-        """Tell one reader, until they go or lag. Before anything is sent, raises ``ApiProblem`` and ``StoreError``."""
+        """Tell one reader until they go or lag. Before anything is sent, raises ``ApiProblem`` and ``StoreError``."""
         last = given(request, LAST_EVENT)
         try:
             subscription = hub.subscribe()
