@@ -35,12 +35,10 @@ from proxy.http1.states import (
     LINGER,
     LOST,
     NEXT,
-    NOWHERE,
     REQUEST,
     REQUEST_BEGUN,
     SWITCHED,
     TUNNEL,
-    WIDTH,
 )
 from proxy.http1.upstream import Failure
 
@@ -103,12 +101,6 @@ class Downstream(Client):
         self._chunking = False  # the body goes in chunks
         self._close = False  # it is the last on this connection
 
-    def _go(self, event: int) -> None:
-        """Change the state, by the table."""
-        state = NEXT[self.state * WIDTH + event]
-        assert state != NOWHERE, f"event {event} in state {self.state}"
-        self.state = state
-
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -159,7 +151,7 @@ class Downstream(Client):
         log = self._log
         if log is not None and log.under_way:
             log.end(self.address, self.line, self.fields, "ended" if log.status == 101 else "client gone")
-        self._go(LOST)
+        self.state = NEXT[self.state + LOST]
         self._clients.left(self)
         self._held = b""
         self._forwarder.recall()
@@ -218,7 +210,8 @@ class Downstream(Client):
             self.deadline = NEVER
             self._begin(data[size:])
             if self.state != HEAD or self.writing_paused:
-                self._pause_if_far_ahead()
+                if self._held:
+                    self._pause_if_far_ahead()
                 break
             data, self._held = self._held, b""
         self._taking = False
@@ -256,12 +249,12 @@ class Downstream(Client):
         if self._log is not None:
             self._log.begin()
         if fields.has_body:
-            self._go(REQUEST_BEGUN)
+            self.state = NEXT[self.state + REQUEST_BEGUN]
             self._body = RequestBody(fields)
             self.invited = not fields.expects_continue or bool(rest)
             self.deadline = shared.now + shared.body_timeout_s
         else:
-            self._go(REQUEST)
+            self.state = NEXT[self.state + REQUEST]
             self._held = rest
         route = line.route
         if route is None:
@@ -344,7 +337,7 @@ class Downstream(Client):
             self._refuse(refused.status, refused.code, refused.message)
             return None
         if body.ended:
-            self._go(BODY_ENDED)
+            self.state = NEXT[self.state + BODY_ENDED]
             self._body = None
             self._held = body.rest
             self._pause_if_far_ahead()
@@ -423,7 +416,7 @@ class Downstream(Client):
     def switch(self, source: bytes, head: bytes, data: bytes) -> bytes:
         if self._log is not None:
             self._log.answered(101, source, 0)
-        self._go(SWITCHED)
+        self.state = NEXT[self.state + SWITCHED]
         self.begun = True
         self.transport.write(head + data)
         ahead, self._held = self._held, b""
@@ -468,7 +461,7 @@ class Downstream(Client):
         if state == BODY or self._close:
             self.give_up(more=state == BODY)
             return
-        self._go(ANSWERED)
+        self.state = NEXT[self.state + ANSWERED]
         if not self.writing_paused:
             self.deadline = self._shared.now + self._shared.idle_timeout_s
         if self._held or self.paused or self.eof:
@@ -535,7 +528,7 @@ class Downstream(Client):
         self._held = b""
         self._body = None
         self._end_forwarded()
-        self._go(GAVE_UP)
+        self.state = NEXT[self.state + GAVE_UP]
         self._resume_reading()
         if self.transport.can_write_eof():
             if self.eof:

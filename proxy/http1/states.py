@@ -39,23 +39,31 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-# Plain numbers and one table of bytes: compiled code takes them as it takes literals, and a change is one look-up.
+# Plain numbers: compiled code takes them as literals. Events are multiples of 8, so ``state + event`` names the pair.
 HEAD: Final = 0
 BODY: Final = 1
 BUSY: Final = 2
 TUNNEL: Final = 3
 LINGER: Final = 4
 CLOSED: Final = 5
-STATES: Final = ("head", "body", "busy", "tunnel", "linger", "closed")
+STATES: Final = {HEAD: "head", BODY: "body", BUSY: "busy", TUNNEL: "tunnel", LINGER: "linger", CLOSED: "closed"}
 
-REQUEST: Final = 0  # a head was taken, of a request without a body
-REQUEST_BEGUN: Final = 1  # a head was taken, and a body follows
-BODY_ENDED: Final = 2
-ANSWERED: Final = 3  # the answer is written whole, and another request may follow
-SWITCHED: Final = 4  # the origin changed protocols, and its 101 is written
-GAVE_UP: Final = 5  # no further request is taken: the last answer is written, or there was nothing to answer
-LOST: Final = 6  # the transport has ended
-EVENTS: Final = ("request", "request begun", "body ended", "answered", "switched", "gave up", "lost")
+REQUEST: Final = 8  # a head was taken, of a request without a body
+REQUEST_BEGUN: Final = 16  # a head was taken, and a body follows
+BODY_ENDED: Final = 24
+ANSWERED: Final = 32  # the answer is written whole, and another request may follow
+SWITCHED: Final = 40  # the origin changed protocols, and its 101 is written
+GAVE_UP: Final = 48  # no further request is taken: the last answer is written, or there was nothing to answer
+LOST: Final = 56  # the transport has ended
+EVENTS: Final = {
+    REQUEST: "request",
+    REQUEST_BEGUN: "request begun",
+    BODY_ENDED: "body ended",
+    ANSWERED: "answered",
+    SWITCHED: "switched",
+    GAVE_UP: "gave up",
+    LOST: "lost",
+}
 
 
 class Row(NamedTuple):
@@ -83,16 +91,5 @@ TRANSITIONS: Final = (
     Row(LINGER, LOST, CLOSED),
 )
 
-NOWHERE: Final = 255  # a pair that has no row: a mistake of ours
-WIDTH: Final = 7  # events to a state in ``NEXT``
-assert len(EVENTS) == WIDTH
-
-
-def _next() -> bytes:
-    cells = bytearray([NOWHERE] * (WIDTH * len(STATES)))
-    for row in TRANSITIONS:
-        cells[row.state * WIDTH + row.event] = row.to
-    return bytes(cells)
-
-
-NEXT: Final = _next()  # by ``state * WIDTH + event``
+# The table as it is looked up. A pair without a row is a mistake of ours, and raises ``KeyError``.
+NEXT: Final = {row.state + row.event: row.to for row in TRANSITIONS}
