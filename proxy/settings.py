@@ -194,12 +194,12 @@ def located(app: App, proxy: Proxy, place: Callable[[str], str]) -> tuple[App, P
     """The sections with ``place`` put around each file that they name."""
     replace = msgspec.structs.replace
     app = replace(app, tls=place_tls(app.tls, place))
-    doors = tuple(
-        door
-        if door.tls is None
-        else replace(door, tls=replace(door.tls, certificate=place(door.tls.certificate), key=place(door.tls.key)))
-        for door in proxy.listeners
+    listeners = tuple(
+        one
+        if one.tls is None
+        else replace(one, tls=replace(one.tls, certificate=place(one.tls.certificate), key=place(one.tls.key)))
+        for one in proxy.listeners
     )
     log = proxy.access_log
     log = None if log is None else replace(log, path=place(log.path))
-    return app, replace(proxy, run_dir=place(proxy.run_dir), listeners=doors, access_log=log)
+    return app, replace(proxy, run_dir=place(proxy.run_dir), listeners=listeners, access_log=log)

@@ -141,10 +141,10 @@ def check_files(plan: Plan) -> None:
             if reach is not None and reach.tls is not None:
                 toward_origin(reach.tls)
         hint = "; expected PEM files, the certificate with its chain and the key that belongs to it"
-        for door in plan.proxy.all_listeners():
-            where = f"the certificate of {door.address}"
-            if door.tls is not None:
-                Certificate(door.tls)
+        for listener in plan.proxy.all_listeners():
+            where = f"the certificate of {listener.address}"
+            if listener.tls is not None:
+                Certificate(listener.tls)
     except OSError as error:  # ssl.SSLError is one
         raise CannotStartError(f"cannot use {where}: {_plain(error)}{hint}") from None
 

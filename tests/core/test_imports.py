@@ -40,6 +40,7 @@ MUST_BE_PURE = {
         "backends/kinds/firestore/codec.py",
     ),
     *("backends/resilience/breaker.py", "proxy/http1/head.py", "proxy/http1/body.py", "proxy/migration/routes.py"),
+    *("proxy/http1/states.py", "proxy/http1/headreader.py", "proxy/http1/nexthop.py", "proxy/board/layout.py"),
     *("proxy/migration/buckets.py", "proxy/board/histogram.py", "proxy/process/supervision.py"),
     *(
         "control/plan/phases.py",
