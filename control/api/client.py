@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from control.api.documents import AuditPage, ErrorDetail, ErrorDocument, VerifiedTrail
+from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.figures.documents import Figures
 from control.lead.commands import Action, ActionBody
 from control.lead.documents import EVENTS, EventDocument, Status
@@ -34,28 +35,6 @@ _WHERE: Final = "Is PHASEGATE_URL the control port (by default 9090), not the pr
 _CREDENTIALS: Final = "Put a token that control.tokens knows into PHASEGATE_TOKEN; `phasegate token` makes one."
 
 T = TypeVar("T")
-
-
-class ApiError(Exception):
-    """The control plane could not be asked, or said no. ``message`` and ``hint`` are for a person."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message}\n{hint}" if hint else message)
-        self.message = message
-        self.hint = hint
-
-
-class Unreachable(ApiError):  # noqa: N818 - what is so, as the message says it
-    """Nothing usable answered at the address."""
-
-
-class ApiRefused(ApiError):  # noqa: N818 - likewise
-    """The control plane answered with an error: ``status`` is HTTP's, ``code`` the API's own."""
-
-    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.status = status
-        self.code = code
 
 
 class ControlClient:

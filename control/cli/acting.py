@@ -117,7 +117,7 @@ def _print_where_it_stands(status: Status) -> None:
 
 def _last_rollback(client: ControlClient) -> Rollback | None:
     """The rollback before this one, where the control plane says it at once."""
-    from control.api.client import ApiError
+    from control.api.unanswered import ApiError
 
     try:
         return client.status(_GLANCE_S).last_rollback

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 
 if TYPE_CHECKING:
-    from control.api.client import ApiError, ControlClient
+    from control.api.client import ControlClient
     from control.lead.documents import Status
 
 CONFIG: Final = "phasegate.toml"
@@ -65,8 +66,6 @@ class Commands(click.Group):
         return ctx.exit(stop.code)
 
     def _carry_out(self, ctx: click.Context) -> Any:
-        from control.api.client import ApiError
-
         try:
             return super().invoke(ctx)
         except ApiError as error:
@@ -80,8 +79,6 @@ class Commands(click.Group):
 
 
 def translated(error: ApiError) -> Stop:
-    from control.api.client import ApiRefused, Unreachable
-
     if isinstance(error, ApiRefused) and error.code == "check_failed":
         hint = "Mend it (`phasegate check` looks at every part), or go on all the same: --force --reason WHY."
         return Stop(GATE, f"{error.message}\n{hint}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from control.api.client import ApiError, ControlClient
+from control.api.client import ControlClient
+from control.api.unanswered import ApiError
 from control.checks.check import Check, failed
 from control.checks.preflight import preflight
 from control.plan.settings import Settings

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from control.api.client import ApiError
+from control.api.unanswered import ApiError
 from control.demo.children import ENDING, Children
 from control.demo.promises import promises
 from control.demo.stage import DemoError, DemoStage

@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from control.api.client import ApiError, ApiRefused, ControlClient, Unreachable
+from control.api.client import ControlClient
+from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.figures.documents import Sample
 from control.lead.commands import Action
 from control.lead.documents import EventDocument, Status

@@ -14,8 +14,9 @@ import msgspec
 import pytest
 from msgspec import convert
 
-from control.api.client import ApiError, ApiRefused, ControlClient, Unreachable, _parse_events
+from control.api.client import ControlClient, _parse_events
 from control.api.documents import AuditPage, VerifiedTrail
+from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.figures.documents import Figures, Sample, SampledArm
 from control.lead.commands import ActionBody
 from control.lead.documents import Status

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from control.api.client import Unreachable
+from control.api.unanswered import Unreachable
 from control.lead.documents import Status
 from control.terminal.follow import KeyActions, follow
 from tests.support import documents

@@ -24,7 +24,8 @@ import msgspec
 import pytest
 
 from backends.durations import encode_hook
-from control.api.client import ApiError, ControlClient
+from control.api.client import ControlClient
+from control.api.unanswered import ApiError
 from control.lead import crashpoints as faults
 from control.lead.coordinator import CheckpointDocument
 from control.plan.settings import Settings, parse

@@ -107,7 +107,7 @@ def test_every_package_logs_as_json_with_its_fields_and_nothing_else_is_written(
     found = json.loads(ready.read_text())
     (proxy,), control = found["proxy"], ControlClient(f"http://{found['control']}", TOKEN)
     until(control.ready, 60, "the control plane")
-    until(lambda: len(control.status()["workers"]) == 2, 60, "both workers")
+    until(lambda: len(control.status().workers) == 2, 60, "both workers")
 
     # proxy, in the supervisor and in a worker
     assert log.has("supervisor", "listening", proxy=proxy)()
@@ -133,7 +133,7 @@ def test_every_package_logs_as_json_with_its_fields_and_nothing_else_is_written(
     # a control process that cannot start, and a worker that crashes
     until(log.has("supervisor", "stray_output", child="control", text="Traceback"), 30)
     assert log.has("supervisor", "child_ended", child="control", code=1)()
-    os.kill(control.status()["workers"][0]["pid"], signal.SIGSEGV)
+    os.kill(control.status().workers[0].pid, signal.SIGSEGV)
     until(log.has("supervisor", "child_ended", code=-signal.SIGSEGV), 30)
     crash = [line for line in log.lines() if "Segmentation fault" in line.get("text", "")]
     assert [line["event"] for line in crash] == ["stray_output"]
