@@ -33,6 +33,7 @@ from proxy.http1.head import Line
 from proxy.migration.routes import Endpoint, NotAllowed, Router, layout
 from proxy.settings import App, Plan, Proxy, Route
 from tests.support.orders.adapter import ADAPTER, Order, Orders
+from tests.support.patience import WITHIN_S
 
 ORDERS = "tests.support.orders.adapter:ADAPTER"
 
@@ -90,7 +91,7 @@ async def test_every_operations_example_is_answered_as_it_is_declared_and_exampl
 
 
 async def test_it_is_answered_on_the_mock_and_its_refusals_are_its_own() -> None:
-    arm = StoreArm(MemoryStore(), 1.0)
+    arm = StoreArm(MemoryStore(), WITHIN_S)
     order = json.loads((await arm.answer(call("orders.place", {"item": "tea"}))).body)
     assert msgspec.convert(order, Order, strict=False).state == "placed"
     assert (await arm.answer(call("orders.get", id=order["id"]))).status == 200
@@ -100,7 +101,7 @@ async def test_it_is_answered_on_the_mock_and_its_refusals_are_its_own() -> None
 
 
 async def test_its_writes_are_mirrored_and_an_order_never_goes_back() -> None:
-    built = Source(StoreArm(MemoryStore(), 1.0), StoreArm(MemoryStore(), 1.0), hybrid=True)
+    built = Source(StoreArm(MemoryStore(), WITHIN_S), StoreArm(MemoryStore(), WITHIN_S), hybrid=True)
     await built.start()
     order = json.loads((await built.answer(SOURCE, call("orders.place", {"item": "tea"}))).answer.body)["id"]
     await built.answer(TARGET, call("orders.move", {"state": "sent"}, id=order))
@@ -199,7 +200,7 @@ async def test_a_bucket_of_events_in_a_fixture_is_found_by_its_time(tmp_path: Pa
 
 async def test_the_order_by_newness_is_the_one_that_its_changes_keep() -> None:
     store = MemoryStore()
-    arm = StoreArm(store, 1.0)
+    arm = StoreArm(store, WITHIN_S)
     order = json.loads((await arm.answer(call("orders.place", {"item": "tea"}))).body)["id"]
     placed = await store.get(f"orders/{order}", Context(0.0))
     await arm.answer(call("orders.move", {"state": "sent"}, id=order))

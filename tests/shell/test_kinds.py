@@ -24,6 +24,7 @@ from control.checks.preflight import run_checks
 from control.plan.settings import ConfigError, Settings, decode, encode
 from control.reference import configuration
 from proxy.settings import App, reach_of
+from tests.support.patience import WITHIN_S
 from tests.support.shelf import KIND, Shelf
 
 BY_NAME = {operation.name: operation for operation in operations()}
@@ -124,7 +125,7 @@ async def test_it_answers_as_an_arm_and_is_told_of_the_sources_changes(
     publish = Call(BY_NAME["dashboard.publish"], b"/", {}, {}, b'{"metrics": {"n": 7}}', 1e9, "a" * 20)
     assert (await built.answer(SOURCE, publish)).answer.status == 200
     current = Call(BY_NAME["dashboard.current"], b"/", {}, {}, b"", 1e9, "b" * 20)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while (outcome := await built.answer(TARGET, current)).answer.status != 200:
             await asyncio.sleep(0.01)
     assert outcome.arm == TARGET

@@ -33,6 +33,7 @@ VIEWER = "a-token-that-may-only-look"
 CONFIG = """
 [app]
 origin = "{origin}"
+connect_timeout = "60s"
 [proxy]
 listen = ["127.0.0.1:0"]
 workers = 2
