@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.adapters import loading, registry
+from backends import extensions
+from backends.adapters import registry
 from backends.adapters.adapter import ANCHOR, AdapterError, MadeUp, Spec, example_call
 from backends.adapters.adapter import made_up as made_request
 from backends.adapters.openapi import document
@@ -41,9 +42,9 @@ ORDERS = "tests.support.orders.adapter:ADAPTER"
 @pytest.fixture(autouse=True)
 def orders() -> Iterator[None]:
     """The adapter of orders beside the built-in ones."""
-    loading.use([ORDERS])
+    extensions.use([ORDERS])
     yield
-    loading.use(())
+    extensions.use(())
 
 
 def call(name: str, body: Any = None, **params: str) -> Call:
@@ -114,7 +115,7 @@ async def test_its_writes_are_mirrored_and_an_order_never_goes_back() -> None:
 
 def test_it_is_in_the_document_and_the_others_are_as_they_were() -> None:
     described = document("1")
-    loading.use(())
+    extensions.use(())
     built_in = document("1")
     assert set(described["paths"]) - set(built_in["paths"]) == {spec.path for spec in ADAPTER.serves}
     assert {path: described["paths"][path] for path in built_in["paths"]} == built_in["paths"]
@@ -147,8 +148,8 @@ def test_a_configuration_may_route_it_and_the_plan_carries_it_to_other_processes
         "backends": {"mock": {"kind": "mock"}, "firestore": {"kind": "firestore", "project": "p"}},
         "migrations": {"m": {"source": "mock", "target": "firestore", "routes": ["/api/orders/*"]}},
     }
-    assert parse(config).plan().adapters == (ORDERS,)
-    loading.use(())
+    assert parse(config).plan().extensions == (ORDERS,)
+    extensions.use(())
     with pytest.raises(Exception, match="covers no data operation"):
         parse(config)
 

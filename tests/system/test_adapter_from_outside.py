@@ -59,7 +59,7 @@ def test_orders_are_routed_seeded_mirrored_described_judged_and_read_from_a_live
 
     def view_reads() -> int:
         assert ask(running, "GET", "/api/orders")[:2] == (200, "firestore")
-        return sum(running.client.metrics()["gauges"]["view_reads"])
+        return sum(running.client.metrics().gauges["view_reads"])
 
     until(view_reads, 60, "an answer from the live view")
     page = ask(running, "GET", "/api/orders")[2]["orders"]
@@ -70,15 +70,15 @@ def test_orders_are_routed_seeded_mirrored_described_judged_and_read_from_a_live
     with urllib.request.urlopen(f"http://{running.control}/openapi-data.json") as answer:
         described = json.load(answer)["paths"]
     assert described["/api/orders/{id}/state"]["put"]["operationId"] == "orders.move"
-    requests = {row["operation"]: row["arms"]["target"]["requests"] for row in running.client.metrics()["operations"]}
+    requests = {row.operation: row.arms.target.requests for row in running.client.metrics().operations}
     assert requests["orders.move"] == 2
-    assert "orders" in json.dumps(running.client.report()["criteria"])
+    assert "orders" in str(running.client.report().criteria)
     assert running.phasegate("check", "--config", str(running.config)).returncode != 2, "a mistake in it"
 
 
 def test_a_worker_and_a_control_plane_that_take_a_dead_ones_place_know_it_too(running: Any, until: Wait) -> None:
     order = ask(running, "POST", "/api/orders", {"item": "tea"})[2]
-    before = {worker["pid"] for worker in running.client.status()["workers"]}
+    before = {worker.pid for worker in running.client.status().workers}
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     (control,) = running.processes("control.serve")
@@ -87,7 +87,7 @@ def test_a_worker_and_a_control_plane_that_take_a_dead_ones_place_know_it_too(ru
     until(running.client.ready, 60, "the control plane")
 
     def replaced() -> bool:
-        workers = {worker["pid"] for worker in running.client.status()["workers"]}
+        workers = {worker.pid for worker in running.client.status().workers}
         return len(workers) == 2 and not workers & before
 
     until(replaced, 60, "new workers")
