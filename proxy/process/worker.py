@@ -82,7 +82,7 @@ class Worker:
             pools = tuple(self._pool(backend, plan.app) for backend in pair)
             match pools:
                 case (Pool() as old, Pool() as new):
-                    services.append(Relaying(split, (old, new)))
+                    services.append(Relaying(split, (old, new), (pair[SOURCE].kind, pair[TARGET].kind)))
                 case (None, None):
                     source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
                     self._sources.append(source)

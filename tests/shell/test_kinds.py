@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from backends import extensions
+from backends.adapters.openapi import document
 from backends.adapters.registry import operations
 from backends.arm import SOURCE, TARGET
 from backends.backend import Backend
@@ -178,6 +179,17 @@ def test_the_plan_carries_its_name_and_without_it_nothing_of_it_can_be_read(
         to_a_shelf()
     with pytest.raises(KeyError, match="shelf"):
         decode(encode(settings))
+
+
+def test_the_document_of_the_data_requests_names_the_kinds_that_keep_documents() -> None:
+    def named() -> list[str]:
+        responses = document("1")["paths"]["/api/scans"]["get"]["responses"]
+        (kinds,) = {tuple(each["headers"]["x-data-source"]["schema"]["enum"]) for each in responses.values()}
+        return list(kinds)
+
+    assert named() == ["mock", "firestore", "shelf"]
+    extensions.use(())
+    assert named() == ["mock", "firestore"]
 
 
 def test_every_backend_is_either_a_store_or_an_origin(to_a_shelf: Callable[..., Settings]) -> None:

@@ -47,7 +47,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(source: Origin, target: Origin, path: Path) -> AsyncIterator[Bench]:
+async def running(
+    source: Origin, target: Origin, path: Path, kinds: tuple[str, str] = ("http", "http")
+) -> AsyncIterator[Bench]:
     servers = []
     for origin in (source, target):
         server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
@@ -64,7 +66,7 @@ async def running(source: Origin, target: Origin, path: Path) -> AsyncIterator[B
     gateway = Gateway(plan, board.cells, shape.worker(0))
     pools = [gateway.pool(App(b.origin, b.deadline_s, b.deadline_s)) for b in backends.values()]
     stickiness = Stickiness(plan.proxy.sticky, ["move"])
-    service = Relaying(Split(board.cells, shape, 0, 0, stickiness), (pools[0], pools[1]))
+    service = Relaying(Split(board.cells, shape, 0, 0, stickiness), (pools[0], pools[1]), kinds)
     gateway.shared.services.append(service)
 
     async def ticking() -> None:
@@ -100,6 +102,19 @@ async def test_a_request_goes_to_the_arm_of_its_weight_and_is_counted_there(tmp_
         assert [bench.board.series(0, arm).requests for arm in (SOURCE, TARGET)] == [1, 1]
         assert bench.board.shares(0) == [] or bench.board.share(0, 0).inflight_target == 0
         assert [len(origin.heads) for origin in (source, target)] == [1, 1]
+
+
+async def test_the_kind_of_the_origin_that_answers_is_told(tmp_path: Path) -> None:
+    source, target = Origin(answering(200, b"old")), Origin(answering(200, b"new"))
+    async with running(source, target, tmp_path, ("http", "shop")) as bench:
+        assert b"x-data-source: http\r\n" in await bench.ask(GET)
+        bench.weigh(10_000)
+        assert b"x-data-source: shop\r\n" in await bench.ask(GET)
+        target.behave = answering(500, b"no")
+        answer = await bench.ask(GET)
+        assert answer.endswith(b"\r\n\r\nold")
+        assert answer.count(b"x-data-source: ") == 1
+        assert b"x-data-source: http\r\nx-data-fallback: internal\r\n" in answer
 
 
 @pytest.mark.parametrize(
