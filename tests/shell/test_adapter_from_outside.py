@@ -127,6 +127,44 @@ def test_it_is_in_the_document_and_the_others_are_as_they_were() -> None:
     assert references == set(described["components"]["schemas"])
 
 
+class Scan(msgspec.Struct):
+    """A struct with the name of a built-in adapter's."""
+
+    barcode: str
+
+
+class Error(msgspec.Struct):
+    """A struct with the name of every adapter's error, which leads to others with a built-in one's name."""
+
+    scans: list[Scan]
+
+
+def test_shapes_with_the_names_of_built_in_ones_leave_the_document_whole() -> None:
+    """Each keeps its own schema, under a name that tells the two apart."""
+    before = document("1")
+    changed = {"get": Error, "move": Scan}
+    serves = tuple(dataclasses.replace(spec, answer=changed.get(spec.call, spec.answer)) for spec in ADAPTER.serves)
+    registry.install((*registry.BUILT_IN, dataclasses.replace(ADAPTER, serves=serves)))
+    described = document("1")
+    schemas = described["components"]["schemas"]
+
+    def answer(path: str, method: str, status: str = "200") -> Any:
+        content = described["paths"][path][method]["responses"][status]["content"]["application/json"]
+        return schemas[content["schema"]["$ref"].removeprefix("#/components/schemas/")]
+
+    assert answer("/api/orders/{id}", "get")["properties"].keys() == {"scans"}
+    assert answer("/api/orders/{id}/state", "put")["properties"].keys() == {"barcode"}
+    for name, shape in (
+        ("Error", answer("/api/orders/{id}", "get", "404")),
+        ("Scan", answer("/api/scans/{id}", "get")),
+    ):
+        assert shape["properties"].keys() == before["components"]["schemas"][name]["properties"].keys(), name
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(described)))
+    assert references == set(schemas)
+    assert all(re.fullmatch(r"[a-zA-Z0-9._-]+", name) for name in schemas), "names that OpenAPI 3.1 allows"
+    assert len(schemas) == len(before["components"]["schemas"]) + 2, "two more, and Order is still in OrderPage"
+
+
 def test_its_requests_are_routed_and_have_cells_on_the_board() -> None:
     migration = plan("/api/orders/*")
     assert layout(migration, 1).migrations == (("m", tuple(operation.name for operation in ADAPTER.operations)),)
