@@ -72,7 +72,7 @@ class ControlOrders(msgspec.Struct, frozen=True):
     board: str
     boot: int
     orders: str
-    adapters: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME
+    extensions: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME: loaded before ``orders`` is decoded
     log: int = 2  # the descriptor to log to
 
 
@@ -80,13 +80,13 @@ def main() -> None:
     """The control process."""
     import uvloop
 
-    from backends.adapters import loading
+    from backends import extensions
     from proxy.process import child, logs
 
     orders = msgspec.json.decode(child.read_orders(), type=ControlOrders)
     child.die_with_parent()
     logs.configure("control", orders.log)
-    loading.use(orders.adapters)
+    extensions.use(orders.extensions)
     uvloop.run(control(orders))
 
 

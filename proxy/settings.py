@@ -130,7 +130,7 @@ class Plan(msgspec.Struct, frozen=True):
     proxy: Proxy
     backends: dict[str, Backend]
     migrations: tuple[Route, ...]
-    adapters: tuple[str, ...] = ()  # from outside the product, as MODULE:NAME: loaded before the board is looked at
+    extensions: tuple[str, ...] = ()  # ``backends.extensions.added()`` where the plan was made
 
 
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~-]+)(?::\d{1,5})?")

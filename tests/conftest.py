@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from structlog.testing import capture_logs
 
+from tests.support.patience import WITHIN_S
+
 # The same examples every time, whatever the machine's load: a failure is the change's and not the day's.
 settings.register_profile("phasegate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("phasegate")
@@ -51,7 +53,7 @@ def logged() -> Iterator[list[Any]]:
 def until() -> Callable[..., None]:
     """Wait for a condition, looking every 20 ms, at most ``within`` seconds; fails with what was waited for."""
 
-    def wait(condition: Callable[[], object], within: float = 10.0, what: str = "the condition") -> None:
+    def wait(condition: Callable[[], object], within: float = WITHIN_S, what: str = "the condition") -> None:
         deadline = time.monotonic() + within
         while not condition():
             if time.monotonic() > deadline:

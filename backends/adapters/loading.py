@@ -1,53 +1,5 @@
-"""Adapters from outside the product, by name: how they come into the table, and into every process of a run.
+"""``register`` for a program that adds adapters and nothing else. ``backends.extensions`` does the work."""
 
-``register("shop.orders:ADAPTER")`` before ``serve`` is all that is needed. An adapter is given by the name of its
-module, not as a value, because the workers and the control process are processes of their own: the plan carries the
-names to them, and each imports the modules and has the same table before it looks at the board.
-"""
+from backends.extensions import register
 
-from __future__ import annotations
-
-import importlib
-from collections.abc import Sequence
-from typing import Final
-
-from backends.adapters import registry
-from backends.adapters.adapter import Adapter, AdapterError
-
-_added: Final[dict[str, Adapter]] = {}
-
-
-def register(reference: str) -> None:
-    """Add the adapter ``MODULE:NAME`` to this process's table.
-
-    Raises ``AdapterError`` where it cannot be had or claims what is another's; the table is then as before.
-    """
-    use((*_added, reference))
-
-
-def use(references: Sequence[str]) -> None:
-    """Make the table the built-in adapters and these, whatever was added before. Raises as ``register``."""
-    wanted = {reference: _load(reference) for reference in references}
-    registry.install((*registry.BUILT_IN, *wanted.values()))
-    _added.clear()
-    _added.update(wanted)
-
-
-def added() -> tuple[str, ...]:
-    """The references of the adapters that are not built in: what another process must ``use``."""
-    return tuple(_added)
-
-
-def _load(reference: str) -> Adapter:
-    module, _, name = reference.partition(":")
-    try:
-        adapter = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        # AdapterError is a ValueError: the module was found, and its adapter is wrong.
-        if isinstance(error, AdapterError):
-            raise
-        expected = "expected MODULE:NAME of an adapter that can be imported, such as shop.orders:ADAPTER"
-        raise AdapterError(f"adapter {reference!r}: {error}; {expected}") from error
-    if not isinstance(adapter, Adapter):
-        raise AdapterError(f"adapter {reference!r}: expected an Adapter, found {type(adapter).__name__}")
-    return adapter
+__all__ = ["register"]

@@ -13,6 +13,7 @@ import msgspec
 from backends.adapters.adapter import Spec
 from backends.adapters.registry import operations, specs
 from backends.adapters.shapes import Error
+from backends.kinds.registry import KINDS
 from backends.operations import Operation
 
 _REFUSALS: Final = {
@@ -20,16 +21,6 @@ _REFUSALS: Final = {
     404: "There is no such thing.",
     409: "Not allowed in the present state.",
     503: "The backend failed, or for `write_uncertain` may have written.",
-}
-_HEADERS: Final = {
-    "x-data-source": {
-        "description": "The kind of backend that answered.",
-        "schema": {"type": "string", "enum": ["mock", "firestore"]},
-    },
-    "x-data-fallback": {
-        "description": "Why the source answered for the target.",
-        "schema": {"type": "string"},
-    },
 }
 
 
@@ -41,9 +32,10 @@ def document(version: str) -> dict[str, Any]:
     wanted = [Error, *answers, *bodies]
     schemas, components = msgspec.json.schema_components(wanted, ref_template="#/components/schemas/{name}")
     by_shape = dict(zip(map(repr, wanted), schemas, strict=True))  # a shape may be a union, which has no hash
+    headers = _headers()
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations():
-        described = _described(operation, table[operation.name], by_shape)
+        described = _described(operation, table[operation.name], by_shape, headers)
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -53,16 +45,31 @@ def document(version: str) -> dict[str, Any]:
     }
 
 
-def _described(operation: Operation, spec: Spec, schemas: dict[str, Any]) -> dict[str, Any]:
+def _headers() -> dict[str, Any]:
+    """What every answer says of itself. The operations are answered from the kinds that keep documents."""
+    kinds = [name for name, kind in KINDS.items() if kind.open_store is not None]
+    return {
+        "x-data-source": {
+            "description": "The kind of backend that answered.",
+            "schema": {"type": "string", "enum": kinds},
+        },
+        "x-data-fallback": {
+            "description": "Why the source answered for the target.",
+            "schema": {"type": "string"},
+        },
+    }
+
+
+def _described(operation: Operation, spec: Spec, schemas: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
     if spec.answer is None:
         content: dict[str, Any] = {"text/event-stream": {}}
     else:
         content = {"application/json": {"schema": schemas[repr(spec.answer)]}}
-    responses: dict[str, Any] = {str(spec.status): {"description": "Done.", "headers": _HEADERS, "content": content}}
+    responses: dict[str, Any] = {str(spec.status): {"description": "Done.", "headers": headers, "content": content}}
     for code in sorted({400, *spec.refuses, 503}):
         responses[str(code)] = {
             "description": _REFUSALS.get(code) or f"{HTTPStatus(code).phrase}.",
-            "headers": _HEADERS,
+            "headers": headers,
             "content": {"application/json": {"schema": schemas[repr(Error)]}},
         }
     described: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """The table of adapters, and what follows from it: operations, live views, handlers, who claims a document. Pure.
 
-Adding an adapter to the product is its file and its place in ``BUILT_IN``; ``loading`` adds one from outside. The
-table is filled before a process reads its plan. What was built by then (a board's layout, a router, an arm) keeps the
-operations that it was built with, so every process of one run must have the same table: see ``loading``.
+Adding an adapter to the product is its file and its place in ``BUILT_IN``; ``backends.extensions`` adds one from
+outside. The table is filled before a process reads its plan. What was built by then (a board's layout, a router, an
+arm) keeps the operations that it was built with, so every process of one run must have the same table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _table: tuple[Adapter, ...] = BUILT_IN
 
 def install(adapters: Sequence[Adapter]) -> None:
     """Make these the table. Raises ``AdapterError``, and leaves the table as it is, where two claim the same."""
-    problems = list(_conflicts(adapters))
+    problems = list(conflicts(adapters))
     if problems:
         raise AdapterError("\n".join(problems))
     global _table
@@ -72,7 +72,8 @@ def claiming(path: str) -> Adapter | None:
     return next((adapter for adapter in _table if collection in adapter.collections), None)
 
 
-def _conflicts(adapters: Sequence[Adapter]) -> Iterator[str]:
+def conflicts(adapters: Sequence[Adapter]) -> Iterator[str]:
+    """What more than one of these adapters claims, in words."""
     for one, other in combinations(adapters, 2):
         said = f"{other.file}: adapter {other.name!r}"
         whose = f"belongs to adapter {one.name!r} already ({one.file})"

@@ -1,13 +1,15 @@
 """The kinds of backend: what each gives, one row a kind. Nothing else in phasegate tells one kind from another.
 
-A kind of your own: its settings, ``Kind`` around them, and ``register`` before a configuration is read. Whoever asks
-for a kind's row does so with ``KINDS[backend.kind]``.
+Adding a kind to the product is its folder and its row in ``BUILT_IN``; ``backends.extensions`` adds one from outside.
+The table is filled before a process reads a configuration or its plan: what is decoded then is of the kinds that are
+known. Whoever asks for a kind's row does so with ``KINDS[backend.kind]``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,6 +25,10 @@ from backends.kinds.http.settings import Http
 from backends.kinds.mock import kind as mock
 from backends.kinds.mock.settings import Mock
 from backends.origin import Reach
+
+
+class KindError(ValueError):
+    """A kind of backend is not whole, or its name is another's; the message says where, and what was expected."""
 
 
 class OpenStore(Protocol):
@@ -47,7 +53,7 @@ class Kind:
     """One kind of backend. Its functions are given a backend's settings, which are of the shape ``settings``.
 
     It has either ``open_store`` or ``reach``: a document store is asked through the adapters, an HTTP origin is
-    forwarded to by the data plane.
+    forwarded to by the data plane. Raises ``KindError`` where it is not whole.
     """
 
     settings: type[Any]  # a ``Backend``; its docstring, and the comment behind each field, are its documentation
@@ -73,25 +79,24 @@ class Kind:
     # The settings with a function put around each file that they name.
     place_files: Callable[[Any, Callable[[str], str]], Any] | None = None
 
+    def __post_init__(self) -> None:
+        config = getattr(self.settings, "__struct_config__", None)
+        tagged = config is not None and config.tag_field == "kind" and isinstance(config.tag, str)
+        if not (tagged and issubclass(self.settings, Backend)):
+            raise KindError(
+                f"a kind's settings: {self.settings.__module__}.{self.settings.__qualname__} cannot be used; "
+                'expected a Backend and msgspec.Struct with tag_field="kind" and the kind\'s name as tag'
+            )
+        if (self.open_store is None) == (self.reach is None):
+            raise KindError(f"{self.settings.__module__}: kind {self.name!r}: expected either open_store or reach")
+
     @property
     def name(self) -> str:
         """As ``kind = "…"`` gives it; ``x-data-source`` says it to clients."""
         return str(self.settings.__struct_config__.tag)
 
 
-KINDS: Final[dict[str, Kind]] = {}
-
-
-def register(kind: Kind) -> None:
-    """Make a kind known. Raises ``ValueError`` where its name is taken, or where it is nothing that can be asked."""
-    if kind.name in KINDS:
-        raise ValueError(f"a kind of backend is called {kind.name!r} already")
-    if (kind.open_store is None) == (kind.reach is None):
-        raise ValueError(f"kind {kind.name!r}: expected either open_store or reach")
-    KINDS[kind.name] = kind
-
-
-register(
+BUILT_IN: Final = (
     Kind(
         settings=Mock,
         open_store=mock.open_store,
@@ -100,9 +105,7 @@ register(
         rehearsal=mock.rehearsal,
         place_files=mock.place_files,
         mend=mock.mend,
-    )
-)
-register(
+    ),
     Kind(
         settings=Firestore,
         open_store=firestore.open_store,
@@ -110,17 +113,34 @@ register(
         project=firestore.project,
         mend=firestore.mend,
         mend_writing=firestore.MEND_WRITING,
-    )
-)
-register(
+    ),
     Kind(
         settings=Http,
         reach=http.reach,
         mistakes=http.mistakes,
         place_files=http.place_files,
         mend=http.mend,
-    )
+    ),
 )
+
+KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in BUILT_IN}
+
+
+def install(kinds: Sequence[Kind]) -> None:
+    """Make these the table. Raises ``KindError``, and leaves the table as it is, where two have one name."""
+    problems = list(conflicts(kinds))
+    if problems:
+        raise KindError("\n".join(problems))
+    KINDS.clear()
+    KINDS.update({kind.name: kind for kind in kinds})
+
+
+def conflicts(kinds: Sequence[Kind]) -> Iterator[str]:
+    """The names that more than one of these kinds has, in words."""
+    for one, other in combinations(kinds, 2):
+        if one.name == other.name:
+            taken = f"a kind of backend is called {one.name!r} already ({one.settings.__module__})"
+            yield f"{other.settings.__module__}: {taken}"
 
 
 def opener(backend: Backend) -> OpenStore:

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from backends.adapters.loading import added
 from backends.backend import Backend
 from backends.durations import Duration, encode_hook
+from backends.extensions import added
 from backends.kinds.registry import KINDS, decode_hook
 from control.plan.gates import Freeze, Window
 from control.plan.mistakes import join, one_of, problems, shown, sound_keys

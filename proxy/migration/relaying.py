@@ -18,8 +18,6 @@ from proxy.http1.service import Endpoint, Service
 from proxy.http1.upstream import Failure
 from proxy.migration.split import Split
 
-_SOURCE: Final = b"http"
-_SOURCE_FIELD: Final = b"x-data-source: %b\r\n" % _SOURCE
 _CLIENT_GONE: Final = 499  # never sent: the status by which a request is counted whose client went away first
 _FELL_BACK: Final = 502  # never sent: the status by which the target is counted when the source answered instead
 _KINDS: Final = {502: FaultKind.UNAVAILABLE, 503: FaultKind.EXHAUSTED, 504: FaultKind.DEADLINE}
@@ -31,11 +29,12 @@ def fault_of(status: int) -> FaultKind | None:
 
 
 class Relaying(Service):
-    """A migration between HTTP origins, as one worker serves it."""
+    """A migration between HTTP origins, as one worker serves it. ``kinds`` are the names of its backends' kinds."""
 
-    def __init__(self, split: Split, pools: tuple[Pool, Pool]) -> None:
+    def __init__(self, split: Split, pools: tuple[Pool, Pool], kinds: tuple[str, str]) -> None:
         self.split = split
         self.pools = pools
+        self.kinds = tuple(kind.encode() for kind in kinds)
 
     def begin(self, client: Client, endpoint: Endpoint, rest: bytes) -> None:
         """A data request's head is here, and ``rest`` of its body."""
@@ -62,9 +61,10 @@ class Relaying(Service):
 
 
 class Origins(Protocol):
-    """The migration that a relay serves."""
+    """The migration that a relay serves. ``kinds``: what ``x-data-source`` says of each arm."""
 
     split: Split
+    kinds: tuple[bytes, ...]
 
     def from_source(self, client: Client, endpoint: Endpoint, relay: Relay, fault: FaultKind) -> None:
         """Have a read that the target failed answered by the source."""
@@ -111,10 +111,7 @@ class Relay(Forwarded):
         self.began = began
         self.cookie = cookie
         self.generation = split.generation
-        self.source = _SOURCE
-        self.extra = _SOURCE_FIELD + cookie if cookie else _SOURCE_FIELD
-        if fault is not None:
-            self.extra += _fallback_field(fault)
+        self._announce()
         split.enter(self)
 
     def judged(self, response: Response) -> bool:
@@ -167,14 +164,21 @@ class Relay(Forwarded):
         self._fault = fault
         self._record(_FELL_BACK, fault)
         self.on = SOURCE
+        self._announce()
         split.enter(self)
-        self.extra += _fallback_field(fault)
 
     def release(self) -> None:
         """Give the request up to somebody who records it."""
         self._recorded = True
         self._split.leave(self)
         self._client.forwarded = None
+
+    def _announce(self) -> None:
+        """Say in the answer's head who answers, and why the source does for the target."""
+        self.source = self._service.kinds[self.on]
+        self.extra = b"x-data-source: %b\r\n%b" % (self.source, self.cookie)
+        if self._fault is not None:
+            self.extra += b"x-data-fallback: %b\r\n" % self._fault.label.encode()
 
     def _is_safe(self) -> bool:
         """Whether the source may answer in the target's place."""
@@ -194,7 +198,3 @@ class Relay(Forwarded):
             fell_back = self._fault is not None
             counted = self._fault = self._fault if fell_back else fault
             self._split.record(self._endpoint.number, self.arm, self.began, status, counted, fell_back)
-
-
-def _fallback_field(fault: FaultKind) -> bytes:
-    return b"x-data-fallback: %b\r\n" % fault.label.encode()

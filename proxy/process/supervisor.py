@@ -284,6 +284,7 @@ class Supervisor:
             "fds": fds,
             "board": str(self._board.path),
             "boot": self._boot,
+            "extensions": self._launch.plan.extensions,
             "plan": self._launch.plan,
         }
         return self._spawn(child, "proxy.process.worker", orders, fds)
@@ -297,7 +298,7 @@ class Supervisor:
             "board": str(self._board.path),
             "boot": self._boot,
             "orders": self._launch.control_orders,
-            "adapters": self._launch.plan.adapters,
+            "extensions": self._launch.plan.extensions,
         }
         return self._spawn(self._control, self._launch.control_module, orders, (fd,))
 

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import uvloop
 
-from backends.adapters import loading
+from backends import extensions
 from backends.arm import SOURCE, TARGET, DataSource
 from backends.backend import Backend
 from backends.durations import Duration
@@ -45,6 +45,8 @@ class WorkerOrders(msgspec.Struct, frozen=True):
     """What the supervisor tells a worker. ``rows`` is how many the board has; ``slot`` is this worker's.
 
     ``log`` is the descriptor to log to: what is written to standard error reaches the log a moment later.
+
+    ``plan`` is a ``Plan``, decoded only once ``extensions`` are loaded: it may hold settings of a kind among them.
     """
 
     slot: int
@@ -52,20 +54,19 @@ class WorkerOrders(msgspec.Struct, frozen=True):
     fds: tuple[int, ...]
     board: str
     boot: int
-    plan: Plan
+    extensions: tuple[str, ...]
+    plan: msgspec.Raw
     log: int
 
 
 class Worker:
     """Everything of one worker process, from its orders to its end."""
 
-    def __init__(self, orders: WorkerOrders) -> None:
-        plan = orders.plan
+    def __init__(self, orders: WorkerOrders, plan: Plan) -> None:
         self._layout = layout(plan, orders.rows)
         self._board = Board.open(Path(orders.board), self._layout, orders.boot)
         self._cells = self._board.cells
         self._row = self._layout.worker(orders.slot)
-        self._orders = orders
         self._drain_s = plan.proxy.drain_timeout_s
         self._leaving = asyncio.Event()
         self.gateway = Gateway(plan, self._cells, self._row)
@@ -81,7 +82,7 @@ class Worker:
             pools = tuple(self._pool(backend, plan.app) for backend in pair)
             match pools:
                 case (Pool() as old, Pool() as new):
-                    services.append(Relaying(split, (old, new)))
+                    services.append(Relaying(split, (old, new), (pair[SOURCE].kind, pair[TARGET].kind)))
                 case (None, None):
                     source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
                     self._sources.append(source)
@@ -159,17 +160,18 @@ class Worker:
 
 def main() -> None:
     """The process: ``python -m proxy.process.worker``, orders on standard input."""
-    orders = msgspec.json.decode(read_orders(), type=WorkerOrders, dec_hook=decode_hook)
+    orders = msgspec.json.decode(read_orders(), type=WorkerOrders)
     logs.configure(f"worker-{orders.slot}", orders.log)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     raise_descriptor_limit()
-    loading.use(orders.plan.adapters)
-    uvloop.run(_serve(orders))
+    extensions.use(orders.extensions)
+    plan = msgspec.json.decode(orders.plan, type=Plan, dec_hook=decode_hook)
+    uvloop.run(_serve(orders, plan))
 
 
-async def _serve(orders: WorkerOrders) -> None:
-    worker = Worker(orders)
+async def _serve(orders: WorkerOrders, plan: Plan) -> None:
+    worker = Worker(orders, plan)
     await worker.run()
     structlog.get_logger().info("worker_left", slot=orders.slot)
 

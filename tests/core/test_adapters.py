@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.adapters import loading, registry
+from backends.adapters import registry
 from backends.adapters.adapter import Adapter, AdapterError, Example, Spec
 from backends.adapters.replies import Written, reply
 from backends.adapters.requests import Choice
@@ -81,7 +81,7 @@ def stream(**changes: Any) -> dict[str, Any]:
 def table() -> Iterator[None]:
     """The built-in table afterwards."""
     yield
-    loading.use(())
+    registry.install(registry.BUILT_IN)
 
 
 def test_a_whole_adapter_is_one_and_its_operations_are_always_the_same_objects() -> None:
@@ -171,31 +171,3 @@ def test_two_adapters_that_claim_the_same_are_told_with_both_files_and_the_table
     assert HERE in str(refused.value)
     assert "backends/adapters/scans.py" in str(refused.value)
     assert registry.adapters() is before
-
-
-@pytest.mark.parametrize(
-    ("reference", "message"),
-    [
-        ("tests.support.nowhere:ADAPTER", "No module named 'tests.support.nowhere'"),
-        ("tests.support.orders.adapter:NOTHING", "has no attribute 'NOTHING'"),
-        ("tests.support.orders.adapter", "expected MODULE:NAME"),
-        ("", "expected MODULE:NAME"),
-        ("tests.support.orders.adapter:Orders", "expected an Adapter, found type"),
-    ],
-)
-def test_a_reference_that_leads_to_no_adapter_is_told(reference: str, message: str) -> None:
-    before = registry.adapters()
-    with pytest.raises(AdapterError, match=repr(reference)) as refused:
-        loading.register(reference)
-    assert message in str(refused.value)
-    assert registry.adapters() is before
-    assert loading.added() == ()
-
-
-def test_what_was_added_is_what_another_process_is_told_to_use() -> None:
-    loading.register("tests.support.orders.adapter:ADAPTER")
-    loading.register("tests.support.orders.adapter:ADAPTER")  # a second time changes nothing
-    assert loading.added() == ("tests.support.orders.adapter:ADAPTER",)
-    assert [adapter.name for adapter in registry.adapters()] == ["dashboard", "scans", "analytics", "orders"]
-    loading.use(())
-    assert [adapter.name for adapter in registry.adapters()] == ["dashboard", "scans", "analytics"]

@@ -24,6 +24,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends/resilience",),
         ("backends/kinds",),
         ("backends/adapters",),
+        ("backends/extensions.py",),
+        ("backends/adapters/loading.py",),  # one function for programs outside, which no file of ours imports
         ("backends/copy",),
         ("backends/pair",),
     ),
@@ -87,12 +89,11 @@ def imports(path: str, trees: Files) -> Iterator[str]:
 
 def place(path: str) -> tuple[int, str]:
     """Where a file stands: the height and the package (or file) that LAYERS names. Raises KeyError."""
-    top = path.split("/")[0]
-    for height, row in enumerate(LAYERS[top]):
-        for name in row:
-            if path == name or path.startswith(f"{name}/"):
-                return height, name
-    raise KeyError(path)
+    rows = enumerate(LAYERS[path.split("/")[0]])
+    places = [(height, name) for height, row in rows for name in row if f"{path}/".startswith(f"{name}/")]
+    if not places:
+        raise KeyError(path)
+    return max(places, key=lambda found: len(found[1]))  # a file that is named itself, before its package
 
 
 def upward(trees: Files) -> list[str]:

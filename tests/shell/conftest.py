@@ -30,6 +30,7 @@ from proxy.board import histogram
 from proxy.board import layout as layouts
 from proxy.board.board import Board
 from proxy.board.layout import Layout
+from tests.support.patience import WITHIN_S
 
 NAMES = tuple(operation.name for operation in operations())
 
@@ -215,7 +216,7 @@ class ControlPlane:
     async def status(self) -> Any:
         return (await self.call("GET"))[1]
 
-    async def until(self, condition: Callable[[Any], object], within: float = 10.0) -> Any:
+    async def until(self, condition: Callable[[Any], object], within: float = WITHIN_S) -> Any:
         """The first status for which ``condition`` holds."""
         deadline = time.monotonic() + within
         while True:

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.adapters import loading, registry
+from backends import extensions
+from backends.adapters import registry
 from backends.adapters.adapter import ANCHOR, AdapterError, MadeUp, Spec, example_call
 from backends.adapters.adapter import made_up as made_request
 from backends.adapters.openapi import document
@@ -33,6 +34,7 @@ from proxy.http1.head import Line
 from proxy.migration.routes import Endpoint, NotAllowed, Router, layout
 from proxy.settings import App, Plan, Proxy, Route
 from tests.support.orders.adapter import ADAPTER, Order, Orders
+from tests.support.patience import WITHIN_S
 
 ORDERS = "tests.support.orders.adapter:ADAPTER"
 
@@ -40,9 +42,9 @@ ORDERS = "tests.support.orders.adapter:ADAPTER"
 @pytest.fixture(autouse=True)
 def orders() -> Iterator[None]:
     """The adapter of orders beside the built-in ones."""
-    loading.use([ORDERS])
+    extensions.use([ORDERS])
     yield
-    loading.use(())
+    extensions.use(())
 
 
 def call(name: str, body: Any = None, **params: str) -> Call:
@@ -90,7 +92,7 @@ async def test_every_operations_example_is_answered_as_it_is_declared_and_exampl
 
 
 async def test_it_is_answered_on_the_mock_and_its_refusals_are_its_own() -> None:
-    arm = StoreArm(MemoryStore(), 1.0)
+    arm = StoreArm(MemoryStore(), WITHIN_S)
     order = json.loads((await arm.answer(call("orders.place", {"item": "tea"}))).body)
     assert msgspec.convert(order, Order, strict=False).state == "placed"
     assert (await arm.answer(call("orders.get", id=order["id"]))).status == 200
@@ -100,7 +102,7 @@ async def test_it_is_answered_on_the_mock_and_its_refusals_are_its_own() -> None
 
 
 async def test_its_writes_are_mirrored_and_an_order_never_goes_back() -> None:
-    built = Source(StoreArm(MemoryStore(), 1.0), StoreArm(MemoryStore(), 1.0), hybrid=True)
+    built = Source(StoreArm(MemoryStore(), WITHIN_S), StoreArm(MemoryStore(), WITHIN_S), hybrid=True)
     await built.start()
     order = json.loads((await built.answer(SOURCE, call("orders.place", {"item": "tea"}))).answer.body)["id"]
     await built.answer(TARGET, call("orders.move", {"state": "sent"}, id=order))
@@ -113,7 +115,7 @@ async def test_its_writes_are_mirrored_and_an_order_never_goes_back() -> None:
 
 def test_it_is_in_the_document_and_the_others_are_as_they_were() -> None:
     described = document("1")
-    loading.use(())
+    extensions.use(())
     built_in = document("1")
     assert set(described["paths"]) - set(built_in["paths"]) == {spec.path for spec in ADAPTER.serves}
     assert {path: described["paths"][path] for path in built_in["paths"]} == built_in["paths"]
@@ -123,6 +125,44 @@ def test_it_is_in_the_document_and_the_others_are_as_they_were() -> None:
     assert placed["responses"].keys() == {"201", "400", "503"}
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
     assert references == set(described["components"]["schemas"])
+
+
+class Scan(msgspec.Struct):
+    """A struct with the name of a built-in adapter's."""
+
+    barcode: str
+
+
+class Error(msgspec.Struct):
+    """A struct with the name of every adapter's error, which leads to others with a built-in one's name."""
+
+    scans: list[Scan]
+
+
+def test_shapes_with_the_names_of_built_in_ones_leave_the_document_whole() -> None:
+    """Each keeps its own schema, under a name that tells the two apart."""
+    before = document("1")
+    changed = {"get": Error, "move": Scan}
+    serves = tuple(dataclasses.replace(spec, answer=changed.get(spec.call, spec.answer)) for spec in ADAPTER.serves)
+    registry.install((*registry.BUILT_IN, dataclasses.replace(ADAPTER, serves=serves)))
+    described = document("1")
+    schemas = described["components"]["schemas"]
+
+    def answer(path: str, method: str, status: str = "200") -> Any:
+        content = described["paths"][path][method]["responses"][status]["content"]["application/json"]
+        return schemas[content["schema"]["$ref"].removeprefix("#/components/schemas/")]
+
+    assert answer("/api/orders/{id}", "get")["properties"].keys() == {"scans"}
+    assert answer("/api/orders/{id}/state", "put")["properties"].keys() == {"barcode"}
+    for name, shape in (
+        ("Error", answer("/api/orders/{id}", "get", "404")),
+        ("Scan", answer("/api/scans/{id}", "get")),
+    ):
+        assert shape["properties"].keys() == before["components"]["schemas"][name]["properties"].keys(), name
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(described)))
+    assert references == set(schemas)
+    assert all(re.fullmatch(r"[a-zA-Z0-9._-]+", name) for name in schemas), "names that OpenAPI 3.1 allows"
+    assert len(schemas) == len(before["components"]["schemas"]) + 2, "two more, and Order is still in OrderPage"
 
 
 def test_its_requests_are_routed_and_have_cells_on_the_board() -> None:
@@ -146,8 +186,8 @@ def test_a_configuration_may_route_it_and_the_plan_carries_it_to_other_processes
         "backends": {"mock": {"kind": "mock"}, "firestore": {"kind": "firestore", "project": "p"}},
         "migrations": {"m": {"source": "mock", "target": "firestore", "routes": ["/api/orders/*"]}},
     }
-    assert parse(config).plan().adapters == (ORDERS,)
-    loading.use(())
+    assert parse(config).plan().extensions == (ORDERS,)
+    extensions.use(())
     with pytest.raises(Exception, match="covers no data operation"):
         parse(config)
 
@@ -199,7 +239,7 @@ async def test_a_bucket_of_events_in_a_fixture_is_found_by_its_time(tmp_path: Pa
 
 async def test_the_order_by_newness_is_the_one_that_its_changes_keep() -> None:
     store = MemoryStore()
-    arm = StoreArm(store, 1.0)
+    arm = StoreArm(store, WITHIN_S)
     order = json.loads((await arm.answer(call("orders.place", {"item": "tea"}))).body)["id"]
     placed = await store.get(f"orders/{order}", Context(0.0))
     await arm.answer(call("orders.move", {"state": "sent"}, id=order))

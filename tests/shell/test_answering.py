@@ -21,6 +21,7 @@ from proxy.migration.split import Split
 from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
+from tests.support.patience import WITHIN_S
 from tests.support.scripted import Scripted
 
 
@@ -42,7 +43,7 @@ class Bench:
         return reader, writer
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -134,7 +135,7 @@ async def test_a_write_that_fell_back_is_followed_to_the_source_until_the_target
             await reader.read()
             return bench.source.asked[-1][0]
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while await asked() == SOURCE:
                 await asyncio.sleep(0.005)
 

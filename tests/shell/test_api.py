@@ -17,6 +17,7 @@ from control.api.openapi import document
 from control.lead import events
 from control.lead.documents import MESSAGES
 from control.store.entry import AuditEntry
+from tests.support.patience import WITHIN_S
 
 Make = Callable[..., Any]
 
@@ -201,7 +202,7 @@ async def test_pages_of_the_audit_trail_join_up_and_its_chain_is_whole(control_p
 
 async def read_events(response: Any, count: int) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while len(found) < count:
             kind, data = "", ""
             while line := (await response.content.readline()).decode().rstrip("\n"):

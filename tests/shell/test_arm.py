@@ -27,6 +27,7 @@ from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_arm, build_source
 from backends.pair.storearm import MEMO_LIMIT, StoreArm
+from tests.support.patience import WITHIN_S
 
 BY_NAME = {operation.name: operation for operation in operations()}
 
@@ -71,7 +72,7 @@ def down(*, may_have_applied: bool = True) -> Fault:
 
 async def pair(*, hybrid: bool = True) -> tuple[Source, Troubled, Troubled]:
     source, target = Troubled(), Troubled()
-    built = Source(StoreArm(source, 1.0), StoreArm(target, 1.0), hybrid=hybrid)
+    built = Source(StoreArm(source, WITHIN_S), StoreArm(target, WITHIN_S), hybrid=hybrid)
     await built.start()
     return built, source, target
 
@@ -89,7 +90,7 @@ PUBLISH = {"metrics": {"n": 1}}
 
 
 async def test_an_answer_is_given_again_until_what_it_was_read_from_changes() -> None:
-    arm = StoreArm(MemoryStore(), 1.0)
+    arm = StoreArm(MemoryStore(), WITHIN_S)
     request = call("dashboard.current")
     assert arm.peek(request.operation, request.target) is None
     immediate(arm.answer(call("dashboard.publish", PUBLISH)))
@@ -102,7 +103,7 @@ async def test_an_answer_is_given_again_until_what_it_was_read_from_changes() ->
 
 
 async def test_a_write_to_the_same_address_is_not_answered_by_what_a_read_was() -> None:
-    arm = StoreArm(MemoryStore(), 1.0)
+    arm = StoreArm(MemoryStore(), WITHIN_S)
     immediate(arm.answer(call("scans.create", target=b"/api/scans")))
     immediate(arm.answer(call("scans.list", target=b"/api/scans")))
     assert arm.peek(BY_NAME["scans.list"], b"/api/scans") is not None
@@ -112,7 +113,7 @@ async def test_a_write_to_the_same_address_is_not_answered_by_what_a_read_was() 
 async def test_an_answer_that_depends_on_the_time_is_not_given_again_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arm = StoreArm(MemoryStore(), 1.0)
+    arm = StoreArm(MemoryStore(), WITHIN_S)
     immediate(arm.answer(call("analytics.ingest", {"user": "u", "type": "t"})))
     request = call("analytics.trending")
     immediate(arm.answer(request))
@@ -123,7 +124,7 @@ async def test_an_answer_that_depends_on_the_time_is_not_given_again_for_ever(
 
 
 async def test_what_is_remembered_is_bounded() -> None:
-    arm = StoreArm(MemoryStore(), 1.0)
+    arm = StoreArm(MemoryStore(), WITHIN_S)
     immediate(arm.answer(call("dashboard.publish", PUBLISH)))
     for nth in range(MEMO_LIMIT + 10):
         immediate(arm.answer(call("dashboard.current", target=b"%d" % nth)))
@@ -159,7 +160,7 @@ async def test_a_handlers_own_error_is_a_fault_and_not_an_exception() -> None:
 
 async def test_an_event_is_counted_where_a_counter_has_no_byte_left() -> None:
     store = MemoryStore()
-    arm = StoreArm(store, 1.0)
+    arm = StoreArm(store, WITHIN_S)
     sent = 0
 
     async def ask(name: str, body: Any = None) -> Any:
@@ -268,7 +269,7 @@ async def test_a_write_that_may_have_been_applied_ends_on_both_sides_once(applie
     outcome = await built.answer(TARGET, call("analytics.ingest", [{"user": "u", "type": "t"}] * 2))
     assert (outcome.arm, outcome.answer.status) == (SOURCE, 202)
     target.fault = None
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WITHIN_S
     while dict(zip(GAUGES, built.gauges(), strict=True))["mirror_pending"]:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -345,9 +346,9 @@ async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_p
     built = build_source(empty, Mock(), run_dir=tmp_path / "run", name="m", mode="source")
     await built.start()
     store = built.arms[SOURCE].store
-    await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + 5))
+    await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + WITHIN_S))
     assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 0
-    found = await store.get("things/5", Context(time.monotonic() + 5))
+    found = await store.get("things/5", Context(time.monotonic() + WITHIN_S))
     assert found is not None
     assert found.fields == {"n": -1}
     await built.close()
@@ -355,7 +356,7 @@ async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_p
 
 async def test_every_composite_index_that_is_asked_for_is_in_the_index_file(repository: Path) -> None:
     store = Troubled()
-    arm = StoreArm(store, 1.0)
+    arm = StoreArm(store, WITHIN_S)
     scan = json.loads((await arm.answer(call("scans.create"))).body)["id"]
     for name in ("current", "history"):
         await arm.answer(call(f"dashboard.{name}", query={"from": "1", "to": "2"}))

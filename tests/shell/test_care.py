@@ -22,9 +22,10 @@ from backends.resilience.breaker import MIN_CALLS, BreakerState
 from backends.resilience.cache import KEYS, Cache
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
+from tests.support.patience import WITHIN_S
 
 
-def soon(seconds: float = 2.0) -> float:
+def soon(seconds: float = WITHIN_S) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
@@ -36,7 +37,7 @@ def failing_first(times: int, fault: Callable[[], Exception] = unavailable) -> C
     left = [times]
 
     async def call(timeout: float) -> str:
-        assert 0 < timeout <= 2
+        assert 0 < timeout <= WITHIN_S
         left[0] -= 1
         if left[0] >= 0:
             raise fault()
@@ -84,7 +85,7 @@ async def test_a_backend_that_fails_is_left_alone_and_asked_again_later(monkeypa
         await guard.run(failing_first(0), soon())
     assert fault.value.kind is FaultKind.BREAKER
     assert guard.attempts == attempts
-    deadline = soon(5)
+    deadline = soon()
     while guard.breaker.state is not BreakerState.CLOSED:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
@@ -129,7 +130,7 @@ async def test_a_failure_is_shared_and_a_late_one_leaves_the_others_alone() -> N
         raise unavailable()
 
     late = asyncio.create_task(flights.share("key", ask, soon(0.02)))
-    patient = asyncio.create_task(flights.share("key", ask, soon(5)))
+    patient = asyncio.create_task(flights.share("key", ask, soon()))
     with pytest.raises(Fault) as fault:
         await late
     assert fault.value.kind is FaultKind.DEADLINE
@@ -144,7 +145,7 @@ async def test_a_cache_forgets_after_its_time_and_keeps_a_bounded_number() -> No
     documents = [Document("a/1", {"x": 1}, 1, 2)]
     expires, result = await cache.put("key", documents, 0.05)
     assert await cache.get("key") == (expires, result)
-    deadline = soon(5)
+    deadline = soon()
     while await cache.get("key") is not None:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
@@ -196,7 +197,7 @@ async def test_machines_share_results_through_redis() -> None:
     host, port = server.sockets[0].getsockname()
     one, two = Cache(f"redis://{host}:{port}/0"), Cache(f"redis://{host}:{port}/0")
     documents = [Document("a/1", {"x": 1, "at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\x00"}, 1, 2)]
-    deadline = soon(10)  # a cache that is slow to connect does not say so, it only does not cache
+    deadline = soon()  # a cache that is slow to connect does not say so, it only does not cache
     while True:
         expires, _ = await one.put("documents", documents, 60)
         await one.put("count", Count(3, 4), 60)
@@ -230,7 +231,7 @@ class Moody(MemoryStore):
 
 
 async def drained(mirror: Mirror) -> None:
-    deadline = soon(10)
+    deadline = soon()
     while mirror.pending:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
@@ -330,7 +331,7 @@ async def test_changes_that_never_pass_stop_no_other_and_only_the_hopeless_are_g
     good = [Told() for _ in range(100)]
     for change in good:
         await mirror.tell(change)
-    deadline = soon(10)
+    deadline = soon()
     while mirror.mirrored < len(good) or any(change.tries < TRIES for change in bad):
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.001)

@@ -23,6 +23,7 @@ from control.lead.documents import Status
 from control.report.documents import Report
 from control.terminal.picture import picture
 from tests.support.documents import arm, current, planned, status, status_json, verdict
+from tests.support.patience import WITHIN_S
 
 Answering = Callable[..., ControlClient]
 
@@ -34,7 +35,7 @@ def answering() -> Iterator[Answering]:
 
     def serve(*answers: bytes) -> ControlClient:
         listening = socket.create_server(("127.0.0.1", 0))
-        listening.settimeout(10)
+        listening.settimeout(WITHIN_S)
         opened.append(listening)
 
         def run() -> None:

@@ -27,6 +27,7 @@ from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
 from proxy.board import layout as layouts
 from proxy.board.board import Board
+from tests.support.patience import WITHIN_S
 
 Make = Callable[..., Any]
 LONG = {"migrations": {"phase6": {"validate_every": "60s", "max_soak": "600s", "min_samples": 10**6}}}
@@ -91,7 +92,7 @@ class Memory:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let others run until it holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while not condition():
             await asyncio.sleep(0.001)
 

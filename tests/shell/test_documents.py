@@ -35,6 +35,7 @@ from control.store.sqlite import StoreThread
 from proxy.board import histogram
 from proxy.board import layout as cells_of
 from proxy.board.board import Board
+from tests.support.patience import WITHIN_S
 
 Json = dict[str, Any]
 GOLDEN: Final = Path(__file__).parent / "golden" / "documents.json"
@@ -124,7 +125,7 @@ class Played:
 
     async def saved(self) -> None:
         """Wait until the store has everything."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             while True:
                 await self.settle()
                 outbox = self.coordinator.outbox
@@ -218,7 +219,7 @@ async def documents(played: Played, posted: list[Json]) -> Json:
     await played.soak(3, source=75, target=25, failed=1)
     played.held = 1
     rolling = asyncio.ensure_future(played.ask("POST", "", {"action": "rollback", "reason": "a test"}))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while played.coordinator.state.state.value != "rolling_back":
             await played.settle(1)
     await look("rolling back")
@@ -240,7 +241,7 @@ async def documents(played: Played, posted: list[Json]) -> Json:
     seen["sessions"] = await sessions(played)
     seen["process"] = [await played.ask("GET", path) for path in ("/healthz", "/readyz")]
     seen["refusals"] = await refusals(played)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while len(posted) < 12:
             await asyncio.sleep(0.01)
     seen["webhooks"] = posted
@@ -283,7 +284,7 @@ async def refusals(played: Played) -> Json:
 async def events(stream: aiohttp.ClientResponse) -> Json:
     """The first status, the first sample and every audit entry of a stream, as they were written."""
     found: Json = {"audit": []}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while not any(event["data"]["kind"] == "reset" for event in found["audit"]) or "sample" not in found:
             event: Json = {}
             while line := (await stream.content.readline()).decode().rstrip("\n"):

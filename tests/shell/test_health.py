@@ -20,6 +20,7 @@ from control.checks.preflight import run_checks
 from control.plan.settings import Settings
 from tests.support.authority import Authority
 from tests.support.origin import Behave, Origin, answering, half_an_answer, hang_up, silent
+from tests.support.patience import WITHIN_S
 from tests.support.servers import tcp
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -83,7 +84,7 @@ WELL = answering(200, b"hello")
 async def test_which_status_is_well(status: int, path: str | None, below_500: bool, ok: bool) -> None:
     async with listening(answering(status, b"")) as origin:
         url = f"http://127.0.0.1:{origin.port}"
-        health = (await ask_origin(Reach(url, 5.0, health=path), below_500=below_500)).health
+        health = (await ask_origin(Reach(url, WITHIN_S, health=path), below_500=below_500)).health
         assert health.ok is ok, health
         assert f"{url} answers {status}" in health.detail
         assert ("; expected 2xx or 3xx" in health.detail) is (path is not None and not ok)
@@ -95,7 +96,7 @@ async def test_an_answer_is_the_final_one_and_its_date_is_told() -> None:
         writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 X\r\nDate: Sun, 29 Nov 2026 10:00:00 GMT\r\n\r\n")
 
     async with listening(behave) as origin:
-        health, date = await ask_origin(Reach(f"http://127.0.0.1:{origin.port}", 5.0, health="/up"))
+        health, date = await ask_origin(Reach(f"http://127.0.0.1:{origin.port}", WITHIN_S, health="/up"))
         assert health.ok
         assert date == "Sun, 29 Nov 2026 10:00:00 GMT"
 
@@ -137,7 +138,7 @@ def test_an_origin_that_gives_no_answer_is_not_well_and_why_is_told(
 
 def test_a_dead_port_and_a_name_that_is_none_are_told(run: Callable[[Awaitable[Any]], Any]) -> None:
     async def ask(url: str) -> str:
-        health = (await ask_origin(Reach(url, 5.0))).health
+        health = (await ask_origin(Reach(url, WITHIN_S))).health
         assert not health.ok
         return health.detail
 
@@ -148,13 +149,13 @@ def test_a_dead_port_and_a_name_that_is_none_are_told(run: Callable[[Awaitable[A
 
 async def test_half_an_answer_is_one_for_its_head_is_all_that_is_asked() -> None:
     async with listening(half_an_answer) as origin:
-        assert (await ask_origin(Reach(f"http://127.0.0.1:{origin.port}", 5.0))).health.ok
+        assert (await ask_origin(Reach(f"http://127.0.0.1:{origin.port}", WITHIN_S))).health.ok
 
 
 def test_a_unix_socket_is_asked(run: Callable[[Awaitable[Any]], Any], tmp_path: Path) -> None:
     async def ask() -> None:
         path = tmp_path / "app.sock"
-        reach = Reach(f"unix:{path}", 5.0, health="/healthz")
+        reach = Reach(f"unix:{path}", WITHIN_S, health="/healthz")
         missing = (await ask_origin(reach)).health
         assert not missing.ok
         assert "no such file" in missing.detail
@@ -185,7 +186,7 @@ def test_what_is_wrong_with_a_certificate_is_told(
     async def ask() -> None:
         async with listening(WELL, authority.server(**issue)) as origin:
             url = f"https://localhost:{origin.port}"
-            health = (await ask_origin(Reach(url, 5.0, trusting))).health
+            health = (await ask_origin(Reach(url, WITHIN_S, trusting))).health
             assert not health.ok
             assert health.detail.startswith(f"{url} does not answer: its certificate ")
             assert "; expected " in health.detail
@@ -200,7 +201,7 @@ def test_an_origin_with_the_certificate_it_should_have_is_well(
     async def ask() -> None:
         async with listening(WELL, authority.server(names=("other.example",))) as origin:
             tls = OriginTls(ca=authority.ca, server_name="other.example")
-            assert (await ask_origin(Reach(f"https://localhost:{origin.port}", 5.0, tls))).health.ok
+            assert (await ask_origin(Reach(f"https://localhost:{origin.port}", WITHIN_S, tls))).health.ok
 
     run(ask())
 
@@ -216,7 +217,7 @@ def test_a_client_certificate_is_shown_and_one_that_is_missing_or_unknown_is_tol
 
     async def ask(port: int, **own: str) -> Any:
         tls = OriginTls(ca=authority.ca, **own)
-        return (await ask_origin(Reach(f"https://localhost:{port}", 5.0, tls))).health
+        return (await ask_origin(Reach(f"https://localhost:{port}", WITHIN_S, tls))).health
 
     with tcp(context) as server:
         port = server.server_address[1]
@@ -235,7 +236,7 @@ async def test_a_server_that_only_hangs_up_on_who_shows_no_certificate_is_told_w
 ) -> None:
     async with listening(WELL, authority.server(asks=True)) as origin:
         tls = OriginTls(ca=authority.ca)
-        health = (await ask_origin(Reach(f"https://localhost:{origin.port}", 5.0, tls))).health
+        health = (await ask_origin(Reach(f"https://localhost:{origin.port}", WITHIN_S, tls))).health
         assert not health.ok
         assert "set `tls.certificate` and `tls.key`" in health.detail
 
@@ -249,7 +250,7 @@ def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_told(
         writer.close()
 
     async def ask(url: str) -> Any:
-        return (await ask_origin(Reach(url, 5.0))).health
+        return (await ask_origin(Reach(url, WITHIN_S))).health
 
     async def ask_plain() -> Any:
         server = await asyncio.start_server(plain, "127.0.0.1", 0)
@@ -278,7 +279,7 @@ async def test_a_port_where_nobody_finishes_a_handshake_is_told() -> None:
 async def test_a_file_that_cannot_be_used_is_named(authority: Authority, tmp_path: Path, missing: str) -> None:
     ours = authority.issue("us")
     files = {"ca": authority.ca, "certificate": ours.certificate, "key": ours.key} | {missing: str(tmp_path / "none")}
-    health = (await ask_origin(Reach("https://127.0.0.1:1", 5.0, OriginTls(**files)))).health
+    health = (await ask_origin(Reach("https://127.0.0.1:1", WITHIN_S, OriginTls(**files)))).health
     assert not health.ok
     assert f"its `tls` cannot be used: {tmp_path / 'none'}" in health.detail
     assert "expected" in health.detail

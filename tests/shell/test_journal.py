@@ -14,9 +14,10 @@ from backends.documents.port import Context, Mutation, Query, Reason, Rejected, 
 from backends.errors import Fault
 from backends.kinds.mock.journal import Journal
 from backends.kinds.mock.memory import MemoryStore
+from tests.support.patience import WITHIN_S
 
 
-def ctx(within: float = 2.0) -> Context:
+def ctx(within: float = WITHIN_S) -> Context:
     return Context(asyncio.get_running_loop().time() + within)
 
 
@@ -166,7 +167,7 @@ async def test_a_writer_waits_for_the_lock_and_then_says_that_it_cannot_write(pa
         with pytest.raises(Fault) as fault:
             await store.commit((put("a/1", {}),), ctx(0.05))
         assert not fault.value.may_have_applied
-        writing = asyncio.create_task(store.commit((put("a/1", {}),), ctx(5)))
+        writing = asyncio.create_task(store.commit((put("a/1", {}),), ctx()))
         await asyncio.sleep(0)
         assert not writing.done()
         fcntl.flock(other, fcntl.LOCK_UN)
@@ -180,7 +181,7 @@ async def test_somebody_who_watches_learns_of_another_processs_write(path: Path)
     end = one.watch("a", rung.set)
     await two.commit((put("b/1", {}),), ctx())
     await two.commit((put("a/1", {}),), ctx())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN_S):
         await rung.wait()
     end()
     await one.close()

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from backends import extensions
+from backends.adapters.openapi import document
 from backends.adapters.registry import operations
 from backends.arm import SOURCE, TARGET
+from backends.backend import Backend
 from backends.kinds.mock.kind import mend
 from backends.kinds.mock.settings import Mock
-from backends.kinds.registry import KINDS, Kind, opener, register
+from backends.kinds.registry import BUILT_IN, KINDS, Kind, KindError, install, opener
 from backends.operations import Call
 from backends.pair.manager import build_source
 from control.checks.check import Check
@@ -24,18 +28,20 @@ from control.checks.preflight import run_checks
 from control.plan.settings import ConfigError, Settings, decode, encode
 from control.reference import configuration
 from proxy.settings import App, reach_of
+from tests.support.patience import WITHIN_S
 from tests.support.shelf import KIND, Shelf
 
 BY_NAME = {operation.name: operation for operation in operations()}
+SHELF = "tests.support.shelf:KIND"
 PACKAGES = ("backends", "proxy", "control", "loadtest")
 
 
 @pytest.fixture(autouse=True)
 def shelves() -> Iterator[None]:
     """The kind is known for one test."""
-    register(KIND)
+    extensions.use([SHELF])
     yield
-    del KINDS[KIND.name]
+    extensions.use(())
 
 
 @pytest.fixture
@@ -124,7 +130,7 @@ async def test_it_answers_as_an_arm_and_is_told_of_the_sources_changes(
     publish = Call(BY_NAME["dashboard.publish"], b"/", {}, {}, b'{"metrics": {"n": 7}}', 1e9, "a" * 20)
     assert (await built.answer(SOURCE, publish)).answer.status == 200
     current = Call(BY_NAME["dashboard.current"], b"/", {}, {}, b"", 1e9, "b" * 20)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while (outcome := await built.answer(TARGET, current)).answer.status != 200:
             await asyncio.sleep(0.01)
     assert outcome.arm == TARGET
@@ -133,15 +139,57 @@ async def test_it_answers_as_an_arm_and_is_told_of_the_sources_changes(
     await built.close()
 
 
-def test_a_name_is_given_once_and_a_kind_must_be_something_that_can_be_asked() -> None:
-    with pytest.raises(ValueError, match="called 'shelf' already"):
-        register(KIND)
-    with pytest.raises(ValueError, match="called 'mock' already"):
-        register(Kind(settings=Mock, mend=mend, reach=lambda backend: backend))
-    del KINDS["shelf"]
-    with pytest.raises(ValueError, match="expected either open_store or reach"):
-        register(Kind(settings=Shelf, mend=mend))
-    register(KIND)
+def test_a_name_is_given_once_and_the_table_stays() -> None:
+    twice = Kind(settings=Mock, mend=mend, reach=lambda backend: backend)
+    before = dict(KINDS)
+    with pytest.raises(KindError, match="called 'shelf' already"):
+        install((*BUILT_IN, KIND, KIND))
+    with pytest.raises(KindError, match="called 'mock' already"):
+        install((*BUILT_IN, twice))
+    assert before == KINDS
+
+
+def test_a_kind_must_be_something_that_can_be_asked() -> None:
+    for parts in ({}, {"open_store": KIND.open_store, "reach": lambda backend: backend}):
+        with pytest.raises(KindError, match=r"shelf: kind 'shelf': expected either open_store or reach"):
+            Kind(settings=Shelf, mend=mend, **parts)
+
+
+class Untagged(Backend, msgspec.Struct, frozen=True):
+    """A backend's settings that do not say their kind."""
+
+
+class Strange(msgspec.Struct, frozen=True, tag_field="kind", tag="strange"):
+    """Settings that are no backend's."""
+
+
+@pytest.mark.parametrize("settings", [Untagged, Strange, dict])
+def test_a_kinds_settings_must_say_its_name(settings: Any) -> None:
+    with pytest.raises(KindError, match=f"{settings.__name__} cannot be used; expected a Backend and msgspec.Struct"):
+        Kind(settings=settings, mend=mend, open_store=KIND.open_store)
+
+
+def test_the_plan_carries_its_name_and_without_it_nothing_of_it_can_be_read(
+    to_a_shelf: Callable[..., Settings],
+) -> None:
+    settings = to_a_shelf()
+    assert settings.plan().extensions == (SHELF,)
+    extensions.use(())
+    with pytest.raises(ConfigError, match='found "shelf"; expected "mock", "firestore" or "http"'):
+        to_a_shelf()
+    with pytest.raises(KeyError, match="shelf"):
+        decode(encode(settings))
+
+
+def test_the_document_of_the_data_requests_names_the_kinds_that_keep_documents() -> None:
+    def named() -> list[str]:
+        responses = document("1")["paths"]["/api/scans"]["get"]["responses"]
+        (kinds,) = {tuple(each["headers"]["x-data-source"]["schema"]["enum"]) for each in responses.values()}
+        return list(kinds)
+
+    assert named() == ["mock", "firestore", "shelf"]
+    extensions.use(())
+    assert named() == ["mock", "firestore"]
 
 
 def test_every_backend_is_either_a_store_or_an_origin(to_a_shelf: Callable[..., Settings]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from backends.arm import Health
 from control.serve import lead
 from proxy.board.board import Board
+from tests.support.patience import WITHIN_S
 
 
 class SlowArm:
@@ -63,11 +64,11 @@ async def leading(
     monkeypatch.setattr("control.checks.health.build_arm", lambda backend: arm)
     settings = settings_of({"proxy": {"run_dir": str(tmp_path)}})
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(10)) as http:
+    async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(WITHIN_S)) as http:
         task = asyncio.create_task(lead(settings, make_board(), listening, stop))
         yield Leading(http, arm, task)
         stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             await asyncio.gather(task, return_exceptions=True)
 
 
@@ -87,6 +88,6 @@ async def test_a_backend_that_cannot_be_opened_ends_the_process(leading: Leading
         raise RuntimeError("no such thing")
 
     leading.arm.start = broken  # type: ignore[method-assign]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         with pytest.raises(RuntimeError, match="no such thing"):
             await leading.task

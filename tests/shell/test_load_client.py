@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from loadtest.generator.client import Job, LoadClient, Reply, encode
+from tests.support.patience import WITHIN_S
 from tests.support.served import Served
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -17,7 +18,7 @@ async def ask(client: LoadClient, method: str = "GET", path: str = "/") -> Reply
     return await client.ask(encode(method, path, client.netloc, {}, b"{}" if method == "POST" else None))
 
 
-async def asked_once(address: str, method: str = "GET", timeout_s: float = 5.0) -> Reply:
+async def asked_once(address: str, method: str = "GET", timeout_s: float = WITHIN_S) -> Reply:
     client = LoadClient(f"http://{address}", most=4, timeout_s=timeout_s)
     try:
         return await ask(client, method)
@@ -95,7 +96,7 @@ async def test_a_kept_connection_found_closed_is_repeated_for_a_read_and_told_fo
         writer.close()
 
     async with Served(handler) as address:
-        client = LoadClient(f"http://{address}", most=1, timeout_s=5.0)
+        client = LoadClient(f"http://{address}", most=1, timeout_s=WITHIN_S)
         first, second = await ask(client), await ask(client)
         assert [first.status, second.status] == [200, 200]
         assert [first.repeated, second.repeated] == [False, True]
@@ -115,7 +116,7 @@ async def test_beyond_the_connections_some_wait_and_the_others_are_not_sent() ->
             writer.write(ANSWER)
 
     async with Served(handler) as address:
-        client = LoadClient(f"http://{address}", most=2, timeout_s=5.0, waiting_most=3)
+        client = LoadClient(f"http://{address}", most=2, timeout_s=WITHIN_S, waiting_most=3)
         told: list[tuple[str, str]] = []
         for number in range(6):
             wire = encode("GET", f"/{number}", client.netloc, {})
@@ -145,7 +146,7 @@ async def test_more_than_was_asked_for_ends_the_connection_and_no_later_request_
         await reader.read()
 
     async with Served(handler) as address:
-        client = LoadClient(f"http://{address}", most=4, timeout_s=5.0)
+        client = LoadClient(f"http://{address}", most=4, timeout_s=WITHIN_S)
         for _ in range(3):
             found = await ask(client, "POST")
             assert (found.status, found.body) == (200, b"ok")

@@ -24,6 +24,7 @@ from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
 from tests.support.origin import Origin, answering, hang_up
+from tests.support.patience import WITHIN_S
 from tests.support.scripted import Named, Scripted
 
 
@@ -40,7 +41,7 @@ class Bench:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
-            return await asyncio.wait_for(reader.read(), 10)
+            return await asyncio.wait_for(reader.read(), WITHIN_S)
         finally:
             writer.close()
 
@@ -54,7 +55,7 @@ class Bench:
 async def running(origin: Origin, at: int, path: Path) -> AsyncIterator[Bench]:
     server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    backends = {"store": Mock(), "web": Http(f"http://127.0.0.1:{port}", Duration(0.5))}
+    backends = {"store": Mock(), "web": Http(f"http://127.0.0.1:{port}", Duration(WITHIN_S))}
     names = ("web", "store") if at == SOURCE else ("store", "web")
     plan = Plan(App("http://127.0.0.1:1"), Proxy(), dict(backends), (Route("move", ("/api/dashboard/*",), *names),))
     shape = layout(plan, 1)
@@ -63,7 +64,7 @@ async def running(origin: Origin, at: int, path: Path) -> AsyncIterator[Bench]:
     store = Scripted(arms=(Named("http"), Named("firestore")) if at == SOURCE else (Named("mock"), Named("http")))
     for gate in store.gates:
         gate.set()
-    pool = gateway.pool(App(f"http://127.0.0.1:{port}", timeout_s=Duration(0.5)))
+    pool = gateway.pool(App(f"http://127.0.0.1:{port}", Duration(WITHIN_S), Duration(WITHIN_S)))
     stickiness = Stickiness(plan.proxy.sticky, ["move"])
     gateway.shared.services.append(
         Mixing(gateway.shared, Split(board.cells, shape, 0, 0, stickiness), store, at, pool)
@@ -151,7 +152,7 @@ async def test_a_rollback_hands_a_waiting_read_to_the_origin(tmp_path: Path) -> 
         bench.weigh(10_000)
         bench.store.gates[TARGET].clear()
         asked = asyncio.create_task(bench.ask(READ))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             while bench.inflight != (0, 1, 0):
                 await asyncio.sleep(0.005)
         bench.weigh(0, cut_over_at=monotonic_ns())

@@ -16,6 +16,7 @@ import pytest
 from loadtest.generator import openloop
 from loadtest.generator.arrivals import Lane, OpenLoop
 from loadtest.generator.pacing import Schedule
+from tests.support.patience import WITHIN_S
 from tests.support.served import Served
 
 Handler = Callable[[bytes], Awaitable[bytes]]
@@ -121,8 +122,9 @@ async def test_what_is_no_good_answer_is_a_failure_with_an_example(answer: bytes
     async def handle(head: bytes) -> bytes:
         return answer
 
+    timeout = "0.5" if words == "timed out" else str(WITHIN_S)
     async with server(handle) as url:
-        target = await measured(url, "--rate", "50", "--for", "0.1", "--timeout", "0.5", "--connections", "1")
+        target = await measured(url, "--rate", "50", "--for", "0.1", "--timeout", timeout, "--connections", "1")
     assert (target["sent"], target["failed"]) == (5, 5)
     assert any(words in example for example in target["examples"]), target["examples"]
 

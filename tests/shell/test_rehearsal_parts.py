@@ -18,6 +18,7 @@ from loadtest.rehearse.soak import ClientCounts, ProcessSample, equal, flat
 from loadtest.stage.errors import StageError
 from loadtest.stage.processes import Process
 from loadtest.stage.relay import Cable, GrpcRelay, Trouble
+from tests.support.patience import WITHIN_S
 from tests.support.served import Served
 
 
@@ -68,20 +69,20 @@ async def target() -> AsyncIterator[str]:
 async def test_the_relay_meets_exactly_its_share_of_the_calls(target: str) -> None:
     async with GrpcRelay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
         call = channel.unary_unary("/a.Service/Get")
-        assert await call(b"hello", timeout=10) == b"hello"
+        assert await call(b"hello", timeout=WITHIN_S) == b"hello"
         relay.begin(Trouble(share=0.2, status="RESOURCE_EXHAUSTED"))
         failed = []
         for number in range(20):
             try:
-                await call(b"hello", timeout=10)
+                await call(b"hello", timeout=WITHIN_S)
             except grpc.aio.AioRpcError as error:
                 failed.append((number, error.code().name))
         assert failed == [(number, "RESOURCE_EXHAUSTED") for number in (4, 9, 14, 19)]
         assert relay.met == 4
         relay.begin(Trouble(corrupt=True))
-        assert {await call(b"hello", timeout=10) for _ in range(2)} == {b"he", b"\xff\xfe\x00garbage\x07"}
+        assert {await call(b"hello", timeout=WITHIN_S) for _ in range(2)} == {b"he", b"\xff\xfe\x00garbage\x07"}
         relay.end()
-        assert await call(b"hello", timeout=10) == b"hello"
+        assert await call(b"hello", timeout=WITHIN_S) == b"hello"
 
 
 async def _to_the_end(stream: Any) -> None:
@@ -91,7 +92,7 @@ async def _to_the_end(stream: Any) -> None:
 
 async def test_an_open_stream_ends_when_the_trouble_begins(target: str) -> None:
     async with GrpcRelay(target) as relay, grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}") as channel:
-        stream = channel.stream_stream("/google.firestore.v1.Firestore/Listen")(timeout=30)
+        stream = channel.stream_stream("/google.firestore.v1.Firestore/Listen")(timeout=WITHIN_S)
         await stream.write(b"hello")
         assert await stream.read() == b"hello"
         relay.begin(Trouble(status="UNAVAILABLE"))

@@ -23,6 +23,7 @@ from proxy.migration.sticky import Stickiness
 from proxy.process.gateway import Gateway
 from proxy.settings import App, Plan, Proxy, Route
 from tests.support.origin import Behave, Origin, answering, half_an_answer, hang_up, silent
+from tests.support.patience import WITHIN_S
 
 
 @dataclass
@@ -40,20 +41,22 @@ class Bench:
     async def ask(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), WITHIN_S)
         writer.close()
         return answer
 
 
 @asynccontextmanager
-async def running(source: Origin, target: Origin, path: Path) -> AsyncIterator[Bench]:
+async def running(
+    source: Origin, target: Origin, path: Path, kinds: tuple[str, str] = ("http", "http")
+) -> AsyncIterator[Bench]:
     servers = []
     for origin in (source, target):
         server = await asyncio.start_server(origin.serve, "127.0.0.1", 0)
         origin.port = server.sockets[0].getsockname()[1]
         servers.append(server)
     backends = {
-        name: Http(f"http://127.0.0.1:{origin.port}", Duration(0.3))
+        name: Http(f"http://127.0.0.1:{origin.port}", Duration(WITHIN_S))
         for name, origin in (("old", source), ("new", target))
     }
     route = Route("move", ("/api/*",), "old", "new")
@@ -61,9 +64,9 @@ async def running(source: Origin, target: Origin, path: Path) -> AsyncIterator[B
     shape = layout(plan, 1)
     board = Board.create(path / "board", shape, 1)
     gateway = Gateway(plan, board.cells, shape.worker(0))
-    pools = [gateway.pool(App(b.origin, timeout_s=b.deadline_s)) for b in backends.values()]
+    pools = [gateway.pool(App(b.origin, b.deadline_s, b.deadline_s)) for b in backends.values()]
     stickiness = Stickiness(plan.proxy.sticky, ["move"])
-    service = Relaying(Split(board.cells, shape, 0, 0, stickiness), (pools[0], pools[1]))
+    service = Relaying(Split(board.cells, shape, 0, 0, stickiness), (pools[0], pools[1]), kinds)
     gateway.shared.services.append(service)
 
     async def ticking() -> None:
@@ -101,6 +104,19 @@ async def test_a_request_goes_to_the_arm_of_its_weight_and_is_counted_there(tmp_
         assert [len(origin.heads) for origin in (source, target)] == [1, 1]
 
 
+async def test_the_kind_of_the_origin_that_answers_is_told(tmp_path: Path) -> None:
+    source, target = Origin(answering(200, b"old")), Origin(answering(200, b"new"))
+    async with running(source, target, tmp_path, ("http", "shop")) as bench:
+        assert b"x-data-source: http\r\n" in await bench.ask(GET)
+        bench.weigh(10_000)
+        assert b"x-data-source: shop\r\n" in await bench.ask(GET)
+        target.behave = answering(500, b"no")
+        answer = await bench.ask(GET)
+        assert answer.endswith(b"\r\n\r\nold")
+        assert answer.count(b"x-data-source: ") == 1
+        assert b"x-data-source: http\r\nx-data-fallback: internal\r\n" in answer
+
+
 @pytest.mark.parametrize(
     ("behave", "kind"),
     [
@@ -116,6 +132,8 @@ async def test_a_failing_targets_read_is_answered_by_the_source(
 ) -> None:
     source, target = Origin(answering(200, b"old")), Origin(behave)
     async with running(source, target, tmp_path) as bench:
+        if behave is silent:
+            bench.service.pools[TARGET].timeout_s = 0.3
         bench.weigh(10_000)
         answer = await bench.ask(GET)
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -165,7 +183,6 @@ async def test_an_answer_that_breaks_off_never_looks_complete(tmp_path: Path) ->
 async def test_a_rollback_hands_a_waiting_read_to_the_source(tmp_path: Path) -> None:
     source, target = Origin(answering(200, b"old")), Origin(silent)
     async with running(source, target, tmp_path) as bench:
-        bench.service.pools[TARGET].timeout_s = 60.0
         bench.weigh(10_000)
         asked = asyncio.create_task(bench.ask(GET))
         while not bench.board.share(0, 0).inflight_target:
@@ -181,7 +198,6 @@ async def test_a_rollback_hands_a_waiting_read_to_the_source(tmp_path: Path) -> 
 async def test_a_client_that_leaves_frees_the_origin_and_its_wait_is_counted(tmp_path: Path) -> None:
     source, target = Origin(answering(200, b"old")), Origin(silent)
     async with running(source, target, tmp_path) as bench:
-        bench.service.pools[TARGET].timeout_s = 60.0
         bench.weigh(10_000)
         _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
         writer.write(GET)

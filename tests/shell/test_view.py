@@ -19,11 +19,12 @@ from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.firestore.view import View
 from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer, stamp
+from tests.support.patience import WITHIN_S
 
 ROOT = "projects/demo-view/databases/(default)/documents/"
 
 
-async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within: float = WITHIN_S) -> None:
     """Wait for the condition, a bounded time; fails where it does not come."""
     deadline = time.monotonic() + within
     while not condition():
@@ -45,7 +46,7 @@ class Setting:
         return {doc_id: found.fields["n"] for doc_id, found in self.view.collection.documents.items()}
 
     async def read(self, doc_id: str) -> Document | None:
-        return await self.store.get(f"things/{doc_id}", Context(asyncio.get_running_loop().time() + 2))
+        return await self.store.get(f"things/{doc_id}", Context(asyncio.get_running_loop().time() + WITHIN_S))
 
 
 @asynccontextmanager
@@ -189,7 +190,7 @@ async def test_a_target_that_the_server_removes_is_listened_to_anew(monkeypatch:
     async with setting(monkeypatch) as scene:
         scene.server.send(scene.server.target(REMOVE, target_ids=[1], cause={"code": 8, "message": "too much"}))
         await until(lambda: not scene.view.fresh or len(scene.server.tokens) == 2)
-        await until(lambda: len(scene.server.tokens) == 2 and scene.view.fresh, within=15)
+        await until(lambda: len(scene.server.tokens) == 2 and scene.view.fresh)
         assert scene.server.tokens[1] == b""
 
 
@@ -250,7 +251,7 @@ async def test_a_writer_reads_its_own_write_however_late_the_view_learns_of_it(
 ) -> None:
     async with setting(monkeypatch) as scene:
         scene.server.keep_quiet = True
-        ctx = Context(asyncio.get_running_loop().time() + 2)
+        ctx = Context(asyncio.get_running_loop().time() + WITHIN_S)
         await scene.store.commit((put("things/1", {"n": 10}),), ctx)
         assert not scene.view.fresh
         found = await scene.read("1")
@@ -266,7 +267,7 @@ async def test_a_reader_waits_a_moment_for_a_view_that_is_only_one_write_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with setting(monkeypatch) as scene:
-        ctx = Context(asyncio.get_running_loop().time() + 2)
+        ctx = Context(asyncio.get_running_loop().time() + WITHIN_S)
         monkeypatch.setattr("backends.kinds.firestore.store.CATCH_UP_S", 5.0)
         await scene.store.commit((put("things/1", {"n": 10}),), ctx)
         found = await scene.read("1")

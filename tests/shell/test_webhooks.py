@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 from control.lead.webhooks import QUEUE_MAX, Receiver, Webhooks, message_of, signature
 from control.plan.settings import Webhook
 from control.rollout.model import News, PhaseChange, Rollback, RollbackBegun, State
+from tests.support.patience import WITHIN_S
 
 BEGUN = RollbackBegun("breach", 25.0, 5.0, "errors", 7)
 MESSAGE = message_of("phase6", 1_700_000_000.0, BEGUN, 7)
@@ -46,7 +47,7 @@ async def inbox() -> AsyncIterator[Inbox]:
 
 
 async def got(inbox: Inbox, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN_S):
         while len(inbox.got) < count:
             await asyncio.sleep(0.01)
 

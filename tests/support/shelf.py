@@ -1,4 +1,4 @@
-"""A kind of backend of the tests' own, written as anyone outside phasegate would: a store in memory that can fail."""
+"""A kind of backend as a user of phasegate would write one: shelves, which keep documents and can be made to fail."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from backends.backend import Backend
 from backends.documents.port import Context, DocumentStore, Mutation, Query
 from backends.durations import Duration
 from backends.errors import Fault, FaultKind
+from backends.kinds.mock.journal import Journal
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.registry import Kind
 
@@ -27,8 +28,10 @@ class Shelf(Backend, msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 class ShelfStore(MemoryStore):
     kind = "shelf"
 
-    def __init__(self, settings: Shelf) -> None:
-        super().__init__()
+    def __init__(
+        self, settings: Shelf, initial: Callable[[], Sequence[Mutation]] = tuple, log: Journal | None = None
+    ) -> None:
+        super().__init__(initial, log)
         self._settings = settings
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
@@ -49,7 +52,8 @@ def open_store(
     views: Sequence[Query] = (),
     initial: Callable[[], Sequence[Mutation]] = tuple,
 ) -> DocumentStore:
-    return ShelfStore(backend)
+    log = None if shared is None else Journal(shared.with_name(f"{shared.name}.shelf"))
+    return ShelfStore(backend, initial, log)
 
 
 def mistakes(backend: Shelf) -> Iterator[tuple[str, str]]:
@@ -60,6 +64,7 @@ def mistakes(backend: Shelf) -> Iterator[tuple[str, str]]:
 KIND = Kind(
     settings=Shelf,
     open_store=open_store,
+    seeded=lambda backend: (f"a shelf of {backend.boards} boards", False),
     mistakes=mistakes,
     mend=lambda backend: f"Screw its {backend.boards} boards on.",
     mend_writing="Take the glue off.",

@@ -33,19 +33,19 @@ VIEWER = "a-token-that-may-only-look"
 CONFIG = """
 [app]
 origin = "{origin}"
+connect_timeout = "60s"
 [proxy]
 listen = ["127.0.0.1:0"]
 workers = 2
 run_dir = "run"
 [backends.mock]
 kind = "mock"
-[backends.firestore]
-kind = "firestore"
-project = "{project}"
-deadline = "10s"
+[backends.{target}]
+kind = "{target}"
+{settings}
 [migrations.phase6]
 source = "mock"
-target = "firestore"
+target = "{target}"
 {more}
 phases = [
 {phases}
@@ -167,9 +167,20 @@ def children(tmp_path: Path) -> Iterator[Children]:
 
 @pytest.fixture
 def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
-    """Start the demo's app and write a configuration in front of it: phases, and what of the migration is said."""
+    """Start the demo's app and write a configuration in front of it: phases, and what of the migration is said.
 
-    def write(project: str, phases: Sequence[tuple[str, float, str]], *, origin: str = "", **migration: Any) -> Path:
+    The target is Firestore, in ``project``, or a backend of another kind, ``target``, with these ``settings``.
+    """
+
+    def write(
+        project: str,
+        phases: Sequence[tuple[str, float, str]],
+        *,
+        origin: str = "",
+        target: str = "firestore",
+        settings: str = "",
+        **migration: Any,
+    ) -> Path:
         if not origin:
             app = children.python("app", "control.demo.app", read=True)
             assert app.stdout is not None
@@ -183,7 +194,8 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
         path.write_text(
             CONFIG.format(
                 origin=origin,
-                project=project,
+                target=target,
+                settings=settings or f'project = "{project}"\ndeadline = "10s"',
                 phases=rows,
                 more=more,
                 sha256=hashlib.sha256(TOKEN.encode()).hexdigest(),

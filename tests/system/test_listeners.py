@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
 [app]
 origin = "{origin}"
+connect_timeout = "60s"
 [proxy]
 listen = ["127.0.0.1:0"]
 workers = 2

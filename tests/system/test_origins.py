@@ -27,6 +27,7 @@ CONFIG = """
 [app]
 origin = "https://localhost:{app}"
 tls = {{ ca = "ca.pem" }}
+connect_timeout = "60s"
 [proxy]
 listen = ["127.0.0.1:0"]
 workers = 1
@@ -43,7 +44,7 @@ kind = "http"
 origin = "https://localhost:{new}"
 tls = {tls}
 health = "/healthz"
-deadline = "1s"
+deadline = "{deadline}"
 [migrations.shop]
 source = "old"
 target = "new"
@@ -83,7 +84,13 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def deadline() -> str:
+    """Of a request to the new origin: a test that is about it gives another."""
+    return "60s"
+
+
+@pytest.fixture
+def stage(tmp_path: Path, deadline: str) -> Iterator[Stage]:
     authority = Authority(tmp_path)
     authority.issue("us", files=("us.pem", "us.key"))
     with ExitStack() as opened:
@@ -94,7 +101,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         def write(tls: str) -> None:
             sha256 = hashlib.sha256(TOKEN.encode()).hexdigest()
             ports = {"app": app.server_address[1], "new": new.server_address[1]}
-            text = CONFIG.format(tls=tls, folder=tmp_path, sha256=sha256, **ports)
+            text = CONFIG.format(tls=tls, deadline=deadline, folder=tmp_path, sha256=sha256, **ports)
             (tmp_path / "phasegate.toml").write_text(text)
 
         write(TLS)
@@ -166,6 +173,7 @@ def test_traffic_passes_over_tls_and_unix_sockets_and_a_start_waits_for_health(
     until(lambda: served.get("/shop/x") == (b"new", ""), 30, "an answer over TLS with our certificate")
 
 
+@pytest.mark.parametrize("deadline", ["1s"])
 def test_a_target_that_hangs_is_no_target_and_one_that_dies_costs_no_reader(
     served: Stage, until: Callable[..., None]
 ) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,8 +24,7 @@ from proxy.migration.routes import layout
 from proxy.process.gateway import Gateway
 from proxy.process.listening import bind
 from proxy.settings import App, Plan, Proxy, Route
-
-WITHIN_S = 5.0  # no step takes this long; a test that would hang fails
+from tests.support.patience import WITHIN_S
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -308,7 +308,8 @@ class Rig:
         await self.start_origin()
         origin = origin or (f"unix:{unix}" if unix else f"http://127.0.0.1:{self.origin_port}")
         backends = backends or {"mock": Mock(), "firestore": Firestore("demo")}
-        self.plan = Plan(App(origin, **(app or {})), Proxy(**(proxy or {})), backends, migrations)
+        patient = {"connect_timeout_s": WITHIN_S}  # a busy machine may take seconds over a connection
+        self.plan = Plan(App(origin, **(patient | (app or {}))), Proxy(**(proxy or {})), backends, migrations)
         self.layout = layout(self.plan, 1)
         self.cells = memoryview(bytearray(8 * self.layout.cells())).cast("Q")
         self.gateway = Gateway(self.plan, self.cells, self.layout.worker(0))
@@ -372,11 +373,12 @@ class Rig:
         found: list[str] = []
 
         async def gone(ready: Callable[[], object], what: str) -> None:
-            for _ in range(500):
-                if ready():
+            end = monotonic() + WITHIN_S
+            while not ready():
+                if monotonic() > end:
+                    found.append(what)
                     return
                 await asyncio.sleep(0.002)
-            found.append(what)
 
         for client in self.clients:
             client.transport.abort()

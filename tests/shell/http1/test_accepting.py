@@ -22,6 +22,7 @@ from proxy.process.accepting import Acceptor
 from proxy.settings import Listener, Tls
 from proxy.tls import Certificate
 from tests.support.authority import Authority
+from tests.support.patience import WITHIN_S
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -59,7 +60,7 @@ async def ask(port: int, request: bytes = GET, **tls: Any) -> bytes:
     """What comes back on a fresh connection, up to its end or the end of a small answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, **tls)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             writer.write(request)
             received = b""
             while not received.endswith(b"ok") and (piece := await reader.read(10000)):
@@ -207,7 +208,7 @@ class TestTls:
         here = await rig(proxy={"head_timeout_s": 0.1})
         _, port = await door(here, tls=authority.issue("one"))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             assert await reader.read() == b""
         writer.close()
 
@@ -298,7 +299,7 @@ class TestProxyProtocol:
             for byte in PROXY_HEADERS[name][0] + GET:
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.0005)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WITHIN_S):
                 assert (await reader.read(1000)).startswith(b"HTTP/1.1 200")
             writer.transport.abort()
 
@@ -329,7 +330,7 @@ class TestProxyProtocol:
         await loop.sock_sendall(sock, PROXY_HEADERS["v2 of IPv4"][0])
         reader, writer = await asyncio.open_connection(sock=sock, ssl=authority.client(), server_hostname="localhost")
         writer.write(GET)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             assert (await reader.read(1000)).endswith(b"ok")
         writer.transport.abort()
         assert b"\r\nx-forwarded-for: 1.2.3.4\r\nx-forwarded-proto: https\r\n" in here.origin.requests[0]
@@ -362,7 +363,7 @@ class TestAddress:
         assert here.gateway.clients._by_address == {"127.0.0.1": 2}
         other = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0), ssl=authority.client())
         other[1].write(GET)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             assert (await other[0].read(1000)).endswith(b"ok")
         assert here.gateway.clients._by_address["127.0.0.2"] == 1, "who comes in is not counted twice"
         for _, writer in [*silent, other]:
@@ -379,7 +380,7 @@ class TestAddress:
         for (reader, writer), source in zip(streams, ("1.2.3.4", "1.2.3.5", "1.2.3.4"), strict=True):
             writer.write(b"PROXY TCP4 %b 5.6.7.8 1 80\r\n" % source.encode() + GET)
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(WITHIN_S):
                     got.append((await reader.read(1000))[-2:])
             except ConnectionError:
                 got.append(b"")
@@ -414,7 +415,7 @@ class TestLeaving:
         await here.until(lambda: not listener.entering)
         assert len(here.gateway.clients) == 1
         writer.write(GET)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             answer = await reader.read()
         assert answer.endswith(b"ok")
         assert b"\r\nconnection: close\r\n" in answer
@@ -427,7 +428,7 @@ class TestLeaving:
         await here.until(lambda: listener.entering == 1)
         listener.close()
         listener.end_entering()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN_S):
             assert await reader.read() == b""
         assert listener.entering == 0
         writer.transport.abort()
