@@ -1,9 +1,16 @@
-"""The documentation holds: what is written from the source is current, and every configuration in it is one."""
+"""The documentation holds: what is written from the source is current, and every configuration in it is one.
+
+Every file that it names exists, and in docs/architecture.md every class, function and constant is in a file that is
+named beside it.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +20,12 @@ from control.reference import configuration, documents
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("backends", "bin", "control", "deploy", "docs", "loadtest", "proxy", "tests")
+FILE = re.compile(rf"(?<![\w/.:-])(?:{'|'.join(FOLDERS)})/[\w./*-]*\w/?")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"\n(?=\n| *\d+\. |- |\|)")  # where a paragraph, an item of a list or a row of a table ends
+# A class or what it has, a constant, a function: `Board`, `Board.publish`, `RULES`, `judge()`.
+NAME = re.compile(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?|[A-Z][A-Z_]{3,}|\w+(?=\(\)))(?:\(\))?`")
 
 
 def configurations() -> list[tuple[str, str]]:
@@ -64,3 +77,76 @@ def test_a_key_without_a_meaning_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("control.reference._MEANINGS", {})
     with pytest.raises(ValueError, match="what does it mean"):
         list(configuration())
+
+
+def missing(text: str) -> list[str]:
+    """The files and folders that a text names and that are not there."""
+    return sorted({name for name in FILE.findall(text) if not list(ROOT.glob(name.rstrip("/")))})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_named_is_there(page: Path) -> None:
+    assert missing(page.read_text()) == []
+
+
+def test_a_file_that_is_not_there_is_seen() -> None:
+    text = (
+        "As `control/judge/rules.py` and proxy/board/tea.py say, and `control/tea`; `tests/core/*.py`, `deploy/tea/`."
+    )
+    assert missing(text) == ["control/tea", "deploy/tea/", "proxy/board/tea.py"]
+
+
+@cache
+def defined(path: Path) -> frozenset[str]:
+    """What a module defines: functions, classes, constants, and of a class its members, as ``Class.member``."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        found.update(names_of(node))
+        if isinstance(node, ast.ClassDef):
+            found.update(f"{node.name}.{name}" for inner in ast.walk(node) for name in names_of(inner))
+    return frozenset(found)
+
+
+def names_of(node: ast.AST) -> Iterator[str]:
+    """The names that one statement defines; of an assignment to ``self.name``, the name."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.Assign(targets=targets):
+            yield from (name for target in targets for name in assigned(target))
+        case ast.AnnAssign(target=target):
+            yield from assigned(target)
+
+
+def assigned(target: ast.expr) -> Iterator[str]:
+    match target:
+        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="self"), attr=name):
+            yield name
+
+
+def astray(text: str) -> list[str]:
+    """The names in a text that no file named in the same paragraph, item or row defines."""
+    wrong = []
+    for block in BLOCK.split(FENCED.sub("", text)):
+        paths = [ROOT / file for file in FILE.findall(block) if file.endswith(".py")]
+        here = {name for path in paths if path.is_file() for name in defined(path)}
+        wrong += [name for name in NAME.findall(block) if name not in here]
+    return wrong
+
+
+def test_every_name_is_in_a_file_that_is_named_beside_it() -> None:
+    text, _, _ = (ROOT / "docs/architecture.md").read_text().partition("## Code map")
+    assert astray(text) == []
+    assert len(NAME.findall(FENCED.sub("", text))) > 100  # so many are looked at
+
+
+@pytest.mark.parametrize(
+    "name", ["`Tea`", "`Board.tea`", "`TEA_TIME`", "`tea()`", "`judge()`", "`Split.choose`", "`Word`\n\n`Layout`"]
+)
+def test_a_name_that_is_elsewhere_is_seen(name: str) -> None:
+    assert len(astray(f"1. In `proxy/board/layout.py` and `proxy/board/board.py`: {name}.\n2. `proxy/board`")) == 1
+
+
+@pytest.mark.parametrize("name", ["`Word`", "`Board.publish`", "`Board.cells`", "`PINNED`", "`boot_id()`", "`tea`"])
+def test_a_name_that_is_there_is_left_alone(name: str) -> None:
+    assert astray(f"1. In `proxy/board/layout.py` and `proxy/board/board.py`: {name}.\n2. More.") == []
