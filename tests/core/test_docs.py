@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from control.plan.settings import parse
-from control.reference import configuration, documents
+from control.reference import LAYERS, configuration, documents
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -150,3 +150,44 @@ def test_a_name_that_is_elsewhere_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", ["`Word`", "`Board.publish`", "`Board.cells`", "`PINNED`", "`boot_id()`", "`tea`"])
 def test_a_name_that_is_there_is_left_alone(name: str) -> None:
     assert astray(f"1. In `proxy/board/layout.py` and `proxy/board/board.py`: {name}.\n2. More.") == []
+
+
+def quoted(page: str, heading: str, column: int) -> list[str]:
+    """The messages that a table under a heading quotes, in pieces: what is between `…` and `: `."""
+    rows = re.findall(r"^\|(.*)\|$", page.split(f"\n## {heading}\n")[1].split("\n## ")[0], re.MULTILINE)
+    spans = [span for row in rows for span in re.findall(r"`([^`]+)`", row.split("|")[column])]
+    return [
+        piece.strip("; ") for span in spans for piece in re.split("…|: ", span) if not piece.strip("; ").isdigit()
+    ]
+
+
+@cache
+def said() -> str:
+    """Every text in the product and its load; where a value is filled in, `…`."""
+    texts = []
+    for path in (path for package in LAYERS for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Constant(value=str(text)):
+                    texts.append(text)
+                case ast.Constant(value=bytes(data)):
+                    texts.append(data.decode("latin-1"))
+                case ast.JoinedStr(values=values):
+                    texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in values))
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("heading", "column"), [("What the verdicts mean", 0), ("After a rollback", 1), ("When something says", 0)]
+)
+def test_every_message_quoted_is_one(heading: str, column: int) -> None:
+    pieces = quoted((ROOT / "docs/operations.md").read_text(), heading, column)
+    assert len(pieces) > 4
+    assert [piece for piece in pieces if piece not in said()] == []
+
+
+def test_a_message_that_nobody_gives_is_seen() -> None:
+    rows = "| `no tea answers at …`, `401` | |\n| `… was not tried: there is no tea` | |"
+    page = f"\n## Tea\n\n{rows}\n\n## More\n\n| `there is more` | |\n"
+    pieces = quoted(page, "Tea", 0)
+    assert [piece for piece in pieces if piece not in said()] == ["no tea answers at", "there is no tea"]
