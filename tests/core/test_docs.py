@@ -66,11 +66,30 @@ def merged(base: dict[str, object], more: dict[str, object]) -> dict[str, object
     return result
 
 
+def lost(page: Path, text: str) -> list[str]:
+    """The links in a page's text that lead to no file, or to no heading of it."""
+    wrong = []
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", text)):
+        path = page.parent / target if target else page
+        if "://" not in target and not (path.exists() and (not anchor or anchor in anchors(path.read_text()))):
+            wrong.append(f"{target}#{anchor}")
+    return wrong
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a page are linked to by."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+    assert lost(page, page.read_text()) == []
+
+
+def test_a_link_that_leads_nowhere_is_seen() -> None:
+    text = "[a](docs/judge.md#the-rules) [b](docs/tea.md) [c](docs/judge.md#tea) [d](#tea) [e](https://tea.test/#x)"
+    assert lost(ROOT / "README.md", text) == ["docs/tea.md#", "docs/judge.md#tea", "#tea"]
 
 
 def test_a_key_without_a_meaning_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
