@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import Enum
 from io import StringIO
+from itertools import chain, groupby
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -37,7 +38,52 @@ from proxy.http1 import states
 from proxy.settings import AccessLog, App, Errors, Listener, Proxy, Tls
 
 ROOT: Final = Path(__file__).parents[1]
-PACKAGES: Final = ("control", "proxy", "backends", "loadtest")
+# From the lowest to the highest: a package imports from itself and from lower ones. Those in one tuple stand side by
+# side and import nothing of each other. A package's own files (``proxy/tls.py``) are written as files. The code map
+# shows this order, and tests/core/test_layers.py holds every import to it.
+LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "loadtest": (
+        ("loadtest/stage",),
+        ("loadtest/generator",),
+        ("loadtest/phases", "loadtest/bench", "loadtest/rehearse"),
+        tuple(f"loadtest/{phase}.py" for phase in ("initial", "early", "half", "majority", "complete")),
+    ),
+    "backends": (
+        ("backends/durations.py", "backends/errors.py", "backends/operations.py", "backends/origin.py"),
+        ("backends/arm.py", "backends/backend.py"),
+        ("backends/documents",),
+        ("backends/resilience",),
+        ("backends/kinds",),
+        ("backends/adapters",),
+        ("backends/extensions.py",),
+        ("backends/copy",),
+        ("backends/pair",),
+    ),
+    "proxy": (
+        ("proxy/settings.py",),
+        ("proxy/tls.py",),
+        ("proxy/board",),
+        ("proxy/http1",),
+        ("proxy/migration",),
+        ("proxy/process",),
+    ),
+    "control": (
+        ("control/plan",),
+        ("control/judge",),
+        ("control/rollout",),
+        ("control/store",),
+        ("control/figures",),
+        ("control/checks",),
+        ("control/lead",),
+        ("control/report",),
+        ("control/api",),
+        ("control/serve.py",),
+        ("control/terminal",),
+        ("control/demo",),
+        ("control/cli",),
+        ("control/reference.py",),
+    ),
+}
 
 _INTRO: Final = """# Configuration
 
@@ -296,17 +342,34 @@ def _duration(seconds: float) -> str:
 
 
 def _code_map() -> Iterator[str]:
-    for package in PACKAGES:
-        paths = sorted((ROOT / package).rglob("*.py"))
-        for folder in sorted({path.parent for path in paths}):
-            name = folder.relative_to(ROOT)
-            yield f"**`{name}/`** {_docstring(folder / '__init__.py')}\n"
-            for path in paths:
-                if path.parent == folder and path.name != "__init__.py":
-                    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-                    mark = " ◆" if is_pure(text) else ""
-                    yield f"- `{path.relative_to(ROOT)}`{mark}: {_summary(text)}"
-            yield ""
+    """Every file, from the highest package to the lowest: a reader meets each before what it stands on."""
+    for top, rows in reversed(LAYERS.items()):
+        yield f"### `{top}/`\n"
+        yield f"{_docstring(ROOT / top / '__init__.py')}\n"
+        for own, places in groupby(chain.from_iterable(reversed(rows)), lambda place: place.endswith(".py")):
+            if own:
+                yield f"**`{top}/`**, its own files:\n"
+                yield from _files(ROOT / place for place in places)
+            else:
+                yield from chain.from_iterable(map(_package, places))
+
+
+def _package(place: str) -> Iterator[str]:
+    """A package, and the packages in it."""
+    paths = sorted((ROOT / place).rglob("*.py"))
+    for folder in sorted({path.parent for path in paths}):
+        yield f"**`{folder.relative_to(ROOT)}/`** {_docstring(folder / '__init__.py')}\n"
+        yield from _files(path for path in paths if path.parent == folder)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[str]:
+    """A line a file, but for the one that holds the package's own purpose."""
+    for path in paths:
+        if path.name != "__init__.py":
+            text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            mark = " ◆" if is_pure(text) else ""
+            yield f"- `{path.relative_to(ROOT)}`{mark}: {_summary(text)}"
+    yield ""
 
 
 def _docstring(path: Path) -> str:

@@ -11,7 +11,6 @@ import pytest
 from backends import extensions
 from backends.adapters import registry as adapter_table
 from backends.adapters.adapter import AdapterError
-from backends.adapters.loading import register as register_adapter
 from backends.extensions import ExtensionError
 from backends.kinds.registry import KINDS, KindError
 
@@ -67,8 +66,8 @@ def test_a_list_of_names_is_all_that_is_added_afterwards() -> None:
     assert (rows(), extensions.added()) == (HOUSE, ())
 
 
-def test_a_program_that_adds_adapters_finds_the_function_beside_them() -> None:
-    register_adapter(ORDERS)
+def test_a_registered_name_is_among_those_that_travel_to_the_children() -> None:
+    extensions.register(ORDERS)
     assert extensions.added() == (ORDERS,)
 
 

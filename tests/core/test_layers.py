@@ -1,7 +1,7 @@
 """Imports run one way inside each package too: packages in one order, no circle of files, one class a name.
 
-The order stands in ``LAYERS`` alone; docs/architecture.md shows it. An import inside a function, or for types only,
-counts like any other: two files that need each other are one file in two places.
+The order is ``control.reference.LAYERS``, by which docs/architecture.md's code map is written too. An import inside a
+function, or for types only, counts like any other: two files that need each other are one file in two places.
 """
 
 from __future__ import annotations
@@ -13,53 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from control.reference import LAYERS
+
 ROOT = Path(__file__).parents[2]
-# From the lowest to the highest: a package imports from itself and from lower ones. Those in one tuple stand side by
-# side and import nothing of each other. A package's own files (``proxy/tls.py``) are written as files.
-LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "backends": (
-        ("backends/durations.py", "backends/errors.py", "backends/operations.py", "backends/origin.py"),
-        ("backends/arm.py", "backends/backend.py"),
-        ("backends/documents",),
-        ("backends/resilience",),
-        ("backends/kinds",),
-        ("backends/adapters",),
-        ("backends/extensions.py",),
-        ("backends/adapters/loading.py",),  # one function for programs outside, which no file of ours imports
-        ("backends/copy",),
-        ("backends/pair",),
-    ),
-    "proxy": (
-        ("proxy/settings.py",),
-        ("proxy/tls.py",),
-        ("proxy/board",),
-        ("proxy/http1",),
-        ("proxy/migration",),
-        ("proxy/process",),
-    ),
-    "control": (
-        ("control/plan",),
-        ("control/judge",),
-        ("control/rollout",),
-        ("control/store",),
-        ("control/figures",),
-        ("control/checks",),
-        ("control/lead",),
-        ("control/report",),
-        ("control/api",),
-        ("control/serve.py",),
-        ("control/terminal",),
-        ("control/demo",),
-        ("control/cli",),
-        ("control/reference.py",),
-    ),
-    "loadtest": (
-        ("loadtest/stage",),
-        ("loadtest/generator",),
-        ("loadtest/phases", "loadtest/bench", "loadtest/rehearse"),
-        tuple(f"loadtest/{phase}.py" for phase in ("initial", "early", "half", "majority", "complete")),
-    ),
-}
 Files = Mapping[str, ast.Module]
 
 
