@@ -1,8 +1,8 @@
-"""Adapters from outside the product, by name: how they come into the table, and into every process of a run.
+"""Adapters from outside the product, by name: how they get into the table of every process of a run.
 
-``register("shop.orders:ADAPTER")`` before ``serve`` is all that is needed. An adapter is given by the name of its
-module, not as a value, because the workers and the control process are processes of their own: the plan carries the
-names to them, and each imports the modules and has the same table before it looks at the board.
+Call ``register("shop.orders:ADAPTER")`` before ``serve``. An adapter is given by the name of its module, not as a
+value, because the workers and the control process are separate processes: the plan carries the names to them, and
+each imports the modules, and so has the same table, before it reads the board.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ _added: Final[dict[str, Adapter]] = {}
 def register(reference: str) -> None:
     """Add the adapter ``MODULE:NAME`` to this process's table.
 
-    Raises ``AdapterError`` where it cannot be had or claims what is another's; the table is then as before.
+    Raises ``AdapterError`` if it cannot be imported or claims what belongs to another adapter; the table then stays
+    as it was.
     """
     use((*_added, reference))
 
 
 def use(references: Sequence[str]) -> None:
-    """Make the table the built-in adapters and these, whatever was added before. Raises as ``register``."""
-    wanted = {reference: _load(reference) for reference in references}
-    registry.install((*registry.BUILT_IN, *wanted.values()))
+    """Set the table to the built-in adapters and these, instead of those added before. Raises as ``register``."""
+    adapters = {reference: _load(reference) for reference in references}
+    registry.install((*registry.BUILT_IN, *adapters.values()))
     _added.clear()
-    _added.update(wanted)
+    _added.update(adapters)
 
 
 def added() -> tuple[str, ...]:

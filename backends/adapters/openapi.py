@@ -1,6 +1,6 @@
 """The OpenAPI document of the data requests, drawn from the table of adapters. Pure.
 
-The shapes say what a client may count on: a test decodes every answer of both stores by them.
+A client may rely on the shapes: a test decodes every answer of both stores with them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from backends.adapters.shapes import Error
 from backends.operations import Operation
 
 _REFUSALS: Final = {
-    400: "The request is malformed: where, what was found, what was expected.",
-    404: "There is no such thing.",
-    409: "Not allowed in the present state.",
-    503: "The backend failed, or for `write_uncertain` may have written.",
+    400: "The request is malformed; the message says where, what was found and what was expected.",
+    404: "Not found.",
+    409: "Not allowed in the current state.",
+    503: "The backend failed; with `write_uncertain`, the write may be stored.",
 }
 _HEADERS: Final = {
     "x-data-source": {
@@ -27,7 +27,7 @@ _HEADERS: Final = {
         "schema": {"type": "string", "enum": ["mock", "firestore"]},
     },
     "x-data-fallback": {
-        "description": "Why the source answered for the target.",
+        "description": "Why the source answered instead of the target.",
         "schema": {"type": "string"},
     },
 }
@@ -38,13 +38,13 @@ def document(version: str) -> dict[str, Any]:
     table = specs()
     answers = [spec.answer for spec in table.values() if spec.answer is not None]
     bodies = [spec.body for spec in table.values() if spec.body is not None]
-    wanted = [Error, *answers, *bodies]
-    schemas, components = msgspec.json.schema_components(wanted, ref_template="#/components/schemas/{name}")
-    by_shape = dict(zip(map(repr, wanted), schemas, strict=True))  # a shape may be a union, which has no hash
+    shapes = [Error, *answers, *bodies]
+    schemas, components = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
+    by_shape = dict(zip(map(repr, shapes), schemas, strict=True))  # a shape may be a union, which has no hash
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations():
-        described = _described(operation, table[operation.name], by_shape)
-        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+        entry = _described(operation, table[operation.name], by_shape)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
     return {
         "openapi": "3.1.0",
         "info": {"title": "phasegate: data requests", "version": version},
@@ -65,7 +65,7 @@ def _described(operation: Operation, spec: Spec, schemas: dict[str, Any]) -> dic
             "headers": _HEADERS,
             "content": {"application/json": {"schema": schemas[repr(Error)]}},
         }
-    described: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "operationId": operation.name,
         "tags": [operation.adapter],
         "parameters": [
@@ -86,8 +86,8 @@ def _described(operation: Operation, spec: Spec, schemas: dict[str, Any]) -> dic
         "responses": responses,
     }
     if spec.body is not None:
-        described["requestBody"] = {
+        entry["requestBody"] = {
             "required": not spec.body_optional,
             "content": {"application/json": {"schema": schemas[repr(spec.body)]}},
         }
-    return described
+    return entry

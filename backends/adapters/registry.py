@@ -1,8 +1,8 @@
 """The table of adapters, and what follows from it: operations, live views, handlers, who claims a document. Pure.
 
-Adding an adapter to the product is its file and its place in ``BUILT_IN``; ``loading`` adds one from outside. The
-table is filled before a process reads its plan. What was built by then (a board's layout, a router, an arm) keeps the
-operations that it was built with, so every process of one run must have the same table: see ``loading``.
+To add an adapter to the product, write its file and add it to ``BUILT_IN``; ``loading`` adds one from outside. The
+table must be complete before anything is built from it (a board's layout, a router, an arm): what is built keeps the
+operations it was built with. So every process of one run must have the same table: see ``loading``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _table: tuple[Adapter, ...] = BUILT_IN
 
 
 def install(adapters: Sequence[Adapter]) -> None:
-    """Make these the table. Raises ``AdapterError``, and leaves the table as it is, where two claim the same."""
+    """Make these the table. Raises ``AdapterError`` and leaves the table unchanged if two adapters conflict."""
     problems = list(_conflicts(adapters))
     if problems:
         raise AdapterError("\n".join(problems))
@@ -58,31 +58,31 @@ def views() -> tuple[Query, ...]:
 
 def handlers(store: DocumentStore) -> dict[str, Callable[[Call, Context], Coroutine[Any, Any, Any]]]:
     """Every operation's handler over the store, by the operation's name."""
-    made = [(adapter, adapter.handlers(store)) for adapter in _table]
+    instances = [(adapter, adapter.handlers(store)) for adapter in _table]
     return {
         operation.name: getattr(instance, operation.call)
-        for adapter, instance in made
+        for adapter, instance in instances
         for operation in adapter.operations
     }
 
 
 def claiming(path: str) -> Adapter | None:
-    """The adapter whose document this is, or whose collection."""
+    """The adapter that owns the document or collection at ``path``."""
     collection = path.split("/")[0]
     return next((adapter for adapter in _table if collection in adapter.collections), None)
 
 
 def _conflicts(adapters: Sequence[Adapter]) -> Iterator[str]:
     for one, other in combinations(adapters, 2):
-        said = f"{other.file}: adapter {other.name!r}"
-        whose = f"belongs to adapter {one.name!r} already ({one.file})"
+        claimant = f"{other.file}: adapter {other.name!r}"
+        taken = f"belongs to adapter {one.name!r} already ({one.file})"
         if one.name == other.name:
-            yield f"{said}: the name {whose}"
+            yield f"{claimant}: the name {taken}"
         for collection in sorted({*one.collections} & {*other.collections}):
-            yield f"{said}: the collection {collection} {whose}"
+            yield f"{claimant}: the collection {collection} {taken}"
         for path in sorted({spec.path for spec in other.serves}):
             if any(_meet(path, spec.path) for spec in one.serves):
-                yield f"{said}: the path {path} {whose}"
+                yield f"{claimant}: the path {path} {taken}"
 
 
 def _meet(one: str, other: str) -> bool:
