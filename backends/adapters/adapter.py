@@ -160,10 +160,10 @@ def _problems(adapter: Adapter) -> Iterator[str]:
             yield f"collections: expected the name of a top-level collection, found {collection!r}"
     for query in adapter.views:
         if query.collection.split("/")[0] not in adapter.collections:
-            yield f"views: {query.collection} is in none of its collections"
+            yield f"views: {query.collection} is not in one of its collections"
     for collection in adapter.newer:
         if collection not in adapter.collections:
-            yield f"newer: {collection} is none of its collections"
+            yield f"newer: {collection} is not one of its collections"
 
 
 def _misfits(adapter: Adapter, spec: Spec) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """The board's layout: the cells of each kind of row, and the order of the rows. Pure.
 
-    header      magic, layout, boot, the control process's pid and heartbeat migrations  the word (generation u32 ·
-    flags u16 · weight u16 in basis points), the lease, rollback deadlines workers     one row per slot: pid,
-    heartbeat, process figures; by migration the generation it has seen, requests in
-                flight, its data source's gauges, and by operation and arm the counts and the latency histogram
+    header      magic, layout, boot, the control process's pid and heartbeat
+    migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
+    workers     one row per slot: pid, heartbeat, process figures; by migration the generation it has seen, requests
+                in flight, its data source's gauges, and by operation and arm the counts and the latency histogram
     marks       by migration and bucket: when a session of the bucket last made a change that the target lacked
 
 Every cell's index is a plain ``Final`` number, because these are used on every request and compiled code treats such

@@ -24,7 +24,7 @@ The same event has a different meaning in each state:
                                      are answered
     BODY      more of the body       closes                            408 if the client is slow, 504 if the origin is
     BUSY      held                   recorded: the client may wait     504
-                                     for its answer, or be gone (it is probed)
+                                     for its answer or be gone (probed)
     TUNNEL    sent to the origin     sent to the origin                reset
     LINGER    discarded              closes                            reset, unless the client is still receiving
 

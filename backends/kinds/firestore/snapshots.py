@@ -1,7 +1,8 @@
 """Turns the messages of a Listen stream into consistent states of one query's result. Pure.
 
 A single message guarantees nothing. The state is consistent only at each *global snapshot*: a NO_CHANGE that names no
-target and carries a read time, once the target is CURRENT. So changes are collected, and applied there all at once. (https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#listenresponse)
+target and carries a read time, once the target is CURRENT. So changes are collected, and applied there all at once.
+(https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#listenresponse)
 
     document change   collected; ignored if the document is known with the same update time
     delete, remove    collected
