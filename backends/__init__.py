@@ -1,4 +1,4 @@
-"""Where an answer comes from: operations, document stores, adapters, and the care taken of a failing target.
+"""What answers data requests: operations, document stores, adapters, and the handling of a failing target.
 
-Must never import ``proxy`` or ``control``, know a phase or a weight, or see a socket of a client's.
+Must never import ``proxy`` or ``control``, know phases or weights, or touch a client's socket.
 """

@@ -1,4 +1,4 @@
-"""What the data plane asks of a backend: one ``Arm``, and of a migration's two: one ``DataSource``.
+"""The data plane's interfaces to backends: ``Arm`` is one backend, ``DataSource`` is the two of a migration.
 
 Interfaces only; ``manager`` builds the real ones.
 """
@@ -15,8 +15,8 @@ SOURCE: Final = 0
 TARGET: Final = 1
 ARMS: Final = ("source", "target")
 
-# What a data source counts beside latency, in the order of the board's cells: append only. Cumulative, but for
-# ``LEVELS``, whose values are read as they are.
+# What a data source counts beside latency, in the order of the board's cells: append only. All are cumulative,
+# except ``LEVELS``, which are current values.
 GAUGES: Final = (
     "attempts",
     "retries",
@@ -35,7 +35,7 @@ LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending"})
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A backend's own word: ``detail`` says what was found and, where it is bad, what to do."""
+    """The result of a health check: ``detail`` says what was found and, if it failed, what to do."""
 
     ok: bool
     latency_ms: float
@@ -44,10 +44,10 @@ class Health:
 
 @dataclass(slots=True)
 class Outcome:
-    """An answer, and whose it is.
+    """An answer, and the arm that gave it.
 
-    ``arm`` answered. ``fault`` is the failure of the arm that was asked, behind a fallback or behind an error answer:
-    it counts against that arm whoever answered in the end.
+    ``fault`` is the failure of the arm that was asked, if it led to a fallback or to an error answer. It counts
+    against the arm that was asked, whichever arm answered.
     """
 
     answer: Answer
@@ -56,12 +56,12 @@ class Outcome:
 
 
 class Arm(Protocol):
-    """One side of a migration. ``kind`` is what ``x-data-source`` says: mock, firestore."""
+    """One side of a migration. ``kind`` is sent in ``x-data-source``: mock, firestore."""
 
     kind: str
 
     def peek(self, operation: Operation, target: bytes) -> Answer | None:
-        """The answer to a read, where it is in memory and fresh now; None means ask ``answer``. Never blocks."""
+        """The answer to a read if it is in memory and fresh; None means: call ``answer``. Never blocks."""
 
     async def answer(self, call: Call) -> Answer:
         """Answer the call. Bad input is a 4xx answer; the backend's failure raises ``Fault``."""
@@ -70,18 +70,18 @@ class Arm(Protocol):
         """Open connections and views. An unreachable backend is no error here: calls fail until it is back."""
 
     async def close(self) -> None:
-        """Give back everything ``start`` and the calls took."""
+        """Release everything that ``start`` and the calls acquired."""
 
     async def health(self) -> Health:
         """Ask the backend itself, within its deadline. Never raises."""
 
 
 class DataSource(Protocol):
-    """A migration's two arms behind one door. The caller chose the arm; what happens when it fails is decided here.
+    """A migration's two arms as one. The caller chooses the arm; the data source decides what happens if it fails.
 
-    A coroutine of ``answer`` may be driven by hand up to its first suspension, outside any task: it must not use
-    what needs a current task (``asyncio.timeout``, ``wait_for``) before it has suspended once.
-    Cancelling it abandons the target at once.
+    The caller may run a coroutine of ``answer`` by hand up to its first suspension, outside any task: before that it
+    must not use what needs a current task (``asyncio.timeout``, ``wait_for``). Cancelling it abandons the call to the
+    target at once.
     """
 
     @property
@@ -95,7 +95,7 @@ class DataSource(Protocol):
         """Answer the call. A failing target's read is answered by the source; this never raises ``Fault``."""
 
     def behind_since(self) -> int:
-        """When the oldest change was made that the target lacks (CLOCK_MONOTONIC ns); 0: it has them all."""
+        """When the oldest change that the target lacks was made (CLOCK_MONOTONIC ns); 0 if it lacks none."""
 
     def gauges(self) -> list[int]:
         """The values of ``GAUGES``, in that order."""

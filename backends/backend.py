@@ -1,4 +1,4 @@
-"""What the settings of every backend share, whatever its kind. Pure."""
+"""What the settings of all backends have in common, whatever their kind. Pure."""
 
 from __future__ import annotations
 

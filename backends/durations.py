@@ -1,4 +1,4 @@
-"""Spans of time as a configuration writes them, and their way through msgspec. Pure."""
+"""Durations as a configuration writes them, and the hooks by which msgspec encodes and decodes them. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Duration(float):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Raise ``ValueError``, in words for a person, for what is no duration or a negative one."""
+        """Raise ``ValueError``, with a message for the user, for anything but a duration of zero or more."""
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
             return cls(value)
         match = _DURATION.fullmatch(value) if isinstance(value, str) else None
@@ -24,14 +24,14 @@ class Duration(float):
 
 
 def encode_hook(value: object) -> float:
-    """For msgspec: a duration travels between processes as its seconds."""
+    """For msgspec: a duration is sent between processes in seconds."""
     if isinstance(value, Duration):
         return float(value)
     raise NotImplementedError(type(value).__name__)
 
 
 def decode_hook(wanted: type, value: object) -> object:
-    """For msgspec: the other way. Raises ``ValueError`` in words for a person."""
+    """For msgspec: the reverse. Raises ``ValueError`` with a message for the user."""
     if wanted is Duration:
         return Duration.parse(value)
     raise NotImplementedError(wanted.__name__)

@@ -1,7 +1,7 @@
 """Faults, each answering three questions: what kind, may the write be applied, may the call be repeated. Pure.
 
-What the *client* did wrong is no fault: it is an ordinary 4xx ``Answer`` (see ``operations``), the same from
-every backend, and never counts against the target. A ``Fault`` is a backend's failure and always does.
+A *client's* mistake is not a fault: it is an ordinary 4xx ``Answer`` (see ``operations``), the same from every
+backend, and never counts against the target. A ``Fault`` is a backend's failure and always counts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class FaultKind(IntEnum):
         return self.name.lower()
 
 
-class Fault(Exception):  # noqa: N818 - a fault is the domain's word, and not every one is an error of ours
+class Fault(Exception):  # noqa: N818 - fault is the domain's term
     """A backend failed to do what was asked.
 
     ``may_retry``: the same call may be sent again at once.
-    ``may_have_applied``: a write that ended so may or may not be in the store; it must never be reported as done.
+    ``may_have_applied``: the write may or may not be in the store; it must never be reported as done.
     """
 
     __slots__ = ("kind", "may_have_applied", "may_retry")

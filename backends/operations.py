@@ -1,7 +1,7 @@
-"""A data operation, and the values that travel between the data plane and an adapter. Pure.
+"""A data operation, and the values that pass between the data plane and an adapter. Pure.
 
-A ``Call`` fixes its id and its time before it is dispatched, so a write can be applied twice, or to two stores,
-and mean the same.
+A ``Call`` gets its id and its time before it is dispatched, so a write can be applied twice, or to two stores, with
+the same result.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ EVENT_STREAM: Final = b"text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One kind of data request: ``method path`` is what the client sends, ``adapter.call`` is who answers.
+    """One kind of data request: ``method path`` is what the client sends, ``adapter.call`` is the handler.
 
-    The table of them is the adapters': see ``adapters.registry``.
+    ``adapters.registry`` has the table of all.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Operation:
 class Call:
     """One data request as an adapter sees it.
 
-    ``params`` are the path's, percent-decoded; ``query`` the first value of each name, decoded; ``now`` is Unix
-    time in seconds and ``id`` a fresh random identifier, both fixed before dispatch; ``target`` is the
-    request-target as it came, the key of everything memoised.
+    ``params`` are the path's parameters, percent-decoded; ``query`` has the first value of each name, decoded;
+    ``now`` is Unix time in seconds and ``id`` a fresh random identifier, both set before dispatch; ``target`` is the
+    request-target as received, the key for memoised answers.
     """
 
     operation: Operation
@@ -53,10 +53,10 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """What a backend answers: a whole body, or for a ``stream`` operation an iterator of chunks.
+    """A backend's answer: a whole body, or for a ``stream`` operation an iterator of chunks.
 
     The data plane adds ``x-data-source``, lengths and connection fields. ``wire`` belongs to the data plane: the
-    encoded head and body, kept as long as the answer itself is.
+    encoded head and body, kept as long as the answer itself.
     """
 
     status: int
@@ -73,5 +73,5 @@ def json_answer(status: int, value: object, headers: tuple[tuple[bytes, bytes], 
 
 
 def error_answer(status: int, code: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
-    """The one form in which an error reaches a client of the data plane."""
+    """An error answer, in the form that all errors to the data plane's clients have."""
     return json_answer(status, {"error": {"code": code, "message": message}}, headers)

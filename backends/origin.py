@@ -1,4 +1,4 @@
-"""HTTP origins as a configuration describes them: where one is, and the TLS that is spoken to it. Pure."""
+"""HTTP origins as a configuration describes them: their addresses, and the TLS settings for them. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 
 
 class OriginTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """TLS toward an origin, beyond what https:// says by itself."""
+    """TLS to an origin, beyond what https:// implies."""
 
-    ca: str | None = None  # a file of certificates to trust in place of the system's
-    server_name: str | None = None  # whom the certificate must name; none: the origin's host
-    certificate: str | None = None  # ours, in a PEM file with the chain behind it, where the origin asks for one
+    ca: str | None = None  # a file of certificates to trust instead of the system's
+    server_name: str | None = None  # the name that the certificate must have; none: the origin's host
+    certificate: str | None = None  # client certificate and its chain in a PEM file, if the origin requires one
     key: str | None = None  # its private key, in a PEM file
 
 
 class Origin(NamedTuple):
-    """Where an origin is: ``path`` that of a unix socket, else ``host`` and ``port``. ``authority`` is its Host."""
+    """An origin's address: ``path`` of a unix socket, else ``host`` and ``port``. ``authority`` is its Host field."""
 
     secure: bool
     host: str
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """How an origin is reached. ``health``: the path that says whether it is well; None where none is known."""
+    """How an origin is reached. ``health``: the path of its health check; None if it has none."""
 
     url: str
     timeout_s: float
@@ -41,7 +41,7 @@ _ORIGIN: Final = re.compile(r"(https?)://((?:\[([0-9A-Fa-f:.]+)\]|([^\s/@:\[\]?#
 
 
 def origin_of(text: str) -> Origin:
-    """An origin as a config writes it. Raises ``ValueError`` in words for a person."""
+    """An origin parsed from a config. Raises ``ValueError`` with a message for the user."""
     if text.startswith("unix:/"):
         return Origin(False, "", 0, text.removeprefix("unix:"), "localhost")
     match = _ORIGIN.fullmatch(text)
@@ -56,12 +56,12 @@ def origin_of(text: str) -> Origin:
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Whether two valid origins are one place, however each is written."""
+    """Whether two valid origins are the same address, however each is written."""
     return origin_of(one)[:4] == origin_of(other)[:4]
 
 
 def origin_mistakes(url: str, tls: OriginTls | None) -> Iterator[tuple[str, str]]:
-    """What the shapes of ``origin`` and ``tls`` beside it cannot say, as (key, what was expected and found)."""
+    """Mistakes in ``origin`` and ``tls`` that their types do not catch, as (key, what was expected and found)."""
     try:
         origin_of(url)
     except ValueError as error:
@@ -77,7 +77,7 @@ def origin_mistakes(url: str, tls: OriginTls | None) -> Iterator[tuple[str, str]
 
 
 def place_tls(tls: OriginTls | None, place: Callable[[str], str]) -> OriginTls | None:
-    """The same with ``place`` put around each file that it names."""
+    """The settings with ``place`` applied to each file path in them."""
     if tls is None:
         return None
     files = {name: getattr(tls, name) for name in ("ca", "certificate", "key")}

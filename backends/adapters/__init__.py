@@ -1,1 +1,1 @@
-"""What the app's data requests mean, each written once over the document-store port."""
+"""The handlers of the app's data requests, each written once over the document-store port."""

@@ -1,15 +1,15 @@
-"""What an adapter is: all that phasegate knows of one part of the app's API, declared in one value. Pure.
+"""What an adapter is: everything phasegate knows about one part of the app's API, declared in one value. Pure.
 
 An adapter is one file. It ends with ``ADAPTER = Adapter(...)``, which names the class of its handlers and, for each
 of its operations, a ``Spec``: the request, the handler, and the shapes that the OpenAPI document is drawn from.
 Everything that knows operations reads them from there (see ``registry``): the data plane's routes, the board's
 layout, the stores' live views, the document, made-up data and fixtures.
 
-A declaration is checked where it stands: one that lacks a part raises ``AdapterError`` when its file is imported.
-Found later, the same mistake would end a worker or the control process.
+A declaration is checked when its file is imported: an incomplete one raises ``AdapterError`` then. Found later, the
+same mistake would end a worker or the control process.
 
-A handler is an async method ``(call, ctx)`` of a class that is made over a document store. One of a read or a stream
-returns the ``Answer``; one of a write returns ``Written``: the answer, and the change for the other store to apply.
+A handler is an async method ``(call, ctx)`` of a class constructed with a document store. For a read or a stream it
+returns the ``Answer``; for a write it returns ``Written``: the answer, and the change for the other store to apply.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from backends.adapters.requests import Parameter
 from backends.documents.port import Context, DocumentStore, Fields, Query
 from backends.operations import Call, Kind, Operation
 
-# Its first argument is the instance. A write's result is a ``Written``, every other's an ``Answer``.
+# The first argument is the instance. A write returns ``Written``, every other kind an ``Answer``.
 Handler = Callable[[Any, Call, Context], Coroutine[Any, Any, Any]]
 
 PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
@@ -45,10 +45,10 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A request that a client could send: the least that the operation takes.
+    """A minimal request that a client could send.
 
-    ``of`` is the handler of another operation of this adapter: the values of ``params``, the path's, that are not
-    given are the fields of that operation's answer to its own example.
+    ``of`` is the handler of another operation of this adapter. Path parameters missing from ``params`` are taken
+    from the fields of that operation's answer to its own example.
     """
 
     body: str = ""  # JSON
@@ -61,21 +61,21 @@ class Example:
 class Spec:
     """One operation, as its adapter declares it.
 
-    ``answer`` and ``body`` are shapes (anything ``msgspec`` decodes JSON by). ``refuses`` are the statuses of refusal
-    beside 400 and 503, which every operation may answer.
+    ``answer`` and ``body`` are shapes: types that ``msgspec`` can decode JSON into. ``refuses`` lists the error
+    statuses of the operation beside 400 and 503, which every operation may answer with.
     """
 
     handler: Handler
     method: str
     path: str
     kind: Kind
-    answer: Any = None  # none: a stream of server-sent events
+    answer: Any = None  # None for a stream of server-sent events
     status: int = 200  # of success
     refuses: tuple[int, ...] = ()
     body: Any = None
-    body_optional: bool = False  # every field of it has a default
-    parameters: tuple[Parameter, ...] = ()  # the query's
-    in_path: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # a path parameter's schema, beside text
+    body_optional: bool = False  # every field has a default
+    parameters: tuple[Parameter, ...] = ()  # of the query
+    in_path: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # more of a path parameter's schema
     example: Example = field(default_factory=Example)
 
     @property
@@ -90,7 +90,7 @@ class Spec:
 
 
 class MadeUp(NamedTuple):
-    """A request that nobody sent: what its handler stores is part of the made-up data."""
+    """A request that generates made-up data: whatever its handler stores is part of the data."""
 
     handler: Handler
     at: datetime
@@ -100,22 +100,22 @@ class MadeUp(NamedTuple):
 
 
 def made_up(dice: random.Random, handler: Handler, at: datetime, body: object, **params: str) -> MadeUp:
-    """A request with an id that the dice give it."""
+    """A request for made-up data, with an id drawn from ``dice``."""
     return MadeUp(handler, at, f"{dice.getrandbits(128):032x}", body, params)
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One part of the app's API. Raises ``AdapterError`` for what is missing, does not fit, or is there twice."""
+    """One part of the app's API. Raises ``AdapterError`` if anything is missing, inconsistent or duplicated."""
 
     name: str
     handlers: Callable[[DocumentStore], Any]  # the class
     serves: tuple[Spec, ...]
-    collections: tuple[str, ...]  # the top-level ones that its documents are in or under
-    views: tuple[Query, ...] = ()  # what a store keeps live: enough to answer the requests that are made all the time
-    made_up: Callable[[random.Random], Iterator[MadeUp]] | None = None  # the data that a mock without fixtures has
-    times: frozenset[str] = frozenset()  # fields that hold times in fixtures too, beside ``at`` and ``…_at``
-    # By collection: whether the first state of a document takes the place of the second.
+    collections: tuple[str, ...]  # top-level collections; all its documents are in or below them
+    views: tuple[Query, ...] = ()  # queries that a store keeps live, to answer the most frequent requests
+    made_up: Callable[[random.Random], Iterator[MadeUp]] | None = None  # the data of a mock without fixtures
+    times: frozenset[str] = frozenset()  # fields of fixtures that hold times, beside ``at`` and ``…_at``
+    # By collection: whether the first state of a document is newer than the second, and so replaces it.
     newer: Mapping[str, Callable[[Fields, Fields], bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class Adapter:
 
     @property
     def file(self) -> str:
-        """The file that its handlers are in; their module, where it has none."""
+        """The file of its handlers; the name of their module if there is no file."""
         try:
             return inspect.getfile(self.handlers)
         except (OSError, TypeError):
@@ -133,7 +133,7 @@ class Adapter:
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
-        """Its rows of the table of operations, the same objects every time."""
+        """Its rows in the table of operations; every access gives the same objects."""
         return tuple(
             Operation(f"{self.name}.{spec.call}", spec.method, spec.path, spec.kind, self.name, spec.call)
             for spec in self.serves
@@ -141,7 +141,7 @@ class Adapter:
 
 
 def _problems(adapter: Adapter) -> Iterator[str]:
-    # The name begins the operations' names, from which the adapter is read again where only those are at hand.
+    # Operation names begin with the adapter's name, and code that has only an operation's name splits it off again.
     if not re.fullmatch(r"[a-z][a-z0-9_]*", adapter.name):
         yield "name: expected lower-case letters, digits and _"
     for spec in adapter.serves:
@@ -160,10 +160,10 @@ def _problems(adapter: Adapter) -> Iterator[str]:
             yield f"collections: expected the name of a top-level collection, found {collection!r}"
     for query in adapter.views:
         if query.collection.split("/")[0] not in adapter.collections:
-            yield f"views: {query.collection} is in none of its collections"
+            yield f"views: {query.collection} is not in one of its collections"
     for collection in adapter.newer:
         if collection not in adapter.collections:
-            yield f"newer: {collection} is none of its collections"
+            yield f"newer: {collection} is not one of its collections"
 
 
 def _misfits(adapter: Adapter, spec: Spec) -> Iterator[str]:
@@ -226,7 +226,7 @@ def _repeated(names: Any) -> list[Any]:
 def example_call(
     adapter: Adapter, spec: Spec, answered: Mapping[str, Mapping[str, Any]], now: float, fresh_id: str
 ) -> Call:
-    """The example of an operation as a call. ``answered``: what examples were answered, by operation, for ``of``."""
+    """The example of an operation as a call. ``answered``: the answers to other examples by operation, for ``of``."""
     example = spec.example
     operation = next(each for each in adapter.operations if each.call == spec.call)
     params = dict(example.params)

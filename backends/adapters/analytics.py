@@ -4,10 +4,10 @@
     analytics_totals/{shard}                         events and events by type, since the beginning
     analytics_minutes|hours|days/{digest}            events by item, in one bucket of time, in one of SHARDS parts
 
-A commit makes its events' documents, each on the condition that it is not there, and in the same breath adds them to
-one shard of every counter: so an event counts once, however often and to however many stores it is sent. A batch
-picks its shard by its content, which spreads writers over documents; a reader adds the shards up. Document ids are
-digests: nothing is written in the order of its key.
+One commit creates the events' documents, each with the precondition that it does not exist yet, and adds them to one
+shard of every counter: so an event counts once in a store, however often it is sent. A batch's content picks its
+shard, which spreads writers over documents; a reader sums the shards. Document ids are digests, so that documents are
+not written in key order, which would make one key range hot.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SHARDS: Final = 8
 USER_AGE_S: Final = 2.0
 TRENDING_AGE_S: Final = 5.0
 USER_LENGTH: Final = 128  # characters; Firestore compares a field with at most 1,499 bytes
-OTHER: Final = "(other)"  # stands for every item or type, where a counter's document has no room for more names
+OTHER: Final = "(other)"  # counts every item or type once a counter's document has no room for more names
 
 
 class Grain(NamedTuple):
@@ -92,18 +92,18 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     properties: dict[str, Any] | None = None
 
 
-# A union is no class, which is what a type checker asks of an argument that is a type.
+# Any, because a type checker does not accept a union as an argument of type ``type[T]``.
 Batch: Final[Any] = Annotated[list[Event], msgspec.Meta(min_length=1, max_length=500)] | Event
 
 
 class Ingested(Strict):
-    """Events that were taken, each id counted once."""
+    """Accepted events, each id counted once."""
 
     accepted: int
 
 
 class StoredEvent(Strict):
-    """An event of a user's."""
+    """One event of a user."""
 
     id: str
     type: str
@@ -157,7 +157,7 @@ class TrendWindow:
         return {"type": "string", "pattern": pattern, "default": _USUAL, "description": widest}
 
     def of(self, call: Call) -> timedelta:
-        """The window that the call asks for. Raises ``Refused``."""
+        """The window that the call asks for. Raises ``OperationRefused``."""
         text = call.query.get(self.name, _USUAL)
         match = _WINDOW.fullmatch(text)
         window = int(match[1]) * _UNIT[match[2]] if match else None
@@ -172,7 +172,7 @@ WINDOW: Final = TrendWindow()
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """Events that are to be stored and counted once each: a ``Change``. They fit into one commit."""
+    """A ``Change`` that stores events and counts each of them once. They fit into one commit."""
 
     events: tuple[Fields, ...]
     shard: int
@@ -192,7 +192,7 @@ class Ingest:
             except Rejected as refusal:
                 if refusal.reason is Reason.EXISTS:
                     stored = await store.get_many([_path(event) for event in events], ctx)
-                    events = tuple(event for event, found in zip(events, stored, strict=True) if found is None)
+                    events = tuple(event for event, document in zip(events, stored, strict=True) if document is None)
                     if not events:
                         return
                 elif refusal.reason is Reason.INVALID and named:
@@ -227,7 +227,7 @@ class Ingest:
 
 
 def _counted(field: str, names: Counter[str]) -> tuple[Transform, ...]:
-    # OTHER is there from the first, though nothing is counted under it: a full document would have no room for it.
+    # OTHER is created with the first count, at zero: a full document would have no room to add it.
     counts = {OTHER: 0} | names
     return tuple(Transform((field, name), "increment", count) for name, count in counts.items())
 
@@ -267,7 +267,7 @@ def _portions(events: Sequence[Fields]) -> Iterator[tuple[Fields, ...]]:
 
 
 def _fields(event: Event, fallback_id: str, now: float) -> Fields:
-    """The event as it is stored; ``fallback_id`` and ``now`` where it brings no id and time of its own."""
+    """The event as it is stored; ``fallback_id`` and ``now`` where it has no id or time of its own."""
     fields: Fields = {
         "id": event.id or fallback_id,
         "user": event.user,
@@ -311,7 +311,7 @@ class Analytics:
         return reply(202, {"accepted": len(events)}), change
 
     async def user(self, call: Call, ctx: Context) -> Answer:
-        """How much a user did, and the newest of it."""
+        """How many events a user has, and the newest of them."""
         user = call.params["uid"]
         if len(user) > USER_LENGTH:
             message = f"the user's name has {len(user)} characters, expected at most {USER_LENGTH}"
@@ -345,7 +345,7 @@ class Analytics:
             200,
             {
                 "events": events,
-                "types": dict(sorted((+types).items())),  # those counted at all
+                "types": dict(sorted((+types).items())),  # without zero counts
                 "last_event_at": EPOCH + timedelta(microseconds=max(newest)) if newest else None,
             },
         )
@@ -361,9 +361,9 @@ class Analytics:
         items: Counter[str] = Counter()
         for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S):
             items.update(_numbers(bucket.fields["items"]))
-        # Until the window's first bucket leaves it, or the next one begins.
-        turns = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
-        rest_for(ctx, min(turns).total_seconds())
+        # The answer holds until the oldest bucket leaves the window, or a new bucket begins.
+        changes_in = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
+        rest_for(ctx, min(changes_in).total_seconds())
         ranked = sorted((+items).items(), key=lambda entry: (-entry[1], entry[0]))
         return reply(
             200,

@@ -1,7 +1,7 @@
 """Dashboard metrics: the newest snapshot, those before it, and a stream of them.
 
-A snapshot is one document, made once and never changed; the newest by (time, id) is the current one. So two
-publishers need no lock, a publication can be applied twice or late, and no document is written over and over.
+A snapshot is one document that is created once and never changed; the newest by (time, id) is the current one. So two
+publishers need no lock, a publication can be applied twice or late, and no single document is written repeatedly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXAMPLE: Final = '{"metrics": {"active_users": 120, "revenue": 99.5}}'
 
 
 class Publish(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a publication. A snapshot as it was read may be sent back: its id and time are given anew."""
+    """The body of a publication. A snapshot may be sent back as it was read: it gets a new id and time."""
 
     metrics: dict[str, Any]
     id: str | None = None
@@ -69,8 +69,8 @@ class Dashboard:
         self._store = store
 
     async def _newest(self, ctx: Context) -> Document | None:
-        found = await self._store.query(NEWEST, ctx)
-        return found[0] if found else None
+        newest = await self._store.query(NEWEST, ctx)
+        return newest[0] if newest else None
 
     async def current(self, call: Call, ctx: Context) -> Answer:
         """The newest snapshot."""
@@ -87,8 +87,9 @@ class Dashboard:
             raise refused(400, "invalid_query", "from is later than to")
         bounds = [] if first is None else [Filter("published_at", ">=", first)]
         bounds += [] if last is None else [Filter("published_at", "<=", last)]
-        # One more to know whether there is a next page, and one for the current one, which is not history. It is
-        # asked for second: published in between, it is then missing from the page, not taken for history's newest.
+        # Two documents more than the limit: one tells whether there is a next page, and one may be the current
+        # snapshot, which is not history. The current one is read after the page: a snapshot published in between is
+        # then missing from the page. In the other order it would be listed as history.
         page = await self._store.query(
             Query(COLLECTION, tuple(bounds), "published_at", True, limit + 2, moment_cursor(call)),
             ctx,
@@ -110,7 +111,7 @@ class Dashboard:
         return reply(200, {"id": call.id, **fields}), change
 
     async def stream(self, call: Call, ctx: Context) -> Answer:
-        """Server-sent events: the newest snapshot now, and each one that takes its place."""
+        """Server-sent events: the newest snapshot now, and each newer one when it is published."""
 
         async def look(ctx: Context) -> Scene | None:
             newest = await self._newest(ctx)

@@ -1,6 +1,6 @@
 """The OpenAPI document of the data requests, drawn from the table of adapters. Pure.
 
-The shapes say what a client may count on: a test decodes every answer of both stores by them.
+A client may rely on the shapes: a test decodes every answer of both stores with them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from backends.kinds.registry import KINDS
 from backends.operations import Operation
 
 _REFUSALS: Final = {
-    400: "The request is malformed: where, what was found, what was expected.",
-    404: "There is no such thing.",
-    409: "Not allowed in the present state.",
-    503: "The backend failed, or for `write_uncertain` may have written.",
+    400: "The request is malformed; the message says where, what was found and what was expected.",
+    404: "Not found.",
+    409: "Not allowed in the current state.",
+    503: "The backend failed; with `write_uncertain`, the write may be stored.",
 }
 
 
@@ -72,7 +72,7 @@ def _described(operation: Operation, spec: Spec, schemas: dict[str, Any], header
             "headers": headers,
             "content": {"application/json": {"schema": schemas[repr(Error)]}},
         }
-    described: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "operationId": operation.name,
         "tags": [operation.adapter],
         "parameters": [
@@ -93,8 +93,8 @@ def _described(operation: Operation, spec: Spec, schemas: dict[str, Any], header
         "responses": responses,
     }
     if spec.body is not None:
-        described["requestBody"] = {
+        entry["requestBody"] = {
             "required": not spec.body_optional,
             "content": {"application/json": {"schema": schemas[repr(spec.body)]}},
         }
-    return described
+    return entry

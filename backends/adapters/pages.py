@@ -56,7 +56,8 @@ class Cursor:
     def of(self, call: Call) -> list[int | str] | None:
         """The cursor's parts; None where the call has no cursor. Raises ``OperationRefused``.
 
-        Anybody can make one up: strings are document ids, integers have 64 bits, or no store could be asked for them.
+        A client can forge a cursor, so its parts are checked: strings must be document ids and integers 64-bit, or a
+        store could not be queried with them.
         """
         text = call.query.get(self.name)
         if not text:
@@ -80,7 +81,7 @@ class Cursor:
 
 
 def invalid_cursor() -> OperationRefused:
-    """The refusal of a cursor that no page was given."""
+    """The refusal of a cursor that is no page's ``next_cursor``."""
     return refused(400, "invalid_cursor", "cursor: expected the next_cursor of an earlier page")
 
 

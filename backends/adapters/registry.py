@@ -58,16 +58,16 @@ def views() -> tuple[Query, ...]:
 
 def handlers(store: DocumentStore) -> dict[str, Callable[[Call, Context], Coroutine[Any, Any, Any]]]:
     """Every operation's handler over the store, by the operation's name."""
-    made = [(adapter, adapter.handlers(store)) for adapter in _table]
+    instances = [(adapter, adapter.handlers(store)) for adapter in _table]
     return {
         operation.name: getattr(instance, operation.call)
-        for adapter, instance in made
+        for adapter, instance in instances
         for operation in adapter.operations
     }
 
 
 def claiming(path: str) -> Adapter | None:
-    """The adapter whose document this is, or whose collection."""
+    """The adapter that owns the document or collection at ``path``."""
     collection = path.split("/")[0]
     return next((adapter for adapter in _table if collection in adapter.collections), None)
 
@@ -75,15 +75,15 @@ def claiming(path: str) -> Adapter | None:
 def conflicts(adapters: Sequence[Adapter]) -> Iterator[str]:
     """What more than one of these adapters claims, in words."""
     for one, other in combinations(adapters, 2):
-        said = f"{other.file}: adapter {other.name!r}"
-        whose = f"belongs to adapter {one.name!r} already ({one.file})"
+        claimant = f"{other.file}: adapter {other.name!r}"
+        taken = f"belongs to adapter {one.name!r} already ({one.file})"
         if one.name == other.name:
-            yield f"{said}: the name {whose}"
+            yield f"{claimant}: the name {taken}"
         for collection in sorted({*one.collections} & {*other.collections}):
-            yield f"{said}: the collection {collection} {whose}"
+            yield f"{claimant}: the collection {collection} {taken}"
         for path in sorted({spec.path for spec in other.serves}):
             if any(_meet(path, spec.path) for spec in one.serves):
-                yield f"{said}: the path {path} {whose}"
+                yield f"{claimant}: the path {path} {taken}"
 
 
 def _meet(one: str, other: str) -> bool:

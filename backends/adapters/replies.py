@@ -1,4 +1,4 @@
-"""What a handler gives back: an answer in JSON, a refusal, and what a write changed."""
+"""What a handler returns: an answer in JSON, a refusal, or what a write changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Written = tuple[Answer, Change | None]
 
 
 class OperationRefused(Exception):  # noqa: N818 - carries an ordinary answer past the rest of a handler
-    """The client is answered this."""
+    """Ends a handler early: the client gets ``answer``."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -28,10 +28,10 @@ def refused(status: int, code: str, message: str) -> OperationRefused:
 
 
 def reply(status: int, value: object) -> Answer:
-    """An answer in JSON: times in UTC with a ``Z``, and keys in order, for Firestore does not keep a map's."""
+    """An answer in JSON: times in UTC with a ``Z``, and keys sorted, because Firestore does not keep their order."""
     return Answer(status, orjson.dumps(value, option=orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS))
 
 
 def rest_for(ctx: Context, seconds: float) -> None:
-    """Note that the answer holds for so long at most."""
+    """Record that the answer stays valid for at most ``seconds``."""
     ctx.rest_until(time.monotonic() + seconds)

@@ -1,4 +1,4 @@
-"""What a request brings: its body and its query parameters, read as they are described, or refused."""
+"""A request's body and query parameters, decoded by their declared types or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Parameter(Protocol):
-    """A query parameter: its name, and its JSON schema for the OpenAPI document. None is ever required."""
+    """A query parameter: its name, and its JSON schema for the OpenAPI document. It is always optional."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Moment:
         return {"type": "string", "description": "RFC 3339, or seconds since 1970"}
 
     def of(self, call: Call) -> datetime | None:
-        """The time that the call asks for; None where it names none. Raises ``Refused``."""
+        """The time that the call asks for; None if it names none. Raises ``OperationRefused``."""
         text = call.query.get(self.name)
         if text is None:
             return None
@@ -63,7 +63,7 @@ class Choice:
         return {"type": "string", "enum": list(self.words)}
 
     def of(self, call: Call) -> str | None:
-        """The word that the call asks for; None where it names none. Raises ``Refused``."""
+        """The word that the call asks for; None if it names none. Raises ``OperationRefused``."""
         word = call.query.get(self.name)
         if word is not None and word not in self.words:
             expected = ", ".join(self.words)
@@ -72,7 +72,7 @@ class Choice:
 
 
 def read_body(body: bytes, shape: type[T], example: str) -> T:
-    """The body as ``shape``; refused with where it went wrong, what was found, what was expected."""
+    """The body decoded as ``shape``. Raises ``OperationRefused``, which says what was found and what was expected."""
     if not body:
         raise refused(400, "invalid_body", f"the body is empty, expected JSON such as {example}")
     try:

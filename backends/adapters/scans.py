@@ -1,13 +1,13 @@
-"""Scan jobs: their state, the files they found, and what of those is there more than once.
+"""Scan jobs: their state, the files they found, and which of these are duplicates.
 
     scans/{id}                    the job; also counts its files and bytes
     scans/{id}/results/{batch}    up to CHUNK_FILES files as they were posted: one document, not one a file
     scans/{id}/groups/{content}   files of equal content: copies and the bytes wasted on all but one of them
 
-A batch is named by its content, and is made in the same commit as the increments that it causes, so posting it twice
-counts it once. A group's waste is (copies - 1) x size. It is kept without reading the group: ``maximum(-size)`` gives
-a new group the start of one file's deduction and leaves every other as it is, then each copy adds its size. So the
-groups are ordered by waste in an ordinary index, and the largest of a scan of any length cost one short query.
+A batch's id is a digest of its content, and one commit creates the batch and makes its increments, so a batch posted
+twice counts once. A group's waste is (copies - 1) x size. It is updated without reading the group: ``maximum(-size)``
+starts a new group at -size and leaves an existing one unchanged, then each copy adds its size. So an ordinary index
+orders the groups by waste, and one short query finds the largest, however long the scan.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ from backends.operations import Answer, Call
 
 COLLECTION: Final = "scans"
 CHUNK_FILES: Final = 400  # files in one commit: with a group each it stays below the limit of 500 writes
-CHUNK_BYTES: Final = 600_000  # of a batch's document, which may hold 1 MiB
+CHUNK_BYTES: Final = 600_000  # of a batch's document, whose limit is 1 MiB
+FILE_BYTES: Final = 64  # estimate of what one file takes in a document beside its path and hash
+FIRST_BATCHES: Final = 4  # read at once for a page of results; doubled while they turn out to be small
+MOST_BATCHES: Final = 64
 LIST_AGE_S: Final = 1.0
 RESULTS_AGE_S: Final = 2.0
 SCANS: Final = 12  # made up
@@ -95,7 +98,7 @@ class Create(msgspec.Struct, forbid_unknown_fields=True):
 class Update(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a change of a job: at least one field."""
 
-    # Checked apart, for a message that lists what was expected.
+    # Checked by the handler, whose message lists the expected words.
     status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(STATUSES)})] | None = None
     progress: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
     message: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
@@ -138,7 +141,7 @@ class ScanPage(Strict):
 
 
 class Accepted(Strict):
-    """Files that were taken."""
+    """Accepted files."""
 
     scan: str
     accepted: int
@@ -181,7 +184,7 @@ def shown(document: Document) -> dict[str, object]:
 
 
 def newer(mine: Fields, stored: Fields) -> bool:
-    """Whether a job's state takes the place of the stored one: a finished one stays, else the later revision wins."""
+    """Whether a job's state replaces the stored one: finished beats unfinished, then the later revision wins."""
 
     def rank(fields: Fields) -> tuple[object, ...]:
         revision, at, change = (fields.get(name) for name in ("revision", "updated_at", "change"))
@@ -189,7 +192,7 @@ def newer(mine: Fields, stored: Fields) -> bool:
         assert isinstance(at, datetime)
         return fields["status"] in FINISHED, revision, at, change
 
-    # A job that is known by its counters only has no state yet.
+    # A document that only counters have been added to has no state yet.
     return "status" not in stored or rank(mine) > rank(stored)
 
 
@@ -201,10 +204,10 @@ class Scans:
 
     async def _find(self, call: Call, ctx: Context) -> Document:
         scan_id = call.params["id"]
-        found = await self._store.get(f"{COLLECTION}/{scan_id}", ctx) if valid_id(scan_id) else None
-        if found is None or "status" not in found.fields:
+        scan = await self._store.get(f"{COLLECTION}/{scan_id}", ctx) if valid_id(scan_id) else None
+        if scan is None or "status" not in scan.fields:
             raise refused(404, "not_found", f"there is no scan {scan_id[:80]!r}")
-        return found
+        return scan
 
     async def create(self, call: Call, ctx: Context) -> Written:
         """A queued job."""
@@ -235,12 +238,12 @@ class Scans:
         status = STATUS.of(call)
         where = () if status is None else (Filter("status", "==", status),)
         query = Query(COLLECTION, where, "created_at", True, limit + 1, moment_cursor(call))
-        found = await self._store.query(query, ctx, max_age=LIST_AGE_S)
-        cursor = moment_after(found[limit - 1], "created_at") if len(found) > limit else None
-        return reply(200, {"scans": [shown(scan) for scan in found[:limit]], "next_cursor": cursor})
+        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S)
+        cursor = moment_after(scans[limit - 1], "created_at") if len(scans) > limit else None
+        return reply(200, {"scans": [shown(scan) for scan in scans[:limit]], "next_cursor": cursor})
 
     async def update(self, call: Call, ctx: Context) -> Written:
-        """Progress and status: 409 for a step that may not follow."""
+        """Change progress and status; 409 for a transition that is not allowed."""
         body = read_body(call.body, Update, _EXAMPLES["update"])
         if body.status is None and body.progress is None and body.message is None:
             raise refused(400, "invalid_body", f"nothing to change, expected JSON such as {_EXAMPLES['update']}")
@@ -248,18 +251,18 @@ class Scans:
             expected = ", ".join(STATUSES)
             raise refused(400, "invalid_body", f"$.status: expected one of {expected}, found {body.status[:40]!r}")
         for _ in range(ATTEMPTS):
-            found = await self._find(call, ctx)
-            if found.fields["change"] == call.id:  # an attempt whose answer was lost had been applied
-                return reply(200, shown(found)), _state(found)
-            fields = _stepped(found, body, call)
-            condition = Precondition(update_time=found.update_time)
+            scan = await self._find(call, ctx)
+            if scan.fields["change"] == call.id:  # an earlier attempt was applied, but its answer was lost
+                return reply(200, shown(scan)), _state(scan)
+            fields = _stepped(scan, body, call)
+            condition = Precondition(update_time=scan.update_time)
             try:
-                await self._store.commit((merge(found.path, fields, precondition=condition),), ctx)
+                await self._store.commit((merge(scan.path, fields, precondition=condition),), ctx)
             except Rejected as refusal:
                 if refusal.reason is Reason.INVALID:
                     raise
-                continue  # somebody came between: decide again on what is there now
-            stepped = Document(found.path, {**found.fields, **fields}, 0, 0)
+                continue  # another write came first: decide again on the new state
+            stepped = Document(scan.path, {**scan.fields, **fields}, 0, 0)
             return reply(200, shown(stepped)), _state(stepped)
         raise contended(f"{COLLECTION}/{call.params['id']}")
 
@@ -288,7 +291,7 @@ class Scans:
                 raise invalid_cursor()
             batches = (batch,)
         page: _Files = []
-        wanted = 4  # batches; more where they turn out to be small
+        batch_limit = FIRST_BATCHES
         place: tuple[Value, str] | None = None
         while True:
             for batch in batches:
@@ -305,13 +308,13 @@ class Scans:
                 else:
                     break
             full = len(page) == limit
-            query = Query(collection, (), "posted_at", False, 1 if full else wanted, place)
+            query = Query(collection, (), "posted_at", False, 1 if full else batch_limit, place)
             batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S)
             if not batches:
                 return reply(200, {"files": page, "next_cursor": None})
             if full:
                 return reply(200, {"files": page, "next_cursor": RESULTS_CURSOR.write(batches[0].id, 0)})
-            wanted = min(2 * wanted, 64)
+            batch_limit = min(2 * batch_limit, MOST_BATCHES)
 
     async def duplicates(self, call: Call, ctx: Context) -> Answer:
         """Groups of equal files, those that waste most first, and what all of them waste together.
@@ -353,9 +356,9 @@ class Scans:
         """Server-sent events: the job now and after each change, until it has finished."""
 
         async def look(ctx: Context) -> Scene:
-            found = await self._find(call, ctx)
-            finished = found.fields["status"] in FINISHED
-            return Scene(str(found.fields["revision"]), "progress", reply(200, shown(found)).body, finished)
+            scan = await self._find(call, ctx)
+            finished = scan.fields["status"] in FINISHED
+            return Scene(str(scan.fields["revision"]), "progress", reply(200, shown(scan)).body, finished)
 
         return stream(self._store, COLLECTION, call.params["id"], look, await look(ctx))
 
@@ -384,7 +387,7 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
 
 
 def _state(scan: Document) -> Change:
-    """The job's own fields as the other store is told them; the counters it keeps by itself."""
+    """The change that brings the job's own fields to the other store; its counters change with the batches."""
     return Newest(scan.path, {name: scan.fields[name] for name in _STATE}, newer)
 
 
@@ -393,7 +396,7 @@ def _chunks(files: Sequence[File]) -> Iterator[list[File]]:
     portion: list[File] = []
     size = 0
     for file in files:
-        cost = len(file.path.encode()) + len(file.hash.encode()) + 64
+        cost = len(file.path.encode()) + len(file.hash.encode()) + FILE_BYTES
         if portion and (len(portion) == CHUNK_FILES or size + cost > CHUNK_BYTES):
             yield portion
             portion, size = [], 0
@@ -433,7 +436,7 @@ def _batch(scan: str, files: Sequence[File], now: float, nth: int) -> Once:
 
 
 def _digest(content: bytes) -> str:
-    """An id that says nothing of the order in which documents were made."""
+    """A document id that does not depend on when the document was made."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Shapes that every adapter's answers share: what a field set is held to, and the form of an error. Pure."""
+"""Shapes that all adapters share: the base of every answer, and the form of an error. Pure."""
 
 from __future__ import annotations
 

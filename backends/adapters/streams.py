@@ -1,4 +1,4 @@
-"""Server-sent events: a stream of what a handler sees in its store, one event a change."""
+"""Server-sent events: a stream of a handler's view of its store, one event per change."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from backends.errors import Fault
 from backends.operations import EVENT_STREAM, Answer
 
 HEARTBEAT_S: Final = 15.0  # a stream is never silent for longer
-POLL_S: Final = 2.0  # how often a stream looks where its store is not told of changes
+POLL_S: Final = 2.0  # how often a stream reads where its store is not notified of changes
 READ_S: Final = 1.0  # the deadline of a stream's own reads
 
 
 class _Bell:
-    """Wakes one sleeper; rung while nobody sleeps, it is heard next time. Nothing queues up."""
+    """Wakes one waiting task. A ring while none waits ends the next wait at once; several rings count as one."""
 
     def __init__(self) -> None:
         self._rung = False
-        self._sleeper: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
         self._rung = True
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait(self, timeout_s: float) -> bool:
         """Whether it was rung within the time."""
         if not self._rung:
             loop = asyncio.get_running_loop()
-            self._sleeper = loop.create_future()
-            timer = loop.call_later(timeout_s, _finish, self._sleeper)
+            self._waiter = loop.create_future()
+            timer = loop.call_later(timeout_s, _finish, self._waiter)
             try:
-                await self._sleeper
+                await self._waiter
             finally:
                 timer.cancel()
-                self._sleeper = None
+                self._waiter = None
         rung, self._rung = self._rung, False
         return rung
 
@@ -69,10 +69,10 @@ def stream(
     look: Callable[[Context], Awaitable[Scene | None]],
     first: Scene | None,
 ) -> Answer:
-    """A stream of what ``look`` sees, beginning with ``first``: one event a change. None: nothing to show yet.
+    """A stream of what ``look`` sees, beginning with ``first``: one event per change. None: nothing to show yet.
 
-    A slow reader is not queued for: it gets the newest state when it is ready for one. Where the store fails the
-    stream ends between two events, and the client, which reconnects by itself, is answered by the arm that can.
+    Nothing is queued for a slow reader: it gets the newest state when it is ready. If the store fails, the stream
+    ends between two events; the client reconnects by itself and is answered by an arm that works.
     """
     return Answer(200, content_type=EVENT_STREAM, headers=((b"cache-control", b"no-store"),), stream=_scenes(
         store, collection, doc_id, look, first
@@ -92,20 +92,20 @@ async def _scenes(
     try:
         yield b"retry: 1000\n\n"
         shown: Scene | None = None
-        spoke = loop.time()
+        sent_at = loop.time()
         while True:
             if scene is not None and scene != shown:
                 yield event(scene)
-                shown, spoke = scene, loop.time()
+                shown, sent_at = scene, loop.time()
                 if scene.final:
                     return
-            told = store.watches(collection, doc_id)
-            heartbeat = max(0.0, spoke + HEARTBEAT_S - loop.time())
-            rung = await bell.wait(heartbeat if told else min(POLL_S, heartbeat))
-            if loop.time() - spoke >= HEARTBEAT_S:
+            notified = store.watches(collection, doc_id)
+            heartbeat = max(0.0, sent_at + HEARTBEAT_S - loop.time())
+            rung = await bell.wait(heartbeat if notified else min(POLL_S, heartbeat))
+            if loop.time() - sent_at >= HEARTBEAT_S:
                 yield b": still here\n\n"
-                spoke = loop.time()
-            if rung or not told:
+                sent_at = loop.time()
+            if rung or not notified:
                 scene = await look(Context(loop.time() + READ_S))
     except (Fault, OperationRefused, Rejected):  # the store failed, or what was shown is gone
         return

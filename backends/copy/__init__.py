@@ -1,1 +1,1 @@
-"""Brings data to a side: fixtures and seeding."""
+"""Fills a backend with data: fixtures and seeding."""

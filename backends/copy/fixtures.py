@@ -1,6 +1,6 @@
 """The data a migration starts from: JSON fixtures, or made-up data that is the same every time and on both sides.
 
-What an adapter's documents are is the adapter's: it makes the data up, and says which of its fields are times.
+Each adapter defines its own documents: it generates the made-up data, and says which of its fields are times.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class FixtureError(ValueError):
 
 
 def initial(backend: Backend) -> Callable[[], Sequence[Mutation]]:
-    """What a mock holds at the start: its fixtures if it has any, read now, else made-up data, made when asked for.
+    """The initial content of a mock: its fixtures if it has any, read now, else made-up data, generated on demand.
 
-    Nothing for a kind that holds what it holds. Raises ``FixtureError``.
+    Empty for a kind whose content phasegate does not define. Raises ``FixtureError``.
     """
     begins_with = KINDS[backend.kind].begins_with
     if begins_with is None:
@@ -39,22 +39,22 @@ def initial(backend: Backend) -> Callable[[], Sequence[Mutation]]:
     folder, seed = begins_with(backend)
     if folder is None:
         return functools.partial(made_up, seed)
-    read = tuple(fixtures(Path(folder)))
-    return lambda: read
+    documents = tuple(fixtures(Path(folder)))
+    return lambda: documents
 
 
 def made_up(seed: int) -> tuple[Mutation, ...]:
     """Deterministic documents: equal seeds give equal documents, whatever the machine and the day.
 
-    They are what the adapters themselves make of made-up requests, in a store of their own. Raises ``AdapterError``
-    for a request that its adapter refuses.
+    The adapters generate them by handling made-up requests over a memory store. Raises ``AdapterError`` for a request
+    that its adapter refuses.
     """
     return documents(seed, registry.adapters())
 
 
 @functools.lru_cache(maxsize=4)
 def documents(seed: int, adapters: tuple[Adapter, ...]) -> tuple[Mutation, ...]:
-    """The made-up documents of these adapters, in this order: those of one more leave the others as they are."""
+    """The made-up documents of these adapters, in this order: an adapter added last does not change the others'."""
     dice = random.Random(seed)  # noqa: S311 - no secret
     store = MemoryStore()
     for adapter in adapters:
@@ -84,27 +84,28 @@ def _apply(adapter: Adapter, handlers: object, request: MadeUp) -> None:
     except OperationRefused as refusal:
         why = refusal.answer.body.decode()
         raise AdapterError(f"{adapter.file}: made-up data: {name} is refused: {why}") from None
-    raise AssertionError("a memory store of this process's own does not suspend")
+    raise AssertionError("a memory store without a journal does not suspend")
 
 
 def fixtures(folder: Path) -> Iterator[Mutation]:
-    """The documents of a folder of JSON files, one a collection: ``{"<id>": {field: value, …}, …}``.
+    """The documents of a folder of JSON files, one per collection: ``{"<id>": {field: value, …}, …}``.
 
-    ``/`` of a nested collection's path is written ``.`` in the file's name. A string in RFC 3339 in a field named
-    ``at`` or ``…_at``, or that the collection's adapter says is a time, is a time. Raises ``FixtureError``.
+    A file's name has ``.`` for each ``/`` of a nested collection's path. An RFC 3339 string is read as a time in a
+    field named ``at`` or ``…_at``, or in one that the collection's adapter lists in ``times``. Raises
+    ``FixtureError``.
     """
     files = sorted(folder.glob("*.json"))
     if not files:
         raise FixtureError(f"{folder}: expected JSON files, one a collection, found none")
     for file in files:
         try:
-            found = msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, object]])
+            documents = msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, object]])
         except (OSError, msgspec.DecodeError) as problem:
             raise FixtureError(f'{file}: {problem}; expected {{"<id>": {{"field": value}}}}') from None
         collection = file.stem.replace(".", "/")
         adapter = registry.claiming(collection)
         times = frozenset[str]() if adapter is None else adapter.times
-        for doc_id, fields in found.items():
+        for doc_id, fields in documents.items():
             mutation = put(f"{collection}/{doc_id}", _with_times(fields, times))
             try:
                 check((mutation,))

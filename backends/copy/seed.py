@@ -12,13 +12,13 @@ from backends.documents.port import COMMIT_LIMIT, Context, Mutation, put
 from backends.kinds.registry import opener
 
 MARKER: Final = "phasegate/seeded"
-_CALL_S: Final = 30.0
+_CALL_S: Final = 30.0  # deadline of one call
 
 
 async def seed(backend: Backend, *, data: Backend, run_dir: Path, name: str) -> int:
-    """Write what the backend ``data`` begins with into ``backend``; how many documents were written.
+    """Write the initial content of the backend ``data`` into ``backend``; returns how many documents were written.
 
-    A backend that was seeded before is left as it is: 0. Raises ``FixtureError``, ``Fault``, and ``ValueError`` for
+    A backend that was seeded before is left unchanged: 0. Raises ``FixtureError``, ``Fault``, and ``ValueError`` for
     a backend that keeps no documents.
     """
     mutations = initial(data)()
@@ -27,7 +27,7 @@ async def seed(backend: Backend, *, data: Backend, run_dir: Path, name: str) -> 
     try:
         if await store.get(MARKER, _context()) is not None:
             return 0
-        # The marker is last: an interrupted seeding is done again from the start, which changes nothing twice.
+        # The marker is written last: an interrupted seeding starts over, which writes the same documents again.
         batch: list[Mutation] = [*mutations, put(MARKER, {"documents": len(mutations)})]
         for start in range(0, len(batch), COMMIT_LIMIT):
             await store.commit(batch[start : start + COMMIT_LIMIT], _context())

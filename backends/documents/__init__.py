@@ -1,1 +1,1 @@
-"""The document-store port: values, queries, changes, and the rules that every store keeps."""
+"""The document-store port: values, queries, changes, and the rules that every store follows."""

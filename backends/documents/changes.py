@@ -1,8 +1,8 @@
-"""Changes: what a write means, as values that can be applied to any store, any number of times, in any order. Pure.
+"""Changes: the effect of a write, as values that apply to any store, any number of times, in any order. Pure.
 
-An adapter answers a write by applying a change to its own store; the same value is then handed to the other store.
-Each kind carries what makes it safe to repeat: a fixed id, a marker that is made in the same commit, or a rule that
-says which of two states of a document is the newer.
+An adapter answers a write by applying a change to its own store; then the same change is applied to the other store.
+Each kind of change is safe to repeat: by a fixed id, by a marker created in the same commit, or by a rule that says
+which of two states of a document is newer.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from backends.documents.port import (
 )
 from backends.errors import Fault, FaultKind
 
-ATTEMPTS: Final = 8  # of a read and a conditional write that others may come between
+ATTEMPTS: Final = 8  # of a read and a conditional write, when other writers win the race
 
 
 class Change(Protocol):
-    """Something that was decided and is to be so in every store."""
+    """The effect of a write, to be applied to every store."""
 
     @property
     def documents(self) -> tuple[str, ...]:
-        """The paths of what it writes, for the log; those that matter most to a person first."""
+        """The paths it writes, for the log; those that matter most to a person first."""
 
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
-        """Make it so, or find that it already is. Raises ``Fault``; ``Rejected`` only for what no retry will cure."""
+        """Apply it, unless it is applied already. Raises ``Fault``; ``Rejected`` only where no retry can succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """Writes that must happen exactly once, such as increments: ``marker`` is made in the same commit."""
+    """Writes that must happen exactly once, such as increments: the same commit creates ``marker``."""
 
     marker: str
     fields: Fields
@@ -78,7 +78,7 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """Changes one after the other; stopped half-way, it is finished by applying it again."""
+    """Changes applied in order. If it stops half-way, applying it again completes it."""
 
     changes: tuple[Change, ...]
 
@@ -123,5 +123,5 @@ class Newest:
 
 
 def contended(path: str) -> Fault:
-    """The fault of having lost every race for a document; nothing was applied."""
+    """The fault of a change that lost every race for a document; nothing was applied."""
     return Fault(FaultKind.ABORTED, f"{path} changed {ATTEMPTS} times while it was being written", may_retry=True)

@@ -1,8 +1,8 @@
-"""Documents of one collection in memory, indexed by the queries that are asked of it. Pure.
+"""Documents of one collection in memory, with an index for each shape of query. Pure.
 
-The mock keeps one a collection; a live view keeps one filled by Firestore. An index comes into being with the first
-query that needs it: for a set of fields compared with ``==`` and one ordered field it keeps, by the values of the
-former, a sorted list of (ordered value, id). Both directions read the same list.
+The mock has one per collection; a live view has one that is filled from Firestore. The first query that needs an
+index creates it. An index is for a set of fields compared with ``==`` and one ordered field: for each combination of
+values of the former it holds a sorted list of (ordered value, id). Both directions read the same list.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Collection:
         self._indexes: dict[_Shape, _Index] = {}
 
     def put(self, document: Document) -> None:
-        """Keep the document in place of the one of the same id."""
+        """Add the document, or replace the one with the same id."""
         doc_id = document.id
         if self._indexes:
             old = self.documents.get(doc_id)
@@ -78,7 +78,7 @@ class Collection:
         self.cell.version += 1
 
     def drop(self, doc_id: str) -> None:
-        """Forget the document, if it is there."""
+        """Remove the document, if it is there."""
         old = self.documents.pop(doc_id, None)
         if old is not None:
             for index in self._indexes.values():
@@ -86,7 +86,7 @@ class Collection:
             self.cell.version += 1
 
     def clear(self) -> None:
-        """Forget every document."""
+        """Remove every document."""
         self.documents.clear()
         self._indexes.clear()
         self.cell.version += 1
@@ -128,7 +128,7 @@ class Collection:
                 yield document
 
     def _span(self, query: Query) -> tuple[list[_Entry], int, int]:
-        """The index's entries that satisfy every ``==`` and inequality: a list and the bounds within it."""
+        """The index entries that satisfy every ``==`` and inequality: a list, and the bounds within it."""
         equal = sorted((c for c in query.where if c.op == "=="), key=lambda c: c.field)
         shape = (tuple(c.field for c in equal), query.order)
         index = self._indexes.get(shape)
@@ -147,19 +147,19 @@ class Collection:
 
 def _bounds(entries: list[_Entry], condition: Filter) -> tuple[int, int]:
     """The entries that satisfy an inequality: those of the value's type, on the right side of it."""
-    wanted = sort_key(condition.value)
-    rank = wanted[0]
+    key = sort_key(condition.value)
+    rank = key[0]
     first = bisect_left(entries, ((rank,),))
     last = bisect_left(entries, ((rank + 1,),))
     match condition.op:
         case "<":
-            last = bisect_left(entries, wanted, key=_value)
+            last = bisect_left(entries, key, key=_value)
         case "<=":
-            last = bisect_right(entries, wanted, key=_value)
+            last = bisect_right(entries, key, key=_value)
         case ">":
-            first = bisect_right(entries, wanted, key=_value)
+            first = bisect_right(entries, key, key=_value)
         case _:
-            first = bisect_left(entries, wanted, key=_value)
+            first = bisect_left(entries, key, key=_value)
     return first, last
 
 

@@ -1,10 +1,10 @@
-"""The document-store port: the values a store keeps, the questions it answers and the changes it takes. Pure.
+"""The document-store port: the values a store keeps, the queries it answers and the writes it takes. Pure.
 
 The semantics are Firestore's (https://cloud.google.com/firestore/docs/reference/rpc), as far as the adapters use
-them; ``semantics`` says them as functions, and every store, the one in memory included, answers alike.
+them. ``semantics`` implements them as functions; every store, also the one in memory, gives the same results.
 
 A path is relative to the database: ``scans/7`` is document ``7`` of collection ``scans``, ``scans/7/groups`` a
-collection under it. Times are whole microseconds since 1970.
+collection below it. Times are whole microseconds since 1970.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-# bool before int: Firestore keeps them apart, and so does everything that looks at a value's type here.
+# bool before int: Firestore has both types, so all code here that looks at a value's type must check bool first.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 Fields: TypeAlias = dict[str, Value]
 FieldPath: TypeAlias = tuple[str, ...]
@@ -36,7 +36,7 @@ Operator = Literal["==", "<", "<=", ">", ">=", "in"]
 
 
 class Document(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A stored document. Never changed: a store replaces it. ``fields`` belongs to the store; do not write to it."""
+    """A stored document. Immutable: a store replaces it. ``fields`` belongs to the store; do not write to it."""
 
     path: str
     fields: Fields
@@ -62,9 +62,9 @@ class Filter:
 class Query:
     """Documents of one collection that match every filter, ordered.
 
-    A document without a field that is ordered by is not in the result. Ties are ordered by the document's id, in
-    the direction of ``descending``. ``start_after`` holds the ordered field's value and the document id after which
-    the page starts. An inequality may stand on the ordered field only.
+    A document without the ordered field is not in the result. Ties are ordered by document id, in the direction of
+    ``descending``. ``start_after`` holds the ordered field's value and the document id after which the page starts.
+    An inequality is allowed on the ordered field only.
     """
 
     collection: str
@@ -83,14 +83,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many documents match, and the sum of a field over them (0 where no field was asked for)."""
+    """How many documents match, and the sum of a field over them (0 if none was requested)."""
 
     documents: int
     total: int
 
 
 class Precondition(msgspec.Struct, frozen=True, array_like=True):
-    """What must hold of the stored document for the whole commit to be applied."""
+    """What must be true of the stored document for the whole commit to be applied."""
 
     exists: bool | None = None
     update_time: int | None = None
@@ -123,24 +123,24 @@ class Mutation(msgspec.Struct, frozen=True, array_like=True):
 
 
 def put(path: str, fields: Fields, precondition: Precondition | None = None) -> Mutation:
-    """Make the document exactly this, whatever was there."""
+    """Create the document, or replace it entirely."""
     return Mutation(path, fields, precondition=precondition)
 
 
 def create(path: str, fields: Fields) -> Mutation:
-    """Make the document; rejected as ``EXISTS`` where there is one."""
+    """Create the document; rejected as ``EXISTS`` if it exists."""
     return Mutation(path, fields, precondition=Precondition(exists=False))
 
 
 def merge(
     path: str, fields: Fields, transforms: Iterable[Transform] = (), precondition: Precondition | None = None
 ) -> Mutation:
-    """Set these top-level fields and apply the transforms; make the document where there is none."""
+    """Set these top-level fields and apply the transforms; creates the document if it does not exist."""
     return Mutation(path, fields, tuple((name,) for name in fields), tuple(transforms), precondition)
 
 
 def delete(path: str, precondition: Precondition | None = None) -> Mutation:
-    """Remove the document; no error where there is none, unless the precondition says so."""
+    """Delete the document; no error if it does not exist, unless the precondition says so."""
     return Mutation(path, None, precondition=precondition)
 
 
@@ -154,7 +154,7 @@ class Reason(Enum):
 
 
 class Rejected(Exception):  # noqa: N818 - an expected outcome of a conditional write, not an error
-    """The store answered that the commit must not be applied. No fault of the store's."""
+    """The store refused the commit for what it asks. The store itself works."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -162,7 +162,7 @@ class Rejected(Exception):  # noqa: N818 - an expected outcome of a conditional 
 
 
 class Cell:
-    """Something whose ``version`` differs whenever what was read from it may differ."""
+    """A version number: as long as it is unchanged, what was read is still true."""
 
     __slots__ = ("version",)
 
@@ -171,11 +171,11 @@ class Cell:
 
 
 class Context:
-    """What one call may spend, and what its answer rests on.
+    """A call's deadline, and the conditions under which its answer may be reused.
 
-    ``deadline`` is in the event loop's time. A store notes here every cell it answered from; an answer may be
-    given again while all of them have the version noted, until ``until`` (the monotonic clock's). A read from
-    anything else clears ``memorable``.
+    ``deadline`` is in the event loop's time. A store records here every cell it answered from; an answer may be
+    reused while all of them still have the recorded version, until ``until`` (seconds of the monotonic clock). A read
+    from anything else clears ``memorable``.
     """
 
     __slots__ = ("basis", "deadline", "memorable", "until")
@@ -187,17 +187,17 @@ class Context:
         self.until = float("inf")
 
     def rest_on(self, cell: Cell) -> None:
-        """Note that the answer holds while ``cell`` stays as it is."""
+        """Record that the answer is valid while ``cell`` keeps its version."""
         self.basis.append((cell, cell.version))
 
     def rest_until(self, when: float) -> None:
-        """Note that the answer holds no longer than ``when``, in the monotonic clock's seconds."""
+        """Record that the answer is valid until ``when`` at most, in the monotonic clock's seconds."""
         self.until = min(self.until, when)
 
 
 class DocumentStore(Protocol):
-    """Where documents are kept. Every call raises ``Fault``; a read ``Rejected`` (INVALID) for what cannot be asked,
-    ``commit`` for what must not be applied.
+    """A store of documents. Every call may raise ``Fault``; a read ``Rejected`` (INVALID) for an invalid query, and
+    ``commit`` ``Rejected`` for writes that must not be applied.
 
     A read that a store can answer from memory does not suspend.
     """
@@ -205,41 +205,41 @@ class DocumentStore(Protocol):
     kind: str
 
     def poll(self) -> None:
-        """Take notice of what other processes of this machine wrote: bring every ``Cell`` up to date. Cheap."""
+        """Bring every ``Cell`` up to date with what other processes of this machine wrote. Cheap."""
 
     async def get(self, path: str, ctx: Context) -> Document | None:
-        """The document, or None where there is none."""
+        """The document, or None if it does not exist."""
 
     async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
         """The documents in the order of ``paths``, at one moment."""
 
     async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
-        """The matching documents; a result up to ``max_age`` seconds old will do, but never one older than a write
-        that was answered on this machine."""
+        """The matching documents. The result may be up to ``max_age`` seconds old, but never older than a write that
+        was answered on this machine (read-your-writes)."""
 
     async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
         """How many documents match, and the sum of the integer field ``total``; limit and start are ignored.
 
-        ``total`` is the ordered field or None: the service sums what one index holds.
+        ``total`` is the ordered field or None: the service can only sum a field of the index that it scans.
         """
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
-        """Apply all or nothing; the commit's time. At most ``COMMIT_LIMIT`` mutations, of as many documents."""
+        """Apply all or none; returns the commit time. At most ``COMMIT_LIMIT`` mutations, one per document."""
 
     def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call ``wake`` after every change in the collection that this store learns of; call the result to end it."""
+        """Call ``wake`` after every change in the collection that this store sees; call the result to stop."""
 
     def watches(self, collection: str, doc_id: str | None = None) -> bool:
-        """Whether ``watch`` learns of every change of the document, or of the collection's newest documents."""
+        """Whether ``watch`` sees every change of the document, or of the collection's newest documents."""
 
     async def start(self) -> None:
-        """Open what the store needs. An unreachable backend is no error here."""
+        """Open connections and files. An unreachable backend is no error here."""
 
     async def close(self) -> None:
-        """Give it back."""
+        """Release what ``start`` opened."""
 
     def gauges(self) -> dict[str, int]:
-        """What the store counts, by names of ``arm.GAUGES``."""
+        """The store's counts, by names of ``arm.GAUGES``."""
 
     async def health(self, deadline_s: float) -> str:
-        """Ask the backend itself; what was found, for a person. Raises ``Fault``."""
+        """Ask the backend itself; returns what was found, for a person. Raises ``Fault``."""

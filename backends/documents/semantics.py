@@ -1,8 +1,8 @@
-"""Firestore's rules as pure functions: order of values, matching, what a write makes of a document, what is invalid.
+"""Firestore's rules as pure functions: order of values, matching, the effect of writes, limits.
 
 Pure. Source: https://cloud.google.com/firestore/docs/concepts/data-types and the v1 RPC reference; where those are
-silent, the emulator's behaviour. Values are compared by type first; integers and doubles are one type for comparing
-and two for keeping.
+silent, the emulator's behaviour. Values are compared by type first; integers and doubles are compared as one type
+but stored as two.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from backends.documents.port import (
 )
 
 SortKey: TypeAlias = tuple[Any, ...]
+
+# https://cloud.google.com/firestore/docs/storage-size
+NUMBER_BYTES: Final = 8
+MAP_BYTES: Final = 32  # of a map itself, beside what it holds
 
 _RANK: Final[dict[type, int]] = {
     type(None): 0,
@@ -69,24 +73,24 @@ def matches(document: Document, condition: Filter) -> bool:
     if condition.op == "in":
         assert isinstance(condition.value, list)
         return any(key == sort_key(item) for item in condition.value)
-    wanted = sort_key(condition.value)
+    operand = sort_key(condition.value)
     if condition.op == "==":
-        return key == wanted
-    if key[0] != wanted[0]:
+        return key == operand
+    if key[0] != operand[0]:
         return False
     match condition.op:
         case "<":
-            return key < wanted
+            return key < operand
         case "<=":
-            return key <= wanted
+            return key <= operand
         case ">":
-            return key > wanted
+            return key > operand
         case ">=":
-            return key >= wanted
+            return key >= operand
 
 
 def same(a: Value, b: Value) -> bool:
-    """Equal in value and in type, all the way down: 1, 1.0 and True are three values."""
+    """Equal in value and in type, also inside lists and maps: 1, 1.0 and True are three values."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict) and isinstance(b, dict):
@@ -109,9 +113,9 @@ def refuse(current: Document | None, precondition: Precondition | None, path: st
 
 
 def applied(current: Document | None, mutation: Mutation, time: int) -> Document | None:
-    """What the mutation makes of the stored document, preconditions aside; None where it is deleted.
+    """The stored document after the mutation, ignoring preconditions; None if it is deleted.
 
-    A write that changes nothing gives ``current`` back, its update time included.
+    A write that changes nothing returns ``current`` itself, so its update time stays too.
     """
     if mutation.fields is None:
         return None
@@ -122,8 +126,8 @@ def applied(current: Document | None, mutation: Mutation, time: int) -> Document
         for path in mutation.mask:
             _set(fields, path, *_found(mutation.fields, path))
     for transform in mutation.transforms:
-        found, value = _found(fields, transform.field)
-        _set(fields, transform.field, True, _transformed(transform, value if found else None))
+        exists, value = _found(fields, transform.field)
+        _set(fields, transform.field, True, _transformed(transform, value if exists else None))
     if current is None:
         return Document(mutation.path, fields, time, time)
     if same(fields, current.fields):
@@ -140,19 +144,19 @@ def _found(fields: Fields, path: FieldPath) -> tuple[bool, Value]:
     return True, value
 
 
-def _set(fields: Fields, path: FieldPath, found: bool, value: Value) -> None:
-    """Set or remove the field, copying each map on the way: the maps may be the stored document's."""
+def _set(fields: Fields, path: FieldPath, exists: bool, value: Value) -> None:
+    """Set or remove the field, copying each map on the path: the maps may belong to the stored document."""
     *parents, last = path
     for name in parents:
         child = fields.get(name)
         if not isinstance(child, dict):
-            if not found:
+            if not exists:
                 return
             child = {}
         child = dict(child)
         fields[name] = child
         fields = child
-    if found:
+    if exists:
         fields[last] = value
     else:
         fields.pop(last, None)
@@ -170,9 +174,9 @@ def _transformed(transform: Transform, value: Value) -> int | float:
 
 
 def check(mutations: Sequence[Mutation]) -> None:
-    """Raise ``Rejected(INVALID)`` for what no store takes, before anything is sent.
+    """Raise ``Rejected(INVALID)`` for what no store accepts, before anything is sent.
 
-    The limits are the service's own: https://cloud.google.com/firestore/quotas.
+    The limits are Firestore's: https://cloud.google.com/firestore/quotas.
     """
     if len(mutations) > COMMIT_LIMIT:
         raise Rejected(Reason.INVALID, f"a commit takes at most {COMMIT_LIMIT} writes, found {len(mutations)}")
@@ -189,13 +193,13 @@ def check(mutations: Sequence[Mutation]) -> None:
 
 
 def check_size(path: str, size: int) -> None:
-    """Raise ``Rejected(INVALID)`` for a document of more bytes than one takes."""
+    """Raise ``Rejected(INVALID)`` for a document that is too large."""
     if size > DOCUMENT_BYTES:
         raise Rejected(Reason.INVALID, f"{path} is {size} bytes, a document takes at most {DOCUMENT_BYTES}")
 
 
 def check_path(path: str) -> None:
-    """Raise ``Rejected(INVALID)`` for what is no document's path."""
+    """Raise ``Rejected(INVALID)`` for an invalid document path."""
     segments = path.split("/")
     if len(segments) % 2 or not all(map(valid_id, segments)):
         raise Rejected(Reason.INVALID, f"{path!r} is no document path")
@@ -212,35 +216,35 @@ def valid_id(name: str) -> bool:
 
 
 def size_of(document: Document) -> int:
-    """The document's bytes."""
+    """The document's size in bytes."""
     return _size_of_document(document.path, document.fields)
 
 
 def growth(current: Document, mutation: Mutation) -> int:
-    """At most so many bytes does a merge add to the document. Looks at what it changes, not at all that is there."""
+    """An upper bound of the bytes that a merge adds to the document. Reads only the fields that it changes."""
     assert mutation.fields is not None
     fields = current.fields
     added = {n: v for n, v in mutation.fields.items() if n not in fields or not same(v, fields[n])}
     size = _size_of_map(added, mutation.path, 0, 0) if added else 0
     for transform in mutation.transforms:
-        found: Value = fields
+        value: Value = fields
         missing = len(transform.field)
         for name in transform.field:
-            if not isinstance(found, dict) or name not in found:
+            if not isinstance(value, dict) or name not in value:
                 break
-            found = found[name]
+            value = value[name]
             missing -= 1
         if missing:
-            # Maps on the way are made, also in the place of another value.
-            size += 8 + 32 * (missing - isinstance(found, dict))
+            # Missing maps on the path are created, also where another value has to give way.
+            size += NUMBER_BYTES + MAP_BYTES * (missing - isinstance(value, dict))
             size += sum(len(name.encode()) + 1 for name in transform.field[-missing:])
-        elif type(found) not in (int, float):
-            size += 8
+        elif type(value) not in (int, float):
+            size += NUMBER_BYTES
     return size
 
 
 def _check_field_path(field: FieldPath, path: str) -> None:
-    # A path that is spelled out takes one byte less than one that follows from a value, says the emulator.
+    # The emulator counts a path that is spelled out (in a mask) as one byte shorter than the path of a stored value.
     above = 1
     for name in field:
         above += _size_of_name(name, path, above) + 1
@@ -252,7 +256,7 @@ def _size_of_document(path: str, fields: Fields) -> int:
 
 
 def _size_of_map(fields: Fields, path: str, depth: int, above: int) -> int:
-    """``above``: bytes of the field path that leads here, its last dot included. A list adds nothing to it."""
+    """``above``: bytes of the field path down to this map, its last dot included. A list adds nothing to it."""
     if depth > DEPTH_LIMIT:
         raise Rejected(Reason.INVALID, f"{path} nests deeper than {DEPTH_LIMIT} levels")
     size = 0
@@ -310,4 +314,4 @@ def _size(value: Value, path: str, depth: int, above: int) -> int:
                 raise Rejected(Reason.INVALID, f"{path} has a list directly inside a list")
             return sum(_size(item, path, depth + 1, above) for item in value)
         case dict():
-            return 32 + _size_of_map(value, path, depth, above)
+            return MAP_BYTES + _size_of_map(value, path, depth, above)

@@ -1,1 +1,1 @@
-"""The kinds of backend that a configuration can name: one folder a kind, and the registry of them."""
+"""The kinds of backend that a configuration can name: one folder per kind, and their registry."""

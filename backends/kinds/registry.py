@@ -1,4 +1,4 @@
-"""The kinds of backend: what each gives, one row a kind. Nothing else in phasegate tells one kind from another.
+"""The kinds of backend: one row per kind. No other code in phasegate distinguishes kinds.
 
 Adding a kind to the product is its folder and its row in ``BUILT_IN``; ``backends.extensions`` adds one from outside.
 The table is filled before a process reads a configuration or its plan: what is decoded then is of the kinds that are
@@ -32,7 +32,7 @@ class KindError(ValueError):
 
 
 class OpenStore(Protocol):
-    """Gives a backend's document store, not started: no network, and no file, until then."""
+    """Returns a backend's document store, not started: until ``start`` it uses no network and no file."""
 
     def __call__(
         self,
@@ -42,41 +42,42 @@ class OpenStore(Protocol):
         views: Sequence[Query] = (),
         initial: Callable[[], Sequence[Mutation]] = tuple,
     ) -> DocumentStore:
-        """``shared`` begins the names of the files through which this machine's processes keep one view of it; None
-        keeps it to this process. ``views`` are to be kept live, where that is not so anyway; ``initial`` is what a
-        store begins with that has nothing yet.
+        """``shared`` is the prefix of the files through which this machine's processes share the store; None keeps it
+        private to this process. ``views`` are the queries to keep live, where the store does not hold everything in
+        memory anyway. ``initial`` is the content of an empty store.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of backend. Its functions are given a backend's settings, which are of the shape ``settings``.
+    """One kind of backend. Its functions take a backend's settings, of the type ``settings``.
 
     It has either ``open_store`` or ``reach``: a document store is asked through the adapters, an HTTP origin is
     forwarded to by the data plane. Raises ``KindError`` where it is not whole.
     """
 
     settings: type[Any]  # a ``Backend``; its docstring, and the comment behind each field, are its documentation
-    mend: Callable[[Any], str]  # what to do where it is not well
+    mend: Callable[[Any], str]  # what to do when the health check fails
     open_store: OpenStore | None = None
     reach: Callable[[Any], Reach] | None = None
 
-    # Whether its documents are in this machine's memory. Such a store is told of the other side's changes before a
-    # write is answered, and whether it may be written to is no question.
+    # Whether its documents are in this machine's memory. The other side's changes are applied to such a store before
+    # a write is answered, and the pre-flight does not check its write permission.
     local: bool = False
-    mend_writing: str = "Give phasegate the right to write there."  # what to do where reading works and writing not
+    mend_writing: str = "Give phasegate the right to write there."  # what to do if only reading works
 
-    # The folder of fixtures, or None, and the seed of made-up data that it begins with; none: with what it holds.
+    # The folder of fixtures, or None, and the seed of made-up data, for its initial content. None: phasegate gives it
+    # no initial content.
     begins_with: Callable[[Any], tuple[str | None, int]] | None = None
-    # Where ``phasegate seed`` writes to, in words, and whether it asks before; none: it is not seeded.
+    # Where ``phasegate seed`` writes to, in words, and whether it asks before. None: it cannot be seeded.
     seeded: Callable[[Any], tuple[str, bool]] | None = None
-    # Trouble that is put into its answers on purpose.
+    # Deliberate trouble in its answers.
     rehearsal: Callable[[Any], mock.Rehearsal | None] | None = None
-    # The Google Cloud project it is in, which ID tokens are believed from where no other is named.
+    # Its Google Cloud project: ID tokens of that project are accepted if the configuration names no other.
     project: Callable[[Any], str] | None = None
-    # What the shapes of its settings cannot say, as (key, what was expected and found).
+    # Mistakes in its settings that their types do not catch, as (key, what was expected and found).
     mistakes: Callable[[Any], Iterator[tuple[str, str]]] | None = None
-    # The settings with a function put around each file that they name.
+    # The settings with a function applied to each file path in them.
     place_files: Callable[[Any, Callable[[str], str]], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """As ``kind = "…"`` gives it; ``x-data-source`` says it to clients."""
+        """As in ``kind = "…"``, and as sent to clients in ``x-data-source``."""
         return str(self.settings.__struct_config__.tag)
 
 
@@ -144,15 +145,15 @@ def conflicts(kinds: Sequence[Kind]) -> Iterator[str]:
 
 
 def opener(backend: Backend) -> OpenStore:
-    """What opens the backend's store. Raises ``ValueError`` for one that keeps no documents."""
-    found = KINDS[backend.kind].open_store
-    if found is None:
-        raise ValueError(f"a backend of kind {backend.kind} is forwarded to by the data plane, it has no store")
-    return found
+    """The function that opens the backend's store. Raises ``ValueError`` for one that keeps no documents."""
+    open_store = KINDS[backend.kind].open_store
+    if open_store is None:
+        raise ValueError(f"a backend of kind {backend.kind}: it has no store, the data plane forwards requests to it")
+    return open_store
 
 
 def decode_hook(wanted: type, value: Any) -> object:
-    """For msgspec: a backend by its kind, and durations. ``value`` has been held against the kind's shape."""
+    """For msgspec: a backend by its kind, and durations. ``value`` must have been checked against the kind's type."""
     if wanted is Backend:
         return msgspec.convert(value, KINDS[value["kind"]].settings, dec_hook=durations.decode_hook)
     return durations.decode_hook(wanted, value)

@@ -1,1 +1,1 @@
-"""A migration's two sides as one source of answers: fallback, mirroring, and an arm over a store."""
+"""A migration's two sides as one data source: fallback, mirroring, and an arm over a store."""

@@ -1,11 +1,13 @@
-"""The data source of a migration whose other arm is an HTTP origin: a store on one side, the data plane on the other.
+"""The data source of a migration with one store and one HTTP origin, which the data plane reaches by itself.
 
-What the store fails to do is told as it is. The data plane, which alone can reach the origin, sends a read there.
+If the store fails, the failure is returned as it is. Only the data plane can reach the origin: it sends a failed read
+there.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from backends.arm import GAUGES, SOURCE, Arm, Health, Outcome
 from backends.backend import Backend
@@ -14,9 +16,11 @@ from backends.operations import Answer, Call, Operation
 from backends.pair.manager import store_arm, unavailable
 from backends.pair.storearm import StoreArm
 
+ONLY_DATA_PLANE: Final = "only the data plane can reach an HTTP origin"
+
 
 class Elsewhere:
-    """The ``Arm`` that the data plane forwards to. It is not asked here, and says so if it is."""
+    """The ``Arm`` that the data plane forwards to. It must not be called here; if it is, it raises a ``Fault``."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -27,7 +31,7 @@ class Elsewhere:
 
     async def answer(self, call: Call) -> Answer:
         """As ``Arm.answer``."""
-        raise Fault(FaultKind.UNAVAILABLE, "an HTTP origin is reached by the data plane alone")
+        raise Fault(FaultKind.UNAVAILABLE, ONLY_DATA_PLANE)
 
     async def start(self) -> None:
         """As ``Arm.start``."""
@@ -37,7 +41,7 @@ class Elsewhere:
 
     async def health(self) -> Health:
         """As ``Arm.health``."""
-        return Health(False, 0.0, "an HTTP origin is reached by the data plane alone")
+        return Health(False, 0.0, ONLY_DATA_PLANE)
 
 
 class Alone:
@@ -53,14 +57,14 @@ class Alone:
         return self.arms[arm].peek(operation, target)
 
     async def answer(self, arm: int, call: Call) -> Outcome:
-        """As ``DataSource.answer``, with no other arm to turn to."""
+        """As ``DataSource.answer``, without a fallback."""
         try:
             return Outcome(await self.arms[arm].answer(call), arm)
         except Fault as fault:
             return Outcome(unavailable(call, fault), arm, fault)
 
     def behind_since(self) -> int:
-        """As ``DataSource.behind_since``: an origin is not told of a store's changes, nor a store of an origin's."""
+        """As ``DataSource.behind_since``: changes are not mirrored between an origin and a store."""
         return 0
 
     def gauges(self) -> list[int]:

@@ -1,9 +1,9 @@
 """Builds arms and data sources, and decides what happens when the target fails.
 
-A read that the target fails is answered by the source in the same request. A write that the target fails is
-applied to the source under the same id and time, and handed on to the target when it is back: applied twice it means
-the same, so it does not matter whether the target had taken it. Where the source fails too the client is told so, and
-whether the write may be stored.
+When the target fails a read, the source answers it in the same request. When the target fails a write, the write is
+applied to the source with the same id and time, and mirrored to the target when that is back. Applying it twice has
+the same result, so it does not matter whether the target had already stored it. If the source fails too, the client
+gets an error that says whether the write may be stored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AGAIN: Final = ((b"retry-after", b"1"),)
 
 
 def unavailable(call: Call, *faults: Fault) -> Answer:
-    """The answer where nobody could do what was asked; ``faults`` say why, the last one for the client to read."""
+    """The answer when no arm could handle the call; the client sees the last of ``faults``."""
     if call.operation.kind == "write" and any(fault.may_have_applied for fault in faults):
         message = "the backend failed while writing: the write may or may not be stored; repeat it to be sure"
         return error_answer(503, "write_uncertain", message, _AGAIN)
@@ -36,14 +36,14 @@ def unavailable(call: Call, *faults: Fault) -> Answer:
 class Source:
     """A ``DataSource`` over two arms that answer from document stores.
 
-    ``hybrid``: the source answers for a failing target, and each side is told of the other's changes.
+    ``hybrid``: the source answers for a failing target, and each side's changes are mirrored to the other.
     """
 
     def __init__(self, source: StoreArm, target: StoreArm, *, hybrid: bool) -> None:
         self.arms = (source, target)
         self._hybrid = hybrid
         self._fallbacks = 0
-        self._mirrors: list[Mirror] = []  # of the source's changes to the target, and the other way
+        self._mirrors: list[Mirror] = []  # from source to target, and from target to source
         self._writes: set[asyncio.Task[Answer]] = set()
 
     def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
@@ -66,8 +66,8 @@ class Source:
         arm = self.arms[TARGET]
         if call.operation.kind != "write" or not self._hybrid:
             return await arm.answer(call)
-        # A write that has been sent is seen through though its request be abandoned, by a rollback or by the client:
-        # left alone it could end up on this side only, where after the rollback nobody looks.
+        # A write that was sent continues even if its request is cancelled, by a rollback or by the client. If it were
+        # cancelled too, it could end up in the target only, which nobody reads after the rollback.
         task = asyncio.get_running_loop().create_task(arm.answer(call))
         self._writes.add(task)
         task.add_done_callback(self._wrote)
@@ -76,10 +76,10 @@ class Source:
     def _wrote(self, task: asyncio.Task[Answer]) -> None:
         self._writes.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at: the request may be gone
+            task.exception()  # retrieved, because the request may be gone
 
     async def _from_source(self, call: Call, fault: Fault | None = None) -> Outcome:
-        """The source's answer; ``fault`` is the target's, which it stands in for."""
+        """The source's answer; ``fault`` is the target's failure, if the source is the fallback."""
         try:
             return Outcome(await self.arms[SOURCE].answer(call), SOURCE, fault)
         except Fault as own:
@@ -91,7 +91,7 @@ class Source:
         return self._mirrors[SOURCE].behind_since() if self._mirrors else 0
 
     def gauges(self) -> list[int]:
-        """As ``DataSource.gauges``: the target's, and the mirrors' of both directions."""
+        """As ``DataSource.gauges``: the target's, and those of the mirrors in both directions."""
         counts = dict.fromkeys(GAUGES, 0) | self.arms[TARGET].gauges()
         counts["fallbacks"] = self._fallbacks
         counts["mirrored"] = sum(mirror.mirrored for mirror in self._mirrors)
@@ -110,14 +110,14 @@ class Source:
                 self._mirrors.append(mirror)
 
     async def close(self) -> None:
-        """As ``DataSource.close``: what is still to be written or mirrored has a few seconds."""
+        """As ``DataSource.close``: pending writes and mirrored changes get a few seconds to finish."""
         await asyncio.gather(*self._writes, return_exceptions=True)
         await asyncio.gather(*(mirror.close() for mirror in self._mirrors))
         await asyncio.gather(*(arm.close() for arm in self.arms))
 
 
 def store_arm(backend: Backend, shared: Path | None, *, live: bool) -> StoreArm:
-    """The arm of a document store. ``shared``: where a mock keeps its documents for all; ``live``: with views.
+    """The arm of a document store. ``shared``: prefix of the files that processes share; ``live``: with live views.
 
     Raises ``FixtureError``, and ``ValueError`` for a backend that keeps no documents.
     """
@@ -127,19 +127,19 @@ def store_arm(backend: Backend, shared: Path | None, *, live: bool) -> StoreArm:
 
 
 def build_arm(backend: Backend) -> Arm:
-    """One backend by itself, to ask after its health. No network until ``start``."""
+    """One backend by itself, for a health check. No network until ``start``."""
     return store_arm(backend, None, live=False)
 
 
 def build_source(source: Backend, target: Backend, *, run_dir: Path | None, name: str, mode: str) -> Source:
     """A migration's data source. No network, and no file, until ``start``.
 
-    The processes of one machine that name the same ``run_dir`` and ``name`` share their mock's documents; None keeps
-    them to this process. Raises ``FixtureError`` where a mock's fixtures cannot be used.
+    The processes of one machine with the same ``run_dir`` and ``name`` share a mock's documents; None keeps them
+    private to this process. Raises ``FixtureError`` if a mock's fixtures cannot be used.
     """
-    # Two backends of one kind do not share their files.
-    twins = source.kind == target.kind
-    shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if twins else name))
+    # Two backends of one kind must not share files.
+    same_kind = source.kind == target.kind
+    shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if same_kind else name))
     first, second = (None, None) if shared is None else shared
     return Source(
         store_arm(source, first, live=mode != "target"),

@@ -1,7 +1,7 @@
-"""An arm that answers from a document store: the adapters over it, and the memory of what was answered.
+"""An arm that answers from a document store: the adapters over it, and memoised answers.
 
-An answer to a read is kept with the versions of everything it was read from and given again, the same object, for
-as long as they stand. That check is all that a repeated read costs.
+An answer to a read is memoised with the versions of everything it was read from. The same object is returned again
+while these versions are unchanged; that check is all that a repeated read costs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from backends.errors import Fault, FaultKind
 from backends.kinds.mock.kind import Rehearsal
 from backends.operations import Answer, Call, Operation, error_answer
 
-MEMO_LIMIT: Final = 4096  # answers kept, an arm
-TARGET_LIMIT: Final = 512  # bytes of a request-target whose answer is kept
+MEMO_LIMIT: Final = 4096  # memoised answers per arm
+TARGET_LIMIT: Final = 512  # bytes; answers to longer request-targets are not memoised
 _FOREVER: Final = float("inf")
 
 _log = structlog.get_logger("phasegate.arm")
@@ -43,11 +43,11 @@ class StoreArm:
         self.kind = store.kind
         self.store = store
         self.deadline_s = deadline_s
-        self.mirror: Callable[[Change], Awaitable[None]] | None = None  # told of every change after it was applied
+        self.mirror: Callable[[Change], Awaitable[None]] | None = None  # called with every applied change
         self._rehearsal = rehearsal
         self._memos: dict[bytes, _Memo] = {}
         self._memo_hits = 0
-        self._gaps: set[str] = set()  # operations of which the store refused a read
+        self._gaps: set[str] = set()  # operations whose read the store refused
         self._handlers: dict[str, Callable[[Call, Context], Any]] = registry.handlers(store)
 
     def peek(self, operation: Operation, target: bytes) -> Answer | None:
@@ -80,7 +80,7 @@ class StoreArm:
         except OperationRefused as refusal:
             answer = refusal.answer
         except Rejected as rejection:
-            if rejection.reason is not Reason.INVALID:  # no condition was set: the database itself is not there
+            if rejection.reason is not Reason.INVALID:  # there is no precondition: the database itself is missing
                 raise Fault(FaultKind.INTERNAL, f"{self.kind}: {rejection}") from None
             if operation.kind != "write":
                 return self._gap(operation, rejection)
@@ -96,16 +96,17 @@ class StoreArm:
         return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
 
     def _gap(self, operation: Operation, rejection: Rejected) -> Answer:
-        """The answer where the store refuses a read for what was asked.
+        """The answer when the store refuses a read as invalid.
 
-        That is no failure of the store's, or anybody could make it look ill by asking nonsense; but the handler
-        should have refused it, alike on both sides. The store's words are for the log: they name the database.
+        That does not count as a failure of the store, or any client could make it look unhealthy with invalid
+        requests. But the handler should have refused the request, with the same answer on both sides, so it is
+        logged. The store's message goes to the log only, because it names the database.
         """
         if operation.name not in self._gaps:
             self._gaps.add(operation.name)
             reason = str(rejection)
             _log.error("read_refused_by_store", operation=operation.name, backend=self.kind, reason=reason)
-        return error_answer(400, "invalid_query", "the backend cannot be asked for this")
+        return error_answer(400, "invalid_query", "the backend does not accept this query")
 
     def _remember(self, call: Call, memo: _Memo) -> None:
         if len(call.target) > TARGET_LIMIT:
@@ -120,10 +121,10 @@ class StoreArm:
         if rehearsal.latency_s:
             await asyncio.sleep(rehearsal.latency_s)
         if rehearsal.dice.random() < rehearsal.fault_rate:
-            raise Fault(FaultKind.UNAVAILABLE, f"{self.kind}: a fault that was asked for (fault_rate)")
+            raise Fault(FaultKind.UNAVAILABLE, f"{self.kind}: a deliberate fault (fault_rate)")
 
     def gauges(self) -> dict[str, int]:
-        """The store's, by names of ``GAUGES``, and the answers given again among the cache's hits."""
+        """The store's counts, by names of ``GAUGES``; memoised answers count as cache hits."""
         counts = self.store.gauges()
         return {**counts, "cache_hits": counts.get("cache_hits", 0) + self._memo_hits}
 

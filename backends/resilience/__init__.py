@@ -1,1 +1,1 @@
-"""What keeps a failing target from failing a reader: deadline, retry budget, breaker, single flight, fallback."""
+"""Protects reads from a failing target: deadline, retry budget, breaker, single flight, fallback."""

@@ -1,4 +1,4 @@
-"""The circuit breaker: stops asking a backend that fails most of the time, and finds out when it is well again. Pure.
+"""The circuit breaker: stops calls to a backend that fails most of the time, and probes when it works again. Pure.
 
     closed     calls pass; opens when at least MIN_CALLS were made within WINDOW_S and RATIO of them failed
     open       no call passes, for OPEN_S
@@ -19,7 +19,7 @@ MIN_CALLS: Final = 20
 RATIO: Final = 0.5
 OPEN_S: Final = 1.0
 PROBES: Final = 3
-PROBE_S: Final = 2.0  # a probe that nothing is heard of for so long is forgotten
+PROBE_S: Final = 2.0  # after this time a probe without a result no longer blocks the next one
 
 
 class BreakerState(IntEnum):
@@ -31,7 +31,7 @@ class BreakerState(IntEnum):
 
 
 class Breaker:
-    """Ask ``allow`` before a call, tell ``record`` after it."""
+    """Call ``allow`` before a call and ``record`` after it."""
 
     __slots__ = ("_probe_at", "_proven", "_slices", "_until", "state")
 
@@ -43,7 +43,7 @@ class Breaker:
         self._probe_at: float | None = None
 
     def allow(self, now: float) -> bool:
-        """Whether a call may be made now. A True in half-open is a probe: it is to be recorded."""
+        """Whether a call may be made now. In half-open, True means a probe, whose result must be recorded."""
         if self.state is BreakerState.CLOSED:
             return True
         if self.state is BreakerState.OPEN:
@@ -67,7 +67,7 @@ class Breaker:
                 self._proven += 1
                 if self._proven >= PROBES:
                     self.state = BreakerState.CLOSED
-        # What ends while it is open was begun before it opened, and was counted enough.
+        # A call that ends while the breaker is open began before it opened, so it proves nothing new.
 
     def _count(self, failed: bool, now: float) -> None:
         slices = self._slices

@@ -1,7 +1,7 @@
-"""Query results that may be a little old: kept in this process, or in a Redis that several machines share.
+"""A cache of query results that may be a little old: in this process, or in a Redis that several machines share.
 
-aiocache stores; what it leaves open is settled here: a bound on the number of keys, a lifetime with some chance in it
-so that entries do not all expire together, and a cache that fails is as good as none.
+aiocache stores them. This module adds a bound on the number of keys, a partly random lifetime so that entries do not
+all expire together, and treats a failing cache as a miss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from backends.documents.port import Count, Document
 Result: TypeAlias = list[Document] | Count
 
 KEYS: Final = 4096  # in memory; a Redis has its own limit (maxmemory)
-REDIS_S: Final = 0.2  # longer than this is no gain
+REDIS_S: Final = 0.2  # timeout; a slower cache gains nothing over asking the backend
 
 _log = structlog.get_logger("phasegate.cache")
 
@@ -38,7 +38,7 @@ class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
         return msgspec.msgpack.encode(entry)
 
     def loads(self, packed: bytes | None) -> Any:
-        """What ``dumps`` was given."""
+        """The entry that was packed."""
         if packed is None:
             return None
         expires, result = msgspec.msgpack.decode(packed)
@@ -56,7 +56,7 @@ class Cache:
         self._dice = random.Random(seed)  # noqa: S311 - no secret
         self._keys: OrderedDict[str, None] | None = None
         self._down = False
-        self._where = where.rpartition("@")[2]  # without the password, to be logged
+        self._where = where.rpartition("@")[2]  # for the log, without the password
         remote = _redis(where) if where != "memory" else None
         self._cache: BaseCache = remote
         if remote is None:
@@ -65,22 +65,22 @@ class Cache:
             self._cache = SimpleMemoryCache(timeout=None)
 
     async def get(self, key: str) -> tuple[float, Result] | None:
-        """When the result expires (Unix time), and the result; None where there is none."""
+        """When the result expires (Unix time), and the result; None if it is not cached."""
         try:
-            found: tuple[float, Result] | None = await self._cache.get(key)
-        except Exception as problem:  # whatever a cache's client raises, the backend is asked instead
+            entry: tuple[float, Result] | None = await self._cache.get(key)
+        except Exception as problem:  # any error of the cache's client counts as a miss
             self._failed(problem)
-            found = None
+            entry = None
         else:
             self._worked()
-        if found is None:
+        if entry is None:
             self.misses += 1
         else:
             self.hits += 1
-        return found
+        return entry
 
     async def put(self, key: str, result: Result, ttl_s: float) -> tuple[float, Result]:
-        """Keep the result for 75 to 100 % of the time; as ``get`` will give it back."""
+        """Cache the result for 75 to 100 % of ``ttl_s``; returns the entry as ``get`` will return it."""
         ttl_s *= 0.75 + self._dice.random() / 4
         entry = (time.time() + ttl_s, result)
         try:
@@ -95,7 +95,7 @@ class Cache:
         return entry
 
     def _failed(self, problem: Exception) -> None:
-        """Told once until it answers again. Its client's words could hold the password; the kind of error cannot."""
+        """Log the failure, once until it answers again. Only the error's type: its message may hold the password."""
         if not self._down:
             self._down = True
             _log.warning("cache_unreachable", cache=self._where, reason=type(problem).__name__)
@@ -106,7 +106,7 @@ class Cache:
             _log.info("cache_reached_again", cache=self._where)
 
     async def close(self) -> None:
-        """Forget everything kept here, close connections."""
+        """Clear this process's entries, or close the connections."""
         if self._keys is not None:
             await self._cache.clear()
         else:

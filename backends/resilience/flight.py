@@ -1,4 +1,4 @@
-"""Single flight: of many callers that ask the same at the same time, one asks the backend."""
+"""Single flight: concurrent callers with the same key share one call to the backend."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Flights:
         return len(self._tasks)
 
     async def share(self, key: Hashable, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
-        """The result of ``ask``, or of the same one already under way; its failure too.
+        """The result or the failure of ``ask``, or of the call already under way for this key.
 
-        A caller that is cancelled, or whose ``deadline`` (the event loop's time) passes, leaves the others alone.
+        A caller that is cancelled, or whose ``deadline`` (the event loop's time) passes, does not affect the others.
         """
         loop = asyncio.get_running_loop()
         task = self._tasks.get(key)
@@ -44,14 +44,14 @@ class Flights:
             timer.cancel()
             task.remove_done_callback(landed)
         if not task.done():
-            raise Fault(FaultKind.DEADLINE, "the deadline passed while waiting for a call that others had begun")
+            raise Fault(FaultKind.DEADLINE, "the deadline passed while waiting for a shared call")
         result: T = task.result()
         return result
 
     def _land(self, key: Hashable, task: asyncio.Task[Any]) -> None:
         del self._tasks[key]
         if not task.cancelled():
-            task.exception()  # looked at: nobody may be waiting any more
+            task.exception()  # retrieved, because all callers may be gone
 
     async def close(self) -> None:
         """End every call."""

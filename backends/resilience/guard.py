@@ -1,4 +1,4 @@
-"""The care taken of one backend's calls: breaker before, deadline around, one retry after."""
+"""Guards the calls to one backend: a breaker before, a deadline around, one retry after."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from backends.resilience.breaker import Breaker
 T = TypeVar("T")
 
 RETRIES: Final = 1
-BASE_S: Final = 0.02
+BASE_S: Final = 0.02  # backoff before the retry
 CAP_S: Final = 0.25
-WORTHWHILE_S: Final = 0.02  # a retry with less time than this left is not made
+WORTHWHILE_S: Final = 0.02  # no retry with less time than this left
 
-# Faults that say nothing of the backend's health: two writers met; the reader asked too late.
+# Faults that are no sign of the backend's health: two writers met.
 _HARMLESS: Final = frozenset({FaultKind.ABORTED})
 
 
@@ -33,7 +33,7 @@ class Guard:
         self._dice = random.Random(seed)  # noqa: S311 - no secret
 
     async def run(self, call: Callable[[float], Awaitable[T]], deadline: float) -> T:
-        """Make the call, which is given its timeout in seconds; repeat it once where that may help.
+        """Make the call, which gets its timeout in seconds; retry it once if that may help.
 
         ``deadline`` is in the event loop's time. Only for calls that may be applied twice. Raises ``Fault``.
         """
@@ -57,7 +57,7 @@ class Guard:
                     raise
                 self.retries += 1
                 await asyncio.sleep(wait)
-            except Exception:  # refused for what was asked: the backend is well
+            except Exception:  # the request was refused as invalid: the backend works
                 self.breaker.record(False, loop.time())
                 raise
             else:

@@ -1,1 +1,1 @@
-"""What phasegate costs beside nginx, haproxy and a plain aiohttp proxy: in one run, in turn, on the same work."""
+"""Compares phasegate's cost with nginx, haproxy and a plain aiohttp proxy: in turn, in one run, on the same work."""

@@ -24,17 +24,17 @@ from loadtest.stage.errors import StageError
 from loadtest.stage.processes import running_emulator
 
 Rows = list[Any]
-_IDLE: Final = ("nginx", "phasegate")  # whose idle connections are of interest
+_IDLE: Final = ("nginx", "phasegate")  # contenders whose idle connections are measured
 
-# By name: what runs it. Those without the choice of contenders say so by ignoring it.
+# By name: the function that runs it. Some have a fixed set of contenders and ignore --contenders.
 WORKS: Final[dict[str, Callable[[Bench, argparse.Namespace], Rows]]] = {
-    "pass-through": lambda bench, asked: works.pass_through(bench, asked.contenders),
-    "data": lambda bench, asked: works.data(bench, asked.contenders),
-    "split": lambda bench, asked: works.split(bench),
-    "bulk": lambda bench, asked: bulk(bench, asked.contenders, asked.bytes),
-    "idle": lambda bench, asked: idle(bench, [name for name in asked.contenders if name in _IDLE], asked.idle),
-    "steady": lambda bench, asked: steady(bench, asked.steady_seconds),
-    "weight-change": lambda bench, asked: _weight_change(bench),
+    "pass-through": lambda bench, options: works.pass_through(bench, options.contenders),
+    "data": lambda bench, options: works.data(bench, options.contenders),
+    "split": lambda bench, options: works.split(bench),
+    "bulk": lambda bench, options: bulk(bench, options.contenders, options.bytes),
+    "idle": lambda bench, options: idle(bench, [name for name in options.contenders if name in _IDLE], options.idle),
+    "steady": lambda bench, options: steady(bench, options.steady_seconds),
+    "weight-change": lambda bench, options: _weight_change(bench),
 }
 
 
@@ -56,51 +56,51 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--proxy-cpus", help="where the proxies run, as taskset takes it [the first]")
     parser.add_argument("--load-cpus", help="where wrk and the app run [the second]")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go [bench.json]")
-    parser.add_argument("--page", type=Path, help="a page that has a place for the figures")
-    found = parser.parse_args(argv)
+    parser.add_argument("--page", type=Path, help="a page with a marked place for the figures")
+    options = parser.parse_args(argv)
     for name in ("rounds", "seconds", "bytes", "idle", "steady_seconds"):
-        if getattr(found, name) <= 0:
+        if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')}: expected more than 0")
-    if "nginx" not in found.contenders:
+    if "nginx" not in options.contenders:
         parser.error("--contenders: nginx is what the others are compared with")
-    found.contenders.sort(key=list(CONTENDERS).index)
-    return found
+    options.contenders.sort(key=list(CONTENDERS).index)
+    return options
 
 
 def main(argv: list[str]) -> int:
     """The command; its exit code."""
-    asked = arguments(argv)
+    options = arguments(argv)
     try:
         machine.need_tools()
         first, second = machine.default_cpus()
         facts = machine.describe("loadtest.bench", argv)
         print("\n".join(machine.said(facts)), flush=True)
         with tempfile.TemporaryDirectory(prefix="phasegate-bench-") as folder:
-            place = Place(Path(folder), asked.proxy_cpus or first, asked.load_cpus or second)
-            rows = _measure(place, asked)
+            place = Place(Path(folder), options.proxy_cpus or first, options.load_cpus or second)
+            rows = _measure(place, options)
         facts["load_average_after"] = round(os.getloadavg()[0], 2)
     except StageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    found = table.lines(rows)
-    told = ["```text", *machine.said(facts), "", *found, "```"]
+    report = table.lines(rows)
+    told = ["```text", *machine.said(facts), "", *report, "```"]
     document = {"name": "bench", "told": told, "machine": facts, "rows": [row.to_json() for row in rows]}
-    asked.json.write_text(json.dumps(document, indent=1) + "\n")
-    if asked.page is not None:
-        page.fill(asked.page, document)
-    print("\n".join(["", *found]))
-    print(f"load average after: {facts['load_average_after']}\n{asked.json} has all of it.")
+    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.page is not None:
+        page.fill(options.page, document)
+    print("\n".join(["", *report]))
+    print(f"load average after: {facts['load_average_after']}\n{options.json} has all of it.")
     return 0
 
 
-def _measure(place: Place, asked: argparse.Namespace) -> Rows:
+def _measure(place: Place, options: argparse.Namespace) -> Rows:
     app = BenchApp(place)
     try:
-        bench = Bench(place, app, asked.rounds, asked.seconds, lambda line: print(line, flush=True))
+        bench = Bench(place, app, options.rounds, options.seconds, lambda line: print(line, flush=True))
         rows = []
-        for name in asked.only:
+        for name in options.only:
             print(f"{name}:", flush=True)
-            rows += WORKS[name](bench, asked)
+            rows += WORKS[name](bench, options)
         return rows
     finally:
         app.end()

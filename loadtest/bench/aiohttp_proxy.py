@@ -1,4 +1,4 @@
-"""A plain reverse proxy as one writes it with aiohttp: what phasegate's data plane would cost without one of its own.
+"""A plain reverse proxy on aiohttp: what phasegate's data plane would cost if it were written with aiohttp.
 
 ``python -m loadtest.bench.aiohttp_proxy PORT_A PORT_B`` forwards to two origins, half to each by the cookie or the
 x-user-id, and counts latencies; prints its port as one line of JSON.
@@ -26,7 +26,7 @@ _HOP_BY_HOP: Final = frozenset(
 
 
 def _kept(fields: Mapping[str, str]) -> CIMultiDict[str]:
-    """The fields that go on to the next hop."""
+    """The fields to pass on to the next hop."""
     return CIMultiDict((name, value) for name, value in fields.items() if name.lower() not in _HOP_BY_HOP)
 
 
@@ -68,13 +68,13 @@ class AiohttpProxy:
         async with self._http.request(
             request.method, url, headers=headers, data=data, allow_redirects=False
         ) as answer:
-            kept = _kept(answer.headers)
+            fields = _kept(answer.headers)
             length = answer.content_length
             if length is not None and length <= 65536:
                 body = await answer.read()
                 self.latencies[(time.perf_counter_ns() - began).bit_length()] += 1
-                return web.Response(status=answer.status, headers=kept, body=body)
-            response = web.StreamResponse(status=answer.status, headers=kept)
+                return web.Response(status=answer.status, headers=fields, body=body)
+            response = web.StreamResponse(status=answer.status, headers=fields)
             response.content_length = length
             await response.prepare(request)
             async for block in answer.content.iter_any():

@@ -1,4 +1,4 @@
-"""A large download and a large upload through each contender: bytes by CPU second, and how far its memory grows."""
+"""A large download and a large upload through each contender: bytes per CPU second, and growth of its memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from loadtest.bench.measuring import Bench, Spread, running
 from loadtest.stage import procfs
 
 GIB: Final = 1 << 30
-_BLOCK: Final = 1 << 18  # bytes that we take or give at once: large enough that we are not what is measured
+_BLOCK: Final = 1 << 18  # bytes per socket call: large enough that the client is not the bottleneck
 _WARM_UP: Final = 16 << 20  # bytes
-_LOOK_S: Final = 0.02  # between two looks at memory: a transfer of 1 GiB takes some fifty times that
+_LOOK_S: Final = 0.02  # between two samples of memory; a transfer of 1 GiB takes about fifty times as long
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One transfer: seconds of wall and of CPU, bytes by CPU second, and growth of resident memory in bytes."""
+    """One transfer: wall and CPU seconds, bytes per CPU second, and growth of resident memory in bytes."""
 
     wall_s: float
     cpu_s: float
@@ -33,7 +33,7 @@ class Transfer:
 
 @dataclass(slots=True)
 class BulkRow:
-    """One contender at one direction, round by round. ``ratios``: of bytes by CPU second to the reference's."""
+    """One contender in one direction, round by round. ``ratios``: bytes per CPU second, relative to the reference."""
 
     work: str
     contender: str
@@ -43,7 +43,7 @@ class BulkRow:
 
     @property
     def ratio(self) -> Spread:
-        """Over the rounds; more is better here."""
+        """Over the rounds; more is better."""
         return Spread.of(self.ratios)
 
     def to_json(self) -> dict[str, object]:
@@ -60,7 +60,7 @@ class BulkRow:
 
 
 def download(url: str, size: int) -> None:
-    """Take ``size`` bytes and count them. Raises ``BenchError``."""
+    """Download ``size`` bytes and count them. Raises ``BenchError``."""
     with _connected(url) as sock:
         sock.sendall(f"GET /bytes/{size} HTTP/1.1\r\nhost: bench.example\r\n\r\n".encode())
         head, rest = _head(sock)
@@ -79,7 +79,7 @@ def download(url: str, size: int) -> None:
 
 
 def upload(url: str, size: int) -> None:
-    """Send ``size`` bytes and see that the app counted as many. Raises ``BenchError``."""
+    """Upload ``size`` bytes and check that the app counted as many. Raises ``BenchError``."""
     with _connected(url) as sock:
         head = f"PUT /upload HTTP/1.1\r\nhost: bench.example\r\ncontent-length: {size}\r\n\r\n"
         sock.sendall(head.encode())
@@ -114,7 +114,7 @@ def _head(sock: socket.socket) -> tuple[bytes, bytes]:
 
 
 class _MemoryWatch:
-    """The greatest resident memory of some processes while a block runs."""
+    """The peak resident memory of some processes while a block runs."""
 
     def __init__(self, pids: list[int]) -> None:
         self._pids = pids
@@ -144,24 +144,26 @@ def transfer(contender: Running, move: Callable[[str, int], None], size: int) ->
         move(contender.url, size)
         wall, used = time.monotonic() - began, procfs.cpu_s(pids) - used
     if used <= 0:
-        raise BenchError(f"{contender.name}: {size} bytes took no CPU time that can be seen: take more")
+        raise BenchError(f"{contender.name}: {size} bytes took no measurable CPU time: transfer more")
     return Transfer(wall, used, size / used, memory.most - memory.before)
 
 
 def bulk(bench: Bench, names: list[str], size: int = GIB) -> list[BulkRow]:
-    """``size`` bytes down and up, in turn. Ratios are to the first contender."""
+    """Download and upload ``size`` bytes through each in turn. Ratios are relative to the first contender."""
     rows = []
     with ExitStack() as stack:
         contenders = [stack.enter_context(running(name, bench)) for name in names]
         for work, move in (("download", download), ("upload", upload)):
             for contender in contenders:
                 move(contender.url, _WARM_UP)
-            found = [BulkRow(work, contender.name, size, [], []) for contender in contenders]
+            directions = [BulkRow(work, contender.name, size, [], []) for contender in contenders]
             for number in range(bench.rounds):
-                for row, contender in zip(found, contenders, strict=True):
+                for row, contender in zip(directions, contenders, strict=True):
                     row.transfers.append(transfer(contender, move, size))
-                    row.ratios.append(row.transfers[-1].bytes_per_cpu_s / found[0].transfers[-1].bytes_per_cpu_s)
-                told = "  ".join(f"{row.contender} {row.transfers[-1].bytes_per_cpu_s / 1e9:.2f}" for row in found)
-                bench.say(f"  {work}, round {number + 1} of {bench.rounds}, GB by CPU second: {told}")
-            rows += found
+                    row.ratios.append(row.transfers[-1].bytes_per_cpu_s / directions[0].transfers[-1].bytes_per_cpu_s)
+                speeds = "  ".join(
+                    f"{row.contender} {row.transfers[-1].bytes_per_cpu_s / 1e9:.2f}" for row in directions
+                )
+                bench.say(f"  {work}, round {number + 1} of {bench.rounds}, GB by CPU second: {speeds}")
+            rows += directions
     return rows

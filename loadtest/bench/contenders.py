@@ -1,7 +1,7 @@
-"""The proxies that are compared: their configurations for the same work, started and ended.
+"""The proxies that are compared: starts and ends each, configured for the same work.
 
-Each splits by the same sticky key between two arms that are the same app, keeps connections alive on both sides, and
-tells the app of the client in the same five fields. None writes an access log.
+Each splits by the same sticky key between two arms, both the same app, keeps connections alive on both sides, and
+sends the app the same five fields about the client. None writes an access log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from loadtest.stage.ports import free_port
 from loadtest.stage.processes import LOOK_EVERY_S, ROOT, STARTED_WITHIN_S, Process, answers
 
 COMPILED: Final = ROOT / "build" / "compiled"
-_SPARE_FILES: Final = 200  # for all that is no connection of a client's
+_SPARE_FILES: Final = 200  # descriptors for everything but client connections
 _GROUP: Final = "phasegate__mypyc"  # the library that holds the compiled code (hatch_build.py)
 
 
@@ -38,7 +38,7 @@ class BenchError(StageError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where things run: a folder for files, and the command prefixes that pin to processors."""
+    """A folder for files, and the processors to run on."""
 
     folder: Path
     proxy_cpus: str  # as taskset takes them
@@ -46,18 +46,18 @@ class Place:
 
     @property
     def proxy(self) -> list[str]:
-        """The prefix of everything that is measured."""
+        """The command prefix of everything that is measured."""
         return ["taskset", "-c", self.proxy_cpus]
 
     @property
     def load(self) -> list[str]:
-        """The prefix of everything that measures: wrk, the app."""
+        """The command prefix of everything else: wrk, the app."""
         return ["taskset", "-c", self.load_cpus]
 
 
 @contextmanager
 def ended_on_failure(process: Process) -> Iterator[None]:
-    """End the process where the block raises."""
+    """End the process if the block raises."""
     try:
         yield
     except BaseException:
@@ -83,7 +83,7 @@ class BenchApp:
 
 @dataclass
 class Running:
-    """A contender that runs; ``pids`` is every process of it."""
+    """A running contender."""
 
     name: str
     url: str
@@ -104,11 +104,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class ContenderOptions:
-    """What of a contender's configuration a work changes."""
+    """The parts of a contender's configuration that a work may change."""
 
     workers: int = 1
-    routes: int = 1  # of a migration that no request of the app's takes
-    migrations: int = 2  # the data's, and others between two HTTP origins
+    routes: int = 1  # per migration between HTTP origins; no request to the app matches them
+    migrations: int = 2  # the data migration, and others between two HTTP origins
     firestore: str = ""  # the emulator's address: the data migration's target
 
 
@@ -150,7 +150,7 @@ http {{
 
 
 def nginx(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
-    """nginx with split_clients and keep-alive on both sides; bodies stream as phasegate's do."""
+    """nginx with split_clients and keep-alive on both sides; bodies are streamed, as phasegate does."""
     port, folder = free_port(), place.folder / "nginx"
     folder.mkdir(exist_ok=True)
     files = _files()
@@ -209,7 +209,7 @@ def haproxy(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
         _HAPROXY.format(
             port=port,
             workers=options.workers,
-            connections=_files() // 2 - _SPARE_FILES,  # each has one to a server too
+            connections=_files() // 2 - _SPARE_FILES,  # each client's needs one to a server too
             a=app.ports[0],
             b=app.ports[1],
         )
@@ -272,19 +272,19 @@ phases = [{{ name = "half", weight = 50, min_soak = "1h", rollback_within = "20s
 
 
 def phasegate(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
-    """phasegate as it is served: supervisor, workers, control plane; the hot modules compiled, as pip installs it."""
+    """phasegate as users run it: supervisor, workers, control plane; hot modules compiled, as pip installs it."""
     if not any(COMPILED.glob(f"{_GROUP}.*.so")):
         raise BenchError(f"{COMPILED} has no compiled modules: run `make compiled`")
     return _phasegate("phasegate", place, app, options, [COMPILED, ROOT])
 
 
 def phasegate_plain(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
-    """The same from the sources, as it runs where there was no C compiler."""
+    """The same from the plain sources, as it runs without a C compiler."""
     return _phasegate("phasegate-plain", place, app, options, [ROOT])
 
 
 def _phasegate(name: str, place: Place, app: BenchApp, options: ContenderOptions, search: list[Path]) -> Running:
-    """Serve what an import finds in ``search``, and see that it is what runs."""
+    """Serve the phasegate found in ``search``, and check that the workers run it."""
     port, control, token = free_port(), free_port(), secrets.token_urlsafe(16)
     folder = place.folder / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -308,7 +308,7 @@ def _phasegate(name: str, place: Place, app: BenchApp, options: ContenderOptions
     config = folder / "phasegate.toml"
     config.write_text(text)
     command = [*place.proxy, sys.executable, "-m", "control.cli", "serve", "--config", str(config)]
-    # Nothing is found because it lies in the working folder.
+    # PYTHONSAFEPATH keeps imports from finding the working folder's modules first.
     env = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, search))}
     if options.firestore:
         env["FIRESTORE_EMULATOR_HOST"] = options.firestore
@@ -325,20 +325,20 @@ def _phasegate(name: str, place: Place, app: BenchApp, options: ContenderOptions
 
 
 def _check_form(process: Process, compiled: bool, workers: int) -> None:
-    """See that every worker runs the form that is measured. Raises ``BenchError``."""
+    """Check that every worker runs the form to be measured, compiled or not. Raises ``BenchError``."""
     deadline = time.monotonic() + STARTED_WITHIN_S
-    found: list[bool] = []
-    while found != [compiled] * workers:
+    forms: list[bool] = []
+    while forms != [compiled] * workers:
         if time.monotonic() > deadline:
-            raise BenchError(f"{workers} workers, compiled {compiled}: found {found}. Run `make compiled`")
+            raise BenchError(f"{workers} workers, compiled {compiled}: found {forms}. Run `make compiled`")
         time.sleep(LOOK_EVERY_S)
         served = [Path(f"/proc/{pid}") for pid in procfs.tree(process.pid)]
         served = [proc for proc in served if b"proxy.process.worker" in (proc / "cmdline").read_bytes()]
-        found = [_GROUP in (proc / "maps").read_text() for proc in served]
+        forms = [_GROUP in (proc / "maps").read_text() for proc in served]
 
 
 def _seed(config: Path, emulator: str) -> None:
-    """Give the emulator what the mock begins with."""
+    """Seed the emulator with the mock's initial data."""
     command = [sys.executable, "-m", "control.cli", "seed", "--config", str(config), "--migration", "data", "--yes"]
     env = {**os.environ, "FIRESTORE_EMULATOR_HOST": emulator}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
@@ -347,7 +347,7 @@ def _seed(config: Path, emulator: str) -> None:
 
 
 def _files() -> int:
-    """How many files a process may have open: nginx and haproxy make tables of that size."""
+    """The limit of open files, at most 2**20: nginx and haproxy allocate tables of that size."""
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20)
 
 

@@ -1,4 +1,4 @@
-"""One figure over one quantity: its points, their spread over the rounds, and a straight line through them. Pure."""
+"""One figure as a function of one quantity: points, their spread over the rounds, and a fitted line. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-FLAT: Final = 0.15  # of the mean: a rise over the whole range below that is none that can be seen
-STRAIGHT: Final = 0.98  # of the variance explained
+FLAT: Final = 0.15  # of the mean; a smaller rise over the whole range counts as none
+STRAIGHT: Final = 0.98  # share of the variance that a line must explain to count as straight
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Fit:
     rise: float  # over the range of x, as a share of the mean
 
     def words(self, unit: str) -> str:
-        """What the points look like, for a person."""
+        """The shape of the points, in words."""
         if abs(self.rise) < FLAT:
             return f"flat: {self.base:.4g} {unit}, {self.rise:+.0%} over the whole range"
         if self.explained >= STRAIGHT:
@@ -40,7 +40,7 @@ class Fit:
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Fit:
-    """The least-squares line through at least two points of different x. Raises ``ValueError`` for others."""
+    """The least-squares line through at least two points of different x. Raises ``ValueError`` otherwise."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     if len(set(xs)) < 2:
         raise ValueError("expected points at two places at least")
@@ -52,7 +52,7 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit:
 
 @dataclass(slots=True)
 class Curve:
-    """One figure over one quantity: by its value, what each round found."""
+    """One figure as a function of one quantity: by the quantity's value, the figure of each round."""
 
     quantity: str
     figure: str
@@ -60,7 +60,7 @@ class Curve:
     found: dict[float, list[float]] = field(default_factory=dict)
 
     def note(self, x: float, y: float) -> None:
-        """A round's figure."""
+        """Add a round's figure."""
         self.found.setdefault(x, []).append(y)
 
     @property
@@ -74,13 +74,13 @@ class Curve:
         return fit([(point.x, point.y) for point in self.points])
 
     def last(self) -> str:
-        """What the newest round found, in words."""
+        """The newest round's figures, in words."""
         return ", ".join(f"{short(x)}: {ys[-1]:,.4g}" for x, ys in sorted(self.found.items()))
 
     def to_json(self) -> dict[str, object]:
         """All of it."""
-        told = {"quantity": self.quantity, "figure": self.figure, "unit": self.unit, "line": asdict(self.line)}
-        return {**told, "points": [asdict(point) for point in self.points], "rounds": list(self.found.items())}
+        summary = {"quantity": self.quantity, "figure": self.figure, "unit": self.unit, "line": asdict(self.line)}
+        return {**summary, "points": [asdict(point) for point in self.points], "rounds": list(self.found.items())}
 
 
 def short(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Ten thousand keep-alive connections that do nothing: what each costs, and what all of them cost those that do."""
+"""Ten thousand idle keep-alive connections: the memory of each, and their effect on the latency of active ones."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from loadtest.bench.wrk import BROWSER
 from loadtest.stage import procfs
 
 IDLE: Final = 10_000
-LIVE: Final = 100  # connections that ask, before and beside the idle ones
-_SETTLE_S: Final = 2.0  # before memory is read: what the load left behind is given back by then
-_SPARE_FILES: Final = 200  # for all that is no idle connection
+LIVE: Final = 100  # active connections, before and beside the idle ones
+_SETTLE_S: Final = 2.0  # before memory is read, so that memory of the load before is released
+_SPARE_FILES: Final = 200  # descriptors for everything but idle connections
 _REQUEST: Final = b"GET / HTTP/1.1\r\nhost: bench.example\r\nuser-agent: idle\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class IdleRow:
-    """One contender. ``bytes_each`` is resident memory by idle connection; p99 of live ones in milliseconds."""
+    """One contender. ``bytes_each`` is resident memory per idle connection; p99 of active ones in milliseconds."""
 
     contender: str
     connections: int
@@ -33,7 +33,7 @@ class IdleRow:
 
     @property
     def ratio(self) -> float:
-        """The live ones' p99 beside the idle ones, by that without them."""
+        """The active connections' p99 beside the idle ones, relative to that without them."""
         return statistics.median(self.p99_beside_ms) / statistics.median(self.p99_before_ms)
 
     def to_json(self) -> dict[str, object]:
@@ -42,7 +42,7 @@ class IdleRow:
 
 
 class Idlers:
-    """Connections that have had one answer each and then keep still."""
+    """Connections that get one answer each and then stay idle."""
 
     def __init__(self, url: str, count: int) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
@@ -81,7 +81,7 @@ def allow_files(count: int) -> None:
 
 
 def idle(bench: Bench, names: list[str], count: int = IDLE) -> list[IdleRow]:
-    """Each contender on its own: live ones alone, then beside the idle ones."""
+    """Each contender by itself: active connections alone, then beside the idle ones."""
     allow_files(count)
     lua = bench.script("idle", {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}, LIVE)
     rows = []
@@ -89,8 +89,8 @@ def idle(bench: Bench, names: list[str], count: int = IDLE) -> list[IdleRow]:
         with running(name, bench) as contender:
             rows.append(_of(bench, contender, Turn(name, contender, "/", lua, LIVE), count))
         row = rows[-1]
-        told = f"{row.bytes_each / 1024:.1f} KiB each; p99 of {LIVE} live ones {row.ratio:.2f} times that before"
-        bench.say(f"  {name}: {told}")
+        figures = f"{row.bytes_each / 1024:.1f} KiB each; p99 of {LIVE} live ones {row.ratio:.2f} times that before"
+        bench.say(f"  {name}: {figures}")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: the day, the machine, the kernel, the versions, the load it was under."""
+"""The circumstances of a measurement: date, machine, kernel, versions, load average."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROGRAMS: Final = {"nginx": "-v", "haproxy": "-v", "wrk": "-v"}
 
 
 def describe(module: str, arguments: list[str]) -> dict[str, object]:
-    """All of it, and the command."""
+    """All circumstances, and the command."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m", module, *arguments]),
@@ -37,7 +37,7 @@ def describe(module: str, arguments: list[str]) -> dict[str, object]:
 
 
 def _says(command: list[str]) -> str:
-    """The version in what a command says of itself; "unknown" where it fails."""
+    """The version in a command's output; "unknown" if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def _says(command: list[str]) -> str:
 
 def need_tools(names: tuple[str, ...] = _NEEDED) -> None:
     """Raise ``BenchError`` where a program is missing."""
-    # Debian keeps daemons where a user's PATH does not look.
+    # Debian installs daemons in folders that a user's PATH lacks.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     missing = [name for name in names if shutil.which(name) is None]
     if missing:
@@ -59,15 +59,15 @@ def need_tools(names: tuple[str, ...] = _NEEDED) -> None:
 
 
 def default_cpus() -> tuple[str, str]:
-    """For the proxy and for the load: the first two processors that this process may use."""
+    """The first two processors that this process may use: one for the proxy, one for the load."""
     mine = sorted(os.sched_getaffinity(0))
     if len(mine) < 2:
-        raise BenchError("two processors are needed: one for the proxy, one for what puts load on it")
+        raise BenchError("two processors are needed: one for the proxy, one for the load")
     return str(mine[0]), str(mine[1])
 
 
 def said(machine: dict[str, object]) -> list[str]:
-    """For a person."""
+    """The circumstances as lines of text."""
     versions = ", ".join(f"{name} {machine[name]}" for name in ("phasegate", "python", *_PACKAGES, *_PROGRAMS))
     after = f", after: {machine['load_average_after']}" if "load_average_after" in machine else ""
     return [

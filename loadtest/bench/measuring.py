@@ -1,4 +1,4 @@
-"""One run of wrk against one contender, and what it cost the contender; rounds of them, in turn."""
+"""Runs wrk against contenders in turn, round by round, and measures the contender's CPU time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from loadtest.stage.processes import get
 
 CONNECTIONS: Final = 64
 WARM_UP_S: Final = 2
-_COUNTED_LEAST: Final = 100  # requests without which a run says nothing
+_COUNTED_LEAST: Final = 100  # requests; a run with fewer is an error
 _USUAL: Final = ContenderOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class WrkSample:
-    """One run. ``cpu_us`` is the contender's CPU time a request, all its processes, user and system.
+    """One run. ``cpu_us`` is the contender's CPU time per request, user and system, of all its processes.
 
-    ``busy`` is the share of the contender's processors that was in use, ``foreign`` that which others used of them:
-    with much of it, caches and turns are shared with a stranger, and the figure is worth less.
+    ``busy`` is the used share of the contender's processors, ``foreign`` the share that other processes used. A large
+    ``foreign`` makes the figure less reliable, because caches and time slices were shared.
     """
 
     cpu_us: float
@@ -53,7 +53,7 @@ class Spread:
 
 @dataclass(slots=True)
 class WrkRow:
-    """One contender at one work, round by round. ``ratio`` is to the reference in the same round."""
+    """One contender at one work, round by round. ``ratio`` is relative to the reference in the same round."""
 
     work: str
     contender: str
@@ -61,12 +61,12 @@ class WrkRow:
     ratios: list[float] = field(default_factory=list)
 
     def spread(self, name: str) -> Spread:
-        """A figure of the samples over the rounds."""
+        """The spread of one figure over the rounds."""
         return Spread.of([getattr(sample, name) for sample in self.samples])
 
     @property
     def ratio(self) -> Spread:
-        """CPU time a request, by the reference's in the same round."""
+        """CPU time per request, relative to the reference's in the same round."""
         return Spread.of(self.ratios)
 
     def to_json(self) -> dict[str, object]:
@@ -84,7 +84,7 @@ class WrkRow:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one contender is asked in a work: ``label`` names the row."""
+    """One contender's requests in a work; ``label`` names the row."""
 
     label: str
     running: Running
@@ -94,7 +94,7 @@ class Turn:
 
 
 class Bench:
-    """Where and how long to measure, and the app that answers behind every contender."""
+    """Where and how long to measure, and the app behind every contender."""
 
     def __init__(self, place: Place, app: BenchApp, rounds: int, seconds: int, say: Callable[[str], None]) -> None:
         self.place = place
@@ -104,7 +104,7 @@ class Bench:
         self.say = say
 
     def script(self, name: str, varied: Mapping[str, str] | None = None, variants: int = 0, path: str = "") -> Path:
-        """A file with wrk's script for a browser's head, and further fields and a path that vary."""
+        """A file with wrk's script for a browser's head, with further fields and a path that vary."""
         file = self.place.folder / f"{name}.lua"
         fields = {key: value for key, value in wrk.BROWSER.items() if key not in (varied or {})}
         file.write_text(wrk.script(fields, varied or {}, variants, path))
@@ -125,31 +125,31 @@ class Bench:
         except FileNotFoundError:
             raise BenchError(f"{turn.label}: a process of it ended meanwhile: {turn.running.process.log()}") from None
         if report.requests < _COUNTED_LEAST:
-            raise BenchError(f"{turn.label}: {report.requests} requests in {report.seconds:.1f} s say nothing")
+            raise BenchError(f"{turn.label}: {report.requests} requests in {report.seconds:.1f} s are too few")
         busy = used(before, after, self.place.proxy_cpus)
         cores = len(processors(self.place.proxy_cpus))
         foreign = max(0.0, busy - own / wall / cores)
         return WrkSample(own / report.requests * 1e6, report.rate, report.p50_ms, report.p99_ms, busy, foreign)
 
     def rounds_of(self, work: str, turns: Sequence[Turn], reference: str) -> list[WrkRow]:
-        """Warm up each, then measure each once a round, in turn. Ratios are to the row called ``reference``."""
+        """Warm up each, then measure each once per round. Ratios are relative to the row called ``reference``."""
         for turn in turns:
             check(turn)
             self.sample(turn, WARM_UP_S)
         rows = [WrkRow(work, turn.label) for turn in turns]
         for number in range(self.rounds):
-            found = [self.sample(turn, self.seconds) for turn in turns]
-            base = next(s.cpu_us for turn, s in zip(turns, found, strict=True) if turn.label == reference)
-            for row, sample in zip(rows, found, strict=True):
+            samples = [self.sample(turn, self.seconds) for turn in turns]
+            base = next(s.cpu_us for turn, s in zip(turns, samples, strict=True) if turn.label == reference)
+            for row, sample in zip(rows, samples, strict=True):
                 row.samples.append(sample)
                 row.ratios.append(sample.cpu_us / base)
-            told = "  ".join(f"{t.label} {s.cpu_us:.2f}" for t, s in zip(turns, found, strict=True))
-            self.say(f"  {work}, round {number + 1} of {self.rounds}, CPU µs a request: {told}")
+            figures = "  ".join(f"{t.label} {s.cpu_us:.2f}" for t, s in zip(turns, samples, strict=True))
+            self.say(f"  {work}, round {number + 1} of {self.rounds}, CPU µs a request: {figures}")
         return rows
 
 
 def check(turn: Turn) -> None:
-    """See that what is about to be measured is an answer. Raises ``BenchError``."""
+    """Check that the requests to be measured are answered with 200. Raises ``BenchError``."""
     try:
         status, body = get(turn.running.url.removeprefix("http://"), turn.path, {"x-user-id": "bench"}, 10)
     except OSError as error:
@@ -160,15 +160,15 @@ def check(turn: Turn) -> None:
 
 def processors(cpus: str) -> list[int]:
     """``"0,2-3"`` → [0, 2, 3], as taskset takes them."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in cpus.split(","):
         first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def used(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]], cpus: str) -> float:
-    """The busy share of these processors between two readings."""
+    """The used share of these processors between two readings."""
     numbers = processors(cpus)
     busy = sum(after[n][0] - before[n][0] for n in numbers)
     total = sum(after[n][1] - before[n][1] for n in numbers)
@@ -177,7 +177,7 @@ def used(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, i
 
 @contextmanager
 def running(name: str, bench: Bench, options: ContenderOptions = _USUAL, suffix: str = "") -> Iterator[Running]:
-    """A contender for the length of a block; ``suffix`` keeps the files of several of a name apart."""
+    """A contender for the length of a block; ``suffix`` separates the files of several with one name."""
     place = replace(bench.place, folder=bench.place.folder / f"{name}{suffix}")
     place.folder.mkdir(exist_ok=True)
     contender = CONTENDERS[name](place, bench.app, options)

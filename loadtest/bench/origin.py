@@ -1,12 +1,13 @@
-"""The app behind the contenders: as little work a request as Python allows. ``python -m loadtest.bench.origin``.
+"""The app behind the contenders, with as little work per request as Python allows.
 
-Listens on two free ports of loopback, for the two arms of a split, and prints them as one line of JSON.
+``python -m loadtest.bench.origin`` listens on two free ports of loopback, for the two arms of a split, and prints
+them as one line of JSON.
 
     GET  /bytes/N                 N bytes
     GET  /api/dashboard/metrics   a snapshot in JSON, as the mock has one
     GET  anything else            thirteen bytes of text
     HEAD                          as GET of anything else, without the bytes
-    PUT, POST                     how many bytes came, when all of them have
+    PUT, POST                     the number of bytes, when all have arrived
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ class OriginConnection(asyncio.Protocol):
             return
         if b"\r\nexpect:" in data[:end].lower():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        found = _LENGTH.search(data, 0, end)
-        self._upload = int(found[1]) if found else 0
+        length = _LENGTH.search(data, 0, end)
+        self._upload = int(length[1]) if length else 0
         self._received = 0
         self._more(data[end + 4 :])
 

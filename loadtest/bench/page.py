@@ -1,7 +1,7 @@
 """Put measured figures into their places on a page: ``python -m loadtest.bench.page docs/performance.md FILE.json…``.
 
-A place is what stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``; NAME is the module that measured
-(``bench`` or ``scale``), as its JSON says.
+A place is the text between ``<!-- figures: NAME -->`` and ``<!-- end -->``; NAME is the module that measured
+(``bench`` or ``scale``), from the JSON.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 
 def with_figures(page: str, name: str, figures: str) -> str:
-    """The page with other figures in the place ``name``. Raises ``ValueError`` where there is not one such place."""
+    """The page with new figures in the place ``name``. Raises ``ValueError`` unless it has exactly one such place."""
     place = re.compile(rf"(<!-- figures: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    found, count = place.subn(lambda match: f"{match[1]}\n{figures.strip()}\n\n{match[2]}", page)
+    filled, count = place.subn(lambda match: f"{match[1]}\n{figures.strip()}\n\n{match[2]}", page)
     if count != 1:
         raise ValueError(f"expected one place <!-- figures: {name} -->, found {count}")
-    return found
+    return filled
 
 
 def fill(path: Path, document: Mapping[str, Any]) -> None:
-    """Put a measurement's figures into its place. Raises ``ValueError`` where the page has not one such place."""
+    """Put a measurement's figures into its place. Raises ``ValueError`` unless there is exactly one such place."""
     text = with_figures(path.read_text(encoding="utf-8"), document["name"], "\n".join(document["told"]))
     path.write_text(text, encoding="utf-8")
 

@@ -1,13 +1,13 @@
-"""How cost grows: ``python -m loadtest.bench.scale``. One quantity is turned at a time, all others stay as they are.
+"""How cost grows: ``python -m loadtest.bench.scale``. It varies one quantity at a time.
 
-    workers      1 to 4             requests a second and CPU a request (more workers than processors share them)
-    connections  1 to 8,000         CPU a request
-    routes       1 to 200           CPU a request of a pass-through, which no route takes
-    migrations   1 to 20            the same, and the control plane's own CPU when nothing is asked
-    body         1 B to 64 MiB      CPU a request, downloaded through it
+    workers      1 to 4             requests per second and CPU per request (all processors are shared with wrk)
+    connections  1 to 8,000         CPU per request
+    routes       1 to 200           CPU per request of a pass-through, which matches no route
+    migrations   1 to 20            the same, and the control plane's own CPU without requests
+    body         1 B to 64 MiB      CPU per download
 
-The points of a quantity are measured in turn, round by round, and each beside the first: what the machine did in
-between falls on all of them. A straight line is fitted, and said to be one where it explains what was measured.
+The points of a quantity are measured in turn, round by round, so that other work on the machine affects all of them
+alike. A line is fitted, and called straight if it explains most of the variance.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ CONNECTIONS: Final = (1, 4, 16, 64, 256, 1000, 4000, 8000)
 ROUTES: Final = (1, 10, 50, 100, 200)
 MIGRATIONS: Final = (1, 2, 5, 10, 20)
 BODIES: Final = tuple(1 << power for power in (0, 6, 10, 14, 16, 18, 20, 22, 24, 26))
-_MOVED_LEAST: Final = 64 << 20  # bytes by which a body's cost is measured
-_DOWNLOADS_LEAST: Final = 20  # of any size: the kernel counts CPU time in steps of 10 ms
-_DOWNLOADS_MOST: Final = 500  # of the smallest: enough steps, and no minute of them
-_STILL_S: Final = 3.0  # in which nothing is asked: twelve judgements of each migration
+_MOVED_LEAST: Final = 64 << 20  # bytes downloaded for one point
+_DOWNLOADS_LEAST: Final = 20  # per point: the kernel counts CPU time in steps of 10 ms
+_DOWNLOADS_MOST: Final = 500  # per point, so that small bodies do not take minutes
+_STILL_S: Final = 3.0  # without requests; each migration is judged twelve times meanwhile
 
 
 def _pass_through(bench: Bench) -> Path:
@@ -53,7 +53,7 @@ def _turned(bench: Bench, stack: ExitStack, options: Sequence[ContenderOptions])
 
 
 def workers(bench: Bench) -> list[Curve]:
-    """All processors for all: the workers share them with wrk and the app, as they would on one machine."""
+    """All processes share all processors: the workers, wrk and the app."""
     rate = Curve("workers", "requests a second", "1/s")
     cpu = Curve("workers", "CPU a request", "µs")
     lua = _pass_through(bench)
@@ -68,7 +68,7 @@ def workers(bench: Bench) -> list[Curve]:
 
 
 def connections(bench: Bench) -> list[Curve]:
-    """Live ones, all of them asking as fast as they are answered."""
+    """Active connections, each sending as fast as it is answered."""
     cpu = Curve("connections", "CPU a request", "µs")
     lua = _pass_through(bench)
     with running("phasegate", bench) as contender:
@@ -81,14 +81,14 @@ def connections(bench: Bench) -> list[Curve]:
 
 
 def _of_options(
-    bench: Bench, quantity: str, made: dict[int, ContenderOptions]
+    bench: Bench, quantity: str, options: dict[int, ContenderOptions]
 ) -> Iterator[tuple[int, Running, Curve]]:
-    """A phasegate for each value, all running at once, each measured once a round; yields it after its turn."""
+    """A phasegate for each value, all running at once, each measured once per round; yields it after its turn."""
     cpu = Curve(quantity, "CPU a request", "µs")
-    # No path twice: one that is remembered is not looked up in any table of routes.
+    # No path twice: a cached request line would skip the table of routes.
     lua = bench.script("scale-paths", path="/page/%d")
     with ExitStack() as stack:
-        contenders = dict(zip(made, _turned(bench, stack, list(made.values())), strict=True))
+        contenders = dict(zip(options, _turned(bench, stack, list(options.values())), strict=True))
         for _ in range(bench.rounds):
             for value, contender in contenders.items():
                 sample = bench.sample(Turn(f"{value} {quantity}", contender, "/", lua), bench.seconds)
@@ -98,17 +98,17 @@ def _of_options(
 
 
 def routes(bench: Bench) -> list[Curve]:
-    """Routes that no request takes, so that each of them is looked at."""
+    """Routes that no request matches, so that each request is compared with all of them."""
     curves = [curve for _, _, curve in _of_options(bench, "routes", {n: ContenderOptions(routes=n) for n in ROUTES})]
     return curves[:1]
 
 
 def migrations(bench: Bench) -> list[Curve]:
-    """Each with its own state, judge and counts."""
+    """Migrations, each with its own state, judge and counts."""
     still = Curve("migrations", "CPU when nothing is asked", "ms/s")
-    made = {n: ContenderOptions(migrations=n) for n in MIGRATIONS}
+    options = {n: ContenderOptions(migrations=n) for n in MIGRATIONS}
     cpu: Curve | None = None
-    for value, contender, cpu in _of_options(bench, "migrations", made):  # noqa: B007 - the last one is all of it
+    for value, contender, cpu in _of_options(bench, "migrations", options):  # noqa: B007 - the last has all rounds
         pids = contender.pids()
         used = procfs.cpu_s(pids)
         time.sleep(_STILL_S)
@@ -118,7 +118,7 @@ def migrations(bench: Bench) -> list[Curve]:
 
 
 def bodies(bench: Bench) -> list[Curve]:
-    """Whole downloads, one after another."""
+    """Bodies of different sizes, downloaded one after another."""
     cpu = Curve("body", "CPU a request", "µs")
     with running("phasegate", bench) as contender:
         pids = contender.pids()
@@ -144,16 +144,16 @@ _LOGARITHMIC: Final = ("connections", "body")
 
 
 def lines(curves: Sequence[Curve], plots: Path | None = None) -> list[str]:
-    """Tables in Markdown, each with the line that was fitted, and its plot where there is one."""
-    told = []
+    """Tables in Markdown, each with the fitted line, and its plot if there is one."""
+    report = []
     for curve in curves:
         if plots is not None:
-            told += [f"![{curve.figure} by {curve.quantity}]({plots.name}/{_plot_name(curve)})", ""]
-        told += [f"**{curve.figure}** ({curve.unit}) by {curve.quantity}: {curve.line.words(curve.unit)}", ""]
-        told += [f"| {curve.quantity} | median | least | most |", "|---|---|---|---|"]
-        told += [f"| {short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
-        told.append("")
-    return told
+            report += [f"![{curve.figure} by {curve.quantity}]({plots.name}/{_plot_name(curve)})", ""]
+        report += [f"**{curve.figure}** ({curve.unit}) by {curve.quantity}: {curve.line.words(curve.unit)}", ""]
+        report += [f"| {curve.quantity} | median | least | most |", "|---|---|---|---|"]
+        report += [f"| {short(p.x)} | {p.y:,.4g} | {p.low:,.4g} | {p.high:,.4g} |" for p in curve.points]
+        report.append("")
+    return report
 
 
 def _plot_name(curve: Curve) -> str:
@@ -162,15 +162,15 @@ def _plot_name(curve: Curve) -> str:
 
 
 def write_plots(curves: Sequence[Curve], folder: Path) -> None:
-    """One file a curve."""
-    from loadtest.bench import plot  # only here: the tables need no matplotlib
+    """Write one file per curve."""
+    from loadtest.bench import plot  # imported here: the tables do not need matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
     for curve in curves:
         log_x = curve.quantity in _LOGARITHMIC
         title = f"{curve.figure} by {curve.quantity}"
-        made = plot.figure(title, curve.quantity, curve.unit, curve.points, log_x=log_x)
-        (folder / _plot_name(curve)).write_text(plot.svg(made))
+        drawing = plot.figure(title, curve.quantity, curve.unit, curve.points, log_x=log_x)
+        (folder / _plot_name(curve)).write_text(plot.svg(drawing))
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -181,47 +181,47 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk [3]")
     parser.add_argument("--json", type=Path, default=Path("scale.json"), help="where the figures go [scale.json]")
     parser.add_argument("--plots", type=Path, help="a folder for SVG plots")
-    parser.add_argument("--page", type=Path, help="a page, beside that folder, that has a place for the figures")
-    found = parser.parse_args(argv)
-    if found.rounds <= 0 or found.seconds <= 0:
+    parser.add_argument("--page", type=Path, help="a page beside that folder, with a marked place for the figures")
+    options = parser.parse_args(argv)
+    if options.rounds <= 0 or options.seconds <= 0:
         parser.error("expected --rounds and --seconds above 0")
-    return found
+    return options
 
 
 def main(argv: list[str]) -> int:
     """The command; its exit code."""
-    asked = arguments(argv)
+    options = arguments(argv)
     try:
-        allow_files(2 * max(CONNECTIONS))  # for what is started from here too: a proxy has two connections a client
+        allow_files(2 * max(CONNECTIONS))  # child processes inherit it; a proxy has two connections per client
         machine.need_tools(("taskset", "wrk"))
         first, second = machine.default_cpus()
         facts = machine.describe("loadtest.bench.scale", argv)
         print("\n".join(machine.said(facts)), flush=True)
         curves = []
         with tempfile.TemporaryDirectory(prefix="phasegate-scale-") as folder:
-            for name in asked.only:
+            for name in options.only:
                 both = f"{first},{second}" if name == "workers" else ""
                 place = Place(Path(folder), both or first, both or second)
-                curves += _measure(place, asked, QUANTITIES[name])
+                curves += _measure(place, options, QUANTITIES[name])
         facts["load_average_after"] = round(os.getloadavg()[0], 2)
     except StageError as error:
         print(f"scale: {error}", file=sys.stderr)
         return 1
-    if asked.plots is not None:
-        write_plots(curves, asked.plots)
-    told = ["```text", *machine.said(facts), "```", "", *lines(curves, asked.plots)]
+    if options.plots is not None:
+        write_plots(curves, options.plots)
+    told = ["```text", *machine.said(facts), "```", "", *lines(curves, options.plots)]
     document = {"name": "scale", "told": told, "machine": facts, "curves": [curve.to_json() for curve in curves]}
-    asked.json.write_text(json.dumps(document, indent=1) + "\n")
-    if asked.page is not None:
-        page.fill(asked.page, document)
+    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.page is not None:
+        page.fill(options.page, document)
     print("\n".join(["", *lines(curves), f"load average after: {facts['load_average_after']}"]))
     return 0
 
 
-def _measure(place: Place, asked: argparse.Namespace, work: Callable[[Bench], list[Curve]]) -> list[Curve]:
+def _measure(place: Place, options: argparse.Namespace, work: Callable[[Bench], list[Curve]]) -> list[Curve]:
     app = BenchApp(place)
     try:
-        return work(Bench(place, app, asked.rounds, asked.seconds, lambda line: print(line, flush=True)))
+        return work(Bench(place, app, options.rounds, options.seconds, lambda line: print(line, flush=True)))
     finally:
         app.end()
 

@@ -1,4 +1,4 @@
-"""Two things on the clock: what phasegate adds to a request at a steady rate, how fast a new weight takes hold."""
+"""Two latencies: what phasegate adds to a request at a steady rate, and how fast a new weight takes effect."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from loadtest.stage.processes import Process
 
 RATE: Final = 1000
 SECONDS: Final = 60
-_CHANGE_S: Final = 6  # of full load around a change of the weight
-_OVER_WITHIN_S: Final = 60  # of the end of that: an answer may take 30
+_CHANGE_S: Final = 6  # duration of the full load around a change of the weight
+_OVER_WITHIN_S: Final = 60  # for the open loop to end after that: an answer may take 30
 _OPEN_LOOP: Final = (sys.executable, "-m", "loadtest.generator.openloop")
 
 
 @dataclass(frozen=True, slots=True)
 class SteadyRow:
-    """An open loop to the app directly and through phasegate, in the same moments. Milliseconds."""
+    """An open loop to the app, directly and through phasegate at the same time. Milliseconds."""
 
     path: str
     rate: float
@@ -38,7 +38,7 @@ class SteadyRow:
 
     @property
     def added_p99_ms(self) -> float:
-        """What passing through adds at p99."""
+        """What phasegate adds at p99."""
         return self.through_ms["p99"] - self.direct_ms["p99"]
 
     def to_json(self) -> dict[str, object]:
@@ -47,7 +47,7 @@ class SteadyRow:
 
 
 def open_loop(bench: Bench, urls: list[str], *more: str) -> dict[str, Any]:
-    """Run the open loop on the load's processors. Raises ``BenchError`` where any answer was wrong or repeated."""
+    """Run the open loop on the load's processors. Raises ``BenchError`` if any answer was wrong or repeated."""
     out = bench.place.folder / "openloop.json"
     command = [*bench.place.load, *_OPEN_LOOP, *urls, "--json", str(out), *more]
     done = subprocess.run(leashed(command), capture_output=True, text=True, check=False)
@@ -55,19 +55,19 @@ def open_loop(bench: Bench, urls: list[str], *more: str) -> dict[str, Any]:
         raise BenchError(f"answers were wrong:\n{done.stdout}")
     if done.returncode not in (0, 3):
         raise BenchError(f"{' '.join(command)}: {done.stderr.strip()}")
-    found: dict[str, Any] = json.loads(out.read_text())
-    if any(target["repeated"] for target in found["targets"]):
+    result: dict[str, Any] = json.loads(out.read_text())
+    if any(target["repeated"] for target in result["targets"]):
         raise BenchError(f"kept connections were closed on requests:\n{done.stdout}")
-    return found
+    return result
 
 
 def steady(bench: Bench, seconds: float = SECONDS, rate: float = RATE) -> list[SteadyRow]:
-    """A small GET of the app's, and the snapshot (from memory, against the app's own)."""
+    """A small GET of the app's, and the snapshot (from phasegate's memory, compared with the app's own)."""
     rows = []
     with running("phasegate", bench) as contender:
         for path in ("/", contender.data_path):
-            asked = ("--rate", f"{rate:g}", "--for", f"{seconds:g}", "--path", path)
-            result = open_loop(bench, [bench.app.url, contender.url], *asked)
+            arguments = ("--rate", f"{rate:g}", "--for", f"{seconds:g}", "--path", path)
+            result = open_loop(bench, [bench.app.url, contender.url], *arguments)
             direct, through = result["targets"]
             late = max(direct["late_ms"]["p99"], through["late_ms"]["p99"])
             row = SteadyRow(
@@ -80,10 +80,10 @@ def steady(bench: Bench, seconds: float = SECONDS, rate: float = RATE) -> list[S
 
 @dataclass(frozen=True, slots=True)
 class ChangeRow:
-    """A weight taken back under full load, seen on the wire. Milliseconds.
+    """A rollback under full load, seen on the wire. Milliseconds.
 
-    ``last_old_ms``: when the last request that the old weight's arm answered was sent, counted from the request for
-    the change; below 0 where that was before it. ``seen_ms`` is phasegate's own: every worker shows the new weight.
+    ``last_old_ms``: when the last request that the target answered was sent, relative to the request for the
+    rollback; below 0 if before it. ``seen_ms`` is phasegate's own figure: when every worker showed the new weight.
     """
 
     workers: int
@@ -98,7 +98,7 @@ class ChangeRow:
 
 
 def weight_change(bench: Bench, emulator: str, workers: int = 2) -> list[ChangeRow]:
-    """Full load by wrk, and beside it an open loop that notes which arm answers; the weight goes to 50 % and to 0."""
+    """Full load by wrk, beside it an open loop that records which arm answers; the weight goes from 50 % to 0."""
     lua = bench.script("change", {"X-User-Id": "user-%d"}, 64)
     options = ContenderOptions(workers=workers, firestore=emulator)
     with running("phasegate", bench, options) as contender:
@@ -117,10 +117,11 @@ def _change(
 ) -> tuple[float, float, float]:
     out = bench.place.folder / "change.json"
     out.unlink(missing_ok=True)
-    asked = ["--path", contender.data_path, "--rate", "1000", "--for", str(_CHANGE_S), "--json", str(out), "--live"]
+    arguments = ["--path", contender.data_path, "--rate", "1000", "--for", str(_CHANGE_S)]
+    arguments += ["--json", str(out), "--live"]
     with ThreadPoolExecutor(1) as pool:
         full_load = pool.submit(bench.sample, turn, _CHANGE_S)
-        command = [*bench.place.load, *_OPEN_LOOP, contender.url, *asked]
+        command = [*bench.place.load, *_OPEN_LOOP, contender.url, *arguments]
         watcher = Process("the open loop", command, bench.place.folder / "change.log", read=True)
         try:
             watcher.start()
@@ -133,7 +134,7 @@ def _change(
             watcher.end()
         rates.append(full_load.result().rate)
     if not out.exists():
-        raise BenchError(f"the open loop gave no figures: {watcher.log()}")
+        raise BenchError(f"the open loop wrote no figures: {watcher.log()}")
     (target,) = json.loads(out.read_text())["targets"]
     if target["failed"]:
         raise BenchError(f"{target['failed']} answers were wrong: {target['examples']}")
@@ -142,7 +143,7 @@ def _change(
 
 
 def _wait_for_both_arms(watcher: Process) -> None:
-    """Until a change can be seen. Raises ``StageError`` where the run ends before."""
+    """Wait until both arms answer, so that a change is visible. Raises ``StageError`` if the run ends before."""
     while True:
         (target,) = watcher.line()["targets"]
         if {"mock", "firestore"} <= target["sources"].keys():

@@ -1,4 +1,4 @@
-"""The figures for a person, and beside each promise whether it was kept. Pure."""
+"""The figures as text tables, and whether each promised limit was kept. Pure."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from loadtest.bench.steady import ChangeRow, SteadyRow
 
 
 def lines(rows: Sequence[Any]) -> list[str]:
-    """A table for each kind of row, then what was promised."""
-    told: list[str] = []
+    """A table for each kind of row, then the promised limits."""
+    table: list[str] = []
     heading = ""
     for row in rows:
-        title, line = _told(row)
+        title, line = _table_row(row)
         if title != heading:
-            told += ["", title] if told else [title]
+            table += ["", title] if table else [title]
             heading = title
-        told.append(line)
+        table.append(line)
     promised = list(promises(rows))
     if promised:
-        told += ["", f"{'promised':58} {'at most':>9} {'measured':>9}"]
-        told += [
+        table += ["", f"{'promised':58} {'at most':>9} {'measured':>9}"]
+        table += [
             f"{what:58} {limit:>9.4g} {value:>9.4g}  {'kept' if value <= limit else 'NOT KEPT'}"
             for what, limit, value in promised
         ]
-    return told
+    return table
 
 
 def promises(rows: Sequence[Any]) -> Iterator[tuple[str, float, float]]:
-    """(what, its limit, the measured median): each is kept where the figure does not pass the limit."""
+    """(what, its limit, the measured median): kept if the figure does not exceed the limit."""
     for row in rows:
         if isinstance(row, WrkRow) and row.contender == "phasegate":
             if row.work.startswith("data"):
@@ -55,12 +55,12 @@ def promises(rows: Sequence[Any]) -> Iterator[tuple[str, float, float]]:
 
 
 @singledispatch
-def _told(row: Any) -> tuple[str, str]:
-    """The row's heading, and the row."""
+def _table_row(row: Any) -> tuple[str, str]:
+    """The heading of the row's table, and the row."""
     raise AssertionError(f"no table for {type(row).__name__}")
 
 
-@_told.register
+@_table_row.register
 def _(row: WrkRow) -> tuple[str, str]:
     title = (
         f"{'work':28} {'':15} {'CPU µs a request':>24} {'by the reference':>20} {'requests/s':>11}"
@@ -74,7 +74,7 @@ def _(row: WrkRow) -> tuple[str, str]:
     )
 
 
-@_told.register
+@_table_row.register
 def _(row: BulkRow) -> tuple[str, str]:
     title = f"{'large bodies':28} {'':15} {'GB by CPU second':>24} {'by nginx':>20} {'memory MiB':>11}"
     speed = Spread.of([t.bytes_per_cpu_s / 1e9 for t in row.transfers])
@@ -83,7 +83,7 @@ def _(row: BulkRow) -> tuple[str, str]:
     return title, f"{size:28} {row.contender:15} {_spread(speed, 2):>24} {_spread(row.ratio, 2):>20} {grown:>+11.1f}"
 
 
-@_told.register
+@_table_row.register
 def _(row: IdleRow) -> tuple[str, str]:
     title = f"{'idle connections':28} {'':15} {'KiB each':>24} {'p99 ms before':>20} {'beside':>11} {'ratio':>7}"
     before, beside = Spread.of(row.p99_before_ms).median, Spread.of(row.p99_beside_ms).median
@@ -93,7 +93,7 @@ def _(row: IdleRow) -> tuple[str, str]:
     )
 
 
-@_told.register
+@_table_row.register
 def _(row: SteadyRow) -> tuple[str, str]:
     title = f"{'open loop, ms':28} {'':15} {'direct p50':>12} {'p99':>9} {'through p50':>12} {'p99':>9} {'added':>9}"
     direct, through = row.direct_ms, row.through_ms
@@ -104,7 +104,7 @@ def _(row: SteadyRow) -> tuple[str, str]:
     )
 
 
-@_told.register
+@_table_row.register
 def _(row: ChangeRow) -> tuple[str, str]:
     title = (
         f"{'weight change, ms':28} {'':15} {'last of the old weight':>24} {'seen by all':>20} {'API answered':>13}"

@@ -1,4 +1,4 @@
-"""The works by wrk: a pass-through with heads that repeat and that do not, data from memory, split and record."""
+"""The works measured with wrk: pass-through with repeated and unique heads, data from memory, split and record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loadtest.bench.measuring import Bench, Turn, WrkRow, running
 from loadtest.bench.wrk import BROWSER
 
 REFERENCE: Final = "nginx"
-IDENTITIES: Final = 64  # as many as there are connections
+IDENTITIES: Final = 64  # equal to the number of connections
 
 
 def _all(bench: Bench, stack: ExitStack, names: list[str]) -> list[Running]:
@@ -31,13 +31,13 @@ def pass_through(bench: Bench, names: list[str]) -> list[WrkRow]:
         for work, lua in scripts.items():
             turns = [Turn(contender.name, contender, "/", lua) for contender in contenders]
             rows += bench.rounds_of(work, turns, REFERENCE)
-            # Others parse every head anew: what changes with the heads is phasegate's cost alone.
-            contenders = [found for found in contenders if found.name == REFERENCE or "phasegate" in found.name]
+            # The other contenders parse every head anew, so different heads change only phasegate's cost.
+            contenders = [each for each in contenders if each.name == REFERENCE or "phasegate" in each.name]
     return rows
 
 
 def data(bench: Bench, names: list[str]) -> list[WrkRow]:
-    """The dashboard's snapshot: phasegate answers it from memory, split and recorded; the others ask the app."""
+    """The dashboard's snapshot: phasegate splits, records and answers from memory; the others forward to the app."""
     cookie = {"Cookie": BROWSER["Cookie"] + "; phasegate=%016x"}
     scripts = {
         "data, key in the cookie": bench.script("data-cookie", cookie, IDENTITIES),

@@ -1,4 +1,4 @@
-"""wrk (https://github.com/wg/wrk), a closed loop: the command, the script of its requests, and its report read."""
+"""Runs wrk (https://github.com/wg/wrk), a closed loop: its command, the script of its requests, and its report."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ class Report(NamedTuple):
 
 
 class WrkError(Exception):
-    """The run did not measure what it was to measure."""
+    """The run failed, or its figures cannot be used."""
 
 
 def script(fields: Mapping[str, str], varied: Mapping[str, str], variants: int, path: str = "") -> str:
     """A Lua script whose requests carry ``fields``, and ``varied`` with %d as a number from 0 to ``variants`` - 1.
 
-    With ``variants`` 0 the number never repeats; with no ``varied`` every request is the same bytes. ``path``, with
-    a %d too, takes the place of the address's.
+    With ``variants`` 0 the number never repeats; without ``varied`` every request has the same bytes. ``path``, also
+    with a %d, replaces the address's path.
     """
     lines = [f"wrk.headers[{_lua(name)}] = {_lua(value)}" for name, value in fields.items()]
     if not varied and not path:
         return "\n".join(lines) + "\n"
     each = [f"  wrk.headers[{_lua(name)}] = string.format({_lua(value)}, n)" for name, value in varied.items()]
-    made = f"wrk.format(nil, string.format({_lua(path)}, n))" if path else "wrk.format()"
+    request = f"wrk.format(nil, string.format({_lua(path)}, n))" if path else "wrk.format()"
     if variants:
         lines += ["local made = {}", "local last = 0", f"function init(args) for n = 0, {variants - 1} do", *each]
-        lines += [f"  made[n] = {made} end end"]
+        lines += [f"  made[n] = {request} end end"]
         lines += [f"function request() last = (last + 1) % {variants} return made[last] end"]
     else:
-        lines += ["local n = 0", "function request() n = n + 1", *each, f"  return {made} end"]
+        lines += ["local n = 0", "function request() n = n + 1", *each, f"  return {request} end"]
     return "\n".join(lines) + "\n"
 
 
@@ -70,28 +70,28 @@ def _lua(text: str) -> str:
 
 
 def parse(text: str) -> Report:
-    """wrk's report. Raises ``WrkError`` where requests failed, were refused, or there were none."""
+    """Parse wrk's report. Raises ``WrkError`` if requests failed, were refused, or there were none."""
     counted = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", text)
     quantiles = {
-        found[1]: float(found[2]) * _UNITS[found[3]]
-        for found in re.finditer(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.MULTILINE)
+        line[1]: float(line[2]) * _UNITS[line[3]]
+        for line in re.finditer(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m)\s*$", text, re.MULTILINE)
     }
     if counted is None or "50" not in quantiles or "99" not in quantiles:
         raise WrkError(f"wrk's report cannot be read:\n{text}")
     bad = re.search(r"^\s*(Socket errors: .*|Non-2xx or 3xx responses: \d+)$", text, re.MULTILINE)
     requests = int(counted[1])
     if bad is not None or not requests:
-        raise WrkError(f"the run is worth nothing: {bad[1] if bad else 'no request was answered'}")
+        raise WrkError(f"the run cannot be used: {bad[1] if bad else 'no request was answered'}")
     return Report(requests, float(counted[2]) * _UNITS[counted[3]] / 1000, quantiles["50"], quantiles["99"])
 
 
 def command(url: str, lua: Path, connections: int, seconds: float) -> list[str]:
-    """wrk's command line: one thread, which is what one core has."""
+    """wrk's command line: one thread, for one core."""
     return ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(lua), "--latency", "--timeout", "10s", url]
 
 
 def run(prefix: list[str], url: str, lua: Path, connections: int, seconds: float) -> Report:
-    """Run it, on the processors that ``prefix`` pins to. Raises ``WrkError``."""
+    """Run it with the command ``prefix``, which pins it to processors. Raises ``WrkError``."""
     arguments = [*prefix, *command(url, lua, connections, seconds)]
     done = subprocess.run(leashed(arguments), capture_output=True, text=True, timeout=seconds + 60, check=False)
     if done.returncode:

@@ -1,1 +1,1 @@
-"""One load generator: when requests are due, the client that sends them, the visitors whose requests they are."""
+"""The load generator: the schedule of requests, the client that sends them, the visitors that make them."""

@@ -1,7 +1,7 @@
-"""The one open loop: sends each request when it is due, whatever became of those before.
+"""The open loop: sends each request when it is due, whatever became of the earlier ones.
 
-When that is says ``pacing``; what is sent, and what is written down of it, is its lanes' owners' business. Several
-lanes run on one timer, interleaved, so that what they measure they measure in the same moments.
+``pacing`` says when requests are due; the owner of each lane decides what to send and what to record. Several lanes
+run interleaved on one timer, so that they measure at the same time.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 from loadtest.generator.pacing import Schedule
 from loadtest.generator.timer import Timer
 
-BURST_MOST: Final = 256  # sent before answers are looked at again
-_HEAD_START_NS: Final = 50_000_000  # from the call to the first request's time: nothing is late from the beginning
+BURST_MOST: Final = 256  # requests sent before answers are processed again
+_HEAD_START_NS: Final = 50_000_000  # from the call to the first request's due time, so that the first is not late
 
 
 class Lane:
-    """One schedule, and ``send``, which is given each request's number (from 0) and the time at which it was due."""
+    """One schedule, and ``send``, which is called with each request's number (from 0) and due time."""
 
     __slots__ = ("_next", "_schedule", "_send")
 
@@ -29,7 +29,7 @@ class Lane:
         self._next = 0
 
     def fire(self, start_ns: int) -> int:
-        """Send what is due; the time of the next one, 0 after the last."""
+        """Send what is due; returns the due time of the next request, 0 after the last."""
         schedule, send = self._schedule, self._send
         due = schedule.arrived((monotonic_ns() - start_ns) / 1e9)
         for k in range(self._next, min(due, self._next + BURST_MOST)):
@@ -47,9 +47,9 @@ class OpenLoop:
         self.start_ns = 0
 
     async def run(self) -> None:
-        """Send everything, or until it is stopped; answers may still be under way then.
+        """Send all requests, or until it is stopped; answers may still be under way then.
 
-        Raises what a lane's ``send`` did: a loop that went on without it would send less than it says.
+        Raises what a lane's ``send`` raised: a loop that continued would send less than it reports.
         """
         loop = asyncio.get_running_loop()
         timer = Timer()

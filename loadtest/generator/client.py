@@ -1,8 +1,8 @@
-"""The one HTTP/1.1 client of every load: kept connections, one request at a time on each, nothing followed.
+"""The HTTP/1.1 client of every load: keep-alive connections, one request at a time on each, no redirects followed.
 
-It says exactly what became of each request (``Reply.failure``). A request whose kept connection turns out to be
-closed before any byte of its answer is sent once more on a fresh one where it is idempotent, as browsers do (section
-9.3.1 of RFC 9112); ``Reply.repeated`` says so. Nothing else is hidden from the caller.
+It reports exactly what became of each request (``Reply.failure``). If a keep-alive connection turns out to be closed
+before any byte of the answer, an idempotent request is sent once more on a fresh connection, as browsers do (RFC 9112
+section 9.3.1); ``Reply.repeated`` says so. Nothing else is hidden from the caller.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from urllib.parse import urlsplit
 
 import httptools
 
-_SWEEP_S: Final = 0.1  # how late a request that has run out of time may be given up: it waits for many times that
+_SWEEP_S: Final = 0.1  # interval of the check for timeouts; timeouts are many times longer
 _IDEMPOTENT: Final = frozenset({b"GET", b"PUT", b"DELETE"})  # of the methods that a load uses
 
 Failure = Literal["", "refused", "broken", "timeout", "unsent"]
 
 
 class Reply(NamedTuple):
-    """What came back; field names in lower case. ``repeated``: it is the second attempt's.
+    """The answer; field names in lower case. ``repeated``: the request was sent a second time.
 
-    ``status`` 0: no whole answer came. Then ``body`` says why, and ``failure`` is refused (nobody listens), broken
-    (the connection ended, or carried no HTTP), timeout, or unsent (every connection waits, and as many requests as
-    may wait for one).
+    ``status`` 0: no complete answer. Then ``body`` says why, and ``failure`` is refused (no connection), broken (the
+    connection ended, or carried invalid HTTP), timeout, or unsent (all connections and places in the queue are
+    taken).
     """
 
     status: int
@@ -45,9 +45,10 @@ def _failed(failure: Failure, why: str, job: Job) -> Reply:
 
 
 class Job:
-    """One request on its way; ``answered`` is called once, whatever becomes of it. Times are CLOCK_MONOTONIC's.
+    """One request; ``answered`` is called once, whatever becomes of it. Times are CLOCK_MONOTONIC's.
 
-    ``due_ns`` is the owner's: when it was to be sent. ``sent_ns`` is when it was, the first time if it was twice.
+    ``due_ns`` belongs to the owner: when it was due. ``sent_ns``: when it was sent, the first time if it was
+    repeated.
     """
 
     __slots__ = ("answered", "due_ns", "operation", "repeated", "sent_ns", "until_ns", "wire")
@@ -78,9 +79,9 @@ class ClientConnection(asyncio.Protocol):
         self._head_read = False
         self.job: Job | None = None
         self.closed = False
-        self.given_up: Failure = ""  # why we closed it: what had come of an answer is no whole one
-        self.heard = False  # a byte has come since the request was sent
-        self.kept = False  # it was open before its request came
+        self.given_up: Failure = ""  # why this client closed it, with an incomplete answer
+        self.heard = False  # a byte has arrived since the request was sent
+        self.kept = False  # it was open before this request
 
     def send(self, job: Job, kept: bool) -> None:
         """Send a job's request."""
@@ -92,19 +93,19 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(job.wire)
 
     def give_up(self, why: Failure) -> None:
-        """Close now, without the answer's end."""
+        """Close now, without waiting for the answer's end."""
         self.given_up = why
         self._transport.abort()
 
     def whole_at_the_end(self) -> bool:
-        """Whether the connection's end is the answer's (RFC 9112, section 6.3, the last rule)."""
+        """Whether the answer ends with the connection (RFC 9112 section 6.3, the last rule)."""
         fields = self._fields
         return self._head_read and "content-length" not in fields and "transfer-encoding" not in fields
 
     def answer(self) -> Reply:
-        """What has come of the answer; the next one begins."""
+        """The answer received so far; resets for the next one."""
         job = self.job
-        assert job is not None, "asked for while a request waits"
+        assert job is not None, "called only while a request waits"
         reply = Reply(self._parser.get_status_code(), self._fields, b"".join(self._body), "", job.repeated)
         self._fields, self._body, self._head_read = {}, [], False
         return reply
@@ -116,13 +117,13 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.job is None:
-            self.give_up("broken")  # an answer that nobody asked for
+            self.give_up("broken")  # an answer without a request
             return
         self.heard = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
-            raise  # what judges the answer failed, not the answer
+            raise  # a callback failed, not the answer
         except httptools.HttpParserError as error:
             self.give_up("broken")
             if self.job is not None:
@@ -167,10 +168,10 @@ class ClientConnection(asyncio.Protocol):
 
 
 class LoadClient:
-    """Connections to one origin, in turn, more as they are needed, never above ``most``.
+    """Connections to one origin, used in turn; more are opened as needed, at most ``most``.
 
-    Where all of those are busy, up to ``waiting_most`` requests wait for one. A request may take ``timeout_s`` from
-    when it is given here. To be made, used and closed within one running event loop.
+    If all are busy, up to ``waiting_most`` requests wait for one. A request times out ``timeout_s`` after ``send``.
+    Create, use and close it within one running event loop.
     """
 
     def __init__(self, url: str, *, most: int, timeout_s: float, waiting_most: int = 0) -> None:
@@ -190,13 +191,13 @@ class LoadClient:
         self._opening: set[asyncio.Task[None]] = set()
         self._waiting: deque[Job] = deque()
         self._sweeping = False
-        self._idling = asyncio.Event()  # nothing was under way at the last sweep
+        self._idling = asyncio.Event()  # set while nothing is under way, as of the last sweep
         self._idling.set()
         self._none_open = asyncio.Event()
         self._none_open.set()
 
     async def fill(self, count: int) -> None:
-        """Open so many connections beforehand. Raises ``OSError``."""
+        """Open ``count`` connections beforehand. Raises ``OSError``."""
         for _ in range(count):
             self._count(1)
             try:
@@ -206,7 +207,7 @@ class LoadClient:
                 raise
 
     def send(self, job: Job) -> None:
-        """Send it on an idle connection or a new one, or let it wait for one."""
+        """Send it on an idle or a new connection, or queue it."""
         job.sent_ns = monotonic_ns()
         job.until_ns = job.sent_ns + self._timeout_ns
         if not self._sweeping:
@@ -220,18 +221,18 @@ class LoadClient:
                 job.answered(job, UNSENT)
 
     async def ask(self, wire: bytes) -> Reply:
-        """Send one request, and wait for what becomes of it."""
+        """Send one request and wait for its outcome."""
         answered: asyncio.Future[Reply] = self._loop.create_future()
 
-        def told(_: Job, reply: Reply) -> None:
-            if not answered.done():  # nobody waits any more
+        def resolve(_: Job, reply: Reply) -> None:
+            if not answered.done():  # the caller may have been cancelled
                 answered.set_result(reply)
 
-        self.send(Job(wire, "", told))
+        self.send(Job(wire, "", resolve))
         return await answered
 
     def _start(self, job: Job) -> bool:
-        """Send it now; whether there is a connection for it."""
+        """Send it now; returns whether there is a connection for it."""
         while self._idle:
             connection = self._idle.popleft()
             if not connection.closed and not connection.given_up:
@@ -257,7 +258,7 @@ class LoadClient:
         task.add_done_callback(self._opening.discard)
 
     async def _connect(self, job: Job) -> None:
-        """A fresh connection, which counts as open already, and the job on it."""
+        """Open a connection, which is counted already, and send the job on it."""
         try:
             async with asyncio.timeout((job.until_ns - monotonic_ns()) / 1e9):
                 connection = await self._connected()
@@ -270,7 +271,7 @@ class LoadClient:
             job.answered(job, _failed(failure, str(error.strerror or error or "timed out"), job))
             self._next()
             return
-        if connection.closed:  # between its opening and now; ``lost`` has counted that
+        if connection.closed:  # closed right after opening; ``lost`` has counted that
             job.answered(job, _failed("broken", "closed as soon as it was opened", job))
             return
         self._busy.add(connection)
@@ -281,7 +282,7 @@ class LoadClient:
         return connection
 
     def put(self, connection: ClientConnection) -> None:
-        """Called by a connection: its answer is complete, and it may be kept."""
+        """Called by a connection: its answer is complete, and it can be reused."""
         self._busy.discard(connection)
         self._idle.append(connection)
         if self._waiting:
@@ -294,7 +295,7 @@ class LoadClient:
         if job is not None and connection.kept and not connection.heard and _may_repeat(connection, job):
             connection.job = None
             job.repeated = True
-            self._open_for(job)  # in the place of the one that was lost
+            self._open_for(job)  # counted in place of the lost one
             return
         self._count(-1)
         if job is not None:
@@ -314,7 +315,7 @@ class LoadClient:
             self._waiting.popleft()
 
     def _sweep(self) -> None:
-        """Give up what has run out of time; again as long as anything is under way."""
+        """Time out requests; runs again as long as anything is under way."""
         now = monotonic_ns()
         for connection in [c for c in self._busy if c.job is not None and c.job.until_ns < now]:
             connection.give_up("timeout")
@@ -328,11 +329,11 @@ class LoadClient:
             self._idling.set()
 
     async def drain(self) -> None:
-        """Wait for what is under way; that is given up when its time is over."""
+        """Wait until every request is answered or has timed out."""
         await self._idling.wait()
 
     async def close(self) -> None:
-        """Close every connection, and wait until they are closed."""
+        """Close every connection and wait until all are closed."""
         self._waiting.clear()
         for task in self._opening:
             task.cancel()
@@ -347,7 +348,7 @@ def _may_repeat(connection: ClientConnection, job: Job) -> bool:
 
 
 def encode(method: str, path: str, netloc: str, fields: Mapping[str, str], body: bytes | None = None) -> bytes:
-    """A request as it is sent."""
+    """A request's bytes."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {netloc}", *(f"{name}: {value}" for name, value in fields.items())]
     if body is not None:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]

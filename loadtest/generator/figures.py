@@ -1,4 +1,4 @@
-"""What one address answered to an open loop: counted by second, operation and arm, in latency histograms."""
+"""The answers of one address to an open loop: counts and latency histograms by second, operation and arm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES_MOST: Final = 8  # of what was wrong, kept in words
 
 @dataclass(slots=True)
 class Second:
-    """What became of the requests due in one second."""
+    """The outcomes of the requests due in one second."""
 
     sent: int = 0
     failed: int = 0
@@ -27,19 +27,19 @@ class Second:
     latency: Histogram = field(default_factory=Histogram)
 
     def to_json(self, number: int) -> dict[str, object]:
-        """With its number, from the run's start."""
-        told = {"second": number, "sent": self.sent, "failed": self.failed, "fallbacks": self.fallbacks}
-        return {**told, "sources": dict(self.sources), "latency": self.latency.to_json()}
+        """As JSON, with its number from the run's start."""
+        counts = {"second": number, "sent": self.sent, "failed": self.failed, "fallbacks": self.fallbacks}
+        return {**counts, "sources": dict(self.sources), "latency": self.latency.to_json()}
 
 
 @dataclass(slots=True)
 class Figures:
-    """All of one address. ``latency`` is from when a request was due, ``service`` from when it was sent."""
+    """All figures of one address. ``latency`` is from when a request was due, ``service`` from when it was sent."""
 
     sent: int = 0
     answered: int = 0
     failed: int = 0
-    repeated: int = 0  # sent once more, since the kept connection they were sent on was closed
+    repeated: int = 0  # sent again, because their keep-alive connection was closed
     examples: list[str] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -47,25 +47,25 @@ class Figures:
     last_start_ns: dict[str, int] = field(default_factory=dict)  # by source: when its newest request was sent
     latency: Histogram = field(default_factory=Histogram)
     service: Histogram = field(default_factory=Histogram)
-    late: Histogram = field(default_factory=Histogram)  # how long after it was due a request was sent
+    late: Histogram = field(default_factory=Histogram)  # from when a request was due to when it was sent
     closed: Histogram = field(default_factory=Histogram)  # what a closed loop would have recorded
     operations: dict[str, Histogram] = field(default_factory=dict)
     operations_failed: Counter[str] = field(default_factory=Counter)
     seconds: dict[int, Second] = field(default_factory=dict)
 
     def second(self, number: int) -> Second:
-        """That second's part."""
+        """The figures of that second."""
         return self.seconds.setdefault(number, Second())
 
     def fail(self, operation: str, problem: str) -> None:
-        """Count a wrong answer, or none."""
+        """Count a wrong or missing answer."""
         self.failed += 1
         self.operations_failed[operation] += 1
         if len(self.examples) < EXAMPLES_MOST:
             self.examples.append(f"{operation}: {problem}")
 
     def counts(self) -> dict[str, Any]:
-        """The counts so far: what ``--live`` tells every second."""
+        """The counts so far: ``--live`` prints them every second."""
         return {
             "sent": self.sent,
             "answered": self.answered,
@@ -79,12 +79,12 @@ class Figures:
         }
 
 
-Answered = Callable[[Job, Reply, str], None]  # with what is wrong with the answer; "" where nothing is
-Source = Callable[[Answered], Job | None]  # makes the next request; None: nobody is free to ask anything
+Answered = Callable[[Job, Reply, str], None]  # the text says what is wrong with the answer; "" if nothing is
+Source = Callable[[Answered], Job | None]  # makes the next request; None: no visitor is free
 
 
 def repeated(client: LoadClient, path: str, identities: int) -> Source:
-    """The same GET, from so many users in turn."""
+    """The same GET, from ``identities`` users in turn."""
     wires = [encode("GET", path, client.netloc, {"x-user-id": f"user-{n}"}) for n in range(identities)]
     turn = 0
 
@@ -103,7 +103,7 @@ def _wrong(reply: Reply) -> str:
 
 
 def of_crowd(client: LoadClient, crowd: Crowd) -> Source:
-    """What the app's users do."""
+    """The requests of the app's users."""
 
     def make(done: Answered) -> Job | None:
         visitor = crowd.take()
@@ -112,7 +112,7 @@ def of_crowd(client: LoadClient, crowd: Crowd) -> Source:
         ask = visitor.next()
 
         def answered(job: Job, reply: Reply) -> None:
-            # The weight may change at any time here, so which arm answers is counted and not judged.
+            # The weight may change at any time here, so the answering arm is counted but not judged.
             problem = visitor.judge(ask, reply)
             crowd.put(visitor)
             done(job, reply, "" if problem is None else problem.words)
@@ -124,7 +124,7 @@ def of_crowd(client: LoadClient, crowd: Crowd) -> Source:
 
 
 class Measured:
-    """One address under an open loop: what is sent to it, and the figures."""
+    """One address under an open loop: sends its requests and records the figures."""
 
     def __init__(self, url: str, client: LoadClient, schedule: Schedule, source: Source, users: int) -> None:
         self.url = url
@@ -135,7 +135,7 @@ class Measured:
         self._closed_loop = ClosedLoop(users)
 
     def send(self, k: int, due_ns: int) -> None:
-        """Send request ``k``, and count what becomes of it."""
+        """Send request ``k`` and count its outcome."""
         figures = self.figures
         second = figures.second(int(self._schedule.due(k)))
         figures.sent += 1
@@ -187,7 +187,7 @@ class Measured:
         self.client.send(job)
 
     def result(self) -> dict[str, Any]:
-        """All of it, in JSON."""
+        """All figures, for JSON."""
         figures, loop = self.figures, self._closed_loop
         operations = {
             name: {"count": h.count, "failed": figures.operations_failed[name], **h.percentiles_ms((50, 95, 99))}

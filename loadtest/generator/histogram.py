@@ -1,7 +1,7 @@
-"""Log-linear latency histograms of what a client saw: recorded, merged, written as JSON, read as percentiles.
+"""Log-linear latency histograms of a client: recorded, merged, written as JSON, read as percentiles.
 
-A value in microseconds falls into a bucket whose width is at most 1/128 (0.8 %) of it, whatever its size (the idea of
-Gil Tene's HdrHistogram). A percentile read from it is its bucket's upper end: it never flatters.
+The bucket of a value in microseconds has a width of at most 1/128 (0.8 %) of the value (the idea of Gil Tene's
+HdrHistogram). A percentile is its bucket's upper end, so it is never too low.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-_SUB_BITS: Final = 7
-_LINEAR: Final = 2 << _SUB_BITS  # below it: one bucket a microsecond
+_SUB_BITS: Final = 7  # 2**7 buckets per power of two
+_LINEAR: Final = 2 << _SUB_BITS  # below it: one bucket per microsecond
 
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 
@@ -52,7 +52,7 @@ class Histogram:
         self.max_us = max(self.max_us, us)
 
     def add(self, other: Histogram) -> None:
-        """Take in what another has counted."""
+        """Add the counts of another histogram."""
         for bucket, count in other.buckets.items():
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
         self.count += other.count
@@ -60,7 +60,7 @@ class Histogram:
         self.max_us = max(self.max_us, other.max_us)
 
     def percentile(self, percent: float) -> float | None:
-        """The value in microseconds that ``percent`` (0 < percent ≤ 100) of all do not pass; None of no values."""
+        """The value in microseconds that ``percent`` (0 < percent ≤ 100) of all do not exceed; None if empty."""
         if not self.count:
             return None
         rank = percent / 100 * self.count
@@ -73,25 +73,25 @@ class Histogram:
 
     def percentiles_ms(self, percents: Iterable[float] = PERCENTILES) -> dict[str, float | None]:
         """``{"p50": …, …, "max": …}`` in milliseconds."""
-        found = {f"p{percent:g}": _ms(self.percentile(percent)) for percent in percents}
-        return {**found, "max": _ms(self.max_us if self.count else None)}
+        percentiles = {f"p{percent:g}": _ms(self.percentile(percent)) for percent in percents}
+        return {**percentiles, "max": _ms(self.max_us if self.count else None)}
 
     def to_json(self) -> dict[str, Any]:
-        """All that was counted; ``from_json`` takes it back."""
+        """All counts; ``from_json`` is the reverse."""
         buckets = sorted(self.buckets.items())
         return {"count": self.count, "max_us": self.max_us, "sum_us": self.sum_us, "buckets": buckets}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Histogram:
-        """What ``to_json`` gave."""
-        made = cls()
-        made.count, made.max_us, made.sum_us = value["count"], value["max_us"], value["sum_us"]
-        made.buckets = dict(value["buckets"])
-        return made
+        """The histogram of a ``to_json`` value."""
+        histogram = cls()
+        histogram.count, histogram.max_us, histogram.sum_us = value["count"], value["max_us"], value["sum_us"]
+        histogram.buckets = dict(value["buckets"])
+        return histogram
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """The sum of histograms; of none, an empty one."""
+    """The sum of histograms; without any, an empty one."""
     total = Histogram()
     for histogram in histograms:
         total.add(histogram)

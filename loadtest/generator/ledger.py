@@ -1,7 +1,7 @@
-"""Every write that was answered with 2xx, and what a reader must find of it from then on. Pure.
+"""Every confirmed write (answered with 2xx), and what reads must find of it from then on. Pure.
 
-A write without a clear answer may be there or not; both are right. One that was confirmed must be found, exactly once
-where it counts something, whichever side answers.
+A write without a clear answer may be stored or not; both are right. A confirmed write must be found on whichever side
+answers, and counted exactly once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 Json = dict[str, Any]
 WriteOutcome = Literal["done", "refused", "uncertain"]
-TOO_OFTEN: Final = "more often than it was done"  # how a problem ends that is no lack
-COMPLETED: Final = 100.0  # the progress of a scan that takes no more changes
-FRESH_MOST: Final = 80  # scans that were written and not read since: what is older is read at the end
+TOO_OFTEN: Final = "more often than it was done"  # marks a problem of something counted too often, not of a loss
+COMPLETED: Final = 100.0  # the progress of a scan that accepts no more changes
+FRESH_MOST: Final = 80  # scans written and not read since; older ones are read at the end of the run
 _TIMES: Final[dict[WriteOutcome, tuple[int, ...]]] = {"done": (1,), "refused": (0,), "uncertain": (0, 1)}
 
 
 class Promise(NamedTuple):
-    """A question, and what is wrong with an answer to it ("" where it is right; the document of a 404 is None)."""
+    """A read, and a function that says what is wrong with its answer ("" if right; the document of a 404 is None)."""
 
     what: str
     path: str
@@ -31,7 +31,7 @@ class Promise(NamedTuple):
 
 @dataclass(slots=True)
 class OwnScan:
-    """A scan job that a visitor made. Its progress takes the values of ``values``, in order; one change at a time."""
+    """A scan job of a visitor. Its progress takes the values in ``values``, in order; one change at a time."""
 
     id: str
     visitor: str
@@ -43,27 +43,27 @@ class OwnScan:
 
     @property
     def open(self) -> bool:
-        """Whether it surely takes changes: it is not completed, and no completion of it is uncertain."""
+        """Whether it certainly accepts changes: neither completed nor possibly completed."""
         return COMPLETED not in self.values[self.confirmed :]
 
     @property
     def running(self) -> bool:
-        """Whether it has surely begun and may be completed: a queued one must run first."""
+        """Whether it certainly runs, and so may be completed: a queued one must run first."""
         return self.open and 0.0 not in self.values[self.confirmed :]
 
-    def problem(self, found: Json | None, since: int, files: int) -> str:
-        """What is wrong with the job as it was read by one who knew of ``since`` and of so many files."""
-        if found is None:
+    def problem(self, shown: Json | None, since: int, files: int) -> str:
+        """What is wrong with the job as read, if ``values[since]`` and ``files`` files were confirmed before."""
+        if shown is None:
             return f"scan {self.id} is gone"
-        progress, expected = found.get("progress"), self.values[since:]
+        progress, expected = shown.get("progress"), self.values[since:]
         if progress not in expected:
             return f"progress of its own scan {self.id}: read {progress!r}, expected one of {expected}"
-        if found.get("status") != _status(progress):
-            return f"status of its own scan {self.id}: read {found.get('status')!r} with a progress of {progress!r}"
-        return self.files_problem(found.get("files", -1), files)
+        if shown.get("status") != _status(progress):
+            return f"status of its own scan {self.id}: read {shown.get('status')!r} with a progress of {progress!r}"
+        return self.files_problem(shown.get("files", -1), files)
 
     def files_problem(self, shown: int, files: int, page: int | None = None) -> str:
-        """What is wrong with how many files are shown to one who knew of ``files``; at most ``page`` are shown."""
+        """What is wrong with the number of shown files, if ``files`` are confirmed; a page shows at most ``page``."""
         least, most = files, self.files + self.files_uncertain
         if page is not None:
             least, most = min(least, page), min(most, page)
@@ -74,21 +74,21 @@ class OwnScan:
 
 
 def _status(progress: float) -> str:
-    """The status that goes with a progress: a scan begins at 0, and is completed with its last change."""
+    """The status for a progress: 0 is queued, 100 is completed."""
     return {0.0: "queued", COMPLETED: "completed"}.get(progress, "running")
 
 
 class Ledger:
-    """All writes of a run."""
+    """All confirmed writes of a run."""
 
     def __init__(self) -> None:
         self.scans: dict[str, OwnScan] = {}
         self.snapshots: dict[str, str] = {}  # id → published_at
-        self.events: dict[str, WriteOutcome] = {}  # by user, each of whom does one thing once
-        self.fresh: deque[OwnScan] = deque(maxlen=FRESH_MOST)  # just written, the newest last
+        self.events: dict[str, WriteOutcome] = {}  # by user; each user sends one event once
+        self.fresh: deque[OwnScan] = deque(maxlen=FRESH_MOST)  # written last, newest at the end
 
     def wrote(self, scan: OwnScan) -> None:
-        """A write to a scan was confirmed; its creation too."""
+        """Record a confirmed write to a scan, or its creation."""
         self.scans[scan.id] = scan
         self.fresh.append(scan)
 
@@ -106,13 +106,13 @@ class Ledger:
             yield Promise(f"event of {user}", f"/api/analytics/users/{user}", check)
 
 
-def _among(found: Json | None, snapshot: str) -> str:
-    listed = [] if found is None else [shown["id"] for shown in found["snapshots"]]
+def _among(document: Json | None, snapshot: str) -> str:
+    listed = [] if document is None else [shown["id"] for shown in document["snapshots"]]
     return "" if snapshot in listed else f"snapshot {snapshot} is not in the history"
 
 
-def _counted(found: Json | None, user: str, outcome: WriteOutcome) -> str:
-    events = None if found is None else found["events"]
+def _counted(document: Json | None, user: str, outcome: WriteOutcome) -> str:
+    events = None if document is None else document["events"]
     allowed = _TIMES[outcome]
     more = f", {TOO_OFTEN}" if events is not None and events > max(allowed) else ""
     return "" if events in allowed else f"event of {user}: counted {events!r} times, expected {allowed}{more}"

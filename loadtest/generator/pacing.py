@@ -1,8 +1,8 @@
-"""When each request of an open loop is due, and which of them a closed loop would have left out. Pure.
+"""When each request of an open loop is due, and which of them a closed loop would have omitted. Pure.
 
-An open loop sends request k at k/rate, whatever became of those before: that is how visitors come, who do not know
-of each other. A closed loop's user sends the next request only when the last one is answered, so while a server
-stalls it asks less, and has one slow sample where its visitors would have had many: coordinated omission (Gil Tene).
+An open loop sends request k at k/rate, whatever became of the earlier ones, because real users are independent of
+each other. A closed loop's user sends the next request only when the last one is answered, so during a stall it sends
+fewer requests, and records one slow sample where real users would have had many: coordinated omission (Gil Tene).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-_ROUNDING: Final = 1e-9  # of a request: a product that came out just below a whole number counts as that
+_ROUNDING: Final = 1e-9  # of a request: a product just below a whole number, by rounding, counts as that number
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +31,25 @@ class Schedule:
 
     @property
     def total(self) -> float:
-        """How many requests the whole run has; ``math.inf`` of an endless one."""
+        """How many requests the whole run has; ``math.inf`` if it is endless."""
         if math.isinf(self.duration_s):
             return math.inf
         return max(1, math.floor(self.rate * self.duration_s + _ROUNDING))
 
     def due(self, k: int) -> float:
-        """When request ``k`` (from 0) is to be sent."""
+        """When request ``k`` (from 0) is due."""
         return self.offset_s + k / self.rate
 
     def arrived(self, elapsed_s: float) -> int:
-        """How many requests are due by then, never more than ``total``."""
+        """How many requests are due by then, at most ``total``."""
         since = elapsed_s - self.offset_s
         return 0 if since < 0 else int(min(self.total, math.floor(since * self.rate + _ROUNDING) + 1))
 
 
 class ClosedLoop:
-    """What a closed loop of ``users``, each with its share of the same rate, would have asked.
+    """Which requests a closed loop of ``users``, each with its share of the same rate, would have sent.
 
-    Request k is user k mod ``users``'s. While that user waits for an answer it would not have sent it.
+    Request k belongs to user k mod ``users``, who would not have sent it while waiting for an answer.
     """
 
     __slots__ = ("_waiting", "omitted", "users")
@@ -62,7 +62,7 @@ class ClosedLoop:
         self._waiting = bytearray(users)
 
     def sends(self, k: int) -> bool:
-        """Whether its user would have sent request ``k``; if so it waits until ``answered(k)``."""
+        """Whether its user would have sent request ``k``; if so the user waits until ``answered(k)``."""
         user = k % self.users
         if self._waiting[user]:
             self.omitted += 1
@@ -71,5 +71,5 @@ class ClosedLoop:
         return True
 
     def answered(self, k: int) -> None:
-        """Request ``k``, one that was sent, is answered or given up."""
+        """Request ``k``, for which ``sends`` was True, is answered or given up."""
         self._waiting[k % self.users] = 0

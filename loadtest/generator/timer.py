@@ -1,4 +1,4 @@
-"""Wake-ups to the microsecond: an event loop's own timers round to a millisecond, which would be measured."""
+"""Wake-ups to the microsecond: an event loop's own timers round to a millisecond, which would distort latencies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Setting(ctypes.Structure):
 
 
 class Timer:
-    """One timerfd(2): its ``fd`` is readable from the time that was set."""
+    """One timerfd(2): its ``fd`` becomes readable at the time that was set."""
 
     def __init__(self) -> None:
         self.fd: int = _libc.timerfd_create(_CLOCK_MONOTONIC, _FLAGS)
@@ -32,16 +32,16 @@ class Timer:
             raise OSError(ctypes.get_errno(), "timerfd_create failed")
 
     def set(self, at_ns: int) -> None:
-        """Wake at this reading of CLOCK_MONOTONIC, at once where it has passed."""
+        """Wake at this time of CLOCK_MONOTONIC; at once if it has passed."""
         setting = _Setting(_Timespec(0, 0), _Timespec(*divmod(max(at_ns, 1), _BILLION)))
         if _libc.timerfd_settime(self.fd, _ABSOLUTE, ctypes.byref(setting), None):
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
 
     def clear(self) -> None:
-        """Take a wake-up: ``fd`` is not readable until the next."""
-        with contextlib.suppress(BlockingIOError):  # somebody has set it anew meanwhile
+        """Consume a wake-up: ``fd`` is not readable until the next."""
+        with contextlib.suppress(BlockingIOError):  # it was set anew meanwhile
             os.read(self.fd, 8)
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the timer."""
         os.close(self.fd)

@@ -1,10 +1,10 @@
-"""What the app's users do, in which proportions, and what their answers must be. Pure: the one place for all of it.
+"""The requests of the app's users, their proportions, and checks of the answers. Pure.
 
-A ``Visitor`` is one user with an identity that sticks. It chooses its next request by its mixture and what it knows
-(a scan it made, say), and judges the answer: the status, the shape, what it sent, what it wrote itself and must read
-again, and the arm that answered. Several of its requests may be under way at once. The locust files, the open loop
-and the rehearsals all ask it, so they send the same and expect the same; they differ in who comes when, and in how
-often for what.
+A ``Visitor`` is one user with a fixed identity. It chooses its next request by its mixture and what it knows (for
+example a scan it made), and judges the answer: the status, the shape, the echo of what it sent, its own earlier
+writes (read-your-writes), and the arm that answered. Several of its requests may be under way at once. The locust
+files, the open loop and the rehearsals all use it, so they send and expect the same; they differ in when visitors
+come and in the mixture.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, NamedTuple
 from loadtest.generator.client import Reply
 from loadtest.generator.ledger import COMPLETED, Json, Ledger, OwnScan, WriteOutcome
 
-# What a hundred requests of a user's are. One that asks for what the visitor has not yet got (a scan of its own) is
-# replaced by the request that gets it.
+# A user's requests, in percent. A request that needs something the visitor does not have yet (a scan of its own) is
+# replaced by the request that creates it.
 PROPORTIONS: Final[Mapping[str, int]] = {
     "app.page": 14,
     "dashboard.current": 30,
@@ -40,15 +40,13 @@ PROPORTIONS: Final[Mapping[str, int]] = {
     "analytics.trending": 4,
 }
 
-AT_WEIGHT_0: Final = 0.4  # of a whole migration's visitors come before it; the others as the weight goes up
-SCANS_KEPT: Final = 4  # a visitor's own, the newest; older ones it forgets
-FILES_MOST: Final = 60  # in one scan: more would make its pages longer and longer
-PAGE: Final = 50  # files of a scan that are asked for at once
-COMPLETING: Final = 0.1  # of the changes to a scan complete it
-LOOKING_AGAIN: Final = (
-    0.5  # of a rehearsal's requests read what was just written: if it is missing, it is missing now
-)
-# Says that nothing was written; any other answer of 5xx leaves it open.
+AT_WEIGHT_0: Final = 0.4  # share of a migration's peak visitors at weight 0; the others come as it rises
+SCANS_KEPT: Final = 4  # a visitor's own, the newest; it forgets older ones
+FILES_MOST: Final = 60  # in one scan, so that its pages do not grow without limit
+PAGE: Final = 50  # files of a scan on one page
+COMPLETING: Final = 0.1  # share of the changes to a scan that complete it
+LOOKING_AGAIN: Final = 0.5  # share of a rehearsal's requests that read what was just written: a loss is seen at once
+# The error code that says that nothing was written; after any other 5xx the write may be stored.
 _NOT_WRITTEN: Final = "backend_unavailable"
 
 Echo = Callable[[Json], str]
@@ -57,15 +55,15 @@ Echo = Callable[[Json], str]
 class AnswerProblem(NamedTuple):
     """What is wrong with an answer.
 
-    ``kind`` is how none came (``Reply.failure``), or what is wrong with the one that did: its status, something in
-    it, or that a write of the visitor's own is missing from it (stale).
+    ``kind`` is the reason for no answer (``Reply.failure``), or what is wrong with the answer: its status, its
+    content (wrong), or a missing earlier write of the visitor's own (stale).
     """
 
     kind: Literal["refused", "broken", "timeout", "unsent", "status", "wrong", "stale"]
     words: str
 
 
-def _nothing(outcome: WriteOutcome, found: Json | None) -> None:
+def _nothing(outcome: WriteOutcome, document: Json | None) -> None:
     pass
 
 
@@ -75,10 +73,10 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. ``operation`` names it in every report; a migration answers it, or the app where it is ``app.*``.
+    """One request. ``operation`` names it in every report; the app answers ``app.*``, a migration all others.
 
-    ``echo`` says what is wrong with what a good answer says of what was sent, ``own`` what it lacks of the visitor's
-    own writes (with it, 404 means that all of it is lacking). ``settle`` is told what became of a write.
+    ``echo`` checks that a good answer repeats what was sent; ``own`` checks that it holds the visitor's own writes
+    (if set, a 404 means that all of them are missing). ``settle`` is called with the outcome of a write.
     """
 
     operation: str
@@ -91,7 +89,7 @@ class Ask:
 
     @property
     def data(self) -> bool:
-        """Whether a migration answers it, or else the app."""
+        """Whether a migration answers it; if not, the app does."""
         return not self.operation.startswith("app.")
 
 
@@ -111,7 +109,7 @@ _SCAN: Final[Shape] = {
     "bytes": int,
 }
 
-# By operation: the status of success, and what its answer holds; None: a body of any kind.
+# By operation: the status of success, and the fields of its answer; None: any body.
 EXPECTED: Final[Mapping[str, tuple[int, Shape | None]]] = {
     "app.page": (200, None),
     "app.numbered": (200, {"number": int}),
@@ -132,7 +130,7 @@ EXPECTED: Final[Mapping[str, tuple[int, Shape | None]]] = {
     "analytics.trending": (200, {"events": int, "items": list}),
 }
 
-# By operation: what each entry of the list in its answer holds.
+# By operation: the list in its answer, and the fields of each entry.
 ENTRIES: Final[Mapping[str, tuple[str, Shape]]] = {
     "dashboard.history": ("snapshots", _SNAPSHOT),
     "scans.list": ("scans", _SCAN),
@@ -147,12 +145,11 @@ WRITES: Final = frozenset(
 
 
 class Visitor:
-    """One user: ``identity`` is its x-user-id. Its choices follow from ``chance`` and the answers alone.
+    """One user: ``identity`` is its x-user-id. Its choices depend only on ``chance`` and the answers.
 
-    ``mixture`` says how often it asks for what, by operation. ``app.page`` is one of ``app_paths``, which may be any
-    app's; ``app.numbered`` and ``app.form`` are answered by ``loadtest.stage.app``. In a ``ledger`` it writes down
-    what must be found at the end of the run; without one nobody looks. ``arm`` is the backend that answered last, or
-    "" while it is open; ``forget_arm`` opens it.
+    ``mixture`` gives the frequency of each operation. ``app.page`` is one of ``app_paths``, which any app may have;
+    ``app.numbered`` and ``app.form`` need ``loadtest.stage.app``. In a ``ledger`` it records what must be found at
+    the end of the run. ``arm`` is the backend that answered last, or "" if unknown; ``forget_arm`` resets it.
     """
 
     def __init__(
@@ -166,24 +163,24 @@ class Visitor:
     ) -> None:
         self.identity = identity
         self.arm = ""
-        self._followed = ""  # who answered its last write in another's place, until that one answers again
+        self._followed = ""  # the backend that answered its last write as fallback, until its own arm answers again
         self._chance = chance
         self._app_paths = app_paths
         self._ledger = ledger
         self._makers = [_MAKERS[operation] for operation in mixture]
         self._up_to = list(accumulate(mixture.values()))
-        # A completed scan needs another one in its place: who makes none completes none.
+        # A completed scan must be replaced by a new one, so a visitor that creates none completes none.
         self._completes = "scans.create" in mixture
         self._scans: deque[OwnScan] = deque(maxlen=SCANS_KEPT)
         self._made = 0
 
     def next(self) -> Ask:
-        """What it asks now."""
+        """Its next request."""
         (make,) = self._chance.choices(self._makers, cum_weights=self._up_to)
         return make(self)
 
     def forget_arm(self) -> None:
-        """The weight changes: either arm may answer next."""
+        """The weight has changed: either arm may answer next."""
         self.arm = ""
 
     def _number(self) -> int:
@@ -197,7 +194,7 @@ class Visitor:
         return Ask("app.page", "GET", self._chance.choice(self._app_paths))
 
     def numbered(self) -> Ask:
-        """A page that says which it is: an answer that was another's is seen."""
+        """A page that returns its own number, so that an answer to another request is noticed."""
         number = self._chance.randrange(10**9)
         return Ask("app.numbered", "GET", f"/page/{number}", echo=_says("number", number))
 
@@ -218,9 +215,9 @@ class Visitor:
         metrics = {"active_users": self._chance.randrange(500, 1500), "revenue": self._chance.randrange(10**5) / 100}
         ledger = self._ledger
 
-        def settle(outcome: WriteOutcome, found: Json | None) -> None:
-            if ledger is not None and outcome == "done" and found is not None:
-                ledger.snapshots[found["id"]] = found["published_at"]
+        def settle(outcome: WriteOutcome, document: Json | None) -> None:
+            if ledger is not None and outcome == "done" and document is not None:
+                ledger.snapshots[document["id"]] = document["published_at"]
 
         body = _body({"metrics": metrics})
         return Ask(
@@ -235,9 +232,9 @@ class Visitor:
     def create(self) -> Ask:
         name = f"{self.identity}-{self._number()}"
 
-        def settle(outcome: WriteOutcome, found: Json | None) -> None:
-            if outcome == "done" and found is not None:
-                scan = OwnScan(found["id"], self.identity)
+        def settle(outcome: WriteOutcome, document: Json | None) -> None:
+            if outcome == "done" and document is not None:
+                scan = OwnScan(document["id"], self.identity)
                 self._scans.append(scan)
                 self._wrote(scan)
 
@@ -249,7 +246,7 @@ class Visitor:
             self._ledger.wrote(scan)
 
     def _own(self, fit: Callable[[OwnScan], bool] | None = None) -> OwnScan | None:
-        """A scan of its own that this can be asked of; None where there is none."""
+        """A random scan of its own that fits; None if there is none."""
         scans = self._scans if fit is None else [scan for scan in self._scans if fit(scan)]
         return self._chance.choice(scans) if scans else None
 
@@ -258,9 +255,9 @@ class Visitor:
         return self.create() if scan is None else self.read(scan)
 
     def read(self, scan: OwnScan) -> Ask:
-        """One of its own scans: what was confirmed before now must be in it."""
+        """A read of one of its own scans, which must hold everything confirmed before now."""
         since, files = scan.confirmed, scan.files
-        return Ask("scans.get", "GET", f"/api/scans/{scan.id}", own=lambda found: scan.problem(found, since, files))
+        return Ask("scans.get", "GET", f"/api/scans/{scan.id}", own=lambda shown: scan.problem(shown, since, files))
 
     def update(self) -> Ask:
         scan = self._own(lambda scan: scan.open)
@@ -268,7 +265,7 @@ class Visitor:
             return self.create()
         if scan.busy:
             return self.read(scan)
-        # A completed one would refuse results that are under way.
+        # A completed scan would refuse results that are still under way.
         may_complete = self._completes and scan.running and not scan.files_uncertain
         completes = may_complete and self._chance.random() < COMPLETING
         value = COMPLETED if completes else round(self._chance.uniform(0.001, 99.0), 3)
@@ -276,7 +273,7 @@ class Visitor:
         mine = len(scan.values) - 1
         scan.busy = True
 
-        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+        def settle(outcome: WriteOutcome, document: Json | None) -> None:
             scan.busy = False
             if outcome == "done":
                 scan.confirmed = mine
@@ -291,7 +288,7 @@ class Visitor:
         scan = self._own(lambda scan: scan.open and scan.files + scan.files_uncertain < FILES_MOST)
         if scan is None:
             return self.create()
-        batch = self._number()  # never the same batch twice: it would rightly count once
+        batch = self._number()  # never the same batch twice, because that rightly counts once
         files = [
             {
                 "path": f"/home/{self.identity}/{batch}/{i}",
@@ -303,7 +300,7 @@ class Visitor:
         count = len(files)
         scan.files_uncertain += count
 
-        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+        def settle(outcome: WriteOutcome, document: Json | None) -> None:
             if outcome != "uncertain":
                 scan.files_uncertain -= count
             if outcome == "done":
@@ -319,8 +316,8 @@ class Visitor:
             return self.create()
         files = scan.files
 
-        def own(found: Json) -> str:
-            return scan.files_problem(len(found["files"]), files, PAGE)
+        def own(document: Json) -> str:
+            return scan.files_problem(len(document["files"]), files, PAGE)
 
         return Ask("scans.results", "GET", f"/api/scans/{scan.id}/results?limit={PAGE}", own=own)
 
@@ -334,7 +331,7 @@ class Visitor:
 
     def ingest(self) -> Ask:
         ledger, chance = self._ledger, self._chance
-        # A user who does one thing once can be looked up at the end: it was counted once, or not at all.
+        # With a ledger each event has its own user, so that the end of the run can check that it was counted once.
         user = self.identity if ledger is None else f"{self.identity}-once-{self._number()}"
         count = chance.choice((1, 1, 1, 5)) if ledger is None else 1
         events = [
@@ -346,7 +343,7 @@ class Visitor:
             for _ in range(count)
         ]
 
-        def settle(outcome: WriteOutcome, found: Json | None) -> None:
+        def settle(outcome: WriteOutcome, document: Json | None) -> None:
             if ledger is not None:
                 ledger.events[user] = outcome
 
@@ -365,26 +362,27 @@ class Visitor:
     # Answers
 
     def judge(self, ask: Ask, reply: Reply, *, settled: Callable[[], bool] = _never) -> AnswerProblem | None:
-        """What is wrong with an answer; None where nothing is. Settles the write behind it: once for every ``Ask``.
+        """What is wrong with an answer; None if nothing is. Settles the write behind it; call it once for every
+        ``Ask``.
 
-        ``settled`` is asked where another arm answers than before: whether the weight has been the same for a while,
-        so that this may not be.
+        ``settled`` is called when another arm answers than before: whether the weight has been the same for a while,
+        so that this is a mistake.
         """
         expected, shape = EXPECTED[ask.operation]
         if reply.status != expected:
             ask.settle(_outcome(reply), None)
             lacking = "stale" if ask.own is not None and reply.status == 404 else "status"
             return AnswerProblem(reply.failure or lacking, _unexpected(reply, expected))  # type: ignore[arg-type]
-        found, words = ({}, "") if shape is None else _read(reply.body, shape)
-        words = words or _told(ask, reply) or _entries(ask.operation, found)
+        document, words = ({}, "") if shape is None else _read(reply.body, shape)
+        words = words or _source_problem(ask, reply) or _entries(ask.operation, document)
         if not words and ask.echo is not None:
-            words = ask.echo(found)
-        ask.settle("uncertain" if words else "done", found)
+            words = ask.echo(document)
+        ask.settle("uncertain" if words else "done", document)
         if not words and ask.data:
             words = self._arm(ask, reply, settled)
         if words:
             return AnswerProblem("wrong", words)
-        lacks = "" if ask.own is None else ask.own(found)
+        lacks = "" if ask.own is None else ask.own(document)
         return AnswerProblem("stale", lacks) if lacks else None
 
     def _arm(self, ask: Ask, reply: Reply, settled: Callable[[], bool]) -> str:
@@ -393,9 +391,9 @@ class Visitor:
         if "x-data-fallback" in reply.fields:
             if ask.method != "GET":
                 self._followed = source
-            return ""  # the source for once: that says nothing of the visitor's arm
+            return ""  # a fallback says nothing about the visitor's arm
         if source == self._followed:
-            return ""  # where its own write is, until the target has that too
+            return ""  # the arm that has its own write, until the target has it too
         self._followed = ""
         before, self.arm = self.arm, source
         if before and before != source and settled():
@@ -403,7 +401,7 @@ class Visitor:
         return ""
 
 
-# By operation: what makes a request of it.
+# By operation: the method that makes a request.
 _MAKERS: Final[Mapping[str, Callable[[Visitor], Ask]]] = {
     "app.page": Visitor.page,
     "app.numbered": Visitor.numbered,
@@ -430,17 +428,17 @@ def _body(document: object) -> bytes:
 
 
 def _says(name: str, sent: object) -> Echo:
-    """What is wrong with an answer that must say this of what was sent."""
-    return lambda found: "" if found[name] == sent else f"{name}: sent {sent!r}, answered {found[name]!r}"
+    """A check that the answer's field ``name`` repeats what was sent."""
+    return lambda document: "" if document[name] == sent else f"{name}: sent {sent!r}, answered {document[name]!r}"
 
 
-def _there(found: Json) -> str:
-    """It is there, and nothing more is asked."""
+def _there(document: Json) -> str:
+    """No check beyond the answer's existence."""
     return ""
 
 
 def _outcome(reply: Reply) -> WriteOutcome:
-    """What became of a write whose answer was not the expected one."""
+    """The outcome of a write that did not get the expected answer."""
     if not reply.status:
         return "refused" if reply.failure in ("refused", "unsent") else "uncertain"
     if 400 <= reply.status < 500:
@@ -453,54 +451,54 @@ def _outcome(reply: Reply) -> WriteOutcome:
 
 
 def _unexpected(reply: Reply, expected: int) -> str:
-    said = reply.body[:160].decode("utf-8", "replace")
-    return f"expected {expected}, found {reply.status}: {said}" if reply.status else said
+    text = reply.body[:160].decode("utf-8", "replace")
+    return f"expected {expected}, found {reply.status}: {text}" if reply.status else text
 
 
 def _read(body: bytes, shape: Shape) -> tuple[Json, str]:
     try:
-        found = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        return {}, f"the body is no JSON: {body[:80]!r}"
-    return (found, "") if not (words := _misfit(found, shape)) else ({}, words)
+        return {}, f"the body is not JSON: {body[:80]!r}"
+    return (document, "") if not (words := _misfit(document, shape)) else ({}, words)
 
 
-def _misfit(found: Any, shape: Shape) -> str:
+def _misfit(document: Any, shape: Shape) -> str:
     """What is wrong with a document that must have these fields of these types."""
-    if not isinstance(found, dict):
-        return f"expected an object, found {type(found).__name__}"
+    if not isinstance(document, dict):
+        return f"expected an object, found {type(document).__name__}"
     for name, kind in shape.items():
-        if name not in found:
+        if name not in document:
             return f"{name} is missing"
-        if not isinstance(found[name], kind) or (isinstance(found[name], bool) and kind in (int, _NUMBER)):
-            return f"{name} is {found[name]!r}"
-    if shape is _SNAPSHOT and not (numbers := found["metrics"]):
+        if not isinstance(document[name], kind) or (isinstance(document[name], bool) and kind in (int, _NUMBER)):
+            return f"{name} is {document[name]!r}"
+    if shape is _SNAPSHOT and not (numbers := document["metrics"]):
         return "metrics are empty"
     if shape is _SNAPSHOT and not all(isinstance(value, _NUMBER) for value in numbers.values()):
-        return f"metrics that are no numbers: {numbers!r}"
+        return f"metrics that are not numbers: {numbers!r}"
     return ""
 
 
-def _told(ask: Ask, reply: Reply) -> str:
-    """What is wrong with who is said to have answered."""
+def _source_problem(ask: Ask, reply: Reply) -> str:
+    """What is wrong with the answer's x-data-source."""
     if ask.data:
         return "" if reply.fields.get("x-data-source") else "an answer without x-data-source"
     return "an answer of the app's with x-data-source" if "x-data-source" in reply.fields else ""
 
 
-def _entries(operation: str, found: Json) -> str:
+def _entries(operation: str, document: Json) -> str:
     if operation not in ENTRIES:
         return ""
     name, shape = ENTRIES[operation]
-    problems = (_misfit(entry, shape) for entry in found[name])
+    problems = (_misfit(entry, shape) for entry in document[name])
     words = next((problem for problem in problems if problem), "")
     return f"{name}: {words}" if words else ""
 
 
 class Crowd:
-    """Visitors for an open loop: each arrival is an idle one's, or a new one's while there may be more.
+    """Visitors for an open loop: each request is an idle visitor's, or a new one's if there are fewer than ``most``.
 
-    ``most`` bounds them. Identities are ``prefix-0``, ``prefix-1``, …: the same in every run of the same name.
+    Identities are ``prefix-0``, ``prefix-1``, …: the same in every run with the same prefix.
     """
 
     def __init__(self, prefix: str, least: int, most: int, app_paths: tuple[str, ...] = ("/",)) -> None:
@@ -517,20 +515,20 @@ class Crowd:
         return Visitor(f"{self._prefix}-{number}", chance, app_paths=self._app_paths)
 
     def take(self) -> Visitor | None:
-        """A visitor that waits for nothing; None where all that may be are waiting."""
+        """A visitor without a pending request; None if all ``most`` have one."""
         if self._idle:
             return self._idle.popleft()
         return self._new() if self._visitors < self._most else None
 
     def put(self, visitor: Visitor) -> None:
-        """Its answer has come, or will not."""
+        """Its request is answered or given up."""
         self._idle.append(visitor)
 
 
 class Regulars:
-    """So many visitors for a rehearsal, drawn by one seeded chance; each may have several requests under way.
+    """``count`` visitors for a rehearsal, drawn with one seed; each may have several requests under way.
 
-    ``LOOKING_AGAIN`` of the requests are a look at what was just written.
+    The share ``LOOKING_AGAIN`` of the requests reads what was just written.
     """
 
     def __init__(self, count: int, mixture: Mapping[str, int], ledger: Ledger, seed: int) -> None:
@@ -543,7 +541,7 @@ class Regulars:
         self._all = list(self._visitors.values())
 
     def next(self) -> tuple[Visitor, Ask]:
-        """Who comes now, and what for."""
+        """The next visitor and its request."""
         if self._ledger.fresh and self._chance.random() < LOOKING_AGAIN:
             scan = self._ledger.fresh.pop()
             visitor = self._visitors[scan.visitor]
@@ -558,5 +556,5 @@ def regular(number: int) -> str:
 
 
 def crowd_at(weight: float, peak: int) -> int:
-    """How many visitors a whole migration's load has at a weight in percent: ``peak`` at 100."""
+    """How many visitors the load of a whole migration has at ``weight`` percent: ``peak`` at 100."""
     return max(1, round(peak * (AT_WEIGHT_0 + (1 - AT_WEIGHT_0) * weight / 100)))

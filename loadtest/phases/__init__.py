@@ -1,1 +1,1 @@
-"""What the locust files of the phases share: users, the run, and phasegate's judgement of it."""
+"""What the locust files of the phases share: users, the run, and the judgement of it."""

@@ -1,8 +1,8 @@
-"""What a load test comes to, from phasegate's own figures. Pure.
+"""The result of a load test, from phasegate's own figures. Pure.
 
-The percentiles of a closed loop in Python measure the loop as much as the server, so what counts for latency and
-errors is phasegate's histograms, which saw every request, held against the migration's own thresholds. The client
-adds what only it can know: whether each answer was right, and whether it was itself quick enough to be believed.
+The percentiles of a closed loop in Python measure the loop as much as the server. So latency and errors are judged by
+phasegate's histograms, which hold every request, against the migration's own thresholds. The client adds what only it
+knows: whether each answer was right, and whether the client itself was fast enough.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-CPU_MOST: Final = 0.70  # of a core: above it the generator's own delays are in every figure
-SAMPLES_LEAST: Final = 100  # target requests without which nothing is said of it
-_DEVIATIONS: Final = 5  # standard ones, that a split may stray by: by more once in two million runs
+CPU_MOST: Final = 0.70  # of a core; above it the generator's own delays distort every figure
+SAMPLES_LEAST: Final = 100  # target requests; with fewer the target is not judged
+_DEVIATIONS: Final = 5  # standard deviations that a split may be off; chance exceeds them once in two million runs
 
 # As everywhere in phasegate: a load test is a gate.
 PASSED, USAGE, GATE, ROLLED_BACK, UNREACHABLE = 0, 2, 3, 4, 5
 
 Json = dict[str, Any]
 
-_FIGURES: Final = ("error_rate", "p95_ms", "p99_ms")  # of an arm, and the rules of the same names
+_FIGURES: Final = ("error_rate", "p95_ms", "p99_ms")  # of an arm; the rules have the same names
 _GONE_BACK: Final = ("rolling_back", "rolled_back", "aborted")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the client saw. ``cpu`` is its busiest ten seconds, as a share of a core; ``wrong`` are examples in words.
+    """What the client measured. ``cpu`` is its busiest ten seconds, as a share of a core; ``wrong`` are examples.
 
-    ``phase`` is the phase that the load was for; "" for the whole migration.
+    ``phase`` is the phase that the load is for; "" for the whole migration.
     """
 
     phase: str
@@ -49,7 +49,7 @@ class Judgement:
 
 
 def judge(run: Run, before: Json, after: Json) -> Judgement:
-    """The judgement on a run between two statuses of the migration. The first check that finds any decides."""
+    """The judgement on a run between two statuses of the migration. The first check that finds a problem decides."""
     for code, check in _CHECKS:
         reasons = list(check(run, before, after))
         if reasons:
@@ -84,11 +84,11 @@ def _wrong_answers(run: Run, before: Json, after: Json) -> Iterator[str]:
 def _another_phase(run: Run, before: Json, after: Json) -> Iterator[str]:
     if run.phase:
         for when, status in (("began", before), ("ended", after)):
-            found = phase_name(status)
+            phase = phase_name(status)
             if status["state"] == "completed":
-                found = status["phases"][-1]["name"]  # earned meanwhile, and pinned at its weight
-            if found != run.phase:
-                yield f"the run was for phase {run.phase}, and {when} in {found or status['state']}"
+                phase = status["phases"][-1]["name"]  # it completed meanwhile, and stays at the last phase's weight
+            if phase != run.phase:
+                yield f"the run was for phase {run.phase}, and {when} in {phase or status['state']}"
     elif after["state"] != "completed":
         yield f"the migration did not complete: it is {after['state']}"
 
@@ -110,7 +110,8 @@ def _split(run: Run, before: Json, after: Json) -> Iterator[str]:
         yield run.split
 
 
-# A rollback comes first, whoever caused it; then whether the client can be believed, what it saw, and the limits.
+# A rollback comes first, whatever caused it; then whether the client's figures are valid, its findings, and the
+# limits.
 _CHECKS: Final = (
     (ROLLED_BACK, _went_back),
     (GATE, _too_slow),
@@ -122,7 +123,7 @@ _CHECKS: Final = (
 
 
 def _rules(status: Json) -> list[Json]:
-    """The verdict's rules, those of the target's answers with its figures of this moment."""
+    """The verdict's rules; those about the target's answers with its current figures."""
     target = status["arms"]["target"]
     return [
         {**rule, "value": target[rule["rule"]], "samples": target["requests"]} if rule["rule"] in _FIGURES else rule
@@ -135,9 +136,9 @@ def _figure(rule: Json, word: str) -> str:
 
 
 def split_problem(on_target: int, visitors: int, weight: float) -> str | None:
-    """Whether so many of the visitors on the target can be ``weight`` percent of them; in words where they cannot.
+    """What is wrong with the number of visitors on the target at ``weight`` percent; None if it is plausible.
 
-    Each visitor falls to the target with that chance, so the count strays, but not at 0 and 100 percent.
+    Each visitor is on the target with that probability, so the count varies, except at 0 and 100 percent.
     """
     if not visitors:
         return None
@@ -151,6 +152,6 @@ def split_problem(on_target: int, visitors: int, weight: float) -> str | None:
 
 
 def phase_name(status: Json) -> str:
-    """The live phase's name; "" where there is none."""
+    """The live phase's name; "" if there is none."""
     phase = status.get("phase")
     return str(phase["name"]) if phase else ""

@@ -1,4 +1,4 @@
-"""The load of a whole migration: more visitors as the live phase goes up, until it has completed or gone back.
+"""The load of a whole migration: more visitors as the weight rises, until it completes or rolls back.
 
 ``locust -f loadtest/phases/migration.py -u PEAK``, or ``phasegate loadtest --phase migration --users PEAK``.
 """
@@ -13,18 +13,18 @@ from loadtest.generator.visitors import crowd_at
 from loadtest.phases.users import PhaseUser, watch
 
 PEAK: Final = 100
-SPAWN_RATE: Final = 10.0
+SPAWN_RATE: Final = 10.0  # visitors per second
 ENDED: Final = ("completed", "rolled_back", "aborted")
 
 
 class MigrationUser(PhaseUser):
-    """A visitor in whatever phase is live; its requests are named by it."""
+    """A visitor in the live phase, which names its requests."""
 
     phase = ""
 
 
 class Following(LoadTestShape):
-    """As many visitors as the live phase's weight asks for. It begins when the migration does, and ends with it."""
+    """The number of visitors for the live weight. The run begins with the migration and ends with it."""
 
     use_common_options = True
 
@@ -40,7 +40,7 @@ class Following(LoadTestShape):
         if limit and self.get_run_time() > limit:  # type: ignore[no-untyped-call]  # likewise
             return None
         if not status:
-            return 1, SPAWN_RATE  # the first look is still to come
+            return 1, SPAWN_RATE  # the status has not been read yet
         state = status["state"]
         self._began = self._began or state not in (*ENDED, "idle")
         if self._began and state in ENDED:

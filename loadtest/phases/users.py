@@ -1,8 +1,8 @@
-"""The locust user of every phase, and what stands around a run: the live status, the judgement, the exit code.
+"""The locust user of every phase, and the frame of a run: the live status, the judgement, the exit code.
 
-A locust file of a phase subclasses ``PhaseUser``. Where phasegate is: PHASEGATE_URL and PHASEGATE_TOKEN for the
-control plane, ``--host`` for the proxy; PHASEGATE_MIGRATION names the migration (phase6), PHASEGATE_APP_PATHS the
-app's pages (/), PHASEGATE_ENTER_PHASE=1 has the run bring the migration to the file's phase, which takes an operator.
+A locust file of a phase subclasses ``PhaseUser``. PHASEGATE_URL and PHASEGATE_TOKEN give the control plane,
+``--host`` the proxy; PHASEGATE_MIGRATION names the migration (phase6), PHASEGATE_APP_PATHS the app's pages (/). With
+PHASEGATE_ENTER_PHASE=1 the run first brings the migration to the file's phase, which needs an operator's token.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from loadtest.phases.judgement import GATE, UNREACHABLE, Judgement, Run, judge, 
 from loadtest.stage.api import ControlApi, ControlApiError
 
 POLL_S: Final = 1.0
-CPU_WINDOW: Final = 10  # looks, a second apart
-CPU_LOOKS_LEAST: Final = 3  # of a run that is over before a whole window is
-SETTLING_S: Final = 5.0  # after a change of weight in which a visitor may be told from either arm
-EXAMPLES_MOST: Final = 8  # of what was wrong, kept in words
-ENTER_WITHIN_S: Final = 120.0  # all phases, each with its pre-flight checks
+CPU_WINDOW: Final = 10  # polls, a second apart
+CPU_LOOKS_LEAST: Final = 3  # polls, if the run is shorter than a window
+SETTLING_S: Final = 5.0  # after a change of weight, in which either arm may answer a visitor
+EXAMPLES_MOST: Final = 8  # of wrong answers, kept as text
+ENTER_WITHIN_S: Final = 120.0  # for all phases, each with its pre-flight checks
 _ONWARD: Final = {"running": "advance", "paused": "resume", "rolled_back": "resume"}
-VISITORS_LEAST: Final = 20  # fewer of them say nothing about a split
+VISITORS_LEAST: Final = 20  # with fewer the split is not judged
 
 Json = dict[str, Any]
 
 
 class StatusWatch:
-    """The migration's status while a run lasts, looked at every second, and how busy this process is meanwhile."""
+    """Polls the migration's status every second during a run, and measures this process's CPU use."""
 
     def __init__(self, api: ControlApi) -> None:
         self.api = api
         self.before: Json = {}
         self.status: Json = {}
-        self.changed_at = 0.0  # when the weight was last seen to change, in monotonic seconds
-        self.cpu = 0.0  # of the busiest window
+        self.changed_at = 0.0  # when a change of the weight was last seen, in monotonic seconds
+        self.cpu = 0.0  # CPU use in the busiest window
         self._looks: deque[tuple[float, float]] = deque(maxlen=CPU_WINDOW + 1)
 
     def start(self) -> None:
-        """Look once now, then every second. Raises ``ControlApiError``."""
+        """Read the status now, then every second. Raises ``ControlApiError``."""
         self.before = self.status = self.api.status()
         self.changed_at = time.monotonic()
         gevent.spawn(self._poll)
@@ -59,7 +59,7 @@ class StatusWatch:
             gevent.sleep(POLL_S)
 
     def look(self) -> None:
-        """Look once. A control plane that does not answer for now is no failure of what the visitors are sent."""
+        """Read the status once. A control plane that does not answer is no failure of the visitors' requests."""
         self._looks.append((time.monotonic(), time.process_time()))
         (began, used_before), (now, used) = self._looks[0], self._looks[-1]
         if len(self._looks) == self._looks.maxlen or (now - began >= CPU_LOOKS_LEAST * POLL_S and not self.cpu):
@@ -73,18 +73,18 @@ class StatusWatch:
         self.status = status
 
     def settled(self, at: float) -> bool:
-        """Whether the weight was the same for a while before ``at`` (monotonic seconds), and is still."""
-        self.look()  # a change of the last second has not been seen yet
+        """Whether the weight was unchanged for ``SETTLING_S`` before ``at`` (monotonic seconds), and still is."""
+        self.look()  # a change in the last second may not have been seen yet
         return at - self.changed_at > SETTLING_S
 
     @property
     def phase(self) -> str:
-        """The live phase's name, or the migration's state where it is in none."""
+        """The live phase's name, or the migration's state if no phase is live."""
         return phase_name(self.status) or str(self.status.get("state", "unknown"))
 
 
 class Party:
-    """All visitors of this process, and what was wrong."""
+    """All visitors of this process, and examples of wrong answers."""
 
     def __init__(self) -> None:
         self.visitors: list[Visitor] = []
@@ -101,12 +101,12 @@ class Party:
         return visitor
 
     def note(self, problem: str) -> None:
-        """Keep an example of what was wrong, and how often it was."""
+        """Count a wrong answer, and keep it as an example."""
         if len(self.wrong) < EXAMPLES_MOST or problem in self.wrong:
             self.wrong[problem] += 1
 
     def split(self, status: Json) -> str | None:
-        """What is wrong with the visitors' split over the arms, in words."""
+        """What is wrong with the visitors' split over the arms; None if nothing is."""
         source, target = (status["arms"][arm]["backend"] for arm in ("source", "target"))
         decided = [visitor for visitor in self.visitors if visitor.arm]
         if source == target or len(decided) < VISITORS_LEAST:
@@ -127,27 +127,27 @@ class PhaseUser(FastHttpUser):
     host = os.environ.get("PHASEGATE_PROXY", "http://127.0.0.1:8080")
 
     def on_start(self) -> None:
-        """Begin, with an identity that stays the same."""
+        """Create the visitor."""
         self._visitor = party.join(self.phase or "migration")
         self._seen_change = watch.changed_at
 
     @task
     def ask(self) -> None:
-        """One request and its judgement."""
+        """Send one request and judge its answer."""
         if self._seen_change != watch.changed_at:
             self._seen_change = watch.changed_at
             self._visitor.forget_arm()
-        asked = self._visitor.next()
+        request = self._visitor.next()
         began = time.monotonic()
         fields = {"x-user-id": self._visitor.identity}
-        if asked.body is not None:
+        if request.body is not None:
             fields["content-type"] = "application/json"
         with self.client.request(
-            asked.method,
-            asked.path,
-            data=None if asked.body is None else asked.body.decode(),
+            request.method,
+            request.path,
+            data=None if request.body is None else request.body.decode(),
             headers=fields,
-            name=f"{self.phase or watch.phase} {asked.operation}",
+            name=f"{self.phase or watch.phase} {request.operation}",
             catch_response=True,
             allow_redirects=False,
         ) as response:
@@ -156,12 +156,12 @@ class PhaseUser(FastHttpUser):
                 body = str(response.error).encode()
             received = {name.lower(): value for name, value in (response.headers or {}).items()}
             reply = Reply(response.status_code, received, body)
-            problem = self._visitor.judge(asked, reply, settled=lambda: watch.settled(began))
+            problem = self._visitor.judge(request, reply, settled=lambda: watch.settled(began))
             if problem is None:
                 response.success()
             else:
                 response.failure(problem.words)
-                party.note(f"{asked.operation}: {problem.words}")
+                party.note(f"{request.operation}: {problem.words}")
 
 
 def _phase_of(environment: Environment) -> str:
@@ -170,7 +170,7 @@ def _phase_of(environment: Environment) -> str:
 
 
 def _enter(api: ControlApi, phase: str) -> None:
-    """Bring the migration to a phase, step by step. Raises ``ControlApiError``."""
+    """Bring the migration to ``phase``, step by step. Raises ``ControlApiError``."""
     status = api.status()
     names = [each["name"] for each in status["phases"]]
     if phase not in names:
@@ -192,7 +192,7 @@ def _give_up(environment: Environment, code: int, message: str) -> None:
     environment.process_exit_code = code
     print(f"loadtest: {message}", flush=True)
     if environment.parsed_options is not None and environment.parsed_options.headless:
-        sys.exit(code)  # at once: locust's own way out is taken only when the run time is over
+        sys.exit(code)  # at once, because locust's own exit waits until the run time is over
     if environment.runner is not None:
         environment.runner.quit()
 
@@ -220,10 +220,10 @@ def _begin(environment: Environment, **_: object) -> None:
 def _end(environment: Environment, **_: object) -> None:
     if environment.process_exit_code is not None or not watch.before or environment.stats is None:
         return
-    found = _judged(environment)
-    environment.process_exit_code = found.code
-    verdict = "passed" if found.code == 0 else "NOT PASSED"
-    print("\n".join([f"loadtest: {verdict}, by phasegate's own histograms:", *(f"  {r}" for r in found.reasons)]))
+    judgement = _judged(environment)
+    environment.process_exit_code = judgement.code
+    verdict = "passed" if judgement.code == 0 else "NOT PASSED"
+    print("\n".join([f"loadtest: {verdict}, by phasegate's own histograms:", *(f"  {r}" for r in judgement.reasons)]))
     print(_compared(environment), flush=True)
 
 
@@ -242,7 +242,7 @@ def _judged(environment: Environment) -> Judgement:
 
 
 def _compared(environment: Environment) -> str:
-    """The two views of latency beside each other, since they differ and only one of them decides."""
+    """Locust's and phasegate's p99 side by side: they differ, and only phasegate's decides."""
     total, target = environment.stats.total, watch.status["arms"]["target"]
     seen = total.get_response_time_percentile(0.99) if total.num_requests else 0
     own = "-" if target["p99_ms"] is None else f"{target['p99_ms']:.2f}"

@@ -1,4 +1,4 @@
-"""``python -m loadtest.rehearse [NAME …]``: carry out rehearsals, print the table, exit 0 only if all held."""
+"""``python -m loadtest.rehearse [NAME …]``: run rehearsals, print the table, exit 0 only if all held."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ OK, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the rehearsals that are asked for; the exit code."""
-    asked = _parser().parse_args(arguments)
-    if asked.list:
+    """Run the chosen rehearsals; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.list:
         print("\n".join(f"{row.name:22} {row.title}" for row in REHEARSALS))
         return OK
-    unknown = [name for name in asked.names if name not in BY_NAME]
+    unknown = [name for name in options.names if name not in BY_NAME]
     if unknown:
         print(f"no such rehearsal: {', '.join(unknown)}; --list shows them all", file=sys.stderr)
         return USAGE
-    chosen = [BY_NAME[name] for name in asked.names] or list(REHEARSALS)
-    if asked.rate:
-        chosen = [replace(row, rate=asked.rate) for row in chosen]
+    chosen = [BY_NAME[name] for name in options.names] or list(REHEARSALS)
+    if options.rate:
+        chosen = [replace(row, rate=options.rate) for row in chosen]
     try:
-        verdicts = asyncio.run(_run(chosen, asked.scale))
+        verdicts = asyncio.run(_run(chosen, options.scale))
     except StageError as error:
         print(f"rehearsals: {error}", file=sys.stderr)
         return USAGE
@@ -47,22 +47,22 @@ def main(arguments: Sequence[str]) -> int:
         print("rehearsals: ended; every process has been ended", file=sys.stderr)
         return INTERRUPTED
     print(report.text(verdicts))
-    if asked.json:
-        asked.json.write_text(report.document(verdicts, machine()))
-    if asked.markdown:
+    if options.json:
+        options.json.write_text(report.document(verdicts, machine()))
+    if options.markdown:
         command = shlex.join(["python", "-m", "loadtest.rehearse", *arguments])
-        asked.markdown.write_text(report.page(verdicts, machine(), command))
+        options.markdown.write_text(report.page(verdicts, machine(), command))
     return OK if all(verdict.held for verdict in verdicts) else FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest.rehearse", description=__doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help="which rehearsals (default: all)")
-    parser.add_argument("--list", action="store_true", help="show what there is")
+    parser.add_argument("--list", action="store_true", help="list all rehearsals")
     parser.add_argument("--rate", type=float, metavar="R", help="requests a second (default: each row's own)")
-    parser.add_argument("--scale", type=float, default=1.0, help="stretch every span of time by this factor")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is kept")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply all durations by this factor")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the Markdown page")
     return parser
 
 
@@ -81,13 +81,13 @@ async def _run(chosen: Sequence[RehearsalRow], scale: float) -> list[RehearsalVe
                     if not finding.held:
                         print(f"    {finding.name}: {finding.evidence}", flush=True)
         if not all(verdict.held for verdict in verdicts):
-            kept = place.rename(place.with_name(f"{place.name}-kept"))
-            print(f"The processes' logs are in {kept}")
+            logs = place.rename(place.with_name(f"{place.name}-kept"))
+            print(f"The processes' logs are in {logs}")
     return verdicts
 
 
 def machine() -> dict[str, object]:
-    """What it ran on."""
+    """The date, machine and versions of the run."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processors": f"{len(os.sched_getaffinity(0))} of {procfs.cpu_model()}",

@@ -1,6 +1,6 @@
-"""What can be done to a stage, by name: the verbs of the table of rehearsals, and the conditions that end a fault.
+"""The actions on a stage, by name: the verbs of the table of rehearsals, and the conditions that end a fault.
 
-Each act notes as a fact what it saw happen; the judge asks for the facts by name.
+Each act records as facts what it saw happen; the judge looks facts up by name.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from loadtest.stage.processes import Process, until
 from loadtest.stage.relay import Trouble
 from loadtest.stage.stage import StagedPhasegate
 
-REPLACED_WITHIN_S: Final = 30.0  # a process that was killed, or told to go, on a busy machine
-SEEN_WITHIN_S: Final = 10.0  # a change in the status or the log: it is looked at every second
-NEAR_S: Final = 60.0  # how far a clock that was set may be off: the verdict whose time is read is some seconds old
+REPLACED_WITHIN_S: Final = 30.0  # a process that was killed or asked to end, on a busy machine
+SEEN_WITHIN_S: Final = 10.0  # a change in the status or the log, which are read every second
+NEAR_S: Final = 60.0  # tolerance when checking a set clock: the verdict's time is some seconds old
 _SPOIL: Final = '\n[migrations.phase6.thresholds.nonsense]\nerror_rate = "high"\n'
-_NEW_P99: Final = 4900  # ms; another limit than the stage's own, and as far from what is measured
+_NEW_P99: Final = 4900  # ms; differs from the stage's limit, and is as far from measured values
 
 
 class RehearsalScene:
-    """A stage, what has been done to it, and the facts noted so far."""
+    """A stage, what was done to it, and the facts recorded so far."""
 
     def __init__(self, stage: StagedPhasegate) -> None:
         self.stage = stage
@@ -45,24 +45,24 @@ class RehearsalScene:
         await VERBS[act.verb](self, *act.args)
 
     async def holds(self, condition: str) -> bool:
-        """Whether a condition is so now."""
+        """Whether a condition is true now."""
         return await asyncio.to_thread(CONDITIONS[condition], self)
 
     async def clear(self) -> None:
-        """Undo what would hinder the end."""
+        """Undo what would prevent the stage from ending."""
         for pid in self._stopped:
             _signal(pid, signal.SIGCONT)
         await self.crowd.leave()
         await self.flood.end()
 
     def process(self, name: str) -> Process:
-        """A process by the name that the table gives it."""
+        """The process that the table calls ``name``."""
         world = self.stage.world
-        found = {"target": world.target, "app": world.app, "supervisor": self.stage.phasegate}
-        return found[name]
+        by_name = {"target": world.target, "app": world.app, "supervisor": self.stage.phasegate}
+        return by_name[name]
 
     def hold(self, pid: int) -> None:
-        """Stop a process; it goes on at the latest when the scene is cleared."""
+        """SIGSTOP a process; ``clear`` continues it at the latest."""
         self._stopped.append(pid)
         _signal(pid, signal.SIGSTOP)
 
@@ -103,7 +103,7 @@ async def _start(scene: RehearsalScene, name: str) -> None:
 
 
 async def _kill_workers(scene: RehearsalScene) -> None:
-    """Each worker in turn, the next one when every slot is served again."""
+    """Kill each worker in turn, the next one when every slot is served again."""
     killed = 0
     for pid in list(scene.before.values()):
         _signal(pid, signal.SIGKILL)
@@ -135,7 +135,7 @@ async def _stop_control(scene: RehearsalScene) -> None:
 
 
 async def _cont_control(scene: RehearsalScene) -> None:
-    # Until now nobody led: what the workers did, they did without control.
+    # Until now no control process led: the workers acted without control.
     scene.facts["left_at"] = time.monotonic()
     _signal(int(scene.facts["control_stopped"]), signal.SIGCONT)
     await until(scene.stage.leads, REPLACED_WITHIN_S)
@@ -180,8 +180,8 @@ async def _fill_disk(scene: RehearsalScene) -> None:
                     continue
 
     await asyncio.to_thread(fill)
-    found = os.statvfs(scene.stage.run_dir)
-    scene.facts["disk_filled"] = found.f_bavail == 0
+    space = os.statvfs(scene.stage.run_dir)
+    scene.facts["disk_filled"] = space.f_bavail == 0
 
 
 async def _free_disk(scene: RehearsalScene) -> None:
@@ -200,9 +200,9 @@ async def _set_clock(scene: RehearsalScene, offset_s: int) -> None:
         checked = scene.stage.status()["verdict"]["checked_at"]
         return datetime.fromisoformat(checked).timestamp() - time.time()
 
-    came = await until(lambda: abs(off_by() - offset_s) < NEAR_S, SEEN_WITHIN_S)
+    reached = await until(lambda: abs(off_by() - offset_s) < NEAR_S, SEEN_WITHIN_S)
     if offset_s:
-        scene.facts["clock_forth" if offset_s > 0 else "clock_back"] = came
+        scene.facts["clock_forth" if offset_s > 0 else "clock_back"] = reached
 
 
 async def _corrupt_store(scene: RehearsalScene) -> None:
@@ -306,7 +306,7 @@ VERBS: Final[dict[str, Callable[..., Awaitable[None]]]] = {
 
 
 def _back(scene: RehearsalScene) -> bool:
-    """Traffic has been taken back, and nothing is under way."""
+    """The rollback is complete."""
     return scene.stage.status().get("state") == "rolled_back"
 
 

@@ -1,4 +1,4 @@
-"""Clients that do harm: slow, idle or greedy ones, and one that floods. The load that is judged is not theirs."""
+"""Harmful clients: slow, idle or greedy ones, and a flood. Their requests are not part of the judged load."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Final, Literal
 
 from loadtest.stage.errors import StageError
 
-EVERY_S: Final = 0.5  # a slow client's byte
-SPARE_FILES: Final = 200  # descriptors for all that this process has open beside these clients
+EVERY_S: Final = 0.5  # between a slow client's bytes
+SPARE_FILES: Final = 200  # descriptors for everything else in this process
 OPEN_WITHIN_S: Final = 5.0
-REFUSED_WITHIN_S: Final = 1.0  # a connection that the kernel took and a worker did not is closed at once
-AGAIN_AFTER_S: Final = 0.05  # from a flooding connection's end to the next
-_HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400  # of 200 s, by its pace
+REFUSED_WITHIN_S: Final = 1.0  # a connection that no worker accepts is closed at once
+AGAIN_AFTER_S: Final = 0.05  # pause of a flooding connection before it reconnects
+_HEAD: Final = b"GET /api/dashboard/metrics HTTP/1.1\r\nhost: slow\r\nx-slow: " + b"a" * 400  # lasts 200 s
 _BATCH: Final = 16  # requests that a flooding connection sends before it reads
 _FLOOD: Final = b"GET /api/dashboard/metrics?n=%d HTTP/1.1\r\nhost: flood\r\nx-user-id: flood-%d\r\n\r\n"
 _OPENED_AT_ONCE: Final = 500  # well within a listener's backlog
 _HOLD: Final = b"GET /hold HTTP/1.1\r\nhost: hoard\r\n\r\n"
-# As much as a connection may send ahead of its answers, which somebody has to keep.
+# Pipelined requests, as many bytes as a connection may send ahead, which the worker has to hold in memory.
 _FURTHER: Final = b"GET /page/1 HTTP/1.1\r\nhost: hoard\r\nx-padding: %b\r\n\r\n" % (b"a" * 1000) * 200
 FLOOD_FROM: Final = "127.0.0.9"  # no other client has this address, so it can be limited alone
 
 
 class BadClients:
-    """Connections to one address that never ask anything whole."""
+    """Connections to one address that never complete a request, or never get an answer."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -36,10 +36,10 @@ class BadClients:
         self.turned_away = 0
 
     async def come(self, kind: Literal["idle", "slow", "hoarding"], count: int) -> None:
-        """Open so many connections.
+        """Open ``count`` connections.
 
-        The slow ones send a byte of a head each half second; the hoarding ones ask for what never comes, and send
-        all their further requests meanwhile, which somebody has to keep.
+        The slow ones send a byte of a head each half second. The hoarding ones request a page that never answers, and
+        pipeline further requests, which the worker has to hold in memory.
         """
         least = count + SPARE_FILES
         if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < least:
@@ -85,17 +85,17 @@ class BadClients:
 
 
 class Flood:
-    """Connections from one address, each of which asks as fast as it is answered, several requests at a time."""
+    """Connections from one address, each of which sends batches of requests as fast as they are answered."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host, int(port)
         self._tasks: list[asyncio.Task[None]] = []
         self.answered = 0
-        self.refused = 0  # 429, 503, or a connection that was ended
+        self.refused = 0  # answered 429 or 503, or the connection was closed
 
     def begin(self, connections: int) -> None:
-        """Begin."""
+        """Start flooding."""
         self._tasks = [asyncio.create_task(self._ask(number)) for number in range(connections)]
 
     async def _ask(self, number: int) -> None:
@@ -125,7 +125,7 @@ class Flood:
                 self.answered += 1
 
     async def end(self) -> None:
-        """End."""
+        """Stop flooding and close the connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

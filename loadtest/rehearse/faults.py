@@ -1,11 +1,12 @@
-"""The rehearsals as a table: what is broken, how, for how long, and what may come of it. Pure.
+"""The rehearsals as a table: what is broken, how, for how long, and which effects are allowed. Pure.
 
-A row is read: *with this setting, a migration that runs at half of its traffic; then ``begin``; after ``lasts_s``, or
-as soon as ``until`` is so, ``end``; and nothing else may be seen than ``allowed`` and ``ends``*. The allowed number
-of failed requests is stated here, before the run. It is 0 wherever the source or another worker can answer.
+A row means: set up a stage with ``setting`` and a migration at half of its traffic; do ``begin``; after ``lasts_s``,
+or as soon as ``until`` is true, do ``end``; then only the effects in ``allowed`` and ``ends`` may have been seen. The
+allowed number of failed requests is fixed here, before the run. It is 0 wherever the source or another worker can
+answer.
 
-``proof`` names the facts, gathered by the acts, without which the fault did not happen: a rehearsal in which nothing
-broke has shown nothing.
+``proof`` names the facts, recorded by the acts, that show that the fault happened: a rehearsal in which nothing broke
+proves nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Final, Literal
 
 from loadtest.stage.setting import Setting
 
-# What is asked in a rehearsal, and how often: more is written than users write, for writes are what can be lost.
+# The mixture of requests in a rehearsal: more writes than users make, because writes are what can be lost.
 MIXTURE: Final[Mapping[str, int]] = {
     "dashboard.current": 18,
     "dashboard.history": 5,
@@ -36,9 +37,10 @@ MIXTURE: Final[Mapping[str, int]] = {
     "app.form": 4,
 }
 
-# What one emulator and one app bear at the full rate, beside the rest of a small machine.
+# Operations that one emulator and one app can serve at the full rate on a small machine.
 FULL_LOAD: Final = frozenset({"dashboard.current", "scans.list", "scans.get", "app.numbered", "app.form"})
-# One call to the target each, so that the share of failing requests is the share of failing calls.
+# Operations that make one call to the target each, so that the share of failing requests equals that of failing
+# calls.
 SINGLE: Final = frozenset(
     {"dashboard.current", "scans.get", "scans.list", "scans.create", "dashboard.publish", "analytics.ingest"}
 )
@@ -46,7 +48,7 @@ SINGLE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Something done: a verb of ``acts``, and its arguments."""
+    """An action: a verb of ``acts``, and its arguments."""
 
     verb: str
     args: tuple[Any, ...] = ()
@@ -59,7 +61,7 @@ def act(verb: str, *args: Any) -> Act:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Failures that a rehearsal may show, between the fault's begin and ``grace_s`` after its end."""
+    """Failures that are allowed from the fault's begin to ``grace_s`` after its end."""
 
     most: int
     kinds: frozenset[str]
@@ -70,14 +72,14 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Where the migration must stand when all is over, and whether traffic was taken back in between."""
+    """The state that the migration must end in, and whether it must have rolled back in between."""
 
     states: frozenset[str]
     least: float  # weight, percent
     most: float
     rollback: Literal["must", "may", "never"]
     triggers: frozenset[str] = frozenset({"breach"})
-    reason: str = ""  # a word that the rollback's reason must hold
+    reason: str = ""  # text that the rollback's reason must contain
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +92,18 @@ class RehearsalRow:
     end: tuple[Act, ...]
     ends: Ends
     lasts_s: float = 5.0
-    until: str = ""  # a condition of ``acts`` that ends it sooner
+    until: str = ""  # a condition of ``acts`` that ends the fault sooner
     setting: Setting = field(default_factory=Setting)
-    rate: float = 60.0  # requests a second: what a small machine bears beside the fault, and the emulator's start
-    only: frozenset[str] = frozenset()  # of the mixture; empty: all of it
+    rate: float = 60.0  # requests per second that a small machine can serve beside the fault and the emulator's start
+    only: frozenset[str] = frozenset()  # operations of the mixture; empty: all
     allowed: tuple[Allowed, ...] = ()
     proof: tuple[str, ...] = ()
-    counters: bool = True  # they go on through it, and nobody else is counted
-    watches: frozenset[str] = field(default_factory=frozenset)  # the planted bugs that it must catch
+    counters: bool = True  # whether phasegate's counters survive it and count this load only
+    watches: frozenset[str] = field(default_factory=frozenset)  # the planted bugs that it must detect
 
     @property
     def mixture(self) -> Mapping[str, int]:
-        """What is asked, and how often."""
+        """The frequency of each operation."""
         return {name: often for name, often in MIXTURE.items() if not self.only or name in self.only}
 
 
@@ -115,7 +117,7 @@ _DEAD: Final = Allowed(8, frozenset({"broken"}), "what the killed process had in
 def _failing(
     percent: int, ends: Ends, lasts_s: float, until: str = "", plan: Literal["held", "climbing"] = "held"
 ) -> RehearsalRow:
-    """The target refuses this share of the calls with a status that is not worth a repetition."""
+    """The target refuses this share of the calls with a status that is not retried."""
     return RehearsalRow(
         f"target-failing-{percent}",
         f"the target fails {percent} % of its calls",

@@ -1,8 +1,8 @@
-"""What was seen in a rehearsal, held against what its row allows. Pure.
+"""Compares what was seen in a rehearsal with what its row allows. Pure.
 
-Every finding has its evidence. What is asked of every rehearsal, whatever was broken: no failure beyond those
-allowed, no confirmed write lost, every visitor on one side as long as the weight stands, nobody sent to the target
-after it was left, phasegate's counters equal to the client's, the audit trail whole.
+Every finding has its evidence. Every rehearsal must satisfy, whatever was broken: no failures beyond the allowed
+ones, no confirmed write lost, every visitor on one side while the weight is constant, no request to the target after
+a rollback, phasegate's counters equal to the client's, the audit trail's chain intact.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from loadtest.rehearse.records import SOURCE, TARGET, RequestRecord, between, p9
 
 Json = dict[str, Any]
 
-WITHIN_S: Final = 38.0  # from the fault to the last request that it could harm: the product's promise
-SLACK_S: Final = 0.15  # between a store's timestamp and a request that was due before it
-EXAMPLES: Final = 3  # of what did not hold, told in words
-SHARE: Final = (0.3, 0.7)  # of 80 visitors on the target at half the weight: beyond 3.6 standard deviations
+WITHIN_S: Final = 38.0  # from the fault to the end of the last rollback: the product's promise
+SLACK_S: Final = 0.15  # tolerance between the audit trail's timestamps and the client's clock
+EXAMPLES: Final = 3  # of failures, shown as text
+SHARE: Final = (0.3, 0.7)  # of 80 visitors on the target at weight 50: the bounds are 3.6 standard deviations away
 
 
 @dataclass(frozen=True, slots=True)
 class RehearsalFinding:
-    """One promise: whether it held, and the figures that say so."""
+    """One promise: whether it held, and the figures that show it."""
 
     name: str
     held: bool
@@ -35,23 +35,23 @@ class RehearsalFinding:
 
 @dataclass(slots=True)
 class Seen:
-    """Everything that a rehearsal saw. Times in CLOCK_MONOTONIC seconds."""
+    """Everything recorded in a rehearsal. Times in CLOCK_MONOTONIC seconds."""
 
     records: list[RequestRecord] = field(default_factory=list)
-    steady: float = 0.0  # from here on the weight was held
+    steady: float = 0.0  # from here on the weight was constant
     begun: float = 0.0
     ended: float = 0.0
-    unix_to_mono: float = 0.0  # what turns a time of the audit trail into one of ours
+    unix_to_mono: float = 0.0  # added to a time of the audit trail gives a time of this record
     facts: Json = field(default_factory=dict)
     status: Json = field(default_factory=dict)
     audit: list[Json] = field(default_factory=list)  # since the fault began, oldest first; ``unix`` is its time
     chain: list[str] = field(default_factory=list)  # what is wrong with the audit trail
     counters: dict[str, int] = field(default_factory=dict)  # source, target, fallbacks
     promises: int = 0
-    lost: list[str] = field(default_factory=list)  # writes that a side does not have as they were confirmed
+    lost: list[str] = field(default_factory=list)  # writes that a side lacks or has otherwise than confirmed
     uncopied: list[str] = field(default_factory=list)  # of those: the source has them, and the target does not
-    mirror_lost: int = 0  # copies of the source's writes that phasegate itself says it has lost
-    error: str = ""  # why it could not be carried out to its end
+    mirror_lost: int = 0  # changes that phasegate itself counted as lost
+    error: str = ""  # why it could not be completed
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class RehearsalVerdict:
 
 
 def judge(rehearsal: RehearsalRow, seen: Seen) -> RehearsalVerdict:
-    """Hold what was seen against the row."""
+    """Compare what was seen with the row."""
     findings = list(_findings(rehearsal, seen))
     held = all(finding.held for finding in findings)
     return RehearsalVerdict(rehearsal.name, rehearsal.title, held, figures(rehearsal, seen), findings, seen.facts)
@@ -95,9 +95,9 @@ def _happened(rehearsal: RehearsalRow, seen: Seen) -> RehearsalFinding:
     before = {record.asked for record in between(seen.records, seen.steady, max(seen.begun, seen.steady + 0.001))}
     if rehearsal.begin and not {SOURCE, TARGET} <= before:
         missing.append("answers from both sides before it")
-    told = ", ".join(f"{name}: {seen.facts.get(name)}" for name in rehearsal.proof) or "nothing was to be broken"
+    evidence = ", ".join(f"{name}: {seen.facts.get(name)}" for name in rehearsal.proof) or "nothing was to be broken"
     return RehearsalFinding(
-        "what was to be broken was broken", not missing, f"missing: {missing}" if missing else told
+        "what was to be broken was broken", not missing, f"missing: {missing}" if missing else evidence
     )
 
 
@@ -113,38 +113,38 @@ def _excused(allowed: Allowed, seen: Seen, record: RequestRecord) -> bool:
 def _failures(rehearsal: RehearsalRow, seen: Seen) -> RehearsalFinding:
     failed = [record for record in seen.records if record.failure]
     left = failed
-    told = []
+    summary = []
     too_many = False
     for allowed in rehearsal.allowed:
         excused = [record for record in left if _excused(allowed, seen, record)]
         left = [record for record in left if not _excused(allowed, seen, record)]
         too_many |= len(excused) > allowed.most
-        told.append(f"{len(excused)} of at most {allowed.most}: {allowed.why}")
+        summary.append(f"{len(excused)} of at most {allowed.most}: {allowed.why}")
     kinds = Counter(f"{record.operation} {record.failure}" for record in left)
     examples = [
         f"{record.detail or record.failure} (at {record.due - seen.begun:+.2f} s)" for record in left[:EXAMPLES]
     ]
-    told += [f"{sum(kinds.values())} beyond what is allowed"] if left or not told else []
-    evidence = "; ".join(told + ([str(dict(kinds))] if left else []) + examples)
+    summary += [f"{sum(kinds.values())} beyond what is allowed"] if left or not summary else []
+    evidence = "; ".join(summary + ([str(dict(kinds))] if left else []) + examples)
     return RehearsalFinding(
         "no request failed but those allowed", not left and not too_many and bool(seen.records), evidence
     )
 
 
 def _nothing_lost(seen: Seen) -> RehearsalFinding:
-    """A killed worker may take with it what it had yet to copy to the target; then phasegate must know and say so."""
-    told = [f"{seen.promises} writes looked for on every side that is read, {len(seen.lost)} not found as confirmed"]
+    """A killed worker may lose changes that were not mirrored to the target yet; then phasegate must count them."""
+    parts = [f"{seen.promises} writes looked for on every side that is read, {len(seen.lost)} not found as confirmed"]
     excused = _copies(seen)
     if excused:
-        told.append(
+        parts.append(
             f"{len(excused)} are on the source alone, and phasegate says that it lost {seen.mirror_lost} copies"
         )
     held = len(seen.lost) == len(excused) and seen.promises > 0
-    return RehearsalFinding("no confirmed write is lost", held, "; ".join([*told, *seen.lost[:EXAMPLES]]))
+    return RehearsalFinding("no confirmed write is lost", held, "; ".join([*parts, *seen.lost[:EXAMPLES]]))
 
 
 def _copies(seen: Seen) -> list[str]:
-    """What the target alone lacks, and phasegate knows it."""
+    """Writes that only the target lacks, if phasegate counted lost changes."""
     return seen.uncopied if seen.mirror_lost else []
 
 
@@ -188,51 +188,54 @@ def _ending(rehearsal: RehearsalRow, seen: Seen) -> Iterator[RehearsalFinding]:
 
 
 def safe_s(seen: Seen) -> float | None:
-    """From the fault's begin to the end of the last rollback; None where none was completed."""
+    """From the fault's begin to the end of the last rollback; None if none was completed."""
     done = _completions(seen)
     return round(done[-1]["unix"] + seen.unix_to_mono - seen.begun, 2) if done else None
 
 
 def _sticky(rehearsal: RehearsalRow, seen: Seen) -> RehearsalFinding:
-    """One side a visitor while the weight stands; while it rises, nobody goes back: but for his own write's sake."""
+    """Each visitor stays on one side while the weight is constant, and never goes back while it rises.
+
+    The exception is read-your-writes: a visitor whose write fell back to the source is read from there for a while.
+    """
     end = float("inf") if rehearsal.ends.rollback == "never" else seen.begun
     by_visitor: defaultdict[str, list[RequestRecord]] = defaultdict(list)
     for record in between(seen.records, 0.0, end):
         by_visitor[record.visitor].append(record)
-    asked = [record for record in between(seen.records, seen.steady, end) if record.asked in (SOURCE, TARGET)]
+    data_requests = [record for record in between(seen.records, seen.steady, end) if record.asked in (SOURCE, TARGET)]
     arrived: dict[str, float] = {}
-    for record in asked:
+    for record in data_requests:
         if record.asked == TARGET:
             arrived[record.visitor] = min(record.ended, arrived.get(record.visitor, float("inf")))
-    on_source = [r for r in asked if r.asked == SOURCE and r.visitor in arrived]
+    on_source = [r for r in data_requests if r.asked == SOURCE and r.visitor in arrived]
     unexplained = [r for r in on_source if not _after_own_write(r, by_visitor[r.visitor])]
     back = {r.visitor for r in unexplained if r.due > arrived[r.visitor]}
-    visitors = {record.visitor for record in asked}
-    told = f"{len(visitors)} visitors, {len(arrived)} of them on the target, {len(back)} went back and forth"
+    visitors = {record.visitor for record in data_requests}
+    evidence = f"{len(visitors)} visitors, {len(arrived)} of them on the target, {len(back)} went back and forth"
     held = not back and bool(visitors)
     if rehearsal.setting.plan == "held":
-        standing = between(asked, seen.steady, seen.begun)
+        standing = between(data_requests, seen.steady, seen.begun)
         everybody = {record.visitor for record in standing}
         on_target = {record.visitor for record in standing if record.asked == TARGET}
         both = {record.visitor for record in between(unexplained, seen.steady, seen.begun)} & on_target
         share = len(on_target) / max(1, len(everybody))
         held = held and not both and SHARE[0] <= share <= SHARE[1]
-        told += f"; at 50 % {share:.0%} of {len(everybody)}, {len(both)} on both sides"
-    return RehearsalFinding("every visitor stays on one side", held, told)
+        evidence += f"; at 50 % {share:.0%} of {len(everybody)}, {len(both)} on both sides"
+    return RehearsalFinding("every visitor stays on one side", held, evidence)
 
 
 def _after_own_write(read: RequestRecord, of_visitor: Sequence[RequestRecord]) -> bool:
-    """Whether the visitor had written to the source, and was not seen on the target since: it may lack the write."""
-    wrote = [w for w in of_visitor if w.operation in WRITES and w.source == SOURCE and w.due < read.ended]
-    answered = [t for t in of_visitor if t.source == TARGET and t.ended < read.due]
-    return any(all(target.due <= write.ended for target in answered) for write in wrote)
+    """Whether the visitor wrote to the source and was not on the target since: the target may lack the write."""
+    writes = [w for w in of_visitor if w.operation in WRITES and w.source == SOURCE and w.due < read.ended]
+    target_reads = [t for t in of_visitor if t.source == TARGET and t.ended < read.due]
+    return any(all(target.due <= write.ended for target in target_reads) for write in writes)
 
 
 def _left_alone(rehearsal: RehearsalRow, seen: Seen) -> Iterator[RehearsalFinding]:
-    """After the target was left nobody is asked there, not even to fall back."""
+    """After a rollback no request goes to the target, not even one that falls back."""
     done = _completions(seen)
     left = done[-1]["unix"] + seen.unix_to_mono + SLACK_S if done else 0.0
-    # A second rollback may come with the load's end: then nobody came who could have been sent there.
+    # A second rollback may come at the load's end: then no later request could have gone there.
     if done and seen.status.get("weight") == 0 and between(seen.records, left, float("inf")):
         yield _nobody_asked(
             "nobody is sent to the target once the rollback is complete", seen.records, left, float("inf")
@@ -249,13 +252,15 @@ def _left_alone(rehearsal: RehearsalRow, seen: Seen) -> Iterator[RehearsalFindin
 
 def _nobody_asked(name: str, records: Sequence[RequestRecord], begin: float, end: float) -> RehearsalFinding:
     later = [record for record in between(records, begin, end) if record.source in (SOURCE, TARGET)]
-    asked = [record for record in later if record.asked == TARGET]
-    late = f", the last {asked[-1].due - begin:.2f} s after" if asked else ""
-    return RehearsalFinding(name, bool(later) and not asked, f"{len(asked)} of {len(later)} later requests{late}")
+    on_target = [record for record in later if record.asked == TARGET]
+    late = f", the last {on_target[-1].due - begin:.2f} s after" if on_target else ""
+    return RehearsalFinding(
+        name, bool(later) and not on_target, f"{len(on_target)} of {len(later)} later requests{late}"
+    )
 
 
 def _counters(seen: Seen) -> RehearsalFinding:
-    """Answered means counted; what broke on the way may be counted or not."""
+    """Every answered request is counted; one whose connection broke may be counted or not."""
     data = [record for record in seen.records if not record.operation.startswith("app.")]
     broken = sum(1 for record in data if record.failure in ("broken", "timeout")) + sum(r.repeated for r in data)
     wire = {
@@ -265,9 +270,11 @@ def _counters(seen: Seen) -> RehearsalFinding:
     }
     off = {name: seen.counters.get(name, -1) - count for name, count in wire.items()}
     held = all(0 <= difference <= broken for difference in off.values())
-    told = ", ".join(f"{name} {seen.counters.get(name)} counted, {count} on the wire" for name, count in wire.items())
+    counts = ", ".join(
+        f"{name} {seen.counters.get(name)} counted, {count} on the wire" for name, count in wire.items()
+    )
     return RehearsalFinding(
-        "phasegate's counters agree with the client's", held, f"{told}; {broken} broke on the way"
+        "phasegate's counters agree with the client's", held, f"{counts}; {broken} broke on the way"
     )
 
 

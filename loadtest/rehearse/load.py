@@ -1,7 +1,7 @@
-"""A rehearsal's load: the open loop with visitors who write much, every answer judged and written down.
+"""A rehearsal's load: the open loop with visitors who write much; every answer is judged and recorded.
 
-A stall is seen by every request that it keeps waiting, for a request's time counts from when it was due. The load
-never gives up on a request for another: beyond ``WAITING_MOST`` a due one is written down as not sent.
+A request's time counts from when it was due, so a stall shows in every request that it delays. No request replaces
+another: beyond ``WAITING_MOST`` a due request is recorded as not sent.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from loadtest.generator.pacing import Schedule
 from loadtest.generator.visitors import AnswerProblem, Ask, Regulars, Visitor
 from loadtest.rehearse.records import APP, RequestRecord
 
-CONNECTIONS: Final = 32  # few enough that a worker which is out of descriptors has some for most of them
+CONNECTIONS: Final = 32  # few, so that a worker short of descriptors still has some for most of them
 TIMEOUT_S: Final = 15.0  # longer than any stall that a rehearsal allows
-WAITING_MOST: Final = 2000  # requests: ten seconds' of the fastest rehearsal
-VISITORS: Final = 80  # enough that half the weight is between 30 and 70 % of them
+WAITING_MOST: Final = 2000  # requests; ten seconds of the fastest rehearsal
+VISITORS: Final = 80  # enough that weight 50 puts between 30 and 70 % of them on the target
 SEED: Final = 2026  # the same load every time
 STICKY: Final = "x-user-id"
 
 
 class RehearsalLoad:
-    """Load on one address, from ``start`` to ``stop``. ``told`` is given the record of every request."""
+    """Load on one address, from ``start`` to ``stop``. Calls ``note`` with the record of every request."""
 
     def __init__(
-        self, address: str, rate: float, mixture: Mapping[str, int], told: Callable[[RequestRecord], None]
+        self, address: str, rate: float, mixture: Mapping[str, int], note: Callable[[RequestRecord], None]
     ) -> None:
         self.ledger = Ledger()
         self._client = LoadClient(
             f"http://{address}", most=CONNECTIONS, timeout_s=TIMEOUT_S, waiting_most=WAITING_MOST
         )
         self._visitors = Regulars(VISITORS, mixture, self.ledger, SEED)
-        self._told = told
+        self._note = note
         self._loop = OpenLoop([Lane(Schedule(rate, math.inf), self._send)])
         self._sending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start sending."""
         self._sending = asyncio.get_running_loop().create_task(self._loop.run())
 
     async def stop(self) -> None:
-        """Send no more, and wait for what is under way."""
+        """Stop sending, and wait for pending answers."""
         self._loop.stop()
         if self._sending is not None:
             await self._sending
@@ -62,7 +62,7 @@ class RehearsalLoad:
         visitor, ask = self._visitors.next()
 
         def answered(job: Job, reply: Reply) -> None:
-            self._told(_record(visitor, ask, job, reply, visitor.judge(ask, reply)))
+            self._note(_record(visitor, ask, job, reply, visitor.judge(ask, reply)))
 
         self._client.send(
             Job(self._wire(ask.method, ask.path, visitor.identity, ask.body), ask.operation, answered, due_ns)
@@ -72,7 +72,7 @@ class RehearsalLoad:
         return encode(method, path, self._client.netloc, {STICKY: identity}, body)
 
     async def read(self, identity: str, path: str) -> Reply:
-        """Read something beside the load, without a record."""
+        """Send a GET outside the load, without recording it."""
         return await self._client.ask(self._wire("GET", path, identity))
 
 
@@ -99,9 +99,9 @@ def _record(visitor: Visitor, ask: Ask, job: Job, reply: Reply, problem: AnswerP
 
 
 def document(reply: Reply) -> dict[str, Any] | None:
-    """The JSON object in a reply; None where it has none."""
+    """The JSON object in a reply; None if it has none."""
     try:
-        found = json.loads(reply.body)
+        value = json.loads(reply.body)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None

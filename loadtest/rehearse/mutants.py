@@ -1,7 +1,7 @@
-"""Plants one bug at a time in a copy of the product, and demands that the rehearsals that watch for it fail.
+"""Plants one bug at a time in a copy of the product, and checks that the rehearsals that watch for it fail.
 
-``python -m loadtest.rehearse.mutants [BUG …]``. A check that has never failed has shown nothing. The same rehearsals
-are run first on a copy without a bug, and must hold there.
+``python -m loadtest.rehearse.mutants [BUG …]``. A check that never fails proves nothing. The same rehearsals first
+run on a copy without a bug, and must hold there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from loadtest.rehearse.faults import REHEARSALS
 from loadtest.stage.processes import ROOT
 
 OK, USAGE, FAILED = 0, 2, 3
-WITHIN_S: Final = 300.0  # for all rehearsals that watch for a bug: seven, of some forty seconds each
+WITHIN_S: Final = 300.0  # for all rehearsals that watch for one bug: at most seven, of about forty seconds each
 COPIED: Final = ("backends", "control", "loadtest", "proxy")
 
 
 class Bug(NamedTuple):
-    """A planted bug: in ``file`` each of ``edits`` (old text, new text); the old text must be there exactly once."""
+    """A planted bug: ``edits`` (old text, new text) of ``file``; each old text must occur there exactly once."""
 
     name: str
     title: str
@@ -102,7 +102,7 @@ BUGS: Final = (
 
 
 class NotPlantedError(Exception):
-    """The code is no longer as the bug expects it."""
+    """The code no longer contains the text that the bug replaces."""
 
 
 def plant(bug: Bug, tree: Path) -> None:
@@ -117,7 +117,7 @@ def plant(bug: Bug, tree: Path) -> None:
 
 
 def copy(to: Path) -> None:
-    """The product, without what is made from it."""
+    """Copy the product's sources."""
     for name in COPIED:
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "vendor", "*.new"))
 
@@ -129,23 +129,23 @@ def watchers(bug: str) -> list[str]:
 
 def rehearse(tree: Path, names: Sequence[str]) -> dict[str, list[str]]:
     """Run rehearsals in a tree: by name, the findings that did not hold."""
-    found = tree / "found.json"
-    command = [sys.executable, "-m", "loadtest.rehearse", *names, "--json", str(found)]
+    output = tree / "found.json"
+    command = [sys.executable, "-m", "loadtest.rehearse", *names, "--json", str(output)]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=WITHIN_S, check=False)
-    if not found.exists():
+    if not output.exists():
         raise NotPlantedError(f"the rehearsals did not run: {done.stdout[-400:]}{done.stderr[-400:]}")
-    rows = json.loads(found.read_text())["rehearsals"]
+    rows = json.loads(output.read_text())["rehearsals"]
     return {row["name"]: [one["name"] for one in row["findings"] if not one["held"]] for row in rows}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run them all; 0 only where every bug was caught by every rehearsal that watches for it."""
+    """Run them all; 0 only if every bug was caught by every rehearsal that watches for it."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.rehearse.mutants", description=__doc__)
     parser.add_argument(
         "bugs", metavar="BUG", nargs="*", help=f"which (default: all): {', '.join(b.name for b in BUGS)}"
     )
-    asked = parser.parse_args(arguments)
-    chosen = [bug for bug in BUGS if not asked.bugs or bug.name in asked.bugs]
+    options = parser.parse_args(arguments)
+    chosen = [bug for bug in BUGS if not options.bugs or bug.name in options.bugs]
     needed = list(dict.fromkeys(name for bug in chosen for name in watchers(bug.name)))
     if not chosen or any(not watchers(bug.name) for bug in chosen):
         print("mutants: a bug is unknown, or nothing watches for it", file=sys.stderr)

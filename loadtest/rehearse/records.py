@@ -1,4 +1,4 @@
-"""What a client writes down of every request. Pure."""
+"""A client's record of every request. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ APP: Final = "app"
 
 
 class RequestRecord(NamedTuple):
-    """One request. Times in seconds of CLOCK_MONOTONIC; ``took_s`` counts from when it was due, not from its sending.
+    """One request. Times in seconds of CLOCK_MONOTONIC; ``took_s`` counts from when it was due, not when it was sent.
 
-    ``source`` and ``fallback`` are the answer's ``x-data-source`` and ``x-data-fallback``. ``failure`` is "" where
-    the answer was right, else its kind: refused, broken, timeout, unsent (no answer); status, wrong (a bad one);
-    stale (a good one in which the visitor's own earlier write is missing).
+    ``source`` and ``fallback`` are the answer's ``x-data-source`` and ``x-data-fallback``. ``failure`` is "" if the
+    answer was right, else its kind: refused, broken, timeout, unsent (no answer); status, wrong (a bad answer); stale
+    (an answer that lacks the visitor's own earlier write).
     """
 
     due: float
@@ -31,21 +31,21 @@ class RequestRecord(NamedTuple):
 
     @property
     def asked(self) -> str:
-        """The arm that was asked first: a fallback is the source's answer to a question put to the target."""
+        """The arm that was asked first: after a fallback it is the target, although the source answered."""
         return TARGET if self.fallback else self.source
 
     @property
     def ended(self) -> float:
-        """When its answer was here."""
+        """When its answer arrived."""
         return self.due + self.took_s
 
 
 def p99_ms(records: Iterable[RequestRecord]) -> float | None:
-    """The 99th percentile of the answered requests' time, in milliseconds; None of none."""
+    """The 99th percentile of the answered requests' times, in milliseconds; None without any."""
     took = sorted(record.took_s for record in records if record.status)
     return round(1000 * took[min(len(took) - 1, int(0.99 * len(took)))], 1) if took else None
 
 
 def between(records: Sequence[RequestRecord], begin: float, end: float) -> list[RequestRecord]:
-    """Those that were due from ``begin`` to ``end``."""
+    """The records of requests due from ``begin`` to before ``end``."""
     return [record for record in records if begin <= record.due < end]

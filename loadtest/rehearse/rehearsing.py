@@ -1,4 +1,4 @@
-"""One rehearsal from its first process to what was seen: stage, load, fault, and the looking afterwards."""
+"""Runs one rehearsal: stage, load, fault, and the checks afterwards."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from loadtest.stage.api import ControlApiError
 from loadtest.stage.errors import StageError
 from loadtest.stage.stage import StagedPhasegate, World
 
-WARM_S: Final = 2.0  # of load before the migration is started: views are filled, connections open
-WARM_WITHIN_S: Final = 30.0  # a target fresh from its start is slow at first
-CALM: Final = 2  # looks in a row that find nothing waiting
-LOOK_EVERY_S: Final = 0.4  # longer than the gauges' own age
-BEFORE_S: Final = 3.0  # at half the weight: every visitor of ``VISITORS`` has come once
-AFTER_S: Final = 3.0  # likewise, once the fault is over
-LOOK_AT_FAULT_EVERY_S: Final = 0.1  # whether it has come to its end
-SETTLE_S: Final = 10.0  # for what one side is still to be told of the other
-WHOLE_S: Final = 180.0  # a rehearsal that takes longer has failed
-READERS: Final = 8  # of promises, at once
-READ_ATTEMPTS: Final = 3  # at each promise: what fails for now is not lost
+WARM_S: Final = 2.0  # of load before the migration starts, to fill views and open connections
+WARM_WITHIN_S: Final = 30.0  # a freshly started target is slow at first
+CALM: Final = 2  # polls in a row without pending changes
+LOOK_EVERY_S: Final = 0.4  # between polls; longer than the gauges' update interval
+BEFORE_S: Final = 3.0  # at weight 50 before the fault, so that each of the ``VISITORS`` has sent a request
+AFTER_S: Final = 3.0  # likewise, after the fault
+LOOK_AT_FAULT_EVERY_S: Final = 0.1  # between checks of the condition that ends it
+SETTLE_S: Final = 10.0  # for pending changes to be mirrored
+WHOLE_S: Final = 180.0  # timeout of a rehearsal
+READERS: Final = 8  # concurrent readers of promises
+READ_ATTEMPTS: Final = 3  # per promise: a temporary failure is not a lost write
 READ_AGAIN_AFTER_S: Final = 0.5
 
 
 async def rehearse(world: World, rehearsal: RehearsalRow, scale: float = 1.0) -> RehearsalVerdict:
-    """Carry it out and judge it. ``scale`` stretches the quiet spans and the fault's own."""
+    """Run a rehearsal and judge it. ``scale`` multiplies the quiet times and the fault's duration."""
     seen = Seen()
     try:
         async with asyncio.timeout(WHOLE_S * max(1.0, scale)):
@@ -48,7 +48,7 @@ async def rehearse(world: World, rehearsal: RehearsalRow, scale: float = 1.0) ->
 
 
 async def _restore(world: World) -> None:
-    """Leave the world as it was found, whatever was done to it."""
+    """Start the shared processes again if they were killed."""
     if not world.target.running:
         await world.start_target()
     if not world.app.running:
@@ -84,7 +84,7 @@ async def _play(stage: StagedPhasegate, rehearsal: RehearsalRow, seen: Seen, sca
 
 
 async def _begin_migration(stage: StagedPhasegate, rehearsal: RehearsalRow) -> None:
-    """Start it when the target, fresh from its start perhaps, keeps up with what it is told."""
+    """Start the migration once the target, perhaps freshly started, keeps up with mirrored changes."""
     await asyncio.sleep(WARM_S)
     if not await _settled(stage, WARM_WITHIN_S):
         raise StageError("the target does not keep up with the load's writes: the machine is too busy for this")
@@ -94,7 +94,7 @@ async def _begin_migration(stage: StagedPhasegate, rehearsal: RehearsalRow) -> N
 
 
 async def _last(scene: RehearsalScene, rehearsal: RehearsalRow, begun: float, scale: float) -> None:
-    """Let the fault last: its time, or until its condition is so."""
+    """Wait for the fault's duration, or until its condition is true."""
     while time.monotonic() - begun < rehearsal.lasts_s * scale:
         if rehearsal.until and await scene.holds(rehearsal.until):
             return
@@ -102,17 +102,17 @@ async def _last(scene: RehearsalScene, rehearsal: RehearsalRow, begun: float, sc
 
 
 async def _look(stage: StagedPhasegate, load: RehearsalLoad, seen: Seen, known: int) -> None:
-    """What is left behind."""
+    """Record the state after the load: status, counters, audit trail, lost writes."""
     seen.status = await asyncio.to_thread(stage.api.status)
     if seen.status["weight"] > 0:
         await _settled(stage, SETTLE_S)
     figures = await asyncio.to_thread(stage.api.call, "GET", f"{stage.api.path}/metrics")
     seen.counters = {
-        arm: sum(found["arms"][arm]["requests"] for found in figures["operations"]) for arm in ("source", "target")
-    } | {"fallbacks": sum(found["fallbacks"] for found in figures["operations"])}
+        arm: sum(row["arms"][arm]["requests"] for row in figures["operations"]) for arm in ("source", "target")
+    } | {"fallbacks": sum(row["fallbacks"] for row in figures["operations"])}
     seen.mirror_lost = sum(figures["gauges"]["mirror_lost"])
     audit = await asyncio.to_thread(stage.audit)
-    fresh = audit if len(audit) < known else audit[known:]  # a store that was set aside took its trail with it
+    fresh = audit if len(audit) < known else audit[known:]  # a store that was set aside took its audit trail with it
     seen.audit = [line | {"unix": datetime.fromisoformat(line["at"]).timestamp()} for line in fresh]
     verified = await asyncio.to_thread(stage.api.call, "GET", f"{stage.api.path}/audit/verify")
     seen.chain = verified["problems"]
@@ -120,7 +120,7 @@ async def _look(stage: StagedPhasegate, load: RehearsalLoad, seen: Seen, known: 
 
 
 async def _settled(stage: StagedPhasegate, within_s: float) -> bool:
-    """Give each side the time to be told of the other's writes; whether it was."""
+    """Wait until no mirrored changes are pending; returns whether that was reached in time."""
     deadline = time.monotonic() + within_s
     calm = 0
     while time.monotonic() < deadline and calm < CALM:
@@ -131,7 +131,7 @@ async def _settled(stage: StagedPhasegate, within_s: float) -> bool:
 
 
 async def _find_everything(load: RehearsalLoad, seen: Seen) -> None:
-    """Look for every confirmed write on each side that is read now: any visitor may come to any of them."""
+    """Look for every confirmed write on each side that answers now."""
     probes: dict[str, str] = {}
     for number in range(VISITORS):
         source, _ = await _current(load, regular(number))
@@ -152,7 +152,7 @@ async def _find_everything(load: RehearsalLoad, seen: Seen) -> None:
             problems = {
                 source: await _missing(load, promise, visitor)
                 for source, visitor in sides
-                if promise.what != f"snapshot {newest[source]}"  # the current one, which is no history
+                if promise.what != f"snapshot {newest[source]}"  # the current snapshot is not in the history
             }
             for source, problem in problems.items():
                 if problem:
@@ -164,16 +164,16 @@ async def _find_everything(load: RehearsalLoad, seen: Seen) -> None:
 
 
 async def _current(load: RehearsalLoad, visitor: str) -> tuple[str, str]:
-    """Who answers a visitor now, and with which snapshot. Raises ``StageError`` where nobody does."""
+    """The backend that answers a visitor now, and the snapshot's id. Raises ``StageError`` without an answer."""
     reply = await load.read(visitor, "/api/dashboard/metrics")
     if not reply.status:
         raise StageError(f"{visitor} was not answered once the load was over: {reply.body.decode()}")
-    found = document(reply) or {}
-    return reply.fields.get("x-data-source", ""), found.get("id", "")
+    snapshot = document(reply) or {}
+    return reply.fields.get("x-data-source", ""), snapshot.get("id", "")
 
 
 async def _missing(load: RehearsalLoad, promise: Promise, visitor: str) -> str:
-    """What is wrong with what is found of a promise; asked again where the answer is a failure."""
+    """What is wrong with a promise's answer; a failed read is retried."""
     problem = ""
     for _ in range(READ_ATTEMPTS):
         reply = await load.read(visitor, promise.path)

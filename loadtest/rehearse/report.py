@@ -1,4 +1,4 @@
-"""A run of rehearsals as text, as JSON, and as the page that is kept. Pure."""
+"""The results of rehearsals as text, as JSON, and as a Markdown page. Pure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ them fail.
 
 
 def table(verdicts: Sequence[RehearsalVerdict]) -> list[list[str]]:
-    """The figures, a row a rehearsal, after a row of headings."""
+    """The figures, one row per rehearsal, after a row of headings."""
     rows = [[heading for heading, _ in _COLUMNS]]
     for verdict in verdicts:
         shown = verdict.figures | {"name": verdict.name, "held": "yes" if verdict.held else "NO"}
@@ -84,7 +84,7 @@ def _cell(value: object) -> str:
 
 
 def line(verdict: RehearsalVerdict) -> str:
-    """One rehearsal in one line, as it ends."""
+    """One rehearsal in one line, printed when it ends."""
     shown = verdict.figures
     return (
         f"{verdict.name:22} {'held' if verdict.held else 'DID NOT HOLD':12} {shown['requests']} requests,"
@@ -93,7 +93,7 @@ def line(verdict: RehearsalVerdict) -> str:
 
 
 def text(verdicts: Sequence[RehearsalVerdict]) -> str:
-    """The table for a terminal, and below it what did not hold."""
+    """The table for a terminal, and below it the promises that did not hold."""
     rows = table(verdicts)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -107,18 +107,18 @@ def text(verdicts: Sequence[RehearsalVerdict]) -> str:
 
 
 def document(verdicts: Sequence[RehearsalVerdict], machine: Json) -> str:
-    """All of it as JSON."""
+    """All results as JSON."""
     return json.dumps({"machine": machine, "rehearsals": [asdict(verdict) for verdict in verdicts]}, indent=1) + "\n"
 
 
 def page(verdicts: Sequence[RehearsalVerdict], machine: Json, command: str) -> str:
-    """The page that is kept."""
+    """The Markdown page."""
     head, *rows = table(verdicts)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    told = ", ".join(f"{name} {value}" for name, value in machine.items())
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     return _PAGE.format(
         command=command,
-        machine=f"Made on: {told}.",
+        machine=f"Made on: {facts}.",
         table="\n".join(lines),
         failings=_failings(verdicts),
         titles="\n".join(_title(verdict.name) for verdict in verdicts),
@@ -126,7 +126,7 @@ def page(verdicts: Sequence[RehearsalVerdict], machine: Json, command: str) -> s
 
 
 def _failings(verdicts: Sequence[RehearsalVerdict]) -> str:
-    """What did not hold, a line each and an empty one after it; nothing where all did."""
+    """The promises that did not hold, one per line, and an empty line; "" if all held."""
     lines = [
         f"- **{verdict.name}** did not hold: {finding.name}: {finding.evidence}"
         for verdict in verdicts

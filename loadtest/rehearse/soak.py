@@ -1,8 +1,8 @@
-"""Steady load for as long as is asked for, the weight going up and down: flat, and counted to the request.
+"""A soak test: steady load while the weight goes up and down; checks for leaks and for exact counters.
 
-``python -m loadtest.rehearse.soak --minutes 60``. The load adds no documents after its first seconds, so what grows
-is a leak: memory, file descriptors, threads or sockets of any process of phasegate's. At the end phasegate's counters
-must equal the client's exactly, request by request, through every start, advance and rollback.
+``python -m loadtest.rehearse.soak --minutes 60``. The load adds no documents after its first seconds, so any growth
+is a leak: memory, file descriptors, threads or sockets of any of phasegate's processes. At the end phasegate's
+counters must equal the client's exactly, through every start, advance and rollback.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from loadtest.stage.setting import Setting
 from loadtest.stage.stage import StagedPhasegate, World, folder
 
 OK, USAGE, FAILED = 0, 2, 3
-HOLD_S: Final = 2.0  # a weight
-SAMPLE_S: Final = 1.0
+HOLD_S: Final = 2.0  # at each weight
+SAMPLE_S: Final = 1.0  # between samples
 WARM_S: Final = 10.0  # before the first sample that counts
-GROWTH_SHARE: Final = 0.1  # of memory, and
-GROWTH_MB: Final = 8.0  # beside it: what an allocator keeps
-GROWTH_COUNT: Final = 24.0  # of descriptors and sockets: the client's connections may move to the other worker
-GROWTH_THREADS: Final = 1.0  # one more in a pool that was not asked for it before
-EXAMPLES: Final = 3  # of failures, told in words
+GROWTH_SHARE: Final = 0.1  # allowed growth of memory, as a share, plus
+GROWTH_MB: Final = 8.0  # memory that an allocator may keep
+GROWTH_COUNT: Final = 24.0  # allowed for descriptors and sockets: client connections may move to the other worker
+GROWTH_THREADS: Final = 1.0  # allowed: a thread pool may start its next thread late
+EXAMPLES: Final = 3  # of failures, shown as text
 
-# What leaves as many documents behind as it found, once every visitor has its first scan: what grows is then no data.
+# STEADY lacks the operations that add documents, so that stored data stays constant once every visitor has a scan.
 ADDING: Final = frozenset({"dashboard.publish", "scans.create", "scans.add_results", "analytics.ingest"})
 STEADY: Final = {name: often for name, often in MIXTURE.items() if name not in ADDING}
 
@@ -56,7 +56,7 @@ class ProcessSample(NamedTuple):
 
 @dataclass(slots=True)
 class ClientCounts:
-    """What the client counted."""
+    """The client's counts."""
 
     sent: int = 0
     app: int = 0
@@ -66,7 +66,7 @@ class ClientCounts:
     repeated: int = 0
 
     def add(self, record: RequestRecord) -> None:
-        """One more."""
+        """Count a request."""
         self.sent += 1
         self.app += record.source == APP
         self.source += record.asked == SOURCE
@@ -76,21 +76,21 @@ class ClientCounts:
 
 
 def sample(pid: int) -> ProcessSample:
-    """One process now. Raises ``OSError`` where it has ended."""
-    places = []
+    """Sample a process. Raises ``OSError`` if it has ended."""
+    targets = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            places.append(str(entry.readlink()))
+            targets.append(str(entry.readlink()))
         except OSError:
             continue  # closed in between
-    sockets = sum(place.startswith("socket:") for place in places)
+    sockets = sum(target.startswith("socket:") for target in targets)
     status = Path(f"/proc/{pid}/status").read_text()
     threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
-    return ProcessSample(round(procfs.rss([pid]) / 2**20, 1), len(places), sockets, threads)
+    return ProcessSample(round(procfs.rss([pid]) / 2**20, 1), len(targets), sockets, threads)
 
 
 def flat(name: str, series: Sequence[ProcessSample]) -> list[RehearsalFinding]:
-    """Whether a process took no more in the last third of the run than in the first. Pure."""
+    """Whether a process used no more in the last third of the run than in the first. Pure."""
     third = max(1, len(series) // 3)
     findings = []
     for figure, allowed in (
@@ -102,23 +102,23 @@ def flat(name: str, series: Sequence[ProcessSample]) -> list[RehearsalFinding]:
         first = statistics.median(getattr(one, figure) for one in series[:third])
         last = statistics.median(getattr(one, figure) for one in series[-third:])
         limit = first * (1 + GROWTH_SHARE if figure == "rss_mb" else 1.0) + allowed
-        told = f"{first:g} in the first third, {last:g} in the last, at most {limit:.1f} allowed"
-        findings.append(RehearsalFinding(f"{name}: {figure} is flat", last <= limit, told))
+        evidence = f"{first:g} in the first third, {last:g} in the last, at most {limit:.1f} allowed"
+        findings.append(RehearsalFinding(f"{name}: {figure} is flat", last <= limit, evidence))
     return findings
 
 
 def equal(client: ClientCounts, counted: dict[str, int]) -> RehearsalFinding:
-    """Whether phasegate counted what the client did, to the request. Pure."""
+    """Whether phasegate's counters equal the client's exactly. Pure."""
     wire = {"source": client.source, "target": client.target, "fallbacks": client.fallbacks, "app": client.app}
-    told = ", ".join(f"{name} {counted[name]} counted, {count} on the wire" for name, count in wire.items())
-    return RehearsalFinding("every counter agrees to the request", wire == counted and client.sent > 0, told)
+    evidence = ", ".join(f"{name} {counted[name]} counted, {count} on the wire" for name, count in wire.items())
+    return RehearsalFinding("every counter agrees to the request", wire == counted and client.sent > 0, evidence)
 
 
 async def soak(world: World, seconds: float, rate: float) -> tuple[list[RehearsalFinding], dict[str, object]]:
-    """Run it; the findings and the figures."""
+    """Run the soak; returns the findings and the figures."""
     counts, failures, examples = ClientCounts(), Counter[str](), list[str]()
 
-    def told(record: RequestRecord) -> None:
+    def note(record: RequestRecord) -> None:
         counts.add(record)
         if record.failure:
             failures[f"{record.operation} {record.failure}"] += 1
@@ -126,7 +126,7 @@ async def soak(world: World, seconds: float, rate: float) -> tuple[list[Rehearsa
                 examples.append(record.detail or record.failure)
 
     async with StagedPhasegate(world, Setting(), "soak") as stage:
-        load = RehearsalLoad(stage.listen, rate, STEADY, told)
+        load = RehearsalLoad(stage.listen, rate, STEADY, note)
         before = await asyncio.to_thread(counted, stage)
         series: dict[str, list[ProcessSample]] = {}
         load.start()
@@ -169,7 +169,7 @@ async def soak(world: World, seconds: float, rate: float) -> tuple[list[Rehearsa
 
 
 async def _turn(stage: StagedPhasegate) -> None:
-    """Up by every phase, and back to nothing; again and again."""
+    """Go up phase by phase and roll back to 0, repeatedly."""
     while True:
         for action, fields in (("start", {}), ("advance", {}), ("advance", {}), ("rollback", {"to": "start"})):
             await asyncio.to_thread(stage.api.act, action, reason="the soak's", **fields)
@@ -202,21 +202,23 @@ def counted(stage: StagedPhasegate) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it and print what was found; the exit code."""
+    """Run it and print the findings; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.rehearse.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=60.0, help="requests a second")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        findings, figures = asyncio.run(_run(60 * asked.minutes, asked.rate))
+        findings, figures = asyncio.run(_run(60 * options.minutes, options.rate))
     except (StageError, ControlApiError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return USAGE
     for finding in findings:
         print(f"{'yes' if finding.held else 'NO ':4} {finding.name}: {finding.evidence}")
-    if asked.json:
-        asked.json.write_text(json.dumps(figures | {"findings": [asdict(one) for one in findings]}, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(
+            json.dumps(figures | {"findings": [asdict(one) for one in findings]}, indent=1) + "\n"
+        )
     return OK if all(finding.held for finding in findings) else FAILED
 
 

@@ -1,1 +1,1 @@
-"""Real processes to measure or to break: started as a user starts them, and ended on every way out."""
+"""Real processes to measure or to break: started as a user starts them, and always ended."""

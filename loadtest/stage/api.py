@@ -1,4 +1,4 @@
-"""phasegate's control API as a load test needs it: the status read, an action taken. On ``http.client`` alone."""
+"""A client of phasegate's control API for load tests: status and actions. It needs only ``http.client``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-TIMEOUT_S: Final = 10.0  # of a question: control on a busy machine has answered by then
-ACTION_TIMEOUT_S: Final = 90.0  # a rollback answers when it is complete
-_BODY_MAX: Final = 16 * 1024 * 1024  # bytes: a thousand entries of the audit trail are one
+TIMEOUT_S: Final = 10.0  # of a request; enough on a busy machine
+ACTION_TIMEOUT_S: Final = 90.0  # of an action; a rollback is answered when it is complete
+_BODY_MAX: Final = 16 * 1024 * 1024  # bytes; a thousand entries of the audit trail take about 1 MB
 
 Json = dict[str, Any]
 
 
 class ControlApiError(Exception):
-    """The control plane gave no usable answer, or refused; ``status`` is HTTP's, or 0 where none came."""
+    """The control plane gave no usable answer, or refused; ``status`` is HTTP's, or 0 without an answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -24,12 +24,12 @@ class ControlApiError(Exception):
 
 
 class ControlApi:
-    """One migration of one control plane. Every call has a connection of its own."""
+    """One migration of one control plane. Every call opens its own connection."""
 
     def __init__(self, url: str, token: str = "", migration: str = "phase6") -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ControlApiError(f"{url!r} is no address of a control plane, expected such as http://127.0.0.1:9090")
+            raise ControlApiError(f"{url!r} is not a control plane's address, expected such as http://127.0.0.1:9090")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self.path = f"/api/migration/{quote(migration, safe='')}"
         self._netloc = parts.netloc
@@ -38,12 +38,12 @@ class ControlApi:
 
     @classmethod
     def from_environment(cls) -> ControlApi:
-        """By PHASEGATE_URL, PHASEGATE_TOKEN and PHASEGATE_MIGRATION."""
-        found = os.environ.get
+        """From PHASEGATE_URL, PHASEGATE_TOKEN and PHASEGATE_MIGRATION."""
+        variable = os.environ.get
         return cls(
-            found("PHASEGATE_URL", "http://127.0.0.1:9090"),
-            found("PHASEGATE_TOKEN", ""),
-            found("PHASEGATE_MIGRATION", "phase6"),
+            variable("PHASEGATE_URL", "http://127.0.0.1:9090"),
+            variable("PHASEGATE_TOKEN", ""),
+            variable("PHASEGATE_MIGRATION", "phase6"),
         )
 
     def status(self) -> Json:
@@ -51,7 +51,7 @@ class ControlApi:
         return self.call("GET", self.path)
 
     def act(self, action: str, **fields: object) -> Json:
-        """Carry out an action; the status when it has taken effect. Raises ``ControlApiError``."""
+        """Carry out an action; returns the status after it has taken effect. Raises ``ControlApiError``."""
         return self.call("POST", self.path, {"action": action, **fields}, ACTION_TIMEOUT_S)
 
     def call(self, method: str, path: str, body: Json | None = None, timeout_s: float = TIMEOUT_S) -> Json:
@@ -67,15 +67,15 @@ class ControlApi:
         finally:
             connection.close()
         try:
-            found = json.loads(data)
+            document = json.loads(data)
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            document = None
+        if not isinstance(document, dict):
             raise ControlApiError(
                 f"{self.url} answered {response.status}, but not as a control plane does", response.status
             )
         if response.status >= 400:
-            said = found.get("error", {})
-            hint = f"; {said['hint']}" if said.get("hint") else ""
-            raise ControlApiError(f"{said.get('message', response.reason)}{hint}", response.status)
-        return found
+            error_fields = document.get("error", {})
+            hint = f"; {error_fields['hint']}" if error_fields.get("hint") else ""
+            raise ControlApiError(f"{error_fields.get('message', response.reason)}{hint}", response.status)
+        return document

@@ -1,6 +1,6 @@
-"""The app behind phasegate in a rehearsal: says which page it was asked for, and how much it was given.
+"""The app behind phasegate in a rehearsal: returns the page's number, or the size of a form.
 
-``python -m loadtest.stage.app PORT`` serves on loopback until SIGTERM; port 0 takes a free one. It says which as
+``python -m loadtest.stage.app PORT`` serves on loopback until SIGTERM; port 0 takes a free one. It prints its port as
 one line of JSON.
 """
 
@@ -17,23 +17,23 @@ from loadtest.stage.leash import end_with_parent
 
 
 async def page(request: web.Request) -> web.Response:
-    """The page's own number, so that an answer that went to the wrong visitor is seen."""
+    """The page's own number, so that an answer to the wrong visitor is noticed."""
     return web.json_response({"number": int(request.match_info["number"])})
 
 
 async def form(request: web.Request) -> web.Response:
-    """How many bytes came."""
+    """The number of bytes received."""
     return web.json_response({"bytes": len(await request.read())})
 
 
 async def hold(request: web.Request) -> web.Response:
-    """Never."""
+    """Never answers."""
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
 
 
 async def serve(port: int) -> None:
-    """Serve until told to end."""
+    """Serve until SIGTERM."""
     app = web.Application()
     app.router.add_get(r"/page/{number:\d+}", page)
     app.router.add_post("/form", form)

@@ -1,4 +1,4 @@
-"""The configuration that a rehearsal's phasegate runs by. Pure."""
+"""The configuration of a rehearsal's phasegate. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from loadtest.stage.setting import Setting
 WORKERS: Final = 2
 
 _PHASES: Final = {
-    # Nothing is promoted by itself: where the weight changes, the fault changed it.
+    # No phase is promoted by itself: only the fault can change the weight.
     "held": (("early", 25, "1h", "1h"), ("half", 50, "1h", "1h"), ("complete", 100, "1h", "1h")),
-    # What has proven itself goes on.
+    # Phases that pass are promoted.
     "climbing": (("half", 50, "2s", "1h"), ("complete", 100, "2s", "1h")),
     "walk": (
         *(("initial", 5, "2s", "2s"), ("early", 25, "2s", "2s"), ("half", 50, "2s", "2s")),
@@ -69,8 +69,8 @@ def config(
     sha256: str,
     thresholds: tuple[tuple[str, float], ...] = (),
 ) -> str:
-    """The file's text; ``thresholds`` take the place of the setting's own."""
-    # However busy the machine: what is slow on purpose is slower than this.
+    """The file's text; ``thresholds`` override the setting's."""
+    # High enough for a busy machine; deliberately slow answers are slower than this.
     limits = {"p95_ms": 4000, "p99_ms": 5000, "memory_mb": 2048, "cpu": 1.0}
     limits |= dict(setting.thresholds) | dict(thresholds)
     return _CONFIG.format(

@@ -1,7 +1,7 @@
-"""What ends a run that needs real processes: they cannot be had as they are wanted. Pure."""
+"""The error that ends a run because its processes cannot be started or used. Pure."""
 
 from __future__ import annotations
 
 
 class StageError(Exception):
-    """The stage cannot be set: what was found, and what to do."""
+    """The stage cannot be set up; the message says what was found and what to do."""

@@ -1,7 +1,7 @@
-"""Becomes another program, tied to the life of whoever started it: ``python -m loadtest.stage.leash N COMMAND …``.
+"""Executes a command that ends with its parent process: ``python -m loadtest.stage.leash N COMMAND …``.
 
-N is how many file descriptors it may have, 0 for as many as now. Nothing is done between fork and exec in the process
-that starts it, which runs gRPC's threads.
+N limits its file descriptors, 0 keeps the current limit. A program of its own does this, because the parent runs
+gRPC's threads and so must not execute code between fork and exec.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 def leashed(command: Sequence[str], files: int = 0) -> list[str]:
-    """The command that becomes ``command``, with at most so many file descriptors (0: as many as now)."""
+    """``command`` on a leash, with at most ``files`` file descriptors (0: the current limit)."""
     return [sys.executable, "-m", "loadtest.stage.leash", str(files), *command]
 
 
 def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when the one that started it ends."""
+    """Have the kernel send this process SIGTERM when its parent ends."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # the parent ended before prctl took effect
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
-    """Set what outlives the exec, then exec."""
+    """Set the limits that survive exec, then exec."""
     limit, command = int(sys.argv[1]), sys.argv[2:]
     end_with_parent()
     if limit:

@@ -1,4 +1,4 @@
-"""Ports for what is started to be measured or broken."""
+"""Free ports for the processes that are measured or broken."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final
 
 from loadtest.stage.errors import StageError
 
-PORTS_TRIED: Final = 100  # at random: that many in use means that something is wrong
-_BELOW: Final = 12_000  # how far below the kernel's own ports: enough to choose from, and above the well-known ones
+PORTS_TRIED: Final = 100  # at random; if all are in use, something is wrong
+_BELOW: Final = 12_000  # size of the range below the kernel's ephemeral ports; above the well-known ports
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on, below those that the kernel gives out. Raises ``StageError``.
+    """A free port of loopback, below the kernel's ephemeral ports. Raises ``StageError``.
 
-    One of those could be taken by anybody's connection before, or while, nobody listens on it.
+    An ephemeral port could be taken by any outgoing connection while no process listens on it.
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     dice = random.Random()  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""Processes that are started as a user starts them, and ended with everything they started."""
+"""Processes that are started as a user starts them, and ended together with their children."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from loadtest.stage.leash import leashed
 from loadtest.stage.ports import free_port
 
 ROOT: Final = Path(__file__).parents[2]
-STARTED_WITHIN_S: Final = 60.0  # a JVM beside other work takes ten
-END_WITHIN_S: Final = 4.0  # of either SIGTERM: phasegate drains on the first and ends at once on the second
-LOOK_EVERY_S: Final = 0.05
-ANSWER_WITHIN_S: Final = 2.0  # of something that is asked only whether it is there
-_HEAP: Final = "1g"  # of the emulator's: what it holds in a rehearsal fits many times
-# Where an emulator may be is known to phasegate, of which nothing is imported here: a process of its own is asked.
+STARTED_WITHIN_S: Final = 60.0  # a JVM on a busy machine takes ten
+END_WITHIN_S: Final = 4.0  # after each SIGTERM: phasegate drains on the first and ends at once on the second
+LOOK_EVERY_S: Final = 0.05  # between polls
+ANSWER_WITHIN_S: Final = 2.0  # of a readiness probe
+_HEAP: Final = "1g"  # of the emulator; a rehearsal's data needs a fraction of it
+# phasegate knows how to find an emulator, but loadtest must not import phasegate: a child process does.
 _FIND: Final = """\
 import json, sys
 from backends.kinds.firestore.emulator import EmulatorError, find_command
@@ -37,7 +37,7 @@ except EmulatorError as error:
 
 
 async def until(condition: Callable[[], Any], within_s: float) -> bool:
-    """Ask ``condition()``, in a thread, until it is true; whether it was within the time."""
+    """Call ``condition()`` in a thread until it is true; returns whether it was within the time."""
     deadline = time.monotonic() + within_s
     while True:
         if await asyncio.to_thread(condition):
@@ -48,10 +48,10 @@ async def until(condition: Callable[[], Any], within_s: float) -> bool:
 
 
 class Process:
-    """A child that leads a group of its own; ended with the group. It may be started again by the same command.
+    """A child process that leads its own process group; ended with the group. It may be started again.
 
-    What it writes goes to ``log``; with ``read`` its standard output is for ``line``. To be started from the main
-    thread: the kernel ends it with the thread that did.
+    Its output goes to ``log``; with ``read`` its standard output is read by ``line``. Start it from the main thread:
+    the kernel ends it when the starting thread ends.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Process:
         self.name = name
         self.command = command
         self.env = env or {}
-        self.limit = 0  # of file descriptors; 0: ours
+        self.limit = 0  # of file descriptors; 0: as this process
         self._read = read
         self._log = log
         self._popen: subprocess.Popen[bytes] | None = None
-        self._groups: list[int] = []  # of every start: a killed leader's children may live on
+        self._groups: list[int] = []  # of every start, because a killed leader's children may live on
 
     @property
     def pid(self) -> int:
@@ -97,7 +97,7 @@ class Process:
         self._groups.append(self._popen.pid)
 
     def ready(self, condition: Callable[[], bool]) -> None:
-        """Wait until it is, as ``condition`` says. Raises ``StageError`` where it ends instead, or never is."""
+        """Wait until ``condition`` is true. Raises ``StageError`` if it ends instead, or on timeout."""
         deadline = time.monotonic() + STARTED_WITHIN_S
         while self.running and time.monotonic() < deadline:
             if condition():
@@ -106,17 +106,17 @@ class Process:
         raise StageError(f"{self.name} did not start:\n{self.log()}")
 
     def line(self) -> dict[str, Any]:
-        """Its next line of output, as JSON. Raises ``StageError`` where it ended instead."""
+        """Its next line of output, as JSON. Raises ``StageError`` if it ended instead."""
         assert self._popen is not None
         assert self._popen.stdout is not None, "not made with read"
         line = self._popen.stdout.readline()
         if not line:
             raise StageError(f"{' '.join(self.command)} ended:\n{self.log()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        document: dict[str, Any] = json.loads(line)
+        return document
 
     def finish(self, within_s: float) -> None:
-        """Let it end by itself, whatever it writes. Raises ``StageError`` where it does not within the time."""
+        """Wait until it ends by itself. Raises ``StageError`` on timeout."""
         assert self._popen is not None
         try:
             self._popen.communicate(timeout=within_s)
@@ -128,7 +128,7 @@ class Process:
         os.kill(self.pid, number)
 
     def wait(self, within_s: float) -> bool:
-        """Whether it ended within the time."""
+        """Wait for its end; returns whether it ended within the time."""
         assert self._popen is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(within_s)
@@ -154,17 +154,17 @@ class Process:
             self._popen.stdout.close()
 
     def log(self, lines: int = 12) -> str:
-        """The last lines that it wrote."""
+        """The last lines of its log."""
         text = self._log.read_text("utf-8", "replace") if self._log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
     def logged(self, word: str) -> bool:
-        """Whether it has written a line with this word in it."""
+        """Whether its log contains ``word``."""
         return self._log.exists() and word in self._log.read_text("utf-8", "replace")
 
 
 def get(address: str, path: str, fields: Mapping[str, str], within_s: float) -> tuple[int, bytes]:
-    """Status and body of one GET. Raises ``OSError`` where there is no answer."""
+    """Status and body of one GET. Raises ``OSError`` without an answer."""
     connection = http.client.HTTPConnection(address, timeout=within_s)
     try:
         connection.request("GET", path, headers=dict(fields))
@@ -185,27 +185,27 @@ def answers(address: str, path: str) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The ids of a process's children; none where it has ended."""
+    """The ids of a process's children; empty if it has ended."""
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def emulator(log: Path, prefix: Sequence[str] = ()) -> tuple[Process, str]:
-    """A Firestore emulator that is yet to be started, and its address. Raises ``StageError`` where there is none."""
-    found = subprocess.run(
+    """A Firestore emulator, not started yet, and its address. Raises ``StageError`` if none is installed."""
+    search = subprocess.run(
         [sys.executable, "-c", _FIND, _HEAP], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    if found.returncode:
-        raise StageError(found.stderr.strip())
+    if search.returncode:
+        raise StageError(search.stderr.strip())
     port = free_port()
-    command = [*prefix, *json.loads(found.stdout), "--host=127.0.0.1", f"--port={port}"]
+    command = [*prefix, *json.loads(search.stdout), "--host=127.0.0.1", f"--port={port}"]
     return Process("the Firestore emulator", command, log), f"127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
 def running_emulator(log: Path, prefix: Sequence[str] = ()) -> Iterator[str]:
-    """The address of an emulator for the length of a block: of one that runs, or of one of our own."""
+    """The address of an emulator for the length of a block: a running one, or one started for the block."""
     running = os.environ.get("FIRESTORE_EMULATOR_HOST")
     if running:
         yield running

@@ -1,4 +1,4 @@
-"""What the kernel says of processes (CPU time, memory, children) and processors. Parsers are pure, readers thin."""
+"""Reads /proc: CPU time, memory and children of processes, and processors. Parsers are pure, readers thin."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ _PROC: Final = Path("/proc")
 
 
 class Stat(NamedTuple):
-    """Of one process: its parent, and what it has used of the CPU, user and system, in clock ticks."""
+    """A process's parent, and its CPU time, user and system, in clock ticks."""
 
     parent: int
     ticks: int
 
 
 def parse_stat(text: str) -> Stat:
-    """``/proc/PID/stat`` (proc(5)). The name in it may hold spaces and brackets: fields count from its last one."""
+    """``/proc/PID/stat`` (proc(5)). The name may hold spaces and brackets: fields count from its last bracket."""
     fields = text[text.rindex(")") + 2 :].split()
     return Stat(int(fields[1]), int(fields[11]) + int(fields[12]))
 
 
 def parse_memory(status: str) -> tuple[int, int]:
-    """``/proc/PID/status`` → (RSS, greatest RSS ever) in bytes; zeros for a process without memory (a zombie)."""
-    found = {"VmRSS": 0, "VmHWM": 0}
+    """``/proc/PID/status`` → (RSS, peak RSS) in bytes; zeros for a process without memory (a zombie)."""
+    sizes = {"VmRSS": 0, "VmHWM": 0}
     for line in status.splitlines():
         name, _, value = line.partition(":")
-        if name in found:
-            found[name] = int(value.split()[0]) * 1024
-    return found["VmRSS"], found["VmHWM"]
+        if name in sizes:
+            sizes[name] = int(value.split()[0]) * 1024
+    return sizes["VmRSS"], sizes["VmHWM"]
 
 
 def parse_cpus(text: str) -> dict[int, tuple[int, int]]:
     """``/proc/stat`` → by CPU (busy, all) in clock ticks since boot. Idle and waiting for a disk are not busy."""
-    found = {}
+    by_cpu = {}
     for line in text.splitlines():
         name, *values = line.split()
         if name.startswith("cpu") and name != "cpu":
             ticks = [int(value) for value in values[:8]]  # guest time is within user time already
-            found[int(name[3:])] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
-    return found
+            by_cpu[int(name[3:])] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+    return by_cpu
 
 
 def family(stats: dict[int, Stat], root: int) -> list[int]:
@@ -51,10 +51,10 @@ def family(stats: dict[int, Stat], root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for pid, stat in stats.items():
         children.setdefault(stat.parent, []).append(pid)
-    found = [root]
-    for pid in found:
-        found.extend(children.get(pid, ()))
-    return found
+    pids = [root]
+    for pid in pids:
+        pids.extend(children.get(pid, ()))
+    return pids
 
 
 def tree(root: int) -> list[int]:
@@ -70,17 +70,17 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """The CPU seconds, user and system, that these have used. Raises ``FileNotFoundError`` where one has ended."""
+    """The CPU seconds, user and system, of these processes. Raises ``FileNotFoundError`` if one has ended."""
     return sum(parse_stat((_PROC / str(pid) / "stat").read_text()).ticks for pid in pids) / _TICKS
 
 
 def rss(pids: Iterable[int]) -> int:
-    """The resident memory of these processes, in bytes, pages they share counted for each."""
+    """The resident memory of these processes, in bytes; shared pages count for each."""
     return sum(parse_memory((_PROC / str(pid) / "status").read_text())[0] for pid in pids)
 
 
 def cpu_model() -> str:
-    """The processors' name; the machine's kind where they have none."""
+    """The processors' name; the machine's architecture if they have none."""
     for line in (_PROC / "cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Model"):

@@ -1,8 +1,8 @@
-"""Stands between phasegate and Firestore, to break what passes: a gRPC relay, and a cable that can be cut.
+"""Injects network faults between phasegate and Firestore: a gRPC relay, and a cable that can be cut.
 
-The relay speaks gRPC without knowing a single message: bytes in, bytes out, and in between a status of its own, a
-delay, or bytes that are not what was sent. The cable passes bytes of any protocol; cut, it passes nothing either way
-and tells nobody, as a network does.
+The relay passes gRPC messages on as bytes, and can answer with a status of its own, delay calls, or corrupt answers.
+The cable passes bytes of any protocol; when cut, it passes nothing in either direction and reports no error, like a
+broken network.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _GARBAGE: Final = b"\xff\xfe\x00garbage\x07"
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is done to ``share`` of the calls: delayed, refused with ``status``, or answered with corrupt bytes.
+    """The fault of a ``share`` of the calls: a delay, a refusal with ``status``, or a corrupt answer.
 
-    Streams of Listen are refused or corrupted whatever the share: a view must not hide what the calls meet.
+    Listen streams are always affected, whatever the share: otherwise a view would hide the faults of the calls.
     """
 
     share: float = 1.0
@@ -41,7 +41,7 @@ class GrpcRelay:
         self.trouble: Trouble | None = None
         self.met = 0  # calls that were interfered with
         self._target = target
-        self._due = 0.0  # calls owed to the share
+        self._due = 0.0  # calls that should have been affected so far but were not
         self._nth = 0
         self._streams: set[Any] = set()
 
@@ -58,17 +58,17 @@ class GrpcRelay:
         await self._channel.close(0)
 
     def begin(self, trouble: Trouble) -> None:
-        """From now on; streams that are open end, as they would."""
+        """Start the fault; open streams end, as they would in a real outage."""
         self.trouble = trouble
         for call in list(self._streams):
             call.cancel()
 
     def end(self) -> None:
-        """Pass everything on as it is."""
+        """End the fault: pass everything on unchanged."""
         self.trouble = None
 
     def _meets(self, method: str) -> Trouble | None:
-        """The trouble that this call meets: exactly its share of the calls, evenly spread."""
+        """The fault of this call or None: affects exactly the share of the calls, evenly spread."""
         trouble = self.trouble
         if trouble is None:
             return None
@@ -81,7 +81,7 @@ class GrpcRelay:
         return trouble
 
     async def pass_on(self, method: str, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """One call, of whatever kind."""
+        """Relay one call of any kind."""
         trouble = self._meets(method)
         if trouble is not None:
             if trouble.delay_s:
@@ -106,7 +106,7 @@ class GrpcRelay:
             call.cancel()
 
     def _corrupted(self, message: bytes) -> bytes:
-        """In turn: bytes that are no message, and the first half of one."""
+        """Alternately bytes that are not a message, and the first half of the message."""
         self._nth += 1
         return message[: len(message) // 2] if self._nth % 2 else _GARBAGE
 
@@ -118,7 +118,7 @@ class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     def service(self, handler_call_details: Any) -> Any:
         method, relay = handler_call_details.method, self._relay
 
-        # grpc looks at what kind of function it is given: this one, and no lambda, is an asynchronous generator.
+        # grpc checks the kind of function: it must be an asynchronous generator, which a lambda is not.
         async def pass_on(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             async for message in relay.pass_on(method, requests, context):
                 yield message
@@ -127,7 +127,7 @@ class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
 
 class Cable:
-    """A TCP relay. ``cut``: nothing passes in either direction, new connections are accepted and hear nothing."""
+    """A TCP relay. ``cut``: nothing passes in either direction, new connections are accepted and get no data."""
 
     def __init__(self, target: str) -> None:
         self._host, _, port = target.rpartition(":")
@@ -135,7 +135,7 @@ class Cable:
         self._whole = asyncio.Event()
         self._whole.set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.held = 0  # pieces that came while it was cut
+        self.held = 0  # pieces that arrived while it was cut
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -149,11 +149,11 @@ class Cable:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Let nothing pass from now on."""
+        """Stop passing data."""
         self._whole.clear()
 
     def mend(self) -> None:
-        """Let everything pass again; what was held back comes now, as TCP sends again."""
+        """Pass data again; held data follows now, as with TCP's retransmission."""
         self._whole.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -172,7 +172,7 @@ class Cable:
             writers.append(far_writer)
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
-            pass  # the far side is gone: the near one learns it from the closing below
+            pass  # the target is gone: closing the connection below tells the client
         finally:
             for way in ways:
                 way.cancel()

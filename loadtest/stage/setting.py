@@ -1,4 +1,4 @@
-"""What is different about one stage: the way to the target, the plan, and what its phasegate may have. Pure."""
+"""The options of one stage: the connection to the target, the plan, and limits for phasegate. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is different about the stage."""
+    """The options of a stage."""
 
     hop: Literal["direct", "relay", "cable"] = "direct"
     plan: Literal["held", "climbing", "walk"] = "held"
     lease_s: float = 10.0
-    deadline_s: float = 3.0  # of the target's calls: long enough for a busy machine's honest ones
+    deadline_s: float = 3.0  # of calls to the target; long enough for healthy calls on a busy machine
     thresholds: tuple[tuple[str, float], ...] = ()
-    disk_mb: int = 0  # a run directory on a disk of this size; 0: on the machine's own
-    descriptors: int = 0  # at most, for each of phasegate's processes; 0: as many as we may have
+    disk_mb: int = 0  # size of a separate disk for the run directory; 0: on the machine's own
+    descriptors: int = 0  # limit for each of phasegate's processes; 0: as this process
     clock: bool = False  # the wall clock can be set

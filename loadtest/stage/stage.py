@@ -1,7 +1,7 @@
-"""The stage: the processes of a rehearsal, started as a user starts them, and ended on every way out.
+"""The stage: the processes of a rehearsal, started as a user starts them, and always ended.
 
-One emulator and one app serve a whole run of rehearsals; each rehearsal has a phasegate of its own, with a run
-directory of its own and a Firestore project of its own.
+One emulator and one app serve a whole run of rehearsals; each rehearsal has its own phasegate, run directory and
+Firestore project.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from loadtest.stage.processes import STARTED_WITHIN_S, Process, answers, childre
 from loadtest.stage.relay import Cable, GrpcRelay
 from loadtest.stage.setting import Setting
 
-AUDIT_PAGE: Final = 1000  # entries; no rehearsal makes as many
-AUDIT_PAGES_MOST: Final = 50  # of a soak's
+AUDIT_PAGE: Final = 1000  # entries; a rehearsal makes fewer
+AUDIT_PAGES_MOST: Final = 50  # enough for a soak
 _FAKETIME: Final = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/local/lib/faketime/libfaketimeMT.so.1")
 
 
 class World:
-    """What a whole run of rehearsals shares: the emulator and the app."""
+    """The processes that all rehearsals of a run share: the emulator and the app."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class World:
 
 
 class StagedPhasegate:
-    """One rehearsal's phasegate, with what stands between it and the emulator."""
+    """One rehearsal's phasegate, and the relay or cable between it and the emulator."""
 
     def __init__(self, world: World, setting: Setting, name: str) -> None:
         self.world = world
@@ -130,7 +130,7 @@ class StagedPhasegate:
         await self.ready()
 
     def write_config(self, *, thresholds: tuple[tuple[str, float], ...] = (), spoil: str = "") -> None:
-        """Write the configuration; ``thresholds`` beside the setting's own, ``spoil`` is appended."""
+        """Write the configuration; ``thresholds`` override the setting's, ``spoil`` is appended."""
         text = config(
             self.setting,
             app=self.world.app_port,
@@ -148,25 +148,25 @@ class StagedPhasegate:
         await asyncio.to_thread(self.phasegate.ready, lambda: self.leads() and answers(self.listen, "/page/1"))
 
     def leads(self) -> bool:
-        """Whether control says that it is ready, and every worker is there."""
+        """Whether control reports that it is ready, and every worker runs."""
         try:
             return answers(self.control, "/readyz") and len(self.api.status()["workers"]) == WORKERS
         except ControlApiError:
             return False
 
     def status(self) -> Json:
-        """The migration's status; empty where control does not answer."""
+        """The migration's status; empty if control does not answer."""
         try:
             return self.api.status()
         except ControlApiError:
             return {}
 
     def workers(self) -> dict[int, int]:
-        """The workers' process ids by slot, as control shows them."""
+        """The workers' process ids by slot, from the status."""
         return {worker["slot"]: worker["pid"] for worker in self.status().get("workers", ())}
 
     def control_pid(self) -> int:
-        """The control process's id; 0 where there is none."""
+        """The control process's id; 0 if there is none."""
         for pid in children(self.phasegate.pid):
             with contextlib.suppress(OSError):
                 if b"control.serve" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -175,17 +175,17 @@ class StagedPhasegate:
 
     def audit(self) -> list[Json]:
         """The audit trail, oldest first."""
-        found: list[Json] = []
+        entries: list[Json] = []
         cursor = ""
         for _ in range(AUDIT_PAGES_MOST):
             page = self.api.call("GET", f"{self.api.path}/audit?limit={AUDIT_PAGE}{cursor}")
-            found += page["entries"]
+            entries += page["entries"]
             if not page.get("next_cursor"):
                 break
             cursor = f"&cursor={page['next_cursor']}"
-        return found[::-1]
+        return entries[::-1]
 
-    # What the setting asks for.
+    # Options of the setting.
 
     def _mount(self) -> None:
         self.run_dir.mkdir()
@@ -203,13 +203,13 @@ class StagedPhasegate:
     def _clock(self) -> dict[str, str]:
         if not self.setting.clock:
             return {}
-        found = [str(path) for pattern in _FAKETIME for path in Path("/").glob(pattern[1:])]
-        if not found:
+        libraries = [str(path) for pattern in _FAKETIME for path in Path("/").glob(pattern[1:])]
+        if not libraries:
             raise StageError("libfaketime is missing, which sets one process's clock: apt-get install libfaketime")
         self.set_clock(0)
-        # The monotonic clock stays as it is: that is the one that decides.
+        # The monotonic clock is not changed: phasegate's decisions depend on it.
         return {
-            "LD_PRELOAD": found[0],
+            "LD_PRELOAD": libraries[0],
             "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -217,7 +217,7 @@ class StagedPhasegate:
         }
 
     def set_clock(self, offset_s: int) -> None:
-        """Set phasegate's wall clock so far from the real one."""
+        """Set phasegate's wall clock ``offset_s`` from the real one."""
         new = self.clock_file.with_suffix(".new")
         new.write_text(f"{offset_s:+d}s")
         new.rename(self.clock_file)
@@ -234,7 +234,7 @@ class StagedPhasegate:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for everything, which goes when all went well; its path is in the error that is raised otherwise."""
+    """A temporary folder, removed unless the block raises: then it is kept for its logs."""
     path = Path(tempfile.mkdtemp(prefix="phasegate-rehearse-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""The shared memory through which workers, control and supervisor know each other's state."""
+"""The shared memory through which workers, control and supervisor exchange their state."""

@@ -1,12 +1,12 @@
-"""The board: the shared memory through which workers, control and supervisor know each other's state.
+"""The board: the shared memory through which workers, control and supervisor exchange their state.
 
-One file in the run directory, mapped by every process and read as aligned 8-byte cells (see ``layout``). Each cell is
-written by one process only, so there is no lock, and on the machines we run on (x86-64, aarch64) no torn read of an
-aligned cell. The marks are the exception: any worker writes them, and of two writes at once either will do.
+One file in the run directory, mapped by every process and read as aligned 8-byte cells (see ``layout``). Each cell
+has one writing process, so it needs no lock; on the supported machines (x86-64, aarch64) reads of aligned cells are
+never torn. The marks are the exception: any worker writes them, and of two simultaneous writes either may win.
 
-Counts are never reset: a reader subtracts two snapshots, and a restarted worker goes on in its slot's row.
-Who writes: the control process its own header cells and every migration's cells; worker N the row of slot N; the
-supervisor makes the file and clears the volatile cells of a dead worker's row before it starts the next.
+Counts are never reset: a reader subtracts two snapshots, and a restarted worker continues in its slot's row.
+Writers: the control process writes its own header cells and every migration's cells; worker N writes the row of slot
+N; the supervisor creates the file, and clears the volatile cells of a dead worker's row before it starts the next.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.board.series import Series
 
 
 class WorkerView(NamedTuple):
-    """What a worker's row says of itself; times in CLOCK_MONOTONIC nanoseconds, ``pid`` 0 where none is alive."""
+    """A worker's own cells; times in CLOCK_MONOTONIC nanoseconds, ``pid`` 0 if no process is alive."""
 
     slot: int
     pid: int
@@ -40,20 +40,20 @@ class WorkerView(NamedTuple):
 
 
 class ShareView(NamedTuple):
-    """What a worker's row says of one migration."""
+    """A worker's cells for one migration."""
 
     slot: int
     generation: int
     inflight_source: int
-    inflight_target: int  # of the generation seen
-    inflight_old: int  # on the target, of earlier generations
+    inflight_target: int  # begun under ``generation``
+    inflight_old: int  # on the target, begun under earlier generations
     last_target_start: int
     behind_since: int
     gauges: tuple[int, ...]
 
 
 class BoardError(Exception):
-    """The file is no board of this layout and boot: it must be made anew."""
+    """The file is not a board of this layout and boot: it must be created anew."""
 
 
 class Board:
@@ -67,12 +67,12 @@ class Board:
 
     @classmethod
     def create(cls, path: Path, layout: Layout, boot: int) -> Board:
-        """Make the file whole before it takes its name, so no process ever maps half a board. Supervisor only."""
+        """Write the complete file, then rename it into place: no process ever maps half a board. Supervisor only."""
         new = path.with_suffix(".new")
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             size = layout.cells() * 8
-            # posix_fallocate, not truncate: a full disk is an error here and not a SIGBUS in a worker later.
+            # posix_fallocate, not truncate: a full disk must be an error here, not a SIGBUS in a worker later.
             os.posix_fallocate(fd, 0, size)
             board = cls(path, layout, mmap.mmap(fd, size))
         finally:
@@ -85,7 +85,7 @@ class Board:
 
     @classmethod
     def open(cls, path: Path, layout: Layout, boot: int) -> Board:
-        """Map an existing board. Raises ``BoardError`` where it is of another layout or boot, or no board."""
+        """Map an existing board. Raises ``BoardError`` if it is of another layout or boot, or not a board."""
         try:
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError:
@@ -97,8 +97,8 @@ class Board:
             board = cls(path, layout, mmap.mmap(fd, size))
         finally:
             os.close(fd)
-        found = tuple(board.cells[: at.H_BOOT + 1])
-        if found != (at.MAGIC, layout.digest(), boot):
+        header = tuple(board.cells[: at.H_BOOT + 1])
+        if header != (at.MAGIC, layout.digest(), boot):
             board.close()
             raise BoardError(f"{path}: a board of another layout or from before a reboot")
         return board
@@ -119,9 +119,9 @@ class Board:
     ) -> int:
         """Set the weight, with one store, and return its new generation.
 
-        ``cut_over_at`` and ``cancel_at`` (CLOCK_MONOTONIC ns, 0: never) say when target reads of earlier generations
-        are handed to the source, and when whatever is left of them is cancelled. They are written before the word:
-        a worker that sees the generation sees its deadlines.
+        At ``cut_over_at`` (CLOCK_MONOTONIC ns, 0: never) target reads of earlier generations are answered by the
+        source instead; at ``cancel_at`` all remaining target requests of earlier generations are cancelled. Both are
+        written before the word: a worker that sees the new generation also sees its deadlines.
         """
         base = self.layout.migration(m)
         generation = (self.word(m).generation + 1) & 0xFFFFFFFF
@@ -132,7 +132,7 @@ class Board:
         return generation
 
     def lease_until(self, m: int) -> int:
-        """When target traffic ends by itself, in CLOCK_MONOTONIC nanoseconds."""
+        """When the lease runs out, and with it target traffic, in CLOCK_MONOTONIC nanoseconds."""
         return self.cells[self.layout.migration(m) + at.M_LEASE_UNTIL]
 
     def renew_lease(self, m: int, until_ns: int) -> None:
@@ -140,7 +140,7 @@ class Board:
         self.cells[self.layout.migration(m) + at.M_LEASE_UNTIL] = until_ns
 
     def beat(self, pid: int, now_ns: int) -> None:
-        """The control process's sign of life."""
+        """Write the control process's heartbeat."""
         self.cells[at.H_CONTROL_PID] = pid
         self.cells[at.H_CONTROL_HEARTBEAT] = now_ns
 
@@ -156,22 +156,22 @@ class Board:
         return WorkerView(slot, *self.cells[base : base + at.W_REFUSED + 1])
 
     def workers(self) -> Iterator[WorkerView]:
-        """Every slot, the empty ones too."""
+        """Every slot, also the empty ones."""
         return map(self.worker, range(self.layout.workers))
 
     def share(self, slot: int, m: int) -> ShareView:
-        """What one worker says of migration ``m``."""
+        """One worker's cells for migration ``m``."""
         base = self.layout.share(slot, m)
         generation, source, target, old, last_start, behind = self.cells[base : base + at.S_BEHIND_SINCE + 1]
         gauges = tuple(self.cells[base + at.S_GAUGES : base + at.S_GAUGES + len(GAUGES)])
         return ShareView(slot, generation, source, target, old, last_start, behind, gauges)
 
     def shares(self, m: int) -> list[ShareView]:
-        """What every worker with a living process says of migration ``m``."""
+        """The cells for migration ``m`` of every worker with a live process."""
         return [self.share(worker.slot, m) for worker in self.workers() if worker.pid]
 
     def gauges(self, m: int) -> dict[str, list[int]]:
-        """By name of ``GAUGES``, a value a worker: of living ones, and what ended ones had counted in their rows."""
+        """By name of ``GAUGES``, one value per worker: live workers, and the counts that ended ones left behind."""
         living = {worker.slot for worker in self.workers() if worker.pid}
         rows = [(slot in living, self.share(slot, m).gauges) for slot in range(self.layout.workers)]
         return {
@@ -180,14 +180,14 @@ class Board:
         }
 
     def series(self, m: int, arm: int, operations: Sequence[int] | None = None) -> Series:
-        """The sum over all slots and the operations named (default: all of the migration's)."""
+        """The sum over all slots and the given operations (default: all of the migration)."""
         chosen = range(len(self.layout.migrations[m][1])) if operations is None else operations
         cells = self.cells
         starts = (self.layout.series(s, m, o, arm) for s in range(self.layout.workers) for o in chosen)
-        # As one number each, so that one addition adds all cells: no count is near to where it would carry into the
-        # next. Three times as fast as column by column.
-        added = sum([int.from_bytes(cells[start : start + at.SERIES_CELLS], sys.byteorder) for start in starts])
-        total = memoryview(added.to_bytes(8 * at.SERIES_CELLS, sys.byteorder)).cast("Q").tolist()
+        # Each row is added as one big integer, all cells at once: no count is near 2**64, so none carries into the
+        # next cell. Three times as fast as column by column.
+        packed_sum = sum([int.from_bytes(cells[start : start + at.SERIES_CELLS], sys.byteorder) for start in starts])
+        total = memoryview(packed_sum.to_bytes(8 * at.SERIES_CELLS, sys.byteorder)).cast("Q").tolist()
         return Series(
             total[at.C_FAULTS : at.C_CLIENT_ERRORS],
             total[at.C_CLIENT_ERRORS],
@@ -197,10 +197,10 @@ class Board:
         )
 
     def clear_volatile(self, slot: int) -> None:
-        """Forget what died with the worker of this slot: its pid and what it had in flight. Supervisor only.
+        """Clear what ended with the worker of this slot: its pid and requests in flight. Supervisor only.
 
-        The changes that it had yet to hand on are lost, and counted so: as many as it said last, and one at least
-        where the target lacked any, which it says with every write.
+        Changes it had not mirrored yet are lost, and counted as lost: the number it last reported, and at least one
+        if the target lacked any (``S_BEHIND_SINCE``, which the worker updates with every write).
         """
         base = self.layout.worker(slot)
         self.cells[base + at.W_PID] = 0
@@ -216,6 +216,6 @@ class Board:
 
 
 def boot_id() -> int:
-    """This boot of the machine: CLOCK_MONOTONIC readings on a board are worth nothing after another."""
+    """The id of this boot of the machine: CLOCK_MONOTONIC values on a board mean nothing after a reboot."""
     text = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
     return int(text, 16) & 0xFFFFFFFFFFFFFFFF

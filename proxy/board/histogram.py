@@ -1,9 +1,9 @@
-"""Log-linear latency histograms: a row of counts, and what can be read from it. Pure.
+"""Log-linear latency histograms: a row of counts, and the statistics read from it. Pure.
 
 A value in microseconds falls into bucket ``index(us)``. Below 64 µs a bucket is 1 µs wide; from there each power of
-two is divided into 32, so a bucket's width is at most 1/32 (3.1 %) of its values. The last bucket takes all from
-134 s. Buckets are plain integers, so histograms of workers, operations or moments are added and subtracted cell by
-cell (Gil Tene's HdrHistogram is the idea; this is the part of it that fits in shared memory and costs 0.2 µs).
+two is divided into 32, so a bucket's width is at most 1/32 (3.1 %) of its values. The last bucket takes all values
+from 134 s. Buckets are plain integers, so histograms of workers, operations or moments are added and subtracted cell
+by cell. (The idea is Gil Tene's HdrHistogram; this part of it fits in shared memory and costs 0.2 µs per value.)
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from itertools import accumulate
 from typing import Final
 
 _SUB_BITS: Final = 5
-_SUB: Final = 1 << _SUB_BITS  # buckets a power of two
-_LINEAR: Final = 2 * _SUB  # below it: one bucket a microsecond
-VALUE_US_MAX: Final = (1 << 27) - 1
-BUCKETS: Final = (27 - _SUB_BITS) * _SUB + _SUB
+_SUB: Final = 1 << _SUB_BITS  # buckets per power of two
+_LINEAR: Final = 2 * _SUB  # below it: one bucket per microsecond
+_VALUE_BITS: Final = 27  # the largest distinguished value is 2**27 - 1 µs, 134 s
+VALUE_US_MAX: Final = (1 << _VALUE_BITS) - 1
+BUCKETS: Final = (_VALUE_BITS - _SUB_BITS) * _SUB + _SUB
 
 
 def index(us: int) -> int:
@@ -38,7 +39,7 @@ def lower_bound(bucket: int) -> int:
 
 
 def merge(rows: Iterable[Sequence[int]]) -> list[int]:
-    """The sum of histograms, cell by cell; of none, an empty histogram."""
+    """The sum of histograms, cell by cell; without any, an empty histogram."""
     total = [0] * BUCKETS
     for row in rows:
         total = [a + b for a, b in zip(total, row, strict=True)]
@@ -46,12 +47,12 @@ def merge(rows: Iterable[Sequence[int]]) -> list[int]:
 
 
 def difference(later: Sequence[int], earlier: Sequence[int]) -> list[int]:
-    """What came between two readings of one row of ever-growing counts."""
+    """What was counted between two readings of one cumulative row."""
     return [a - b for a, b in zip(later, earlier, strict=True)]
 
 
 def quantile(row: Sequence[int], q: float) -> float | None:
-    """The ``q`` quantile (0 < q ≤ 1) in microseconds, interpolated within its bucket; None where nothing was counted.
+    """The ``q`` quantile (0 < q ≤ 1) in microseconds, interpolated within its bucket; None if nothing was counted.
 
     The true quantile of the recorded values lies in the same bucket, so the error is below 1/32.
     """
@@ -74,9 +75,9 @@ def quantiles(row: Sequence[int], qs: Sequence[float]) -> list[float | None]:
 
 
 def count_above(row: Sequence[int], limit_us: int) -> int:
-    """How many values were slower than ``limit_us``, as far as buckets can tell.
+    """How many values were slower than ``limit_us``, to the precision of the buckets.
 
-    The bucket that holds the limit counts as not slower: a rule never fires on a value that may have kept it.
+    The bucket that holds the limit counts as not slower: a rule never fires on a value that may be within the limit.
     """
     return sum(row[index(limit_us) + 1 :])
 

@@ -1,13 +1,13 @@
-"""Where everything lies on the board: the cells of each kind of row, and how the rows follow each other. Pure.
+"""The board's layout: the cells of each kind of row, and the order of the rows. Pure.
 
     header      magic, layout, boot, the control process's pid and heartbeat
     migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
-    workers     a row a slot: pid, heartbeat, process figures; by migration what it has seen and has in flight, its
-                data source's gauges, and by operation and arm the counts and the latency histogram
-    marks       by migration and bucket: when a session of it last made a change that the target had yet to take
+    workers     one row per slot: pid, heartbeat, process figures; by migration the generation it has seen, requests
+                in flight, its data source's gauges, and by operation and arm the counts and the latency histogram
+    marks       by migration and bucket: when a session of the bucket last made a change that the target lacked
 
-Every cell has a name of its own and is a plain number: compiled code takes a ``Final`` number as it takes a literal,
-and these are used on every request.
+Every cell's index is a plain ``Final`` number, because these are used on every request and compiled code treats such
+a number as a literal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from backends.errors import FaultKind
 from proxy.board import histogram
 
 MAGIC: Final = int.from_bytes(b"phsgate1", "little")
-BUCKETS: Final = 10_000  # that sticky keys fall into: a weight in basis points is the number of them on the target
+BUCKETS: Final = 10_000  # of sticky keys; a weight in basis points is the number of buckets on the target
 
 # Header cells.
 H_MAGIC: Final = 0
@@ -52,12 +52,12 @@ W_REFUSED: Final = 8
 WORKER_CELLS: Final = 16
 
 # A worker's cells for one migration.
-S_GENERATION: Final = 0  # the one that this worker has seen
+S_GENERATION: Final = 0  # the newest that this worker has seen
 S_INFLIGHT_SOURCE: Final = 1
 S_INFLIGHT_TARGET: Final = 2
 S_INFLIGHT_OLD: Final = 3  # target requests begun under an earlier generation: a rollback has drained when it is 0
 S_LAST_TARGET_START: Final = 4  # the latest start of a target request
-S_BEHIND_SINCE: Final = 5  # when the oldest change was made here that the target has yet to take; 0: it has them all
+S_BEHIND_SINCE: Final = 5  # when the oldest change made here that the target lacks was made; 0: it lacks none
 S_VOLATILE: Final = (S_INFLIGHT_SOURCE, S_INFLIGHT_TARGET, S_INFLIGHT_OLD, S_BEHIND_SINCE)  # 0 without a process
 S_GAUGES: Final = 8
 GAUGE_CELLS: Final = 16
@@ -68,7 +68,7 @@ assert len(GAUGES) <= GAUGE_CELLS
 
 # The cells of one (migration, operation, arm). The number of requests is the histogram's sum.
 C_FAULTS: Final = 0  # by FaultKind
-C_CLIENT_ERRORS: Final = len(FaultKind)  # 4xx: the client's fault, no failure of the arm's
+C_CLIENT_ERRORS: Final = len(FaultKind)  # 4xx: the client's mistakes, not failures of the arm
 C_FALLBACKS: Final = C_CLIENT_ERRORS + 1  # target reads that the source answered
 C_SUM_US: Final = C_CLIENT_ERRORS + 2
 C_BUCKETS: Final = 16
@@ -81,11 +81,11 @@ FLAGS_SHIFT: Final = 16
 GENERATION_SHIFT: Final = 32
 
 # Flags of a migration's word.
-PINNED: Final = 1  # the weight needs no lease: a completed migration, or a mode that has one arm only
+PINNED: Final = 1  # the weight needs no lease: a completed migration, or a mode with one arm only
 
 
 class Word(NamedTuple):
-    """A migration's rollout state as workers see it; ``weight_bp`` in basis points, 0..10000."""
+    """A migration's published state; ``weight_bp`` in basis points, 0..10000."""
 
     generation: int
     flags: int
@@ -97,19 +97,19 @@ class Word(NamedTuple):
 
     @classmethod
     def unpack(cls, cell: int) -> Word:
-        """The state that a cell holds."""
+        """The state in a cell."""
         return cls(cell >> GENERATION_SHIFT, cell >> FLAGS_SHIFT & 0xFFFF, cell & WEIGHT_MASK)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything is: follows from the workers' number and each migration's name and operations."""
+    """Positions on the board, computed from the number of workers and each migration's name and operations."""
 
     workers: int
     migrations: tuple[tuple[str, tuple[str, ...]], ...]
 
     def digest(self) -> int:
-        """Equal for two processes exactly when they mean the same cells."""
+        """Equal for two processes exactly if their layouts are the same."""
         text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS, BUCKETS))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -122,7 +122,7 @@ class Layout:
         return self.migration(len(self.migrations)) + slot * self._row_cells()
 
     def share(self, slot: int, m: int) -> int:
-        """The first cell of what worker ``slot`` says of migration ``m``."""
+        """The first of worker ``slot``'s cells for migration ``m``."""
         before = sum(self._share_cells(i) for i in range(m))
         return self.worker(slot) + WORKER_CELLS + before
 
@@ -131,7 +131,7 @@ class Layout:
         return self.share(slot, m) + SHARE_CELLS + (operation * len(ARMS) + arm) * SERIES_CELLS
 
     def marks(self, m: int) -> int:
-        """The first of migration ``m``'s marks, one a bucket."""
+        """The first of migration ``m``'s marks, one per bucket."""
         return self.worker(self.workers) + m * BUCKETS
 
     def cells(self) -> int:

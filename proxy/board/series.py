@@ -30,7 +30,7 @@ class Series:
 
     @property
     def errors(self) -> int:
-        """The requests that the arm failed, whatever the client got in the end."""
+        """The requests that the arm failed, whatever the client received."""
         return sum(self.faults)
 
     def __add__(self, other: Series) -> Series:

@@ -1,7 +1,7 @@
-"""The access log: what is noted of each request of a connection, and the line of JSON that is made of it.
+"""The access log: what is recorded of each request, and the JSON line written from it.
 
-A connection has an ``AccessEntry`` where the log is on and none where it is off, so that what is off costs a
-comparison. A line is written when its answer is, or when the client has gone before.
+A connection has an ``AccessEntry`` if the log is on, else None, so that a disabled log costs one comparison. A line
+is written when the answer is complete, or when the client leaves before that.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from proxy.http1.client import APP
 from proxy.http1.head import Fields, Line
 from proxy.http1.logfile import LogFile
 
-_ALWAYS: Final = 500  # from this status on a request is logged whatever the sample says
-WANTED: Final = frozenset((b"traceparent",))  # the fields that a line tells of
+_ALWAYS: Final = 500  # requests with this status or above are always logged, without sampling
+WANTED: Final = frozenset((b"traceparent",))  # request fields that appear in a line
 
 
 class AccessEntry:
-    """The current request of one connection, as it will stand in the log."""
+    """The log entry of a connection's current request."""
 
     __slots__ = ("_began_ns", "_bytes", "_file", "_sample", "_source", "_status")
 
@@ -35,37 +35,37 @@ class AccessEntry:
         self._source = APP
 
     def begin(self) -> None:
-        """A request was taken."""
+        """A request begins."""
         self._began_ns = monotonic_ns()
         self._status = self._bytes = 0
         self._source = APP
 
     @property
     def under_way(self) -> bool:
-        """A request was taken whose line is yet to be written."""
+        """A request has begun and its line is not written yet."""
         return self._began_ns != 0
 
     @property
     def status(self) -> int:
-        """Of its answer; 0: none has begun."""
+        """Of the answer; 0 before it begins."""
         return self._status
 
     def answered(self, status: int, source: bytes, size: int) -> None:
-        """Its answer is written, or begins, with ``size`` bytes of its body."""
+        """The answer begins or is written, with ``size`` bytes of its body."""
         self._status = status
         self._source = source
         self._bytes = size
 
     def refused(self, status: int) -> None:
-        """What came cannot be passed on. It may have been answered in part already."""
+        """The request is refused; a part of an answer may have been written already."""
         self._status = status
 
     def add(self, size: int) -> None:
-        """So many more bytes of its answer's body are written."""
+        """``size`` more bytes of the answer's body are written."""
         self._bytes += size
 
     def end(self, address: str, line: Line, fields: Fields, note: str = "") -> None:
-        """Write the line of the request under way."""
+        """Write the line of the current request."""
         began, self._began_ns = self._began_ns, 0
         if not self._is_chosen():
             return
@@ -81,7 +81,7 @@ class AccessEntry:
         self._write(entry, note)
 
     def unreadable(self, address: str) -> None:
-        """Write the line of what was no request."""
+        """Write a line for bytes that are not a valid request."""
         self._bytes = 0
         if self._is_chosen():
             self._write(self._common(address), "unreadable")

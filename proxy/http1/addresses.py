@@ -1,4 +1,4 @@
-"""Addresses of clients: their one written form, the networks that are trusted, and what counts as one place. Pure."""
+"""Client addresses: their canonical form, trusted networks, and what counts as one address for limits. Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
-_CUSTOMER_BITS: Final = 64  # of IPv6: what one customer is given, as one IPv4 address is
+_CUSTOMER_BITS: Final = 64  # IPv6 prefix of one customer, comparable to one IPv4 address
 
 
 def networks(texts: Sequence[str]) -> Networks:
-    """The networks of a config. Raises ``ValueError`` for what is none."""
+    """The networks in a config. Raises ``ValueError`` for an invalid one."""
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
 def address_of(text: str) -> str:
-    """An address in the one form it has here: IPv4 as such, though IPv6 carried it. Raises ``ValueError``."""
+    """The canonical form of an address: an IPv4-mapped IPv6 address becomes IPv4. Raises ``ValueError``."""
     ip = ipaddress.ip_address(text)
     return str((ip.version == 6 and ip.ipv4_mapped) or ip)
 
 
 def is_trusted(address: str, trusted: Networks) -> bool:
-    """Whether an address lies in a trusted network; what is no address does not."""
+    """Whether an address lies in a trusted network; False for an invalid address."""
     if not trusted:
         return False
     try:
@@ -34,7 +34,7 @@ def is_trusted(address: str, trusted: Networks) -> bool:
 
 
 def household(address: str) -> str:
-    """What counts as one address where connections are limited by address: of IPv6 the customer's whole network."""
+    """The key under which connections of an address are limited: for IPv6 the customer's whole network."""
     if ":" not in address:
         return address
     try:

@@ -1,9 +1,8 @@
-"""The framing of bodies (RFC 9112 sections 6 and 7): wire bytes in, payload out, and an end that cannot be
-mistaken. Pure.
+"""The framing of bodies (RFC 9112 sections 6 and 7): wire bytes in, payload and an unambiguous end out. Pure.
 
-A decoder's ``feed`` takes what arrived and returns ``(payload, rest)``; ``rest`` is what lies beyond the body's end
-and is empty until ``done``. Payload goes on in canonical framing (``chunk``, ``last_chunk``), so nothing that was
-merely tolerated here, a chunk extension say, reaches the next hop to be understood in another way.
+A decoder's ``feed`` takes received bytes and returns ``(payload, rest)``; ``rest`` is what follows the body's end,
+and empty until ``done``. The payload is framed anew for the next hop (``chunk``, ``last_chunk``), so nothing that is
+tolerated here, such as a chunk extension, reaches a next hop that might interpret it differently.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ _SIZE_LINE_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]{1,15}(?:[ \t]*+(?:;[\t\x20-\
 _TRAILERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
 _SIZE_LINE_MAX: Final = 4096
 _TRAILERS_MAX: Final = 16 * 1024
-# Extensions and leading zeros carry nothing: more of them than this beyond a body's own size is an attack.
+# Chunk extensions and leading zeros carry no payload: more bytes of them than this, beyond what the body's own size
+# justifies, are an attack.
 _EXCESS_MAX: Final = 16 * 1024
-_SIZE_LINE_USUAL: Final = 16
-# RFC 9110 section 6.5.1: these mean something only in a head, for its reader or for this hop.
+_SIZE_LINE_USUAL: Final = 16  # bytes of a size line that do not count as excess
+# RFC 9110 section 6.5.1: these fields are meaningful only in a head, so they are dropped from trailers.
 _NO_TRAILER: Final = (
     HOP_BY_HOP
     | FORWARDING
@@ -34,7 +34,7 @@ _NO_TRAILER: Final = (
 
 
 class Decoder:
-    """A body on its way in: a base, for calls at C's cost."""
+    """Decodes a body as it arrives. A base class, so that compiled code calls it as cheaply as C."""
 
     __slots__ = ("done", "trailers")
 
@@ -42,7 +42,7 @@ class Decoder:
     trailers: bytes
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return ``(payload, rest)``. Raises ``Refused`` where the framing is bad."""
+        """Return ``(payload, rest)``. Raises ``Refused`` if the framing is bad."""
         raise NotImplementedError
 
 
@@ -67,7 +67,7 @@ class ByLength(Decoder):
 
 
 class UntilClose(Decoder):
-    """An answer's body that ends when its connection does: only the connection's owner can say that it is done."""
+    """An answer's body that ends with its connection: only the connection's owner knows when it is done."""
 
     __slots__ = ()
 
@@ -80,13 +80,13 @@ class UntilClose(Decoder):
 
 
 class Chunked(Decoder):
-    """The chunked transfer-coding, with no tolerance beyond its grammar."""
+    """The chunked transfer-coding, strictly by its grammar."""
 
     __slots__ = ("_excess", "_held", "_left", "_trailing")
 
     def __init__(self) -> None:
         self._held = b""
-        self._left = 0  # of the chunk and its CRLF; 0: a size line comes next
+        self._left = 0  # bytes of the chunk and its CRLF; 0: a size line comes next
         self._excess = 0
         self._trailing = False
         self.done = False
@@ -124,11 +124,11 @@ class Chunked(Decoder):
         return b"".join(payload) if len(payload) != 1 else payload[0], rest
 
     def _size_line(self, data: bytes, at: int) -> int:
-        """Take the size line at ``at``; return where it ends. What is not whole yet is held."""
+        """Parse the size line at ``at``; return where it ends. An incomplete one is held back."""
         match = _SIZE_LINE.match(data, at)
         if match is None:
             part = data[at : at + _SIZE_LINE_MAX + 1]
-            # What can no longer become a size line is refused now, not when a line end comes.
+            # Bytes that can no longer become a size line are refused now, without waiting for a line end.
             if len(part) > _SIZE_LINE_MAX or not _SIZE_LINE_BEGUN.fullmatch(part):
                 raise Refused(400, "bad_chunk", "expected a chunk's size in hexadecimal and CRLF")
             self._held = part
@@ -145,7 +145,7 @@ class Chunked(Decoder):
         return end
 
     def _trailer(self, data: bytes, at: int) -> bytes:
-        """Take the trailer section from ``at`` on; return what lies beyond it."""
+        """Parse the trailer section at ``at``; return what follows it."""
         if data.startswith(CRLF, at):
             self.done = True
             return data[at + 2 :]
@@ -167,7 +167,7 @@ class Chunked(Decoder):
 
 
 class RequestBody:
-    """A request's body on its way through: decoded, held to a limit, and framed anew for the next hop."""
+    """A request's body on its way to the next hop: decoded, limited in size, and framed anew."""
 
     __slots__ = ("_chunked", "_decoder", "_received", "ended", "limit", "rest")
 
@@ -177,10 +177,10 @@ class RequestBody:
         self._received = 0
         self.limit = 0  # of the whole body, in bytes; 0: any
         self.ended = False
-        self.rest = b""  # what came behind the body, once it has ended
+        self.rest = b""  # what follows the body, once it has ended
 
     def feed(self, data: bytes) -> bytes:
-        """What of ``data`` is payload. Raises ``Refused`` where the framing is bad, or beyond the limit."""
+        """The payload in ``data``. Raises ``Refused`` if the framing is bad or the limit is exceeded."""
         payload, self.rest = self._decoder.feed(data)
         self._received += len(payload)
         if self.limit and self._received > self.limit:
@@ -189,7 +189,7 @@ class RequestBody:
         return payload
 
     def framed(self, payload: bytes) -> bytes:
-        """The payload as the next hop gets it, with the end where it has come."""
+        """The payload framed for the next hop, with the body's end if that has arrived."""
         if not self._chunked:
             return payload
         framed = chunk(payload) if payload else b""
@@ -197,12 +197,12 @@ class RequestBody:
 
 
 def too_large(limit: int) -> Refused:
-    """The refusal of a body beyond its limit in bytes."""
+    """The refusal of a body larger than ``limit`` bytes."""
     return Refused(413, "body_too_large", f"expected a body of at most {limit} bytes")
 
 
 def chunk(payload: bytes) -> bytes:
-    """One chunk on the wire; ``payload`` must not be empty, for that would end the body."""
+    """One chunk on the wire; ``payload`` must not be empty: an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 

@@ -1,4 +1,4 @@
-"""The connections of one worker's clients: how many there may be in all and from one address, and their deadlines."""
+"""A worker's client connections: limits in total and per address, and their deadlines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from proxy.http1.addresses import household
 from proxy.http1.client import Client
 from proxy.http1.shared import Shared
 
-# When the worker leaves: what an idle client has that is just sending its next request.
+# When the worker leaves, idle connections stay open this long, for requests that are already on their way.
 _GRACE_S: Final = 0.5
-_REFUSED_MAX: Final = 32  # how many at a time are told that there are too many; further ones are just closed
+_REFUSED_MAX: Final = 32  # connections above the limit that get a 503 at a time; further ones are just closed
 _RETRY_AFTER: Final = b"retry-after: 1\r\n"
 
 
 class Clients:
-    """Every open connection that speaks HTTP, and a count of them by address."""
+    """Every open HTTP connection, and a count of them by address."""
 
     def __init__(self, shared: Shared, limit: int, limit_by_address: int) -> None:
         self._shared = shared
@@ -32,7 +32,7 @@ class Clients:
         return iter(self._open)
 
     def admit(self, client: Client) -> tuple[int, str, str, bytes] | None:
-        """Count a client. Returns how it is refused, where it is one too many."""
+        """Count a client. Returns the refusal if a limit is exceeded."""
         self._open.add(client)
         beyond = len(self._open) - self.limit
         if beyond > _REFUSED_MAX:
@@ -49,13 +49,13 @@ class Clients:
         """A client is gone. Idempotent."""
         self._open.discard(client)
         place, client.place = client.place, None
-        if place is not None:  # one that was refused before it was counted has none
+        if place is not None:  # None if it was refused before it was counted
             self._by_address[place] -= 1
             if not self._by_address[place]:
                 del self._by_address[place]
 
     def count(self, client: Client) -> bool:
-        """Count a client among those of its address, until it has ``left``. False: it is one too many there."""
+        """Count a client for its address, until it has ``left``. False: the address has too many."""
         if not self._limit_by_address:
             return True
         place = client.place = household(client.address)
@@ -63,7 +63,7 @@ class Clients:
         return count <= self._limit_by_address
 
     def sweep(self) -> None:
-        """Once a second: what has waited too long ends, and resets are noticed on connections that are not read."""
+        """Once a second: expire deadlines, and detect resets on connections whose reading is paused."""
         now = self._shared.now
         for client in [client for client in self._open if client.deadline < now or client.paused]:
             if client.deadline < now:
@@ -72,11 +72,11 @@ class Clients:
                 client.end_if_reset()
 
     def drain(self) -> None:
-        """Begin no other request on any connection."""
+        """Accept no further request on any connection."""
         shared = self._shared
         shared.draining = True
         shared.linger_s = _GRACE_S
-        shared.idle_timeout_s = min(shared.idle_timeout_s, _GRACE_S)  # for answers that end from now on, too
+        shared.idle_timeout_s = min(shared.idle_timeout_s, _GRACE_S)  # also for answers that end from now on
         for client in list(self._open):
             client.close_when_idle(_GRACE_S)
 

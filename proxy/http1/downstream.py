@@ -1,8 +1,9 @@
-"""A client's connection: takes its requests in order, hands each to whoever answers it, and writes the answers.
+"""A client's connection: reads its requests in order, passes each to what answers it, and writes the answers.
 
-What may follow what is the table in ``states``. Both directions have back-pressure, so a connection holds a few write
-buffers at most, whatever the bodies' size. What comes while an answer is on its way is the next request and waits; a
-client that sends ahead without end is not read, and one that is answered from memory lets others have their turn.
+The table in ``states`` says which state may follow which. Both directions have back-pressure, so a connection buffers
+little, whatever the bodies' size. Bytes that arrive during an answer belong to the next request and are held; reading
+pauses when a client has sent too far ahead. A client whose pipelined requests are all answered from memory yields to
+other connections after a few of them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Downstream(Client):
         scheme: bytes = b"http",
         address: str = "",
     ) -> None:
-        """``address``: the client's, where somebody else told who it is; ``log`` is None where the log is off."""
+        """``address``: the client's, if a PROXY header named it; ``log`` is None if the log is off."""
         self._shared = shared
         self._clients = clients
         self._log = log
@@ -85,21 +86,21 @@ class Downstream(Client):
         self.paused = False
         self.writing_paused = False
         self.eof = False
-        self._unsent = 0  # in the write buffer when it was last looked at
+        self._unsent = 0  # bytes in the write buffer when it was last checked
         # Requests.
-        self._taking = False  # ``_take`` is at work, or has let others have their turn
-        self._held = b""  # what came behind the current request, or of a head that is not whole
+        self._taking = False  # ``_take`` is running, or has yielded to other connections
+        self._held = b""  # what follows the current request, or an incomplete head
         self._reader = HeadReader(shared.heads, shared.max_head)
         self._body: RequestBody | None = None  # of the current request, until it has ended
-        self._gathered: list[bytes] | None = None  # its pieces, for a data request; None: it goes on to an origin
+        self._gathered: list[bytes] | None = None  # the body, for a data request; None: the body goes to an origin
         self._forwarder = Forwarder(self, shared)
         self.invited = True
         # The current answer.
         self.forwarded = None
         self.waiting = None
         self.begun = False
-        self._chunking = False  # the body goes in chunks
-        self._close = False  # it is the last on this connection
+        self._chunking = False  # the body is sent in chunks
+        self._close = False  # the connection ends after it
 
     # asyncio.Protocol
 
@@ -137,7 +138,7 @@ class Downstream(Client):
             return False  # TLS ends both ways at once
         state = self.state
         if state == BUSY or (state == HEAD and (self._taking or self.writing_paused)):
-            # Either the client will send no more and waits for its answer, or it is gone: the FIN is the same.
+            # After a FIN the client may still wait for its answer, or be gone: both look the same.
             self.eof = True
             if state == BUSY:
                 self._probe()
@@ -171,7 +172,7 @@ class Downstream(Client):
         self.writing_paused = False
         state = self.state
         if state == LINGER:
-            return  # its deadline is about what is left
+            return  # in this state the deadline is for what is still unsent
         self.deadline = NEVER
         self._forwarder.resume_answer()
         if self.waiting is not None:
@@ -183,7 +184,7 @@ class Downstream(Client):
     # Heads
 
     def _take(self, data: bytes) -> None:
-        """Deal with the requests in ``data``: whole heads while each is answered at once, the rest is held."""
+        """Handle the requests in ``data``, as long as each is answered at once; the rest is held."""
         shared = self._shared
         reader = self._reader
         turns = shared.pipeline
@@ -217,7 +218,7 @@ class Downstream(Client):
         self._taking = False
 
     def _more(self, data: bytes) -> None:
-        """More bytes while a part of a head is held, or while other connections have their turn."""
+        """More bytes arrive while an incomplete head is held, or while ``_take`` has yielded."""
         held = self._held
         self._held = held + data
         if self._taking:
@@ -227,13 +228,13 @@ class Downstream(Client):
             self._take(data)
 
     def _turn(self) -> None:
-        """Go on: other connections have had their turn."""
+        """Continue after yielding to other connections."""
         self._taking = False
         if self.state == HEAD:
             self._next()
 
     def _next(self) -> None:
-        """No request is current: go on with what was held, or wait for the next one."""
+        """No request is current: continue with held bytes, or wait for the next request."""
         if self._taking or self.writing_paused:
             return
         self._resume_reading()
@@ -241,10 +242,10 @@ class Downstream(Client):
             data, self._held = self._held, b""
             self._take(data)
         if self.eof and self.state == HEAD and not (self._taking or self.writing_paused):
-            self.give_up(more=False)  # what is left of its requests can never become whole
+            self.give_up(more=False)  # after the FIN an incomplete request cannot be completed
 
     def _begin(self, rest: bytes) -> None:
-        """A request's head is here, with ``rest`` behind it: send it where it belongs."""
+        """A request's head is complete and ``rest`` follows it: pass the request on."""
         shared, line, fields = self._shared, self.line, self.fields
         if self._log is not None:
             self._log.begin()
@@ -270,7 +271,7 @@ class Downstream(Client):
             beyond = route.beyond
             if beyond is None:
                 shared.count_app()
-            if fields.max_forwards == 0:  # RFC 9110 section 7.6.2: it was to reach this hop and no other
+            if fields.max_forwards == 0:  # RFC 9110 section 7.6.2: this hop is its final recipient
                 self.write(204, APP, b"HTTP/1.1 204 No Content\r\n%b" % shared.date, b"")
             elif beyond is None:
                 self.forward(shared.app, rest)
@@ -310,7 +311,7 @@ class Downstream(Client):
         self._upload(body, rest)
 
     def _upload(self, body: RequestBody, data: bytes) -> None:
-        """More of a request's body."""
+        """More of a request's body arrived."""
         payload = self._decode(body, data)
         if payload is None:
             return
@@ -327,7 +328,7 @@ class Downstream(Client):
             self._shared.services[route.migration].ready(self, route, b"".join(gathered))
 
     def _decode(self, body: RequestBody, data: bytes) -> bytes | None:
-        """What of ``data`` is payload of the request's body; None where it was refused."""
+        """The payload in ``data``; None if the body was refused."""
         if not data:
             return data
         self.invited = True
@@ -343,14 +344,15 @@ class Downstream(Client):
             self._pause_if_far_ahead()
             self._forwarder.expect_answer()
         elif not self.begun:
-            # Each piece earns time at the least rate, so a trickle runs out of it and a slow line does not.
+            # Each piece extends the deadline by its size at the minimum rate: a slow line keeps up, a trickle does
+            # not.
             shared = self._shared
             earned = len(payload) / shared.min_rate if shared.min_rate else shared.body_timeout_s
             self.deadline = min(shared.now + shared.body_timeout_s, self.deadline + earned)
         return payload
 
     def _limit_body(self, body: RequestBody, limit: int) -> bool:
-        """Hold the body to ``limit`` bytes, 0 for any. False: its head says more, and it was refused."""
+        """Limit the body to ``limit`` bytes, 0 for any. False: its length exceeds that, and it was refused."""
         body.limit = limit
         if not limit or self.fields.length <= limit:
             return True
@@ -386,7 +388,7 @@ class Downstream(Client):
             self._log.answered(status, source, 0)
         if not sized:
             if self.line.http10:
-                self._close = True  # the body's end is the connection's
+                self._close = True  # HTTP/1.0 knows no chunks: the body ends with the connection
             else:
                 self._chunking = True
                 head += b"transfer-encoding: chunked\r\n"
@@ -429,7 +431,7 @@ class Downstream(Client):
         self._forwarder.failed(failure)
 
     def _refuse(self, status: int, code: str, message: str, extra: bytes = b"") -> None:
-        """What came is no request that can be passed on: say so and close, for what follows cannot be trusted."""
+        """The request cannot be passed on: answer with an error and close, because what follows cannot be trusted."""
         self._shared.count_refused()
         self._forwarder.recall()
         log = self._log
@@ -447,7 +449,7 @@ class Downstream(Client):
         self.give_up(more=True)
 
     def _complete(self) -> None:
-        """The answer is written whole."""
+        """The whole answer is written."""
         log = self._log
         if log is not None:
             log.end(self.address, self.line, self.fields)
@@ -468,15 +470,15 @@ class Downstream(Client):
             self._next()
 
     def _connection_field(self) -> bytes:
-        """What the answer's head says of the connection, decided now."""
+        """Decide whether the connection stays open; returns the Connection field for the answer's head."""
         if self.state == BODY or self._shared.draining:
-            self._close = True  # the request's body is not wanted any more, so no next request can be found
+            self._close = True  # in BODY the rest of the request is not read, so the next one cannot be found
         if self._close:
             return _CLOSE
         return b"connection: keep-alive\r\n" if self.line.http10 else b""
 
     def _end_forwarded(self) -> None:
-        """Tell whoever had the request forwarded that nobody waits for its answer any more."""
+        """Tell the service that forwarded the request that the client no longer waits."""
         if self.forwarded is not None:
             self.forwarded.gone()
             self.forwarded = None
@@ -498,17 +500,17 @@ class Downstream(Client):
             self.transport.resume_reading()
 
     def _pause_if_far_ahead(self) -> None:
-        """Read no further when the client has sent more ahead than a head may be."""
+        """Stop reading when the client has sent more ahead than the maximum size of a head."""
         if len(self._held) > self._shared.max_head:
             self.pause_reading()
 
     def _watch_sending(self) -> None:
-        """From now on the client has to take what is written at the least rate."""
+        """From now on the client must receive at the minimum rate."""
         self._unsent = self.transport.get_write_buffer_size()
         self.deadline = self._shared.now + self._shared.body_timeout_s
 
     def _still_sending(self) -> bool:
-        """Whether the client took enough of what is written since it was last looked at, and of what is left."""
+        """Whether something is unsent and the client received enough since the last check."""
         shared = self._shared
         left = self.transport.get_write_buffer_size()
         if not left or left > self._unsent - shared.min_rate * shared.body_timeout_s:
@@ -520,10 +522,11 @@ class Downstream(Client):
     # The end
 
     def give_up(self, more: bool) -> None:
-        """Take no further request, and close without a reset that would take the last answer away from the client.
+        """Accept no further request, and close without a reset, which could destroy the last answer before it is
+        read.
 
-        Where the client may be sending still, a FIN tells it to stop. TLS has no such half of an end: there the
-        client ends the connection when it has read the answer, or the deadline does.
+        If the client may still be sending, a FIN tells it to stop. TLS has no half-close: there the client closes the
+        connection when it has read the answer, or the deadline does.
         """
         self._held = b""
         self._body = None
@@ -548,11 +551,13 @@ class Downstream(Client):
         return liveness.end_if_reset(self.transport)
 
     def _probe(self) -> None:
-        """Find out whether a client that sent FIN still reads: something harmless makes a closed socket reset.
+        """Find out whether a client that sent FIN still reads: harmless bytes make a closed socket answer with a
+        reset.
 
-        Before an answer that is an interim one, which every client must be able to take (RFC 9110 section 15.2);
-        within a chunked answer the leading zero of the next chunk's size, which may have any number of them. In what
-        is left the kernel asks, and is told when the client's own kernel has forgotten the connection: a minute.
+        Before an answer that is an interim answer, which every client must accept (RFC 9110 section 15.2); within a
+        chunked answer a leading zero of the next chunk's size, of which any number is allowed. In all other cases
+        only TCP keepalive probes, which notice it when the client's kernel has forgotten the connection: after a
+        minute.
         """
         if self._chunking:
             self.transport.write(b"0")
@@ -583,7 +588,7 @@ class Downstream(Client):
             self._forwarder.failed(Failure(504, "gateway_timeout", "the upstream did not answer in time"))
 
     def _end_lingering(self) -> None:
-        """Go on as long as the client takes its answer, and a moment beyond."""
+        """Stay open as long as the client receives its answer, and ``linger_s`` beyond."""
         if self._still_sending():
             return
         if self._unsent and not self.transport.get_write_buffer_size():

@@ -1,8 +1,8 @@
-"""One client's requests on their way to an origin, one at a time, and the answers' way back.
+"""Forwards a client's requests to origins, one at a time, and their answers back.
 
-``Forwarder`` is the ``Sink`` of the upstream connection that has the current request. It paces each side by the
-other: a client that takes no more stops the origin's reading, and an origin that takes no more stops the client's.
-An answer that has begun is ended as it should be, or broken off with a reset.
+``Forwarder`` is the ``Sink`` of the upstream connection that has the current request. Back-pressure passes through: a
+client with a full write buffer stops reading from the origin, and a full buffer to the origin stops reading from the
+client. An answer that has begun is completed, or broken off with a reset.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RETRY_AFTER: Final = b"retry-after: 1\r\n"
 
 
 class Forwarder(Sink):
-    """What a client's connection has open toward origins: one request at most."""
+    """Forwards one request of a client's connection at a time."""
 
     __slots__ = (
         "_client",
@@ -44,17 +44,17 @@ class Forwarder(Sink):
         self._client = client
         self._shared = shared
         self._up: Upstream | None = None
-        self._up_eof = False  # the far end of a tunnel has sent its FIN
+        self._up_eof = False  # the tunnel's origin has sent FIN
         self._connecting: asyncio.Task[None] | None = None
-        self._early = b""  # of the request's body, what waits for a connection
+        self._early = b""  # the part of the request's body that waits for a connection
         self._retried = False
-        self._onward = b""  # the head behind the request line, as the pool's origin gets it with these fields
+        self._onward = b""  # the head after the request line, as the pool's origin receives it with ``_onward_of``
         self._onward_of: Fields | None = None
 
     # The request
 
     def send(self, pool: Pool, body: bytes) -> None:
-        """Send the client's current request to an origin, with what has come of its body, framed."""
+        """Send the client's current request to an origin, with what has arrived of its body, framed."""
         client = self._client
         line = client.line
         fields = client.fields
@@ -75,7 +75,7 @@ class Forwarder(Sink):
         up.begin(self, line.wire + self._onward + body, line.is_head, state == BODY)
 
     def send_more(self, body: bytes) -> None:
-        """Send more of the request's body, framed; it is whole if the client's state says so."""
+        """Send more of the request's body, framed; the client's state tells whether it is complete."""
         up = self._up
         if up is None:
             self._early += body  # still connecting: reading is paused, so this is one buffer at most
@@ -85,13 +85,13 @@ class Forwarder(Sink):
             up.transport.write(body)
 
     def expect_answer(self) -> None:
-        """The request is whole: from now on the origin is waited for."""
+        """The request is complete: from now on the deadline is for the origin."""
         client = self._client
         if self._up is not None and not client.begun:
             client.deadline = self._shared.now + self._pool.timeout_s
 
     def recall(self) -> None:
-        """Take the request back. Idempotent."""
+        """Cancel the request at the origin. Idempotent."""
         up, self._up = self._up, None
         if up is not None:
             up.abandon()
@@ -143,12 +143,12 @@ class Forwarder(Sink):
     # The answer
 
     def pause_answer(self) -> None:
-        """The client takes no more for now."""
+        """The client's write buffer is full."""
         if self._up is not None:
             self._up.pause_reading()
 
     def resume_answer(self) -> None:
-        """It does again."""
+        """The client accepts data again."""
         if self._up is not None:
             self._client.deadline = self._shared.now + self._pool.quiet_s
             self._up.resume_reading()
@@ -226,7 +226,7 @@ class Forwarder(Sink):
         offered = {name.strip().lower() for name in client.fields.upgrade.split(b",")}
         if client.state != BUSY or response.upgrade.lower() not in offered - {b""}:
             self.recall()
-            self.failed(Failure(502, BAD_GATEWAY, "the upstream changed protocols unasked"))
+            self.failed(Failure(502, BAD_GATEWAY, "the upstream changed protocols without being asked"))
             return
         source, extra = APP, b""
         forwarded = client.forwarded
@@ -252,7 +252,7 @@ class Forwarder(Sink):
             self._up.transport.write(data)
 
     def send_eof(self) -> bool:
-        """The tunnel's near end will send no more. True: it may go on being sent to."""
+        """The client has sent FIN in a tunnel. True: data may still be sent to the client."""
         up = self._up
         if up is None:
             return False

@@ -1,7 +1,6 @@
-"""The grammar of message heads: bytes in, what they mean out, or ``Refused``. Nothing is repaired. Pure.
+"""Parses message heads: bytes in, parsed values out, or ``Refused``. Nothing is repaired. Pure.
 
-RFC 9112 sections 2, 3, 5 and 6. ``heads`` remembers what was parsed here, so this is walked on the first request of a
-kind and not on every one.
+RFC 9112 sections 2, 3, 5 and 6. ``headcache`` keeps what was parsed here, so a head that repeats is not parsed again.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&'()*+,;=]+
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _CHUNKED: Final = re.compile(rb"chunked", re.IGNORECASE)
 
-# These end at this hop (RFC 9110 section 7.6.1); so does whatever Connection names.
+# These fields end at this hop (RFC 9110 section 7.6.1); so do the fields that Connection names.
 HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
 ) | frozenset((b"proxy-authenticate", b"proxy-authorization"))
-# Set by this hop from what it knows (see ``forwarding``).
+# This hop sets these by itself (see ``nexthop``).
 FORWARDING: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"via"))
-# What Connection may not take away: naming one of these is an attack on the next hop or a mistake.
+# Connection may not name these: removing one of them is an attack on the next hop or a mistake.
 _PROTECTED: Final = frozenset((b"host", b"content-length", b"cookie", b"authorization", b"content-type"))
-# Fields that appear once; two of them are two meanings.
+# Fields that may appear only once; with two of them a message is ambiguous.
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding")
 _REQUEST_SPECIAL: Final = HOP_BY_HOP | FORWARDING | frozenset(_SINGLE) | {b"expect", b"max-forwards"}
 _RESPONSE_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"date"}
-# Protocols that would carry further HTTP requests past this hop, unread.
+# Protocols that could carry further HTTP requests through this hop without its checks.
 _NO_UPGRADE: Final = re.compile(rb"(?:h2c?|http|tls)(?:/.*)?", re.IGNORECASE)
 _FIELDS_MAX: Final = 200
-# Options of Connection that name no field to take away, and what is said most.
+# Options of Connection that name no field to remove, and the most frequent values.
 _BARE_OPTIONS: Final = frozenset((b"close",))
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 _USUAL_OPTIONS: Final = {name: frozenset((name,)) for name in (b"keep-alive", b"close", b"upgrade")}
@@ -51,9 +50,9 @@ NO_LENGTH: Final = -1
 
 
 class Line:
-    """A request line. ``target`` is in origin-form whatever came; ``authority`` that of an absolute-form, or None.
+    """A request line. ``target`` is always in origin-form; ``authority`` is that of an absolute-form, or None.
 
-    ``route`` belongs to the data plane: what the path leads to, resolved once for as long as the line is remembered.
+    ``route`` belongs to the data plane: the path's route, resolved once and kept as long as the line is cached.
     """
 
     __slots__ = ("authority", "http10", "idempotent", "is_head", "method", "route", "target", "wire")
@@ -62,9 +61,9 @@ class Line:
         self.method = method
         self.target = target
         self.authority = authority
-        self.http10 = http10  # then neither an upgrade nor an expectation counts
+        self.http10 = http10  # then upgrades and expectations are ignored
         self.is_head = method == b"HEAD"
-        # RFC 9110 section 9.2.2: these may be repeated on a fresh connection when a reused one turns out dead.
+        # RFC 9110 section 9.2.2: such a request may be retried on a fresh connection when a reused one is dead.
         self.idempotent = method in _IDEMPOTENT
         self.wire = b"%b %b HTTP/1.1\r\n" % (method, target)
         self.route: object = None
@@ -74,10 +73,10 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
 class Fields:
-    """A request's block of fields. ``kept`` goes on to the next hop as it is, each field ending in CRLF; Host apart.
+    """A request's block of fields. ``kept`` goes to the next hop unchanged, each field ending in CRLF, without Host.
 
-    ``length`` is the body's in bytes or ``NO_LENGTH``; ``values`` the fields asked for, by lower-case name.
-    ``sticky`` belongs to the data plane: the bucket by migration, as long as the block is remembered.
+    ``length`` is the body's in bytes or ``NO_LENGTH``; ``values`` has the requested fields by lower-case name.
+    ``sticky`` belongs to the data plane: the bucket by migration, kept as long as the block is cached.
     """
 
     __slots__ = (
@@ -105,7 +104,7 @@ class Fields:
         self.keep_alive = False
         self.expects_continue = False
         self.max_forwards: int | None = None
-        self.upgrade = b""  # the protocols that may be changed to
+        self.upgrade = b""  # the protocols offered for an upgrade
         self.values: dict[bytes, bytes] = {}
         self.sticky: object = None
 
@@ -135,7 +134,7 @@ def parse_request_line(line: bytes) -> Line:
         raise Refused(505, "version_not_supported", "expected HTTP/1.1 or HTTP/1.0")
     authority = None
     if method == b"CONNECT":
-        raise Refused(501, "method_not_implemented", "this is no forward proxy: CONNECT leads nowhere")
+        raise Refused(501, "method_not_implemented", "CONNECT is not supported: this is not a forward proxy")
     if method == b"TRACE":
         raise Refused(405, "method_not_allowed", "TRACE would show a client's credentials to its scripts")
     if not target.startswith(b"/"):
@@ -146,7 +145,7 @@ def parse_request_line(line: bytes) -> Line:
             raise Refused(400, "bad_target", "expected a target that begins with /, or an http:// address")
         authority, rest = absolute.groups()
         if not _HOST.fullmatch(authority):
-            raise Refused(400, "bad_target", "the target's authority is no host and port")
+            raise Refused(400, "bad_target", "the target's authority is not a host and port")
         target = rest if rest.startswith(b"/") else b"/" + rest
         if method == b"OPTIONS" and not rest:
             target = b"*"  # RFC 9112 section 3.2.4
@@ -167,10 +166,10 @@ Special = dict[bytes, list[bytes]]
 
 
 def _sort(block: bytes, special: frozenset[bytes], wanted: frozenset[bytes]) -> tuple[list[bytes], Special]:
-    """The lines that go on, and by lower-case name the values of ``special`` and ``wanted`` fields.
+    """The lines to pass on, and by lower-case name the values of ``special`` and ``wanted`` fields.
 
-    The grammar is RFC 9112 section 5: with all that a line may hold taken away, only the ends of lines are left, each
-    CR with its LF; and each line begins with a token and a colon. Raises ``Refused``.
+    The grammar is RFC 9112 section 5: after removing all bytes that a line may hold, only a CRLF per line may be
+    left; and each line begins with a token and a colon. Raises ``Refused``.
     """
     lines = block.split(CRLF)
     lines.pop()
@@ -179,24 +178,24 @@ def _sort(block: bytes, special: frozenset[bytes], wanted: frozenset[bytes]) -> 
     if block.translate(None, _LINE_BYTES) != CRLF * len(lines):
         raise _bad_field()
     kept = []
-    found: Special = {}
+    values: Special = {}
     for line in lines:
         name, colon, value = line.partition(b":")
         if not (name and colon) or name.translate(None, _TOKEN_BYTES):
             raise _bad_field()
         name = name.lower()
         if name in special:
-            found.setdefault(name, []).append(value.strip(b" \t"))
+            values.setdefault(name, []).append(value.strip(b" \t"))
             continue
         if name in wanted:
-            found.setdefault(name, []).append(value.strip(b" \t"))
+            values.setdefault(name, []).append(value.strip(b" \t"))
         kept.append(line)
-    return kept, found
+    return kept, values
 
 
-def _options(found: Special) -> frozenset[bytes]:
+def _options(special: Special) -> frozenset[bytes]:
     """The lower-case options of all Connection fields."""
-    values = found.get(b"connection")
+    values = special.get(b"connection")
     if values is None:
         return _NO_OPTIONS
     usual = _USUAL_OPTIONS.get(values[0].lower())
@@ -206,7 +205,7 @@ def _options(found: Special) -> frozenset[bytes]:
 
 
 def _is_disguised(line: bytes) -> bool:
-    """Whether a field's name is that of one this hop decides, for an app that takes "_" for "-" (CGI and its kin)."""
+    """Whether an app that reads "_" as "-" (CGI and WSGI do) would take the field for one that this hop decides."""
     return line.partition(b":")[0].lower().replace(b"_", b"-") in _REQUEST_SPECIAL
 
 
@@ -215,19 +214,19 @@ def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
 
-def _once(found: Special, name: bytes) -> bytes | None:
-    """The value of a field that may come once. Raises ``Refused`` where it comes twice."""
-    values = found.get(name)
+def _once(special: Special, name: bytes) -> bytes | None:
+    """The value of a field that may appear only once. Raises ``Refused`` if it appears twice."""
+    values = special.get(name)
     if values is None:
         return None
     if len(values) > 1:
-        raise Refused(400, "repeated_field", f"{name.decode()} comes more than once")
+        raise Refused(400, "repeated_field", f"{name.decode()} appears more than once")
     return values[0]
 
 
-def _framing(found: Special) -> tuple[int, bool]:
+def _framing(special: Special) -> tuple[int, bool]:
     """The body's length or ``NO_LENGTH``, and whether it is chunked (RFC 9112 section 6.3). Raises ``Refused``."""
-    coding, length = _once(found, b"transfer-encoding"), _once(found, b"content-length")
+    coding, length = _once(special, b"transfer-encoding"), _once(special, b"content-length")
     if coding is not None:
         if length is not None:
             raise Refused(400, "ambiguous_length", "both Content-Length and Transfer-Encoding")
@@ -242,23 +241,23 @@ def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -
 
     ``block`` is all lines of fields, each with its CRLF; ``wanted`` the lower-case names to keep values of.
     """
-    kept, found = _sort(block, _REQUEST_SPECIAL, wanted)
+    kept, special = _sort(block, _REQUEST_SPECIAL, wanted)
     if b"_" in block:
         kept = [line for line in kept if not _is_disguised(line)]
     fields = Fields()
-    options = _options(found)
+    options = _options(special)
     if options:
         fields.close = b"close" in options
         fields.keep_alive = b"keep-alive" in options
         named = options - _REQUEST_SPECIAL - _BARE_OPTIONS
         if options & _PROTECTED:
-            raise Refused(400, "bad_connection", "Connection names a field that it may not take away")
+            raise Refused(400, "bad_connection", "Connection names a field that must not be removed")
         if named:
             kept = _without(kept, named)
-    fields.host = _once(found, b"host")
+    fields.host = _once(special, b"host")
     if fields.host is not None and not _HOST.fullmatch(fields.host):
-        raise Refused(400, "bad_host", "Host is no host and port")
-    fields.length, fields.chunked = _framing(found)
+        raise Refused(400, "bad_host", "Host is not a host and port")
+    fields.length, fields.chunked = _framing(special)
     fields.has_body = fields.chunked or fields.length > 0
     if fields.length >= 0:
         kept.append(b"content-length: %d" % fields.length)
@@ -267,19 +266,19 @@ def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -
             raise Refused(400, "ambiguous_length", "HTTP/1.0 knows no Transfer-Encoding")
     else:
         if b"upgrade" in options:
-            offered = (name.strip(b" \t") for value in found.get(b"upgrade", ()) for name in value.split(b","))
+            offered = (name.strip(b" \t") for value in special.get(b"upgrade", ()) for name in value.split(b","))
             fields.upgrade = b", ".join(name for name in offered if name and not _NO_UPGRADE.fullmatch(name))
-        if b"expect" in found:
-            if [value.lower() for value in found[b"expect"]] != [b"100-continue"]:
+        if b"expect" in special:
+            if [value.lower() for value in special[b"expect"]] != [b"100-continue"]:
                 raise Refused(417, "expectation_failed", "expected Expect: 100-continue and no other")
             fields.expects_continue = True
             kept.append(b"expect: 100-continue")
-    hops = _once(found, b"max-forwards")
+    hops = _once(special, b"max-forwards")
     if hops is not None:
         fields.max_forwards = _length(hops)
-    for name, values in found.items():
+    for name, values in special.items():
         if name in wanted or name in FORWARDING:
-            # A Cookie may come in pieces (HTTP/2 gateways do that); others join with a comma (RFC 9110 section 5.3).
+            # HTTP/2 gateways may split a Cookie; other fields are joined with a comma (RFC 9110 section 5.3).
             fields.values[name] = (
                 values[0] if len(values) == 1 else (b"; " if name == b"cookie" else b", ").join(values)
             )
@@ -289,7 +288,7 @@ def parse_fields(block: bytes, wanted: frozenset[bytes], http10: bool = False) -
 
 
 def parse_response(head: bytes) -> Response:
-    """An upstream's head, without its last empty line. Raises ``Refused`` (502): what is bad there is the app's."""
+    """An upstream's head, without its last empty line. Raises ``Refused`` (502): the app is at fault."""
     status_line, _, block = head.partition(CRLF)
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None:
@@ -297,35 +296,35 @@ def parse_response(head: bytes) -> Response:
     http10 = match[1] == b"0"
     status = int(match[2])
     try:
-        kept, found = _sort(block, _RESPONSE_SPECIAL, _NO_OPTIONS)
-        length, chunked = _framing(found)
+        kept, special = _sort(block, _RESPONSE_SPECIAL, _NO_OPTIONS)
+        length, chunked = _framing(special)
     except Refused as refused:
         raise Refused(502, BAD_GATEWAY, f"the upstream's answer: {refused.message}") from None
     if chunked and http10:
         raise Refused(502, BAD_GATEWAY, "the upstream's answer: HTTP/1.0 knows no Transfer-Encoding")
-    options = _options(found)
+    options = _options(special)
     named = options - _RESPONSE_SPECIAL - _BARE_OPTIONS
     if named:
         kept = _without(kept, named)
     if status < 200 or status == 204:
-        # RFC 9110 section 8.6 and RFC 9112 section 6.1 forbid both; a length here desynchronises careless clients.
+        # RFC 9110 section 8.6 and RFC 9112 section 6.1 forbid both; a length here could desynchronise clients.
         if chunked or length > 0:
             raise Refused(502, BAD_GATEWAY, "the upstream's answer: a body where its status allows none")
         length = 0
     elif length >= 0:
         kept.append(b"content-length: %d" % length)
-    if status == 426 and b"upgrade" in found:  # it says to what, and must (RFC 9110 section 15.5.22)
-        kept += (b"connection: upgrade", b"upgrade: " + b", ".join(found[b"upgrade"]))
-    if b"date" in found:
-        kept.append(b"date: " + found[b"date"][0])
+    if status == 426 and b"upgrade" in special:  # a 426 must name the protocols (RFC 9110 section 15.5.22)
+        kept += (b"connection: upgrade", b"upgrade: " + b", ".join(special[b"upgrade"]))
+    if b"date" in special:
+        kept.append(b"date: " + special[b"date"][0])
     line = b"HTTP/1.1 %d %b" % (status, match[3] or _reason(status))
     response = Response(status, CRLF.join((line, *kept, b"")))
     response.length = length
     response.chunked = chunked
     response.close = b"close" in options or (http10 and b"keep-alive" not in options)
-    response.dated = b"date" in found
+    response.dated = b"date" in special
     if b"upgrade" in options and not http10:
-        response.upgrade = b", ".join(found.get(b"upgrade", ()))
+        response.upgrade = b", ".join(special.get(b"upgrade", ()))
     return response
 
 

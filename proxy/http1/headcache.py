@@ -1,7 +1,7 @@
-"""Heads that were parsed lately, found again by their bytes. Pure.
+"""A cache of recently parsed heads, by their bytes. Pure.
 
-A head is taken apart once: what a browser repeats to the byte on its next request (its whole block of fields) is
-found here with one look-up, so the grammar is walked on the first request of a kind and not on every one.
+A browser's next request often repeats the whole block of fields byte for byte. Then one look-up here replaces
+parsing.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Final, Generic, TypeVar
 
 from proxy.http1.head import Fields, Line, Response, parse_fields, parse_request_line, parse_response
 
-_REMEMBERED_MAX: Final = 4096
-_ENTRY: Final = 256  # bytes that an entry takes beside its key, about
-_PARAMETER: Final = 256  # bytes that each parameter of a query takes in the route that is kept with its line, about
+_REMEMBERED_MAX: Final = 4096  # bytes; longer heads are not cached
+_ENTRY: Final = 256  # estimate of an entry's bytes beside its key
+_PARAMETER: Final = 256  # estimate of the bytes of each query parameter in the route that is cached with its line
 T = TypeVar("T")
 
 
 class HeadCache:
-    """What has been parsed lately, by its bytes: request lines, blocks of fields, answers' heads.
+    """Recently parsed request lines, blocks of fields and answers' heads, by their bytes.
 
-    Each table has a young and an old half: when the young one holds its share of bytes it becomes the old one, and
-    what is asked for again moves back. So a stream of ever-new heads does not displace those in use, and memory is
-    bounded: no head above ``_REMEMBERED_MAX`` is kept at all.
+    Each table has a young and an old half. When the young half reaches its budget of bytes it becomes the old one;
+    entries that are used again move back. So a stream of new heads does not displace those in use, and memory is
+    bounded.
     """
 
     __slots__ = ("_blocks", "_budget", "_lines", "_resolve", "_responses", "_wanted", "blocks", "lines", "responses")
@@ -60,7 +60,7 @@ class HeadCache:
         return fields
 
     def fields_http10(self, block: bytes) -> Fields:
-        """The fields of an HTTP/1.0 request, which mean less. Raises ``Refused``."""
+        """The fields of an HTTP/1.0 request, without upgrades and expectations. Raises ``Refused``."""
         return parse_fields(block, self._wanted, http10=True)
 
     def response(self, head: bytes) -> Response:
@@ -75,7 +75,7 @@ class HeadCache:
 
 
 class _Generations(Generic[T]):
-    """The old half of a table, and about how many bytes the young half takes by now."""
+    """The old half of a table, and the estimated bytes of the young half."""
 
     __slots__ = ("_budget", "_held", "old")
 
@@ -85,9 +85,9 @@ class _Generations(Generic[T]):
         self.old: dict[bytes, T] = {}
 
     def keep(self, young: dict[bytes, T], key: bytes, value: T, beside: int = 0) -> dict[bytes, T]:
-        """Put a parsed head into the young half; return the half that is the young one from now on.
+        """Add a parsed head to the young half; return the half that is young from now on.
 
-        ``beside``: the bytes that the value holds beyond what others of its length do.
+        ``beside``: bytes of the value beyond the estimate for its key's length.
         """
         if len(key) > _REMEMBERED_MAX:
             return young

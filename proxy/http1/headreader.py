@@ -1,4 +1,4 @@
-"""The heads of one connection's requests, cut out of the bytes that come. Pure."""
+"""Cuts the heads of one connection's requests out of the bytes that arrive. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from proxy.http1.refusal import Refused
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _BEGINS_REQUEST: Final = re.compile(rb"[\r!#$%&'*+\-.^_`|~0-9A-Za-z]")
-_SEAM: Final = len(HEAD_END) - 1  # bytes before a piece that can belong to an end which the piece completes
+_SEAM: Final = len(HEAD_END) - 1  # bytes before a new piece that may be the beginning of a head's end
 
 
 class HeadReader:
-    """Reads a head at a time. ``line`` and ``fields`` are the last one's.
+    """Reads one head at a time. ``line`` and ``fields`` are those of the last head.
 
-    ``close``: it asks for the connection's end. ``head_only``: the answer to it has no body, be it a refusal. What
-    was refused is a connection's last head, so nothing is read after it.
+    ``close``: the request asks to close the connection. ``head_only``: its answer has no body, even if it is a
+    refusal. A refused head is a connection's last, so nothing is read after it.
     """
 
     __slots__ = ("_block", "_cache", "_max", "close", "fields", "head_only", "line")
@@ -29,25 +29,25 @@ class HeadReader:
     def __init__(self, cache: HeadCache, max_head: int) -> None:
         self._cache = cache
         self._max = max_head
-        self._block: bytes | None = None  # of the last request: a client repeats it to the byte
+        self._block: bytes | None = None  # of the last request; clients often repeat it byte for byte
         self.close = False
         self.head_only = False
 
     def read(self, data: bytes) -> int:
-        """Read the head that ``data`` begins with: how long it is, 0 where it is not whole. Raises ``Refused``."""
+        """Read the head at the start of ``data``; returns its length, 0 if it is incomplete. Raises ``Refused``."""
         end = data.find(HEAD_END)
         if end < 0 or end > self._max:
             self.head_only = False
             self._check_part(data, end)
             return 0
         eol = data.find(CRLF)
-        if eol == 0:  # RFC 9112 section 2.2: an empty line before a request is ignored; one, and no flood of them
+        if eol == 0:  # RFC 9112 section 2.2: one empty line before a request is ignored, more are refused
             if data.startswith(CRLF, 2):
                 self.head_only = False
                 raise Refused(400, "bad_request_line", "expected a request, found empty lines")
             return 2 + self.read(data[2:])
         cache = self._cache
-        self.head_only = False  # of the refusal, should the line be bad
+        self.head_only = False  # for the refusal, if the line is bad
         raw = data[:eol]
         line = cache.lines.get(raw)
         if line is None:
@@ -71,9 +71,10 @@ class HeadReader:
         return end + len(HEAD_END)
 
     def is_decided(self, held: bytes, data: bytes) -> bool:
-        """Whether ``data`` behind a part of a head makes it whole, or shows that it cannot become one.
+        """Whether ``data`` after an incomplete head completes it, or shows that it is invalid.
 
-        Only where they meet is searched, so that small pieces do not have the whole part searched again each time.
+        Only the seam and the new piece are searched, so many small pieces do not cause repeated searches of the
+        whole.
         """
         seam = held[-_SEAM:] + data
         return (
@@ -83,7 +84,7 @@ class HeadReader:
         )
 
     def _check_part(self, data: bytes, end: int) -> None:
-        """The beginning of a head, or a head that is too large. Raises ``Refused``."""
+        """Check an incomplete head, or one that is too large. Raises ``Refused``."""
         if end > 0 or len(data) > self._max:
             raise Refused(431, "head_too_large", f"expected a head of at most {self._max} bytes")
         if _BARE_LF.search(data):
@@ -92,7 +93,7 @@ class HeadReader:
             raise Refused(400, "bad_request_line", "expected a method")
 
     def _check_unusual(self, line: Line, fields: Fields) -> None:
-        """An absolute-form, a request without a Host, or HTTP/1.0. Raises ``Refused``."""
+        """Check an absolute-form, a request without a Host, or HTTP/1.0. Raises ``Refused``."""
         if line.http10:
             self.close = not fields.keep_alive or fields.close
         if fields.host is None:

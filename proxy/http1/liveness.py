@@ -1,4 +1,4 @@
-"""Whether a client is still there: what the kernel knows of a connection that is not read, or that has sent FIN."""
+"""Whether a client is still there: the kernel's state of a connection that is not read, or that has sent FIN."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import socket
 import struct
 from typing import Final
 
-_NO_LINGER: Final = struct.pack("ii", 1, 0)  # what is unsent is thrown away, and the peer gets a reset
+_NO_LINGER: Final = struct.pack("ii", 1, 0)  # closing discards unsent data and sends a reset
 _TCP_CLOSE: Final = 7  # linux/include/net/tcp_states.h
-_KEEPALIVE_S: Final = 5  # idle time before the kernel's first question, and between two
-_FIRST_LOOK_S: Final = 0.02  # round trips are short or long: each look waits twice as long as the one before
+_KEEPALIVE_S: Final = 5  # idle time before the kernel's first probe, and between two probes
+_FIRST_LOOK_S: Final = 0.02  # doubles after each look, because the client's round trip time is unknown
 _LOOK_MAX_S: Final = 2.0
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """End a connection with a reset, so that an answer half sent is not taken for a whole one."""
+    """End a connection with a reset, so that an incomplete answer cannot look complete."""
     sock = transport.get_extra_info("socket")
     if sock is not None and not transport.is_closing():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -23,7 +23,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def end_if_reset(transport: asyncio.Transport) -> bool:
-    """End a connection that its peer has reset. True: it had, or the connection was ending already."""
+    """End a connection that its peer has reset. True: it has, or the connection is closing already."""
     if transport.is_closing():
         return True
     sock = transport.get_extra_info("socket")
@@ -36,7 +36,7 @@ def end_if_reset(transport: asyncio.Transport) -> bool:
 
 
 def keep_asking(transport: asyncio.Transport) -> None:
-    """Have the kernel ask a silent peer whether it is there, and end the connection when it answers with a reset."""
+    """Turn on TCP keepalive for a silent peer, and end the connection when the peer answers with a reset."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

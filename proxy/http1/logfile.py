@@ -1,4 +1,4 @@
-"""An append-only file of lines that may be moved away while it is written, as log rotation does."""
+"""An append-only file of lines that log rotation may rename while it is being written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BUFFER_MAX: Final = 64 * 1024
 
 
 class LogFile:
-    """Lines are collected, and appended together when enough have come or a second has passed."""
+    """Collects lines and appends them together: after ``_BUFFER_MAX`` bytes, or every second."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -22,14 +22,14 @@ class LogFile:
         self._lost = 0
 
     def add(self, line: bytes) -> None:
-        """Take a line, with its end."""
+        """Add a line, which includes its line end."""
         self._lines.append(line)
         self._held += len(line)
         if self._held > _BUFFER_MAX:
             self.flush()
 
     def flush(self) -> None:
-        """Append what has come; called every second. A file that was renamed is left, and begun anew."""
+        """Append the collected lines; called every second. If the file was renamed, a new one is created."""
         if not self._lines:
             return
         data = b"".join(self._lines)
@@ -38,7 +38,7 @@ class LogFile:
         self._held = 0
         try:
             self._reopen()
-            while data:  # a disk that is nearly full takes a part
+            while data:  # a nearly full disk may accept only a part
                 data = data[os.write(self._fd, data) :]
         except OSError as error:
             if not self._lost:
@@ -50,14 +50,14 @@ class LogFile:
                 self._lost = 0
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining lines and close the file."""
         self.flush()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _reopen(self) -> None:
-        """Open the file, unless the one that is open still has its name."""
+        """Open the file, unless the open one still has that name."""
         if self._fd >= 0:
             try:
                 named, opened = os.stat(self._path), os.fstat(self._fd)

@@ -1,7 +1,7 @@
-"""A request's head as the next hop gets it, with the fields that tell of the client (RFC 7239, X-Forwarded-*). Pure.
+"""A request's head for the next hop, with the fields that describe the client (RFC 7239, X-Forwarded-*). Pure.
 
-From a trusted network a request's own forwarding fields are kept and appended to. From anywhere else they are what a
-stranger wrote, and are replaced.
+For a client in a trusted network, its forwarding fields are kept and appended to. From anyone else they could be
+forged, so they are replaced.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final
 from proxy.http1.addresses import Networks, address_of, is_trusted
 from proxy.http1.head import Fields, Line
 
-_VIA: Final = {False: b"1.1 phasegate", True: b"1.0 phasegate"}  # by what the client spoke (RFC 9110 section 7.6.3)
+_VIA: Final = {False: b"1.1 phasegate", True: b"1.0 phasegate"}  # by whether the client spoke HTTP/1.0
 
 
 class Peer:
-    """Who opened a connection, and by which scheme it speaks."""
+    """The peer that opened a connection, and its scheme."""
 
     __slots__ = ("_address", "_own", "_scheme", "_trusted", "_trusts")
 
@@ -27,35 +27,35 @@ class Peer:
         self._own = replaced(address, scheme)
 
     def client_address(self, fields: Fields) -> str:
-        """Who asks: the peer, or whom a trusted peer names in X-Forwarded-For."""
+        """The client's address: the peer's, or the one that a trusted peer names in X-Forwarded-For."""
         if not self._trusts:
             return self._address
         return client_address(self._address, fields, self._trusted)
 
     def onward(self, line: Line, fields: Fields, host: bytes, default_host: bytes) -> bytes:
-        """The head for the next hop, from behind the request line on: the same for each request with these fields.
+        """The head for the next hop, after the request line: the same for each request with these fields.
 
-        ``host`` is the Host that the config asks for, or empty; ``default_host`` is used where nobody named one.
+        ``host`` is the Host set in the config, or empty; ``default_host`` is used if the request names none.
         """
         named = fields.host or line.authority or b""
         if self._trusts:
-            told = appended(self._address, self._scheme, named, fields, line.http10)
+            added = appended(self._address, self._scheme, named, fields, line.http10)
         else:
-            told = complete(self._own, named, line.http10)
+            added = complete(self._own, named, line.http10)
         if fields.chunked:
-            told += b"transfer-encoding: chunked\r\n"
+            added += b"transfer-encoding: chunked\r\n"
         if fields.max_forwards is not None:
             hops = fields.max_forwards - (line.method == b"OPTIONS")  # RFC 9110 section 7.6.2
-            told += b"max-forwards: %d\r\n" % hops
+            added += b"max-forwards: %d\r\n" % hops
         if fields.upgrade:
-            told += b"connection: upgrade\r\nupgrade: %b\r\n" % fields.upgrade
-        return b"host: %b\r\n%b%b\r\n" % (host or named or default_host, fields.kept, told)
+            added += b"connection: upgrade\r\nupgrade: %b\r\n" % fields.upgrade
+        return b"host: %b\r\n%b%b\r\n" % (host or named or default_host, fields.kept, added)
 
 
 def client_address(peer: str, fields: Fields, trusted: Networks) -> str:
-    """Who asks, behind the trusted hops: the last address of X-Forwarded-For that is none of theirs.
+    """The client's address behind the trusted hops: the last address in X-Forwarded-For that is not trusted.
 
-    ``peer`` must be trusted itself. What is no address ends the walk: beyond it nothing can be believed.
+    ``peer`` must be trusted itself. An invalid address ends the search: entries before it cannot be trusted.
     """
     nearest = peer
     for text in reversed(fields.values.get(b"x-forwarded-for", b"").split(b",")):
@@ -70,7 +70,7 @@ def client_address(peer: str, fields: Fields, trusted: Networks) -> str:
 
 
 def replaced(address: str, scheme: bytes) -> bytes:
-    """The fields for a client that is not trusted, but for those that need its Host: one value a connection."""
+    """The fields for an untrusted client, except those that need its Host: the same for a whole connection."""
     peer = address.encode()
     return b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b" % (
         peer,
@@ -81,7 +81,7 @@ def replaced(address: str, scheme: bytes) -> bytes:
 
 
 def complete(own: bytes, host: bytes, http10: bool) -> bytes:
-    """``replaced`` made whole with the request's version and its Host; empty where it named none."""
+    """``replaced`` completed with the request's HTTP version and its Host, which may be empty."""
     via = _VIA[http10]
     if not host:
         return b"%b\r\nvia: %b\r\n" % (own, via)
@@ -89,7 +89,7 @@ def complete(own: bytes, host: bytes, http10: bool) -> bytes:
 
 
 def appended(address: str, scheme: bytes, host: bytes, fields: Fields, http10: bool) -> bytes:
-    """The fields for a client on a trusted network: its own, and this hop's behind them."""
+    """The fields for a client in a trusted network: its own, with this hop's appended."""
     peer = address.encode()
     before = fields.values
     element = b"for=%b;proto=%b" % (_node(peer), scheme)

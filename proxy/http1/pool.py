@@ -1,7 +1,6 @@
-"""The connections to one origin: a stack of idle ones, and a count of those that are open.
+"""The connections to one origin: a stack of idle ones, and a count of all open ones.
 
-The connection used last is used next, so that those not needed become old and are closed. Nothing is scanned on a
-request's path.
+The connection used last is used next, so that surplus connections stay idle and are closed. No request causes a scan.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from proxy.settings import App
 from proxy.tls import dialer, why
 
 _log = structlog.get_logger("phasegate.pool")
+# Errors of this machine when it has no resources for another connection.
 _NO_MORE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 _IDLE_S: Final = 55.0  # below the minute after which most servers close an idle connection
 
@@ -30,10 +30,10 @@ Dial = Callable[[Upstream], Awaitable[object]]
 
 
 class Pool(Owner):
-    """The connections to one origin, of one worker.
+    """One worker's connections to one origin.
 
-    Limits: ``timeout_s`` until an answer begins, ``quiet_s`` between two pieces of one and in a tunnel, and
-    ``max_body`` of a request in bytes, 0 for any. ``dial`` opens a connection where it is not to be a socket's.
+    Limits: ``timeout_s`` until an answer begins, ``quiet_s`` between two pieces of an answer and in a tunnel, and
+    ``max_body`` for a request in bytes, 0 for any. ``dial`` replaces the usual way to open a connection.
     """
 
     __slots__ = (
@@ -67,11 +67,11 @@ class Pool(Owner):
         self.max_idle = app.max_idle
         self._now = now
         self._idle: deque[Upstream] = deque()
-        self._down = False  # the last try to connect failed, and was logged
+        self._down = False  # the last attempt to connect failed and was logged
         self.opened = 0
 
     def take(self) -> Upstream | None:
-        """An idle connection, the one used last; None where there is none."""
+        """The idle connection that was used last; None if there is none."""
         idle = self._idle
         while idle:
             upstream = idle.pop()
@@ -80,7 +80,7 @@ class Pool(Owner):
         return None
 
     def put(self, upstream: Upstream, response: Response) -> None:
-        """An answer is complete: keep its connection where both sides can go on."""
+        """An answer is complete: keep its connection if it can be reused."""
         idle = self._idle
         if response.close or upstream.sending or upstream.choked or upstream.closed or len(idle) >= self.max_idle:
             upstream.abort()
@@ -94,16 +94,16 @@ class Pool(Owner):
         self.opened -= 1
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle too long. The oldest are at the bottom, so it stops at the first that is not."""
+        """Close connections idle too long. The oldest are at the bottom, so it stops at the first young one."""
         idle = self._idle
         while idle and (idle[0].closed or idle[0].idle_since + self.idle_timeout_s < now):
             idle.popleft().abort()
 
     async def connect(self) -> Upstream | Failure:
-        """Open a connection, or say why there is none: to a client without naming the origin, which the log does."""
+        """Open a connection, or return a failure for the client, which does not name the origin; the log does."""
         if self.opened >= self._app.max_connections:
             return _overloaded(f"{self.opened} connections to the upstream are open")
-        self.opened += 1  # counted before it is open, or a burst would overrun the limit
+        self.opened += 1  # counted before it is open, or a burst would exceed the limit
         upstream = Upstream(self)
         try:
             async with asyncio.timeout(self._app.connect_timeout_s):
@@ -116,7 +116,7 @@ class Pool(Owner):
             if error.errno in _NO_MORE:
                 return _overloaded("no further connection can be opened")
             return self._unreachable("the upstream cannot be reached", why(error))
-        except Exception as error:  # a host name that cannot be one, say; the client must get an answer
+        except Exception as error:  # for example an invalid host name; the client must get an answer
             upstream.abort()
             return self._unreachable("the upstream cannot be reached", repr(error))
         except BaseException:
@@ -130,7 +130,7 @@ class Pool(Owner):
         return upstream
 
     def _unreachable(self, message: str, reason: str) -> Failure:
-        """A failure for the client. It is logged too, but once until a connection is made again."""
+        """A failure for the client. It is logged too, once until a connection succeeds again."""
         if not self._down:
             self._down = True
             _log.warning("origin_unreachable", origin=self.origin, reason=reason)
@@ -144,5 +144,5 @@ class Pool(Owner):
 
 
 def _overloaded(message: str) -> Failure:
-    """Everything that may be open is: the client should come back later."""
+    """A failure because a limit is reached: the client should retry later."""
     return Failure(503, "overloaded", message)

@@ -1,7 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: who is behind the load balancer that opened a connection. Pure.
+"""The PROXY protocol, versions 1 and 2: the client's address behind a load balancer. Pure.
 
-Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. What is no header is refused: on a listener that
-expects one, a connection without it was not made by the load balancer.
+Source: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. Anything else is refused: on a listener that
+expects the header, a connection without it does not come from the load balancer.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _V1: Final = b"PROXY "
 _V1_MAX: Final = 107
 _V2_HEAD: Final = 16
-_V2_MAX: Final = 4096  # of addresses and what may follow them
+_V2_MAX: Final = 4096  # bytes of addresses and extensions
 HEADER_MAX: Final = _V2_HEAD + _V2_MAX
 _V1_LINE: Final = re.compile(
     rb"PROXY (?:UNKNOWN(?: [\x20-\x7e]*)?|(TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) (\d{1,5}) (\d{1,5}))\r\n"
 )
-# By address family and transport: how many bytes of addresses there are, and of these how many are the source's.
+# By address family and transport: the bytes of all addresses, and of the source address.
 _V2_FAMILIES: Final = {0x11: (12, 4), 0x21: (36, 16)}
 
 
 class BadHeaderError(Exception):
-    """What came is no PROXY header."""
+    """The bytes are not a PROXY header."""
 
 
 class Reader:
-    """Takes a header out of a stream. ``address`` is the client's when ``done``, or empty where none was told.
+    """Reads a header from a stream. When ``done``, ``address`` is the client's, or empty if the header has none.
 
-    ``own``: the load balancer itself is the client, to see whether the listener is well.
+    ``own``: the load balancer itself is the client, for a health check of the listener.
     """
 
     __slots__ = ("_data", "address", "done", "own")
@@ -45,7 +45,7 @@ class Reader:
         self.address = ""
 
     def feed(self, data: bytes) -> int:
-        """How many of these bytes are the header's; what lies behind them is not. Raises ``BadHeaderError``."""
+        """How many of these bytes belong to the header. Raises ``BadHeaderError``."""
         before = len(self._data)
         whole = self._data + data
         if not (_SIGNATURE.startswith(whole[:12]) or _V1.startswith(whole[:6])):

@@ -1,4 +1,4 @@
-"""Answers that phasegate gives by itself: what was refused and why, in the form that the config says."""
+"""Error answers of phasegate's own: what was refused and why, in the form that the config sets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import orjson
 BAD_GATEWAY: Final = "bad_gateway"
 
 
-class Refused(Exception):  # noqa: N818 - it says what happened to a message, and is no error of ours
-    """A message that is not passed on. ``status`` and ``code`` go to the client, with ``message`` in words."""
+class Refused(Exception):  # noqa: N818 - an expected outcome of a message, not an error of phasegate
+    """A message is not passed on. The client gets ``status``, ``code`` and ``message``."""
 
     __slots__ = ("code", "message", "status")
 
@@ -26,7 +26,7 @@ class Refused(Exception):  # noqa: N818 - it says what happened to a message, an
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an error is told. ``template`` may hold {status}, {reason}, {code} and {message}; empty: JSON."""
+    """The form of error answers. ``template`` may hold {status}, {reason}, {code} and {message}; empty: JSON."""
 
     content_type: str = "application/json"
     template: str = ""

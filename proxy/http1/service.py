@@ -1,4 +1,4 @@
-"""Where a request line leads, and who answers data requests: what ``http1`` asks of ``migration``."""
+"""The interface of ``http1`` to ``migration``: routes, and the service that answers data requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.http1.client import Client
 
 @dataclass(slots=True)
 class Endpoint:
-    """What a data request leads to: operation ``number`` of migration ``migration``, with its path and query."""
+    """The route of a data request: operation ``number`` of migration ``migration``, with its path and query."""
 
     migration: int
     number: int
@@ -21,33 +21,33 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class NotAllowed:
-    """The path is a data path, the method none of its."""
+    """The route of a data path with a method that it does not have; ``allow`` lists those it has."""
 
     allow: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """OPTIONS of an origin: a request that Max-Forwards may end at this hop. ``beyond``: None is the app."""
+    """The route of OPTIONS, which Max-Forwards may end at this hop. ``beyond``: the endpoint, None for the app."""
 
     beyond: Endpoint | None
 
 
 class Service:
-    """Who answers the data requests of one migration: a base, for calls at C's cost."""
+    """Answers the data requests of one migration. A base class, so that compiled code calls it as cheaply as C."""
 
     def begin(self, client: Client, endpoint: Endpoint, rest: bytes) -> None:
-        """A data request's head is here, and ``rest`` of its body."""
+        """A data request's head has arrived, and ``rest`` of its body."""
         raise NotImplementedError
 
     def ready(self, client: Client, endpoint: Endpoint, body: bytes) -> None:
-        """A data request whose body was gathered is here whole."""
+        """The collected body of a data request is complete."""
         raise NotImplementedError
 
     def tick(self, now_ns: int) -> None:
-        """The weight and a rollback's deadlines: called every tick."""
+        """Apply the published weight and a rollback's deadlines; called every tick."""
         raise NotImplementedError
 
     def gauge(self) -> None:
-        """Figures onto the board: called every second."""
+        """Write figures to the board; called every second."""
         raise NotImplementedError

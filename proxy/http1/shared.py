@@ -1,4 +1,4 @@
-"""What all connections of one worker share: the clock, the limits, the counters, and where requests go."""
+"""What all connections of one worker share: the clock, limits, counters, and the destinations of requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.http1.service import Service
 from proxy.settings import App, Proxy
 
 NEVER: Final = float("inf")  # a deadline
-LINGER_S: Final = 2.0  # how long a client may take to see the end
+LINGER_S: Final = 2.0  # how long a client may take to close after the last answer
 
 
 class Shared:
@@ -25,7 +25,7 @@ class Shared:
         self.heads = heads
         self.app = Pool(app, heads, lambda: self.now)
         self.services: list[Service] = []  # by migration
-        self.draining = False  # the worker is leaving: each answer is its connection's last
+        self.draining = False  # the worker is leaving: each answer ends its connection
         self.trusted = networks(proxy.trusted)
         self.form = Form() if proxy.errors is None else Form(proxy.errors.content_type, proxy.errors.template)
         self.max_head = proxy.max_head
@@ -46,7 +46,7 @@ class Shared:
         self.read_clock()
 
     def read_clock(self) -> None:
-        """Bring ``now`` and ``date`` up to date: called every tick."""
+        """Update ``now`` and ``date``; called every tick."""
         self.now = monotonic()
         second = int(time())
         if second != self._second:
@@ -54,13 +54,13 @@ class Shared:
             self.date = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
 
     def count_app(self) -> None:
-        """A request for the app."""
+        """Count a request for the app."""
         self._cells[self._app_requests] += 1
 
     def count_app_error(self) -> None:
-        """The app gave no answer."""
+        """Count a request that the app failed to answer."""
         self._cells[self._app_errors] += 1
 
     def count_refused(self) -> None:
-        """Bytes that were no request."""
+        """Count refused bytes or a refused request."""
         self._cells[self._refused] += 1

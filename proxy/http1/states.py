@@ -1,45 +1,45 @@
-"""The states of a client's connection and what leads from one to another: one table, ``TRANSITIONS``. Pure.
+"""The states of a client's connection and the events between them: one table, ``TRANSITIONS``. Pure.
 
-    HEAD    the head of a request is awaited; a part of one may have come
-    BODY    a head was taken, and the request's body still comes: it goes on to an origin or is gathered
-    BUSY    the request is here whole, and its answer is awaited or on its way
+    HEAD    waiting for a request's head; a part of it may have arrived
+    BODY    the head is complete, the request's body is arriving: it is sent to an origin or collected
+    BUSY    the request is complete, its answer is awaited or being written
     TUNNEL  the answer was 101: bytes of another protocol pass both ways until both sides have ended
-    LINGER  the last answer is written; what still comes is thrown away until the client has seen the end
+    LINGER  the last answer is written; further bytes are discarded until the client closes
     CLOSED  the transport is gone
 
-At most one request is current: from the event that takes its head until its answer is written whole. What the client
-sends in the meantime is held, and taken by the state ``HEAD`` that follows. Three rules hold in every row:
+At most one request is current: from its complete head until its whole answer is written. What the client sends in the
+meantime is held, and read in the state ``HEAD`` that follows. Three rules hold in every row:
 
-- An answer may be complete before its request is (in ``BODY``). Where the next request would begin is then unknown,
-  so the only way on is ``LINGER``.
-- ``LINGER`` is left by the transport's end alone. It exists because closing at once may send a reset, which takes
-  away an answer that the client has received but not read (RFC 9112 section 9.6).
-- Every state can be left by ``LOST``: a reset (the deadline of an answer half written, say) only asks the transport
-  to end, and the state changes when it has. Until then an answer under way may still be completed, to no effect.
+- An answer may be complete before its request is (in ``BODY``). Then the start of the next request is unknown, so the
+  only next state is ``LINGER``.
+- Only the end of the transport leaves ``LINGER``. The state exists because closing at once may send a reset, which
+  destroys an answer that the client has received but not read (RFC 9112 section 9.6).
+- ``LOST`` leaves every state: a reset (for example after the deadline of a half-written answer) only asks the
+  transport to end, and the state changes when it has. Until then the answer may still be completed, without effect.
 
-What happens to a connection means something else in each state:
+The same event has a different meaning in each state:
 
               data from the client   FIN from the client               the deadline passes
-    HEAD      read as a head         ends it, once what is held        408 where a part of a head came, else the end
-                                     is answered
-    BODY      more of the body       ends it                           408 where the client is waited for, else 504
-    BUSY      held                   noted: it may wait for its        504
-                                     answer, or be gone (probed)
-    TUNNEL    goes to the origin     goes to the origin                reset
-    LINGER    thrown away            ends it                           reset, unless the client still takes its answer
+    HEAD      read as a head         closes, after held requests       408 if a part of a head has arrived, else close
+                                     are answered
+    BODY      more of the body       closes                            408 if the client is slow, 504 if the origin is
+    BUSY      held                   recorded: the client may wait     504
+                                     for its answer or be gone (probed)
+    TUNNEL    sent to the origin     sent to the origin                reset
+    LINGER    discarded              closes                            reset, unless the client is still receiving
 
-Where an answer has begun, no other can be sent in its place: then the deadline, and every failure, is a reset, so
-that what was cut short never looks complete.
+After an answer has begun, no other can be sent instead: then the deadline, and every failure, causes a reset, so that
+a truncated answer never looks complete.
 
-What is true across states is no state but a flag of the connection: that it is not read (``paused``), that the client
-takes no more for now (``writing_paused``), that it has sent FIN (``eof``), that an answer has begun (``begun``).
+Conditions that exist in several states are flags of the connection: reading is paused (``paused``), the write buffer
+is full (``writing_paused``), the client has sent FIN (``eof``), an answer has begun (``begun``).
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-# Plain numbers: compiled code takes them as literals. Events are multiples of 8, so ``state + event`` names the pair.
+# Plain numbers, which compiled code treats as literals. Events are multiples of 8, so ``state + event`` is unique.
 HEAD: Final = 0
 BODY: Final = 1
 BUSY: Final = 2
@@ -48,12 +48,12 @@ LINGER: Final = 4
 CLOSED: Final = 5
 STATES: Final = {HEAD: "head", BODY: "body", BUSY: "busy", TUNNEL: "tunnel", LINGER: "linger", CLOSED: "closed"}
 
-REQUEST: Final = 8  # a head was taken, of a request without a body
-REQUEST_BEGUN: Final = 16  # a head was taken, and a body follows
+REQUEST: Final = 8  # a head is complete, of a request without a body
+REQUEST_BEGUN: Final = 16  # a head is complete, and a body follows
 BODY_ENDED: Final = 24
-ANSWERED: Final = 32  # the answer is written whole, and another request may follow
+ANSWERED: Final = 32  # the whole answer is written, and another request may follow
 SWITCHED: Final = 40  # the origin changed protocols, and its 101 is written
-GAVE_UP: Final = 48  # no further request is taken: the last answer is written, or there was nothing to answer
+GAVE_UP: Final = 48  # no further request is accepted: the last answer is written, or there was nothing to answer
 LOST: Final = 56  # the transport has ended
 EVENTS: Final = {
     REQUEST: "request",
@@ -80,16 +80,16 @@ TRANSITIONS: Final = (
     Row(HEAD, GAVE_UP, LINGER),  # a refused head, an idle connection, a client that will send no more
     Row(HEAD, LOST, CLOSED),
     Row(BODY, BODY_ENDED, BUSY),
-    Row(BODY, GAVE_UP, LINGER),  # a refused body, or an answer that came before the body was here
+    Row(BODY, GAVE_UP, LINGER),  # a refused body, or an answer that was complete before the body
     Row(BODY, LOST, CLOSED),
     Row(BUSY, ANSWERED, HEAD),
     Row(BUSY, SWITCHED, TUNNEL),
     Row(BUSY, GAVE_UP, LINGER),  # the answer said "connection: close"
     Row(BUSY, LOST, CLOSED),
-    Row(TUNNEL, GAVE_UP, LINGER),  # the origin has ended; the client has yet to see it
+    Row(TUNNEL, GAVE_UP, LINGER),  # the origin has closed; the client has not yet
     Row(TUNNEL, LOST, CLOSED),
     Row(LINGER, LOST, CLOSED),
 )
 
-# The table as it is looked up. A pair without a row is a mistake of ours, and raises ``KeyError``.
+# The table for look-ups. A pair without a row is a bug, and raises ``KeyError``.
 NEXT: Final = {row.state + row.event: row.to for row in TRANSITIONS}

@@ -1,4 +1,4 @@
-"""One connection to an origin, and one answer at a time on its way back. ``pool`` keeps those that are idle."""
+"""One connection to an origin, which carries one request and answer at a time. ``pool`` keeps idle connections."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from proxy.http1.head import HEAD_END, Response
 from proxy.http1.headcache import HeadCache
 from proxy.http1.refusal import BAD_GATEWAY, Refused
 
-_HEAD_MAX: Final = 64 * 1024
-_FINISH_S: Final = 2.0  # for what is left to be sent when both sides of a tunnel have ended
-_LEFT_MAX: Final = 64 * 1024  # bytes of an early answer that are read when the request's body could not be sent on
+_HEAD_MAX: Final = 64 * 1024  # bytes of an answer's head
+_FINISH_S: Final = 2.0  # for sending the rest after both sides of a tunnel have ended
+_LEFT_MAX: Final = 64 * 1024  # bytes of an early answer that are read after sending the request's body failed
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 
 
@@ -30,9 +30,9 @@ class Failure:
 
 
 class Sink:
-    """Who waits for an upstream's answer: a base, for calls at C's cost.
+    """Receives an upstream's answer. A base class, so that compiled code calls it as cheaply as C.
 
-    Each call is the upstream's last but for ``interim``, ``payload`` and those on uploads.
+    ``whole``, ``end``, ``failed`` and ``upstream_closed`` are the last call for a request.
     """
 
     __slots__ = ()
@@ -42,7 +42,7 @@ class Sink:
         raise NotImplementedError
 
     def whole(self, response: Response, tail: bytes) -> None:
-        """The answer came in one piece; ``tail`` is the empty line and the body as they were sent."""
+        """The whole answer arrived at once; ``tail`` is its empty line and its body."""
         raise NotImplementedError
 
     def head(self, response: Response, size: int) -> None:
@@ -66,24 +66,24 @@ class Sink:
         raise NotImplementedError
 
     def upstream_eof(self) -> bool:
-        """The tunnel's far end will send no more. True: it may go on being sent to."""
+        """The tunnel's origin has sent FIN. True: data may still be sent to it."""
         raise NotImplementedError
 
     def upstream_closed(self, broken: bool) -> None:
-        """The tunnel's far end went away; ``broken``: not as it should."""
+        """The tunnel's origin closed; ``broken``: by an error."""
         raise NotImplementedError
 
     def pause_upload(self) -> None:
-        """The upstream takes no more of the request's body for now."""
+        """Back-pressure: the buffer of the request's body is full."""
         raise NotImplementedError
 
     def resume_upload(self) -> None:
-        """It does again."""
+        """More of the body may be sent."""
         raise NotImplementedError
 
 
 class Owner:
-    """Whose a connection to an origin is: a base, for calls at C's cost."""
+    """The owner of connections to an origin. A base class, so that compiled code calls it as cheaply as C."""
 
     __slots__ = ("heads",)
 
@@ -94,7 +94,7 @@ class Owner:
         raise NotImplementedError
 
     def lost(self) -> None:
-        """A connection has ended: told once for each."""
+        """A connection has ended; called once for each."""
         raise NotImplementedError
 
 
@@ -131,20 +131,20 @@ class Upstream(asyncio.Protocol):
         self._decoder: Decoder | None = None
         self._response: Response | None = None
         self._held = b""
-        self._head_only = False  # the answer is to a HEAD request, and has no body whatever its head says
-        self._answered = False  # a byte of the answer has come
+        self._head_only = False  # the request is a HEAD, so the answer has no body whatever its fields say
+        self._answered = False  # a byte of the answer has arrived
         self._interims = 0
-        self._ended = False  # the origin said that it will send no more: by a FIN, or under TLS by a closing alert
+        self._ended = False  # the origin has ended its side: by a FIN, or with TLS by a closing alert
         self._tunnel = False
         self._paused = False
         self.closed = False
-        self.choked = False  # it takes no more for now
+        self.choked = False  # the write buffer is full
         self.idle_since = 0.0
         self.uses = 0
-        self.sending = False  # the request's body is still on its way: an answer now is an early one
+        self.sending = False  # the request's body is not complete yet: an answer now is early
 
     def begin(self, sink: Sink, wire: bytes, head_only: bool, sending: bool) -> None:
-        """Send a request's head and what there is of its body, for ``sink``.
+        """Send a request's head and what has arrived of its body, for ``sink``.
 
         ``head_only``: it is a HEAD request; ``sending``: more of the body will come.
         """
@@ -157,12 +157,12 @@ class Upstream(asyncio.Protocol):
         self.transport.write(wire)
 
     def abandon(self) -> None:
-        """Nobody waits any more. What is left of the answer must not be taken for the next one, so close."""
+        """The answer is not needed any more. Close, so that its rest cannot be taken for the next answer."""
         self._sink = None
         self.abort()
 
     def abort(self) -> None:
-        """Close now, open or not yet. Idempotent."""
+        """Close now, also while connecting. Idempotent."""
         if not self.closed:
             self.closed = True
             self._owner.lost()
@@ -170,13 +170,13 @@ class Upstream(asyncio.Protocol):
                 self.transport.abort()
 
     def pause_reading(self) -> None:
-        """The client takes no more for now."""
+        """Back-pressure: the client's write buffer is full."""
         if not (self._paused or self.closed):
             self._paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """It does again."""
+        """The client accepts data again."""
         if self._paused and not self.closed:
             self._paused = False
             self.transport.resume_reading()
@@ -187,7 +187,7 @@ class Upstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._connected = True
         if self.closed:
-            self.transport.abort()  # it was given up while it was connecting
+            self.transport.abort()  # it was aborted while it was connecting
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
@@ -204,14 +204,14 @@ class Upstream(asyncio.Protocol):
             self._head(sink, data)
 
     def send_eof(self) -> bool:
-        """The tunnel's near end will send no more. False: this end can only be closed whole."""
+        """The client has sent FIN in a tunnel. False: this side has no half-close (TLS)."""
         if not self.transport.can_write_eof():
             return False
         self.transport.write_eof()
         return True
 
     def finish(self) -> None:
-        """Both sides of the tunnel have ended: send what is left, in a moment or not at all."""
+        """Both sides of the tunnel have ended: send the rest within ``_FINISH_S``, then abort."""
         self._sink = None
         self.transport.close()
         asyncio.get_running_loop().call_later(_FINISH_S, self.abort)
@@ -220,7 +220,7 @@ class Upstream(asyncio.Protocol):
         self._ended = True
         if self._tunnel and self._sink is not None:
             return self._sink.upstream_eof()
-        return False  # the transport closes, and connection_lost sees to the rest
+        return False  # the transport closes, and connection_lost does the rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._sink is not None and not self._tunnel:
@@ -249,15 +249,15 @@ class Upstream(asyncio.Protocol):
             )
 
     def _left(self) -> bytes:
-        """What the origin had answered before it closed on a request's body: still in the socket, unread.
+        """The answer, still unread in the socket, of an origin that closed while the request's body was being sent.
 
-        The transport ended on the failed write and read no further. Under TLS these would be records, no answer.
+        The transport ended at the failed write and read no further. With TLS the bytes would be encrypted records.
         """
         sock = self.transport.get_extra_info("socket")
         if sock is None or self.transport.get_extra_info("sslcontext") is not None:
             return b""
         try:
-            with socket.socket(fileno=os.dup(sock.fileno())) as own:  # the event loop's allows no recv
+            with socket.socket(fileno=os.dup(sock.fileno())) as own:  # the event loop's socket object allows no recv
                 return own.recv(_LEFT_MAX, socket.MSG_DONTWAIT)
         except OSError:
             return b""

@@ -1,15 +1,15 @@
-"""What the backends cost, by hand: ``python -m tests.bench.backends [WHAT …] [--events N]``.
+"""Measures the cost of backends; run by hand: ``python -m tests.bench.backends [WHAT …] [--events N]``.
 
-    read    CPU of reading one document through: the raw stub, our store, and the client library's AsyncClient,
-            in turn in one run against the emulator
-    view    a live view of 10,000 documents at 500 changes/s on a Listen server that sends only changes, in a process
-            of its own: CPU a change, and staleness: from the change's being written to its being seen
-    views   the same from 1 to 100,000 documents: memory, CPU of filling, of a read and of a change
-    live    CPU of a live read, answered from memory on both arms: the same answer again, and a new one from the view
-    events  N events (1,000,000) spread over a day, each sent to either arm; then both arms' sums against the
-            generator's own
+    read    CPU of reading one document from the service: the raw stub, our store, and the client library's
+            AsyncClient, in turn in one run against the emulator
+    view    a live view of 10,000 documents at 500 changes/s, with a Listen server in another process that sends only
+            changes: CPU per change, and staleness, from when a change is written to when the view has it
+    views   the same from 1 to 100,000 documents: memory, and CPU of filling, of a read and of a change
+    live    CPU of a read answered from memory on both arms: a memoised answer, and a new one from the view
+    events  N events (1,000,000) spread over a day, each sent to either arm; then compares both arms' sums with the
+            generator's
 
-Figures are of this machine: the ratios are what to look at.
+Absolute figures depend on the machine; compare the ratios.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def spread(values: list[float]) -> str:
 
 
 async def cpu_us(ask: Callable[[], Awaitable[object]], calls: int, concurrent: int = 32) -> float:
-    """Microseconds of this process's CPU a call."""
+    """Microseconds of this process's CPU time per call."""
 
     async def asker() -> None:
         for _ in range(calls // concurrent):
@@ -87,7 +87,7 @@ async def cpu_us(ask: Callable[[], Awaitable[object]], calls: int, concurrent: i
 
 
 async def read() -> None:
-    """CPU of a read-through."""
+    """CPU of a read from the service."""
     fields = {
         "status": "running",
         "progress": 42.0,
@@ -151,7 +151,7 @@ def gauges(source: Source) -> dict[str, int]:
 
 
 async def live() -> None:
-    """CPU of a read that needs no call."""
+    """CPU of a read that needs no call to the service."""
     with tempfile.TemporaryDirectory() as folder:
         source = await opened(folder)
         for nth in range(50):
@@ -182,7 +182,7 @@ async def live() -> None:
 
 
 def driven(source: Source, arm: int, request: Call) -> None:
-    """Answer in this callback; a read that has to wait is a failed run."""
+    """Answer without suspending; a read that suspends fails the run."""
     try:
         source.answer(arm, request).send(None)
     except StopIteration:
@@ -194,7 +194,7 @@ def driven(source: Source, arm: int, request: Call) -> None:
 
 
 async def events(count: int) -> None:
-    """A day of events, summed up on both sides."""
+    """A day of events, with both sides' sums checked."""
     dice = random.Random(7)
     items: Counter[str] = Counter()
     types: Counter[str] = Counter()
@@ -219,7 +219,7 @@ async def events(count: int) -> None:
             outcome = await source.answer(dice.choice((SOURCE, TARGET)), call("analytics.ingest", batch))
             if outcome.answer.status != 202:
                 sys.exit(f"refused: {outcome}")
-            # One at a time: commits that meet in a counter make the emulator wait for a second.
+            # One batch at a time: commits that contend for a counter make the emulator wait for a second.
             while gauges(source)["mirror_pending"]:
                 await asyncio.sleep(0.005)
             if first % 100_000 == 0:
@@ -231,8 +231,8 @@ async def events(count: int) -> None:
         ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))[:100]
         for arm, name in ((SOURCE, "mock"), (TARGET, "firestore")):
             system = json.loads((await source.answer(arm, call("analytics.system"))).answer.body)
-            asked = call("analytics.trending", None, {"window": "24h", "limit": "100"}, day + 86_399)
-            trending = json.loads((await source.answer(arm, asked)).answer.body)
+            trending_call = call("analytics.trending", None, {"window": "24h", "limit": "100"}, day + 86_399)
+            trending = json.loads((await source.answer(arm, trending_call)).answer.body)
             top = [(entry["item"], entry["events"]) for entry in trending["items"]]
             equal = (system["events"], system["types"], trending["events"], top) == (count, types, count, ranked)
             verdict = "equal" if equal else "NOT EQUAL"

@@ -1,11 +1,11 @@
-"""What a mirror carries and what it costs, by hand: ``python -m tests.bench.mirror``. No emulator is needed.
+"""Measures a mirror's throughput and cost; run by hand: ``python -m tests.bench.mirror``. Needs no emulator.
 
-    rate   changes a second that one process carries to a store whose every call takes 50 ms: a write that is one call
-           (Put), and one that is two (Newest: read, then write on a condition)
-    cpu    CPU a change, of the mirror itself: the store is in memory, the changes come 10 at a time, each portion
-           when the one before has been carried
+    rate   changes per second that one process mirrors to a store whose every call takes 50 ms: a write of one call
+           (Put), and one of two (Newest: read, then write with a precondition)
+    cpu    the mirror's own CPU per change: the store is in memory, changes come in batches of 10, each when the one
+           before is mirrored
 
-Figures are of this machine: the ratios are what to look at.
+Absolute figures depend on the machine; compare the ratios.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PORTION = 10
 
 
 class Far(MemoryStore):
-    """A store that is 50 ms away."""
+    """A store whose calls take 50 ms."""
 
     kind = "firestore"
 
@@ -43,7 +43,7 @@ class Far(MemoryStore):
 
 
 class Near(MemoryStore):
-    """A store that takes a turn of the loop, as a call over the network does, and does nothing."""
+    """A store that suspends once, as a network call does, and does nothing."""
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
         await asyncio.sleep(0)
@@ -61,15 +61,15 @@ def change(kind: str, nth: int) -> Change:
 
 
 async def rate(kind: str) -> None:
-    """Keep 2,000 changes waiting, and see how many a second arrive."""
+    """Keep 2,000 changes pending, and measure how many per second are mirrored."""
     mirror = Mirror(Far(), at_once=False)
     mirror.start()
-    told = 0
+    sent = 0
     began = time.monotonic()
     while time.monotonic() < began + SECONDS:
         while mirror.pending < 2000:
-            await mirror.tell(change(kind, told))
-            told += 1
+            await mirror.tell(change(kind, sent))
+            sent += 1
         await asyncio.sleep(0.01)
     figure = mirror.mirrored / (time.monotonic() - began)
     print(f"  {kind:8} {figure:8.0f} changes/s")

@@ -1,17 +1,17 @@
-"""How long a rollback takes, by hand: ``python -m tests.bench.rollback [--runs 20] [--connections 16]``.
+"""Measures how long a rollback takes; run by hand: ``python -m tests.bench.rollback [--runs 20] [--connections 16]``.
 
-Real processes, the real emulator, and two loads of wrk: one with as many requests as the machine gives, which the
-target's view answers, and a second of CALLS connections whose every request is a call to it, each for another user so
-that no cache answers. From each of the five phases, so many times: with a healthy target and with one that hangs
-(SIGSTOP on the emulator, until requests are open that it does not answer). All on one clock, CLOCK_MONOTONIC:
+Real processes, the real emulator, and two loads of wrk: one with as many requests as the machine allows, which the
+target's view answers, and one of CALLS connections whose every request is a call to the target, each for another user
+so that no cache answers. It rolls back from each of the five phases, ``--runs`` times with a healthy target and as
+often with one that hangs (SIGSTOP on the emulator, until requests wait for it). All times are of CLOCK_MONOTONIC:
 
-    last start  from the POST to the last request that began on Firestore, of all workers (0: none after it)
+    last start  from the POST to the start of the last request on Firestore, of all workers (0: none after the POST)
     complete    from the POST to its answer
-    within      of the rollbacks, how many the control plane itself calls within the phase's deadline
+    within      how many rollbacks the control plane itself reports as within the phase's deadline
 
-Where the system grants it this program runs at the control process's niceness: who commands a rollback is not on the
-machine that the load fills. A request that failed for a client spoils the run, whichever it was. Exit code 1 where a
-limit is not kept: 50 ms, 1 s with a healthy target, the phase's deadline with one that hangs.
+If the system permits, this program runs at the control process's niceness, because a real operator's machine is not
+the one under load. A failed request of any client fails the run. Exit code 1 if a limit is exceeded: 50 ms for the
+last start; to complete, 1 s with a healthy target, the phase's deadline with one that hangs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from proxy.migration.routes import layout
 
 LAST_START_MS: Final = 50.0
 HEALTHY_MS: Final = 1000.0
-HUNG_FOR_S: Final = 0.3  # before the POST, at least
-WAIT_S: Final = 120.0
+HUNG_FOR_S: Final = 0.3  # minimum, before the POST
+WAIT_S: Final = 120.0  # timeout of every wait
 
 CONFIG: Final = """
 [app]
@@ -70,7 +70,7 @@ deadline = "5s"
 source = "mock"
 target = "firestore"
 routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
-# The judge is not what is measured: it holds every phase and rolls back none.
+# The judge must not interfere: with these limits it holds every phase and never rolls back.
 min_samples = 1000000000
 lease = "30s"
 [migrations.phase6.thresholds]
@@ -83,7 +83,7 @@ cpu = 100
 listen = "127.0.0.1:0"
 """
 
-CALLS: Final = 4
+CALLS: Final = 4  # connections whose requests call the target
 USERS: Final = """
 local n = 0
 request = function()
@@ -95,7 +95,7 @@ end
 
 @dataclass
 class Figures:
-    """What was measured from one phase with one kind of target."""
+    """The figures of one phase with one kind of target."""
 
     last_start_ms: list[float] = field(default_factory=list)
     complete_ms: list[float] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Figures:
 
 
 class Stage:
-    """Everything that runs, and the board that it runs on."""
+    """The running processes, and the board."""
 
     def __init__(self, folder: Path, children: Children, emulator: Emulator, workers: int, connections: int) -> None:
         self.emulator = emulator
@@ -115,8 +115,8 @@ class Stage:
         children.python("phasegate", "control.cli", "serve", "--config", str(config))
         ready = folder / "run" / "ready.json"
         until(ready.exists, "phasegate starts")
-        told = json.loads(ready.read_text())
-        self.client = ControlClient(f"http://{told['control']}")
+        ready_document = json.loads(ready.read_text())
+        self.client = ControlClient(f"http://{ready_document['control']}")
         until(self.client.ready, "the control plane answers")
         until(lambda: len(self.client.status().workers) == workers, "the workers serve")
         command = [sys.executable, "-m", "control.cli", "seed", "--config", str(config), "--yes"]
@@ -124,7 +124,7 @@ class Stage:
         self.board = opened(folder, config)
         script = folder / "users.lua"
         script.write_text(USERS)
-        address = f"http://{told['proxy'][0]}"
+        address = f"http://{ready_document['proxy'][0]}"
         self._loads = {
             "views": [f"-c{connections}", f"{address}/api/dashboard/metrics"],
             "calls": [f"-c{CALLS}", "-s", str(script), address],
@@ -133,37 +133,37 @@ class Stage:
         self._loading: dict[str, subprocess.Popen[bytes]] = {}
 
     def load(self) -> None:
-        """Begin to ask."""
-        for name, given in self._loads.items():
-            command = [shutil.which("wrk") or "wrk", "-t1", "-d24h", "--timeout", "30s", *given]
+        """Start both loads."""
+        for name, arguments in self._loads.items():
+            command = [shutil.which("wrk") or "wrk", "-t1", "-d24h", "--timeout", "30s", *arguments]
             self._loading[name] = self._children.start(name, command, read=True)
 
     def end_load(self) -> None:
-        """End it, and the run where any request of it failed: wrk counts what its clients saw."""
+        """End both loads; ends the run if any request failed, by wrk's own counts."""
         for name, wrk in self._loading.items():
             wrk.send_signal(signal.SIGINT)
             assert wrk.stdout is not None
-            said = wrk.stdout.read().decode()
-            answered = re.search(r"(\d+) requests in", said)
-            if answered is None or "Non-2xx" in said or "Socket errors" in said:
-                raise SystemExit(f"requests failed for a client ({name}):\n{said}")
+            report = wrk.stdout.read().decode()
+            answered = re.search(r"(\d+) requests in", report)
+            if answered is None or "Non-2xx" in report or "Socket errors" in report:
+                raise SystemExit(f"requests failed for a client ({name}):\n{report}")
             print(f"{name}: {answered[1]} requests, none failed", file=sys.stderr)
 
     def asked(self) -> int:
-        """Answers of the target since the weight was published."""
+        """The target's answers since the weight was published."""
         answers: int = self.client.status().arms.target.requests
         return answers
 
     def trusted(self) -> bool:
-        """Whether every worker asks the target: after a while that it hung, breakers are open."""
+        """Whether all breakers are closed; after a hang they are open for a while."""
         return not any(self.client.metrics().gauges["breaker_state"])
 
     def last_target_start_ns(self) -> int:
-        """When the last request began on the target, of all workers."""
+        """The start of the last request on the target, of all workers."""
         return max(share.last_target_start for share in self.board.shares(0))
 
     def rollback_from(self, phase: int, hung: bool, into: Figures) -> None:
-        """Go to a phase, hang the target or not, take everything back, and note how long it took."""
+        """Go to a phase, perhaps hang the target, roll back to the start, and record the times."""
         client = self.client
         client.act("start", reason="the benchmark")
         for _ in range(phase):
@@ -177,7 +177,7 @@ class Stage:
             posted = time.monotonic_ns()
             status = client.act("rollback", to="start", reason="the benchmark")
             answered = time.monotonic_ns()
-            time.sleep(0.1)  # whatever began after the answer would be seen now
+            time.sleep(0.1)  # so that a request that began after the answer would be seen
             last = self.last_target_start_ns()
         finally:
             os.kill(self.emulator.pid, signal.SIGCONT)
@@ -185,16 +185,16 @@ class Stage:
         into.last_start_ms.append(max(0.0, (last - posted) / 1e6))
         into.complete_ms.append((answered - posted) / 1e6)
         into.within += status.last_rollback.within_deadline
-        until(lambda: self.healthy(), "the target is well again")
+        until(lambda: self.healthy(), "the target is healthy again")
 
     def healthy(self) -> bool:
-        """Whether a pre-flight check finds the target well."""
+        """Whether the pre-flight check of the target passes."""
         checks = self.client.act("start", dry_run=True).checks
         return all(check.ok is not False for check in checks if check.name.startswith("backend firestore"))
 
 
 def opened(folder: Path, config: Path) -> Board:
-    """The board that runs, read by us too: its rows are as many as fit its size."""
+    """Open the running board; its number of rows follows from its size."""
     settings = load(config)
     path = folder / "run" / "board"
     size = path.stat().st_size
@@ -202,11 +202,11 @@ def opened(folder: Path, config: Path) -> Board:
         shape: Layout = layout(settings.plan(), rows)
         if shape.cells() * 8 == size:
             return Board.open(path, shape, boot_id())
-    raise SystemExit("the board has no size that we know")
+    raise SystemExit("the board's size fits no number of workers")
 
 
 def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for something, for two minutes at most."""
+    """Wait for ``condition``, at most ``WAIT_S``."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         if time.monotonic() > deadline:
@@ -220,46 +220,46 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--connections", type=int, default=16)
-    given = parser.parse_args()
+    options = parser.parse_args()
     if shutil.which("wrk") is None:
         print("wrk is not on PATH: apt-get install wrk", file=sys.stderr)
         return 2
-    found: dict[tuple[int, bool], Figures] = {}
+    results: dict[tuple[int, bool], Figures] = {}
     with (
         tempfile.TemporaryDirectory() as name,
         Emulator() as emulator,
         Children(Path(name)) as children,
     ):
         os.environ[EMULATOR] = emulator.address
-        stage = Stage(Path(name), children, emulator, given.workers, given.connections)
+        stage = Stage(Path(name), children, emulator, options.workers, options.connections)
         stage.load()
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         for hung in (False, True):
             for phase in range(len(DEFAULT_PHASES)):
-                figures = found[phase, hung] = Figures()
-                for _ in range(given.runs):
+                figures = results[phase, hung] = Figures()
+                for _ in range(options.runs):
                     stage.rollback_from(phase, hung, figures)
-                told = f"{DEFAULT_PHASES[phase].name}, {'hung' if hung else 'healthy'}"
-                print(f"{told}: {max(figures.complete_ms):.0f} ms at most", file=sys.stderr, flush=True)
+                label = f"{DEFAULT_PHASES[phase].name}, {'hung' if hung else 'healthy'}"
+                print(f"{label}: {max(figures.complete_ms):.0f} ms at most", file=sys.stderr, flush=True)
         stage.end_load()
         stage.board.close()
-    return report(given, found)
+    return report(options, results)
 
 
-def report(given: argparse.Namespace, found: dict[tuple[int, bool], Figures]) -> int:
+def report(options: argparse.Namespace, results: dict[tuple[int, bool], Figures]) -> int:
     """The table, and whether the limits were kept."""
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} of {procfs.cpu_model()}")
     print(f"Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
-    told = f"--runs {given.runs} --workers {given.workers} --connections {given.connections}"
-    print(f"python -m tests.bench.rollback {told}\n")
+    arguments = f"--runs {options.runs} --workers {options.workers} --connections {options.connections}"
+    print(f"python -m tests.bench.rollback {arguments}\n")
     print("| from | target | last start: median | most | complete: median | most | limit | within |")
     print("|---|---|---|---|---|---|---|---|")
-    kept = True
-    for (phase, hung), figures in found.items():
+    all_kept = True
+    for (phase, hung), figures in results.items():
         limit = DEFAULT_PHASES[phase].rollback_within_s * 1000 if hung else HEALTHY_MS
         last, complete = figures.last_start_ms, figures.complete_ms
-        kept &= max(last) < LAST_START_MS and max(complete) < limit and figures.within == len(complete)
+        all_kept &= max(last) < LAST_START_MS and max(complete) < limit and figures.within == len(complete)
         cells = (
             f"{DEFAULT_PHASES[phase].weight:g} %",
             "hangs" if hung else "healthy",
@@ -271,8 +271,8 @@ def report(given: argparse.Namespace, found: dict[tuple[int, bool], Figures]) ->
             f"{figures.within} of {len(complete)}",
         )
         print(f"| {' | '.join(cells)} |")
-    print("\nEvery limit was kept." if kept else "\nA limit was NOT kept.")
-    return 0 if kept else 1
+    print("\nEvery limit was kept." if all_kept else "\nA limit was NOT kept.")
+    return 0 if all_kept else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What a live view costs: its staleness under load, and how it grows with its documents. By ``tests.bench.backends``.
+"""Measures the cost of a live view: staleness under load, and growth with its documents.
 
-On a Listen server in a process of its own that speaks as production does and sends only what changed.
+``tests.bench.backends`` runs it. The Listen server is in another process and sends only what changed, as in
+production.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ READS = 20_000
 
 
 def serve_changes(pipe: Connection, documents: int, seconds: int) -> None:
-    """The server's process: says its address, waits for a word, then changes documents at the rate."""
+    """The server's process: sends its address, waits for a message, then changes documents at ``RATE``."""
 
     async def main() -> None:
         server = ListenServer()
@@ -58,7 +59,7 @@ def serve_changes(pipe: Connection, documents: int, seconds: int) -> None:
 
 
 def tick(pipe: Connection, seconds: int) -> None:
-    """The yardstick's process: does nothing but wake at the rate, and says how late it was, in seconds."""
+    """The baseline's process: only wakes up at ``RATE``, and reports how late it woke, in seconds."""
 
     async def main() -> None:
         late = []
@@ -73,14 +74,14 @@ def tick(pipe: Connection, seconds: int) -> None:
 
 @dataclass
 class Figures:
-    """Of one view. Times in seconds, CPU of this process."""
+    """Figures of one view. Times in seconds; CPU of this process."""
 
-    filling: float  # CPU of taking the first snapshot over
+    filling: float  # CPU of applying the first snapshot
     memory: int  # bytes by which this process grew with it
     a_read: float  # CPU of one document
     a_change: float  # CPU of one change
     staleness: list[float]  # of every change, sorted
-    late: list[float]  # by how much an idle process woke too late meanwhile, sorted
+    late: list[float]  # how late an idle process woke meanwhile, sorted
 
 
 def _rss() -> int:
@@ -105,7 +106,7 @@ async def _server(documents: int, seconds: int) -> AsyncIterator[Connection]:
 
 
 async def measure(documents: int, seconds: int) -> Figures:
-    """Fill a view, read from it, and change its documents at the rate. A change that is not seen ends the process."""
+    """Fill a view, read from it, and change its documents at ``RATE``. A missed change ends the process."""
     async with _server(documents, seconds) as server:
         store = FirestoreStore(Firestore(project=PROJECT), (Query("things"),))
         before, began = _rss(), time.process_time()
@@ -136,7 +137,7 @@ async def _changes(known: Any, server: Connection, seconds: int) -> tuple[float,
     plain = collection.put
 
     class Watching(type(collection)):  # type: ignore[misc]
-        """Notes when each change is taken over."""
+        """Records when each change is applied."""
 
         __slots__ = ()
 
@@ -169,11 +170,11 @@ def _ms(values: list[float]) -> str:
 
 
 async def view(documents: int = 10_000, seconds: int = 20) -> None:
-    """Staleness and cost of a large, busy view; and how late an idle process wakes on this machine meanwhile."""
-    found = await measure(documents, seconds)
-    print(f"view of {documents} documents, {RATE} changes/s for {seconds} s: {len(found.staleness)} seen")
-    print(f"  staleness {_ms(found.staleness)}; CPU {found.a_change * 1e6:.0f} µs a change")
-    print(f"  an idle process meanwhile woke late: {_ms(found.late)}\n")
+    """Staleness and cost of a large, busy view; as a baseline, how late an idle process wakes meanwhile."""
+    figures = await measure(documents, seconds)
+    print(f"view of {documents} documents, {RATE} changes/s for {seconds} s: {len(figures.staleness)} seen")
+    print(f"  staleness {_ms(figures.staleness)}; CPU {figures.a_change * 1e6:.0f} µs a change")
+    print(f"  an idle process meanwhile woke late: {_ms(figures.late)}\n")
 
 
 def _alone(documents: int) -> Figures:
@@ -181,13 +182,14 @@ def _alone(documents: int) -> Figures:
 
 
 async def scale() -> None:
-    """The same from 1 to 100,000 documents, as a table in Markdown; each in a process that had no other before."""
+    """The same from 1 to 100,000 documents, as a table in Markdown; each in a fresh process."""
     print("| documents | filling, CPU s | memory, KiB a document | a read, CPU µs | a change, CPU µs | staleness |")
     print("|---|---|---|---|---|---|")
     loop, fresh = asyncio.get_running_loop(), multiprocessing.get_context("spawn")
     for documents in (1, 100, 1_000, 10_000, 30_000, 100_000):
         with ProcessPoolExecutor(1, mp_context=fresh) as process:
-            found = await loop.run_in_executor(process, _alone, documents)
-        memory = f"{found.memory / documents / 1024:.1f}" if documents >= 1_000 else "-"
-        row = (documents, f"{found.filling:.2f}", memory, f"{found.a_read * 1e6:.1f}", f"{found.a_change * 1e6:.0f}")
-        print("|", " | ".join(map(str, row)), "|", _ms(found.staleness), "|", flush=True)
+            figures = await loop.run_in_executor(process, _alone, documents)
+        memory = f"{figures.memory / documents / 1024:.1f}" if documents >= 1_000 else "-"
+        read_us, change_us = f"{figures.a_read * 1e6:.1f}", f"{figures.a_change * 1e6:.0f}"
+        row = (documents, f"{figures.filling:.2f}", memory, read_us, change_us)
+        print("|", " | ".join(map(str, row)), "|", _ms(figures.staleness), "|", flush=True)

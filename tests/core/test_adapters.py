@@ -126,8 +126,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "two operations of a request": (one(method="POST", path=MAKE.path), "POST /api/things: there are two operations"),
     "no collection": ({"collections": (), "views": ()}, "collections: expected"),
     "a nested collection": ({"collections": ("things", "things/1/parts")}, "collections: expected the name"),
-    "a view of another's documents": ({"views": (Query("others"),)}, "views: others is in none of its collections"),
-    "an order of another's documents": ({"newer": {"others": lambda a, b: True}}, "newer: others is none"),
+    "a view of another's documents": (
+        {"views": (Query("others"),)},
+        "views: others is not in one of its collections",
+    ),
+    "an order of another's documents": ({"newer": {"others": lambda a, b: True}}, "newer: others is not one"),
     "a name that is none": ({"name": "the things"}, "name: expected"),
 }
 

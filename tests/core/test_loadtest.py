@@ -184,7 +184,7 @@ def a_write_and_its_reading(operation: str) -> tuple[Visitor, Ask, Scans]:
     [
         ({"status": 500}, "expected 200, found 500"),
         ({"status": 0, "body": b"connection: closed"}, "connection: closed"),
-        ({"body": b"<html>"}, "no JSON"),
+        ({"body": b"<html>"}, "not JSON"),
         ({"body": b"[]"}, "expected an object"),
         ({"fields": {}}, "without x-data-source"),
         ({"fields": {"x-data-source": "firestore"}}, "answered by firestore and before by mock"),

@@ -1,4 +1,4 @@
-"""A certificate authority of the tests' own: it issues for loopback, and on demand what no authority should."""
+"""A certificate authority for tests: issues certificates for loopback, on demand also invalid ones."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Authority:
         expired: bool = False,
         files: tuple[str, str] = ("cert.pem", "key.pem"),
     ) -> Tls:
-        """Write a new certificate and key over those of before; ``name`` is its subject, ``names`` are its hosts."""
+        """Write a new certificate and key, replacing earlier ones; ``name`` is its subject, ``names`` its hosts."""
         key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraint = x509.BasicConstraints(ca=False, path_length=None)
@@ -86,7 +86,7 @@ class Authority:
         return ssl.create_default_context(cafile=self.ca)
 
     def server(self, *, asks: bool = False, **issue: Any) -> ssl.SSLContext:
-        """A server's context with a new certificate; ``asks``: of its clients one of this authority's own."""
+        """A server's context with a new certificate; ``asks``: clients must present one of this authority."""
         tls = self.issue("server", **issue)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key)

@@ -1,4 +1,4 @@
-"""Documents of the control API for tests: whole ones, of which a test names only what it is about."""
+"""Complete documents of the control API for tests; a test sets only the fields it is about."""
 
 from __future__ import annotations
 

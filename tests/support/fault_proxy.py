@@ -1,4 +1,4 @@
-"""A gRPC proxy that makes trouble: it passes every call on to a real server, late, or answers it with a failure."""
+"""A gRPC proxy that injects faults: it passes calls on to a real server, delays them, or answers with a failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FaultProxy(grpc.GenericRpcHandler):
         self.fail = 0.0
         self.code = grpc.StatusCode.RESOURCE_EXHAUSTED
         self.delay_s = 0.0
-        self.lose_answers = False  # the call is passed on, and its answer is not
+        self.lose_answers = False  # the call is passed on, but its answer is dropped
         self.calls = 0
         self._upstream = upstream
         self._dice = random.Random(seed)
@@ -35,7 +35,7 @@ class FaultProxy(grpc.GenericRpcHandler):
         await self._channel.close()
 
     def service(self, details: Any) -> Any:
-        """On the wire every kind of call is a stream each way."""
+        """Handle every method as a stream in both directions, which on the wire every kind of call is."""
         method = details.method
 
         async def behave(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:

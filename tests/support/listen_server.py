@@ -1,7 +1,7 @@
-"""A Firestore of one collection that speaks as production does on a Listen stream: it sends only what changed.
+"""A fake Firestore with one collection whose Listen stream behaves as in production: it sends only what changed.
 
-It also answers GetDocument, RunQuery and Commit, as far as a live view's store asks. A test tells it when to
-misbehave; it decides nothing by itself.
+It also answers GetDocument, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only when a
+test makes it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class ListenServer:
 
     def __init__(self) -> None:
         self.documents: dict[str, Any] = {}
-        self.log: list[tuple[str, int]] = []  # (resource name, update time); a resume token is a place in it
+        self.log: list[tuple[str, int]] = []  # (resource name, update time); a resume token is an index into it
         self.streams: list[asyncio.Queue[Any]] = []
-        self.tokens: list[bytes] = []  # what each stream began with
+        self.tokens: list[bytes] = []  # the resume token of each stream
         self.metadata: list[dict[str, str]] = []
         self.gets = 0
-        self.refuse: grpc.StatusCode | None = None  # what a new stream is answered
-        self.keep_quiet = False  # changes are kept from the streams
+        self.refuse: grpc.StatusCode | None = None  # the status that refuses new streams
+        self.keep_quiet = False  # do not send changes to the streams
         self._time = time.time_ns() // 1000
 
     async def start(self) -> str:
@@ -84,7 +84,7 @@ class ListenServer:
         return self._time
 
     def put(self, name: str, fields: Fields, *, tell: bool = True) -> int:
-        """Write a document, given its resource name, and tell the streams; its update time."""
+        """Write a document by its resource name, and send the change to the streams; returns its update time."""
         when = self.now()
         old = self.documents.get(name)
         message = PbDocument(name=name, create_time=old.create_time if old else stamp(when), update_time=stamp(when))
@@ -97,7 +97,7 @@ class ListenServer:
         return when
 
     def delete(self, name: str, *, tell: bool = True) -> None:
-        """Remove a document; ``tell`` False: as if the message of it had been lost."""
+        """Delete a document; ``tell`` False: as if the message about it had been lost."""
         del self.documents[name]
         self.log.append((name, self.now()))
         if tell:
@@ -133,7 +133,7 @@ class ListenServer:
         return Response(document_delete={"document": name, "removed_target_ids": [1], "read_time": stamp(self.now())})
 
     def filter(self) -> Any:
-        """How many documents there are."""
+        """The number of documents."""
         return Response(filter={"target_id": 1, "count": len(self.documents)})
 
     # ------------------------------------------------------------------------------------------------- calls
@@ -172,7 +172,7 @@ class ListenServer:
         return self.documents[request.name]
 
     async def _query(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        """Every document: a test asks only for what that is the answer to."""
+        """Answer with every document: tests send only queries that match all."""
         self.gets += 1
         for message in list(self.documents.values()):
             yield QueryResponse(document=message, read_time=stamp(self.now()))

@@ -1,4 +1,4 @@
-"""Reads what phasegate logs, and the table of docs/operations.md that says what that may be."""
+"""Reads phasegate's log lines, and the table of allowed events in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 ON_EVERY_LINE = {"timestamp", "level", "process", "pid", "event"}
-AS_SAID = "as it was said"  # the level of what libraries say
+AS_SAID = "as it was said"  # the level of lines from libraries
 
 
 def table(text: str | None = None) -> dict[str, tuple[str, str, frozenset[str]]]:
@@ -20,16 +20,16 @@ def table(text: str | None = None) -> dict[str, tuple[str, str, frozenset[str]]]
 
 
 def lines(text: str) -> list[dict[str, Any]]:
-    """Every line of a log; fails where one is not as the page says."""
+    """Every line of a log; fails if one is not as documented."""
     rows = table()
-    found = []
+    entries = []
     for line in text.splitlines():
-        told = json.loads(line)
-        assert told.keys() >= ON_EVERY_LINE, line
-        assert told["event"] in rows, line
-        level, processes, fields = rows[told["event"]]
-        assert level in (told["level"], AS_SAID), line
-        assert processes == "any" or told["process"].partition("-")[0] in processes.split(", "), line
-        assert told.keys() - ON_EVERY_LINE - {"exception"} <= fields <= told.keys() | {"exception"}, line
-        found.append(told)
-    return found
+        entry = json.loads(line)
+        assert entry.keys() >= ON_EVERY_LINE, line
+        assert entry["event"] in rows, line
+        level, processes, fields = rows[entry["event"]]
+        assert level in (entry["level"], AS_SAID), line
+        assert processes == "any" or entry["process"].partition("-")[0] in processes.split(", "), line
+        assert entry.keys() - ON_EVERY_LINE - {"exception"} <= fields <= entry.keys() | {"exception"}, line
+        entries.append(entry)
+    return entries

@@ -1,4 +1,4 @@
-"""Raw HTTP origins that behave as a test says."""
+"""Raw HTTP origins with scripted behaviour."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def half_an_answer(head: bytes, reader: asyncio.StreamReader, writer: asyn
 
 @dataclass
 class Origin:
-    """A raw HTTP server that remembers what it was asked."""
+    """A raw HTTP server that records the requests it gets."""
 
     behave: Behave
     heads: list[bytes] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""The dashboard without a phasegate: its own files in a real browser, and documents of a test's choosing for the API.
+"""The dashboard without a phasegate: its own files in a real browser, with the API's documents set by the test.
 
-``open_page`` answers every request of the page's by itself. ``window.tell(kind, data)`` is the event stream: what was
-told last is told again each second, as the control plane does, so that the page never takes it for lost.
+``open_page`` answers every request of the page. ``window.tell(kind, data)`` stands in for the event stream: it
+repeats the last status each second, as the control plane does, so that the page does not consider the stream lost.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ window.tell = (kind, data) => {
   if (kind === "status") window.last = data;
   window.stream.say(kind, data);
 };
-// Two frames: the page draws what it was told in the first.
+// Two frames: the page draws a new status in the first.
 window.drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 """
 
 
 def history(most: int) -> list[dict[str, Any]]:
-    """Samples of the last seconds, in which each arm had up to ``most`` requests, some slow and some failed."""
+    """Samples of the last seconds: each arm had up to ``most`` requests a second, some slow and some failed."""
 
     def arm(k: int, share: float) -> dict[str, Any]:
         requests = int(most * share * (0.8 + 0.2 * (k % 7) / 6))
@@ -73,7 +73,7 @@ def open_page(
 ) -> Page:
     """The page, signed in and waiting for its first status.
 
-    ``most``: requests a second in its plots. ``to_actions``: what every action is answered.
+    ``most``: requests per second in its plots. ``to_actions``: the answer to every action.
     """
     samples = history(most)
     identity = {"name": f"{role}-of-the-night-shift", "role": role, "csrf": "none"}
@@ -110,5 +110,5 @@ def open_page(
 
 
 def show(page: Page, status: dict[str, Any]) -> None:
-    """Tell the page a status, and wait until it has drawn it."""
+    """Send the page a status, and wait until it has drawn it."""
     page.evaluate(f"async () => {{ window.tell('status', {json.dumps(status)}); await window.drawn(); }}")

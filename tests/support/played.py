@@ -1,4 +1,4 @@
-"""A gateway between a client and an origin whose transports are played: no socket, and no time that passes."""
+"""A gateway between a client and an origin with fake transports: no sockets, and no time passes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.settings import App, Plan, Proxy
 
 
 class Transport:
-    """A transport that keeps what was written and calls nobody back."""
+    """A transport that records what is written and makes no callbacks."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -26,7 +26,7 @@ class Transport:
     def write(self, data: bytes) -> None:
         assert isinstance(data, bytes)
         if not self.closing:
-            assert not self.eof, "nothing may be written behind the end"
+            assert not self.eof, "nothing may be written after the end"
             self.written += data
 
     def writelines(self, pieces: Any) -> None:
@@ -61,7 +61,7 @@ class Transport:
 
 
 class Stage:
-    """A gateway with one client and, when it asks for one, a connection to the origin."""
+    """A gateway with one client and, once needed, connections to the origin."""
 
     def __init__(self) -> None:
         plan = Plan(App("http://127.0.0.1:1"), Proxy(), {"mock": Mock(), "firestore": Firestore("demo")}, ())
@@ -77,36 +77,36 @@ class Stage:
         self.client = Transport()
         self.down = self.gateway.client()
         self.client.protocol = self.down
-        self.down.connection_made(self.client)  # type: ignore[arg-type] # what of a transport is used
+        self.down.connection_made(self.client)  # type: ignore[arg-type] # has the methods of a transport that are used
         self.fin = False
 
     async def dial(self, up: Upstream) -> None:
-        """Open a connection that leads nowhere."""
+        """Open a fake connection."""
         transport = Transport()
         transport.protocol = up
-        up.connection_made(transport)  # type: ignore[arg-type] # what of a transport is used
+        up.connection_made(transport)  # type: ignore[arg-type] # has the methods of a transport that are used
         self.ups.append(up)
 
     def send(self, data: bytes) -> None:
-        """The client's bytes, as long as anybody reads and it has not said that it would send no more."""
+        """Send the client's bytes, unless its connection is closing or it has sent FIN."""
         if not (self.client.closing or self.fin):
             self.down.data_received(data)
 
     def answer(self, data: bytes) -> None:
-        """The origin's bytes on its newest connection, as long as anybody reads and it has not ended."""
+        """Send the origin's bytes on its newest connection, unless that is closing or the origin has ended."""
         if self.ups and not self.ups[-1].transport.is_closing() and not self.ups[-1]._ended:
             self.ups[-1].data_received(data)
 
     @property
     def reached(self) -> list[bytes]:
-        return [up.transport.written for up in self.ups]  # type: ignore[attr-defined] # it is ours
+        return [up.transport.written for up in self.ups]  # type: ignore[attr-defined] # it is a fake Transport
 
     async def settle(self) -> None:
         for _ in range(4):
             await asyncio.sleep(0)
 
     async def end(self) -> None:
-        """The client leaves: nothing may stay behind."""
+        """The client leaves: no connection and no task may remain."""
         if not self.client.closing:
             self.client.abort()
         await self.settle()

@@ -1,4 +1,4 @@
-"""A data source whose arms answer when a test says so."""
+"""A data source whose arms answer when a test allows it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backends.operations import EVENT_STREAM, Answer, Call, Operation, json_answ
 
 @dataclass
 class Named:
-    """An arm that is only a name: the data source of this test answers for it."""
+    """An arm with only a name; ``Scripted`` answers for it."""
 
     kind: str
 
@@ -33,7 +33,7 @@ class Named:
 
 @dataclass
 class Scripted:
-    """A data source whose arms answer when the test says so."""
+    """A data source whose arms answer when the test sets their gate."""
 
     gates: tuple[asyncio.Event, asyncio.Event] = field(default_factory=lambda: (asyncio.Event(), asyncio.Event()))
     faults: list[Fault] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A TCP server on loopback whose connections a test's own coroutine serves."""
+"""A TCP server on loopback whose connections are served by a test's coroutine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class Served:
-    """A server on loopback that answers as it is told to."""
+    """A server on loopback that runs ``handler`` for each connection."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler

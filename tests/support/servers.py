@@ -1,4 +1,4 @@
-"""HTTP servers of OpenSSL's and the kernel's own manners: TLS alerts are sent, a unix socket is a file."""
+"""HTTP servers of the standard library, over TCP, TLS (with OpenSSL's own alerts) and unix sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Answering(BaseHTTPRequestHandler):
         body = self.server.body  # type: ignore[attr-defined]
         self.send_response(self.server.health if self.path == "/healthz" else 200)  # type: ignore[attr-defined]
         self.send_header("content-length", str(len(body)))
-        self.send_header("connection", "close")  # a server that is shut down is dead for those who were here, too
+        self.send_header("connection", "close")  # so that a server that is shut down is gone for earlier clients too
         self.end_headers()
         self.wfile.write(body)
 
@@ -34,7 +34,7 @@ class Tcp(ThreadingHTTPServer):
     health = 200
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        with suppress(OSError):  # who does not like the other's certificate, or goes
+        with suppress(OSError):  # a client that rejects the certificate, or disconnects
             if self.context is None:
                 super().finish_request(request, client_address)
                 return
@@ -62,7 +62,7 @@ def running(server: BaseServer) -> Iterator[None]:
 
 @contextmanager
 def tcp(context: ssl.SSLContext | None = None, body: bytes = b"") -> Iterator[Tcp]:
-    """A server on loopback, behind TLS where there is a context for it."""
+    """A server on loopback, with TLS if there is a context."""
     server = Tcp(("127.0.0.1", 0), Answering)
     server.context, server.body = context, body
     with running(server):

@@ -20,9 +20,9 @@ class Shelf(Backend, msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     """A shelf."""
 
     boards: int  # how many boards it has
-    ill: bool = False  # whether it says that it is not well
-    read_only: bool = False  # whether it takes no writes
-    deadline_s: Duration = msgspec.field(default=Duration(2.0), name="deadline")  # of a request to it
+    ill: bool = False  # whether its health check fails
+    read_only: bool = False  # whether it refuses writes
+    deadline_s: Duration = msgspec.field(default=Duration(2.0), name="deadline")  # of one request
 
 
 class ShelfStore(MemoryStore):

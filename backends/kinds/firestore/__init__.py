@@ -2,6 +2,6 @@
 
 import os
 
-# gRPC's core, which is C++, writes to standard error by itself, and by default tells of connections that end as they
-# should. It reads this when it is imported, which nothing does before this package. Its errors are told all the same.
+# gRPC's C++ core logs to standard error by itself, by default also connections that end normally. With ERROR it logs
+# errors only. It reads the variable when it is imported, and nothing imports it before this package.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

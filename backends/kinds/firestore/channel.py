@@ -1,7 +1,7 @@
-"""Raw gRPC to Firestore: a channel with Google's own authentication, and the few methods used, unwrapped.
+"""Raw gRPC to Firestore: a channel with Google's own authentication, and the few methods that are used, unwrapped.
 
-What the client library would add on every call (request objects, hidden retries of up to ten minutes) is left out;
-a timeout is given with every call.
+This leaves out what the client library adds to every call (request objects, hidden retries of up to ten minutes).
+Every call must be given a timeout.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _SERVICE: Final = "/google.firestore.v1.Firestore/"
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # gRPC's own limit is two minutes, which would be added to every outage.
+    # gRPC's default maximum is two minutes, which would prolong every outage by up to that.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1500),
-    # Every channel has connections of its own, so that tests and several migrations do not share one's failures.
+    # Every channel has its own connections, so that tests and several migrations do not share failures.
     ("grpc.use_local_subchannel_pool", 1),
 )
-_KEEPALIVE: Final = ("grpc.keepalive_time_ms", 30_000)  # the client library's own; not for the emulator
+_KEEPALIVE: Final = ("grpc.keepalive_time_ms", 30_000)  # the client library's value; not for the emulator
 
 
 class Channel:
@@ -73,18 +73,18 @@ class Channel:
 async def open_channel(project: str, database: str) -> Channel:
     """A channel to the emulator that FIRESTORE_EMULATOR_HOST names, else to Google with its default credentials.
 
-    Opens no connection yet. Raises ``Fault`` (PERMISSION) where there are no credentials.
+    Opens no connection yet. Raises ``Fault`` (PERMISSION) if there are no credentials.
     """
     host = os.environ.get(EMULATOR)
     if host:
         return Channel(grpc.aio.insecure_channel(host, options=_OPTIONS), project, database, emulated=True)
-    # Late, for who has an emulator needs none of it.
+    # Imported late, because with an emulator none of it is needed.
     import google.auth
     from google.api_core import grpc_helpers_async
     from google.auth.exceptions import GoogleAuthError
 
     try:
-        # Looks at files and may ask the metadata server: not on the event loop.
+        # Reads files and may call the metadata server, so it must not run on the event loop.
         credentials, _ = await asyncio.to_thread(google.auth.default, scopes=_SCOPES)
     except GoogleAuthError as error:
         raise Fault(

@@ -1,6 +1,6 @@
 """Values, documents, mutations and queries to and from Firestore's protobuf messages. Pure.
 
-The raw protobuf classes are used, not proto-plus's wrappers, which cost several times the call they wrap.
+It uses the raw protobuf classes: proto-plus's wrappers cost several times the call they wrap.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from backends.documents.port import NAME, Document, FieldPath, Fields, Mutation, Precondition, Query, Value
 from backends.kinds.firestore.messages import common, document, query, write
 
-# Protobuf's generated classes carry no types.
+# Protobuf's generated classes have no types.
 PbValue: Final[Any] = document.Value.pb()
 PbDocument: Final[Any] = document.Document.pb()
 PbWrite: Final[Any] = write.Write.pb()
@@ -79,7 +79,7 @@ def decode_fields(fields: Any) -> Fields:
 
 
 def decode_document(message: Any, root: str) -> Document:
-    """The document; ``root`` is the resource name that its path is relative to, with a closing slash."""
+    """The document; ``root`` is the resource name that its path is relative to, with a trailing slash."""
     return Document(
         message.name[len(root) :],
         decode_fields(message.fields),
@@ -119,7 +119,7 @@ def fill_value(into: Any, value: Value) -> None:
 
 
 def encode_path(path: FieldPath) -> str:
-    """A field path as Firestore spells it: segments that are no plain identifiers in backticks."""
+    """A field path as Firestore spells it: segments that are not plain identifiers in backticks."""
     return ".".join(name if _PLAIN.fullmatch(name) else _quoted(name) for name in path)
 
 
@@ -191,6 +191,6 @@ def encode_query(question: Query, root: str) -> Any:
 
 
 def parent_of(collection: str, root: str) -> str:
-    """The resource name a query of the collection is run under."""
+    """The resource name under which a query of the collection runs."""
     cut = collection.rfind("/")
     return root[:-1] if cut < 0 else root + collection[:cut]

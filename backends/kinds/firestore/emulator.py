@@ -1,6 +1,6 @@
-"""The Firestore emulator as a child process: find it, start it, wait until it answers, end it.
+"""The Firestore emulator as a child process: find it, start it, wait until it answers, stop it.
 
-For the demo and the tests; nothing that serves traffic needs it.
+For the demo and the tests only; serving traffic does not need it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from types import TracebackType
 from typing import Final, Self
 
 _MAIN: Final = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
-# Only the quick compiler: up for half the CPU, and without the minutes in which the other one competes with what it
-# is to serve (on two busy cores 185 of the first 188 contended commits ran out of 5 s; with this, none).
+# Java's quick compiler (C1) only: half the CPU time to start, and no minutes in which the optimizing compiler takes
+# CPU from requests (on two busy cores 185 of the first 188 contended commits exceeded 5 s; with this, none).
 _QUICK_START: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _PLATFORM: Final = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
-# Answering this walks through the emulator's storage, which takes it a second the first time.
+# Answering this reads the emulator's storage, which takes a second the first time.
 _PROBE: Final = "/v1/projects/demo-probe/databases/(default)/documents/probe/probe"
 
 HOW_TO_GET: Final = """no Firestore emulator was found. Any one of these will do:
@@ -37,7 +37,7 @@ The jar also needs Java 11 or newer on PATH (apt-get install openjdk-17-jre-head
 
 
 class EmulatorError(RuntimeError):
-    """The emulator cannot be had; the message says what to do."""
+    """The emulator cannot be found or started; the message says what to do."""
 
 
 def _jars() -> Iterator[Path]:
@@ -62,7 +62,7 @@ def _jars() -> Iterator[Path]:
 
 
 def find_command(heap: str = "2g") -> list[str]:
-    """The command that runs the emulator, without its address. Raises ``EmulatorError`` where there is none."""
+    """The command that runs the emulator, without its address. Raises ``EmulatorError`` if there is none."""
     jar = next((jar for jar in _jars() if jar.is_file()), None)
     if jar is None:
         raise EmulatorError(HOW_TO_GET)
@@ -80,10 +80,10 @@ def _free_port(host: str) -> int:
 
 
 class Emulator:
-    """One running emulator; a context manager that ends it."""
+    """One running emulator; a context manager that stops it."""
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1", heap: str = "2g") -> None:
-        """``port`` 0: one that nothing listens on now. ``heap`` bounds its memory, as Java spells it."""
+        """``port`` 0: a free one. ``heap`` limits its memory, as Java's ``-Xmx`` takes it."""
         self._heap = heap
         port = port or _free_port(host)
         self.address = f"{host}:{port}"
@@ -100,7 +100,7 @@ class Emulator:
     def start(self, within_s: float = 60.0) -> Self:
         """Start it and wait until it answers. Raises ``EmulatorError``."""
         command = [*find_command(self._heap), f"--host={self._host}", f"--port={self._port}"]
-        # A process group of its own: a Ctrl-C at the terminal is for us to pass on.
+        # Its own process group: a Ctrl-C at the terminal must reach only this process, which then stops it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
         )
@@ -133,7 +133,7 @@ class Emulator:
         os.kill(self.pid, number)
 
     def stop(self) -> None:
-        """End it, whatever state it is in."""
+        """Stop it, whatever state it is in, also when SIGSTOPped."""
         if self._process is not None:
             process, self._process = self._process, None
             with contextlib.suppress(ProcessLookupError):

@@ -1,11 +1,11 @@
-"""When this machine last wrote to a collection, shared by its processes: so that nobody misses a write of his own.
+"""When this machine last wrote to a collection, shared by its processes: for read-your-writes.
 
-A live view and a cached result lag behind; a session's next request may come to another worker. So each worker notes
-the commit time of every answered write here, and answers from a view or a cache only what is at least as new.
+Live views and cached results lag behind, and a session's next request may reach another worker. So each worker
+records here the commit time of every answered write, and answers from a view or a cache only if it is as new.
 
-A mapped file of 8-byte cells: one counts the writes, so that a reader who finds it as it was has nothing to do; each
-of the others holds the newest commit time, in microseconds, of the collections that hash to it. Two collections that
-share a cell only make each other look newer.
+A memory-mapped file of 8-byte cells. The first counts the writes: while it is unchanged, a reader has nothing to do.
+Each other cell holds the newest commit time, in microseconds, of the collections that hash to it. Two collections
+that share a cell only make each other look newer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Final
 
 CELLS: Final = 64
-_TRIES: Final = 50
+_TRIES: Final = 50  # to get the lock, without a pause
 
 
 def slot(collection: str) -> int:
-    """The cell of a collection, and of everything under the same top-level collection."""
+    """The cell of a collection, and of everything below the same top-level collection."""
     return 1 + zlib.crc32(collection.partition("/")[0].encode()) % (CELLS - 1)
 
 
 class Fence:
-    """The shared cells; ``open`` before use. Without a path they are this process's own."""
+    """The shared cells; ``open`` before use. Without a path they are private to this process."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class Fence:
         self.cells = memoryview(bytearray(8 * CELLS)).cast("Q")
 
     def open(self) -> None:
-        """Map the file, making it where there is none. Raises ``OSError``."""
+        """Map the file, creating it if it does not exist. Raises ``OSError``."""
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class Fence:
         self.cells = memoryview(self._map).cast("Q")
 
     def note(self, collections: set[str], commit_time: int) -> None:
-        """A write to these collections was committed."""
+        """Record that a write to these collections was committed."""
         locked = self._lock()
         for at in {slot(collection) for collection in collections}:
             if self.cells[at] < commit_time:
@@ -58,9 +58,9 @@ class Fence:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _lock(self) -> bool:
-        """Keep other writers out, if that is possible at once: the cells must not wait for a process that hangs.
+        """Lock out other writers if that is possible at once: a hanging process must not block the others.
 
-        Unlocked, the worst is that of two writes at the same instant the older one is noted.
+        Without the lock the worst case is that of two simultaneous writes the older one stays recorded.
         """
         if self._fd >= 0:
             for _ in range(_TRIES):
@@ -70,7 +70,7 @@ class Fence:
         return False
 
     def close(self) -> None:
-        """Give back the file."""
+        """Unmap and close the file."""
         if self._map is not None:
             self.cells.release()
             self._map.close()

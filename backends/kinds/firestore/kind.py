@@ -20,30 +20,30 @@ def open_store(
     views: Sequence[Query] = (),
     initial: Callable[[], Sequence[Mutation]] = tuple,
 ) -> DocumentStore:
-    """Its store, which holds what it holds: ``initial`` is written by ``phasegate seed`` alone."""
-    from backends.kinds.firestore.store import FirestoreStore  # brings gRPC, which other kinds do without
+    """Its store. ``initial`` is ignored: only ``phasegate seed`` writes initial data."""
+    from backends.kinds.firestore.store import FirestoreStore  # imports gRPC, which other kinds do not need
 
     fence = None if shared is None else shared.with_name(f"{shared.name}.firestore.fence")
     return FirestoreStore(backend, views, fence)
 
 
 def project(backend: Firestore) -> str:
-    """The Google Cloud project that it is in."""
+    """Its Google Cloud project."""
     return backend.project
 
 
 def seeded(backend: Firestore) -> tuple[str, bool]:
-    """Where ``phasegate seed`` writes to, in words, and whether that is real: not without asking."""
+    """Where ``phasegate seed`` writes to, in words, and whether it must ask first: for a real project it must."""
     emulator = os.environ.get(EMULATOR)
     return (f"the emulator at {emulator}", False) if emulator else (f"the real project {backend.project}", True)
 
 
 def mend(backend: Firestore) -> str:
-    """What to do where it is not well."""
+    """What to do when its health check fails."""
     emulator = os.environ.get(EMULATOR)
     if emulator:
         return f"Start the emulator at {emulator}, or unset {EMULATOR} to use the real service."
     return (
-        f"See that the project {backend.project} has a Firestore database and that credentials are there "
+        f"Check that the project {backend.project} has a Firestore database and that there are credentials "
         f"(`gcloud auth application-default login`), or set {EMULATOR}."
     )

@@ -1,7 +1,7 @@
-"""Firestore's messages, without the client library around them.
+"""Firestore's message types, without the client library around them.
 
-Importing anything of ``google.cloud.firestore_v1`` runs its package first, which brings in every client, ``requests``
-and more: 0.6 s of processor time in every process, of which the messages take 0.1.
+Importing any module of ``google.cloud.firestore_v1`` imports the whole package first, with every client, ``requests``
+and more: 0.6 s of CPU time in every process, of which the messages take 0.1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PACKAGE: Final = "google.cloud.firestore_v1"
 
 
 def _import_types() -> Any:
-    """The package's ``types``; an empty stand-in takes the package's place meanwhile."""
+    """The package's ``types``; during the import an empty module stands in for the package."""
     types = f"{_PACKAGE}.types"
     if _PACKAGE in sys.modules or (spec := importlib.util.find_spec(_PACKAGE)) is None:
         return importlib.import_module(types)
@@ -23,7 +23,7 @@ def _import_types() -> Any:
     try:
         return importlib.import_module(types)
     finally:
-        # Whoever wants the client library has the real one, over the same messages.
+        # A later import of the client library then gets the real package, with the same message types.
         del sys.modules[_PACKAGE]
 
 

@@ -1,14 +1,14 @@
-"""From the messages of a Listen stream to consistent states of one query's result. Pure.
+"""Turns the messages of a Listen stream into consistent states of one query's result. Pure.
 
-The service promises nothing of a single message; what holds is the state at each *global snapshot*, a NO_CHANGE that
-names no target and carries a read time, once the target is CURRENT. So changes are gathered and taken over there, all
-at once. (https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#listenresponse)
+A single message guarantees nothing. The state is consistent only at each *global snapshot*: a NO_CHANGE that names no
+target and carries a read time, once the target is CURRENT. So changes are collected, and applied there all at once.
+(https://cloud.google.com/firestore/docs/reference/rpc/google.firestore.v1#listenresponse)
 
-    document change   gathered; a document known with the same update time is no news
-    delete, remove    gathered
-    RESET             what is gathered is thrown away, and what follows is everything
-    filter            the number of documents the server has: if it is not ours, a deletion was missed: begin again
-    REMOVE            the server ended the target: begin again, or give up for the time being where it forbids it
+    document change   collected; ignored if the document is known with the same update time
+    delete, remove    collected
+    RESET             what was collected is discarded; the server sends the whole result again
+    filter            the server's number of documents: if ours differs, a deletion was missed: listen anew
+    REMOVE            the server ended the target: listen anew, after a pause if access is forbidden
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _RESET: Final = 4
 
 
 class Step(Enum):
-    """What a message came to."""
+    """What to do after a message."""
 
     NOTHING = auto()
     SNAPSHOT = auto()  # the collection is consistent as of ``read_time``
-    AGAIN = auto()  # listen anew, without a token
+    AGAIN = auto()  # listen anew, without a resume token
 
 
 class Snapshots:
@@ -43,17 +43,17 @@ class Snapshots:
         self.token = b""  # resumes after the newest snapshot; empty: from the beginning
         self.read_time = 0  # of the newest snapshot, microseconds
         self.changed = False  # whether the newest snapshot differs from the one before
-        self.cause: Any = None  # why the server ended the target, as it said
+        self.cause: Any = None  # the server's reason for ending the target
         self._root = root
         self._token = b""
         self._current = False
         self._whole = False
-        self._reset_at = 0  # read time of the reset that the next snapshot begins with, microseconds
+        self._reset_at = 0  # read time of the RESET before the next snapshot, microseconds
         self._pending: dict[str, Document | None] = {}
 
     def begin(self) -> bytes:
-        """A new stream begins: forget what was gathered. The token to resume with; where it is empty, what follows is
-        everything."""
+        """A new stream begins: discard what was collected. Returns the resume token; if it is empty, the stream
+        brings the whole result."""
         self._current, self._pending, self._token = False, {}, b""
         self._whole = not self.token
         self._reset_at = 0
@@ -80,8 +80,8 @@ class Snapshots:
             self._current = True
         elif kind == _NO_CHANGE and not change.target_ids and change.HasField("read_time") and self._current:
             self._take_over()
-            # The emulator resets for every change, and dates the end of what it sends then after writes that it
-            # had not read yet. Those of the reset's own moment it had.
+            # The emulator sends a RESET for every change, and the read time of the snapshot that follows may be
+            # later than writes which that snapshot lacks. It has all writes up to the RESET's own read time.
             self.read_time = max(self.read_time, self._reset_at or micros(change.read_time))
             self._reset_at = 0
             return Step.SNAPSHOT
@@ -106,7 +106,7 @@ class Snapshots:
         message = change.document
         doc_id = message.name[message.name.rindex("/") + 1 :]
         if not change.target_ids:
-            self._pending[doc_id] = None  # changed so that it no longer matches
+            self._pending[doc_id] = None  # no longer matches the query
             return Step.NOTHING
         known = self.collection.documents.get(doc_id)
         if known is None or known.update_time != micros(message.update_time):
@@ -125,10 +125,10 @@ class Snapshots:
         return Step.NOTHING
 
     def _count(self) -> int:
-        """How many documents there will be at the next snapshot."""
+        """How many documents the next snapshot will have."""
         pending, known = self._pending, self.collection.documents
-        kept = 0 if self._whole else len(known) - sum(doc_id in known for doc_id in pending)
-        return kept + sum(document is not None for document in pending.values())
+        unchanged = 0 if self._whole else len(known) - sum(doc_id in known for doc_id in pending)
+        return unchanged + sum(document is not None for document in pending.values())
 
     _TAKERS: Final[dict[str | None, Callable[[Snapshots, Any], Step]]] = {
         "target_change": _target,

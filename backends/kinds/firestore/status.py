@@ -12,7 +12,7 @@ from grpc import StatusCode as _Code
 from backends.documents.port import Reason, Rejected
 from backends.errors import Fault, FaultKind
 
-# code: kind, the same call may be sent again at once, a write that ended so may have been applied
+# code: (kind, the same call may be sent again at once, a write may have been applied)
 _FAULTS: Final = {
     _Code.DEADLINE_EXCEEDED: (FaultKind.DEADLINE, False, True),
     _Code.CANCELLED: (FaultKind.DEADLINE, False, True),
@@ -34,7 +34,7 @@ _REJECTIONS: Final = {
 
 
 def read_error(code: _Code, details: str | None) -> Fault | Rejected:
-    """What a failed read means: refused for what was asked, which says nothing against the service, or a fault."""
+    """What a failed read means: an invalid query, which does not count against the service, or a fault."""
     return Rejected(Reason.INVALID, details or code.name) if code is _Code.INVALID_ARGUMENT else _fault(code, details)
 
 
@@ -46,6 +46,6 @@ def _fault(code: _Code, details: str | None) -> Fault:
 
 
 def commit_error(code: _Code, details: str | None) -> Fault | Rejected:
-    """What a failed commit means: refused for what was asked, or a fault."""
+    """What a failed commit means: writes that must not be applied, or a fault."""
     reason = _REJECTIONS.get(code)
     return Rejected(reason, details or code.name) if reason is not None else _fault(code, details)

@@ -1,7 +1,7 @@
-"""The real store: a ``DocumentStore`` over raw gRPC.
+"""Firestore as a ``DocumentStore``, over raw gRPC.
 
-Reads are answered from a live view where there is a fresh one, else from the cache where some age is allowed, else
-by the service. Every call has a timeout, taken from its context's deadline, and passes the guard.
+Reads are answered from a live view if there is a fresh one, else from the cache if some age is allowed, else by the
+service. Every call has a timeout, derived from its context's deadline, and goes through the guard.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _Aggregate: Final[Any] = firestore.RunAggregationQueryRequest.pb()
 _Aggregation: Final[Any] = query_types.StructuredAggregationQuery.Aggregation.pb()
 _Commit: Final[Any] = firestore.CommitRequest.pb()
 
-CATCH_UP_S: Final = 0.05  # how long a read waits for the view to have this machine's newest write
-LONG_S: Final = 86_400.0  # the age shown of a view that has never been complete
+CATCH_UP_S: Final = 0.05  # how long a read waits for the view to receive this machine's newest write
+LONG_S: Final = 86_400.0  # the age shown for a view that has never been complete
 
 
 class FirestoreStore:
     """Firestore, or its emulator. ``start`` before use.
 
-    ``views`` are kept live and answered from; ``fence`` is the file in which this machine's processes tell each
-    other of their writes, None where there is only this one.
+    ``views`` are kept live, to answer reads; ``fence`` is the file through which this machine's processes share the
+    times of their writes, None if there is only this one.
     """
 
     kind = "firestore"
@@ -64,8 +64,8 @@ class FirestoreStore:
         self._flights = Flights()
         self._cache: Cache | None = None
         self._fence = Fence(fence)
-        self._seen = 0  # of the fence's count of writes
-        self._written = [Cell() for _ in range(CELLS)]  # by slot of the fence: changes with every write
+        self._seen = 0  # the fence's count of writes when it was last read
+        self._written = [Cell() for _ in range(CELLS)]  # by slot of the fence; the version changes with every write
         self._written_at = [0] * CELLS
         self._views = {query.collection: View(query, settings.view_max_age_s) for query in views}
         self._view_reads = 0
@@ -73,7 +73,7 @@ class FirestoreStore:
     # ------------------------------------------------------------------------------------------------- life
 
     async def start(self) -> None:
-        """Make the channel. Missing credentials are no error here: calls fail with them, and health says so."""
+        """Open the channel. Missing credentials are no error here: calls fail, and ``health`` says why."""
         self._fence.open()
         self._cache = Cache(self._settings.cache)
         try:
@@ -103,16 +103,16 @@ class FirestoreStore:
         return self._channel
 
     async def health(self, deadline_s: float) -> str:
-        """Read one document through, whether it is there or not."""
+        """Read one document from the service, whether it exists or not."""
         began = time.perf_counter()
         try:
             await self._get("phasegate/health", deadline_s)
-        except Rejected as refusal:  # it cannot be the question: the project or the database is named wrongly
+        except Rejected as refusal:  # the query is valid, so the project or the database is wrong
             raise Fault(FaultKind.INTERNAL, f"Firestore: {refusal}") from None
         return f"answered in {(time.perf_counter() - began) * 1000:.0f} ms"
 
     def gauges(self) -> dict[str, int]:
-        """What this store counts, by the names of ``GAUGES``."""
+        """This store's counts, by the names of ``GAUGES``."""
         ages = [view.age_s() for view in self._views.values()]
         return {
             "attempts": self._guard.attempts,
@@ -127,7 +127,7 @@ class FirestoreStore:
     # ------------------------------------------------------------------------------------------------- own writes
 
     def poll(self) -> None:
-        """Notice what this machine's processes wrote: views and memories from before it are not to be used."""
+        """Notice writes of this machine's processes: older views and memoised answers must not be used after them."""
         if self._fence.cells[0] != self._seen:
             self._notice()
 
@@ -175,11 +175,11 @@ class FirestoreStore:
                 self._view_reads += 1
                 ctx.rest_on(view.cell)
                 return result
-        found = await self._through(
+        documents = await self._through(
             f"query {query}", query, ctx, max_age, lambda timeout: self._query(query, timeout)
         )
-        assert isinstance(found, list)
-        return found
+        assert isinstance(documents, list)
+        return documents
 
     async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
         """As ``DocumentStore.count``."""
@@ -192,22 +192,22 @@ class FirestoreStore:
                 self._view_reads += 1
                 ctx.rest_on(view.cell)
                 return result
-        found = await self._through(
+        count = await self._through(
             f"count {total} {query}", query, ctx, max_age, lambda timeout: self._count(query, total, timeout)
         )
-        assert isinstance(found, Count)
-        return found
+        assert isinstance(count, Count)
+        return count
 
     async def _through(
         self, name: str, query: Query, ctx: Context, max_age: float, ask: Callable[[float], Awaitable[Result]]
     ) -> Result:
-        """Ask the service, or the cache where a result of some age will do."""
+        """Ask the service, or the cache if the result may have some age."""
         if max_age <= 0 or self._cache is None:
             ctx.memorable = False
             return await self._guard.run(ask, ctx.deadline)
         cache = self._cache
         at = slot(query.collection)
-        # A write by this machine changes the key: what was cached, or asked for, before it is not found any more.
+        # A write by this machine changes the key: results cached or requested before it are not found any more.
         written, version = self._written[at], self._written[at].version
         key = f"{self._open().root}{self._written_at[at]} {name}"
         deadline = ctx.deadline
@@ -258,14 +258,14 @@ class FirestoreStore:
 
     async def _get_many(self, paths: Sequence[str], timeout: float) -> list[Document | None]:
         channel = self._open()
-        found: dict[str, Document] = {}
+        by_path: dict[str, Document] = {}
         documents = [channel.root + path for path in dict.fromkeys(paths)]
         request = _BatchGet(database=channel.database, documents=documents)
         for reply in await _stream(channel, channel.batch_get, request, timeout):
             if reply.HasField("found"):
                 document = _decoded(reply.found, channel)
-                found[document.path] = document
-        return [found.get(path) for path in paths]
+                by_path[document.path] = document
+        return [by_path.get(path) for path in paths]
 
     async def _query(self, query: Query, timeout: float) -> list[Document]:
         channel = self._open()
@@ -278,14 +278,14 @@ class FirestoreStore:
     async def _count(self, query: Query, total: str | None, timeout: float) -> Count:
         channel = self._open()
         request = _Aggregate(parent=parent_of(query.collection, channel.root))
-        wanted = request.structured_aggregation_query
-        # Order excludes documents that lack its field, so it stays; where the counting ends does not matter.
+        aggregation = request.structured_aggregation_query
+        # The order stays, because it excludes documents without the ordered field; limit and start are removed.
         unbounded = dataclasses.replace(query, limit=None, start_after=None)
-        wanted.structured_query.CopyFrom(encode_query(unbounded, channel.root))
-        wanted.aggregations.append(_Aggregation(alias="n", count={}))
+        aggregation.structured_query.CopyFrom(encode_query(unbounded, channel.root))
+        aggregation.aggregations.append(_Aggregation(alias="n", count={}))
         if total is not None:
             field = {"field_path": encode_path((total,))}
-            wanted.aggregations.append(_Aggregation(alias="total", sum={"field": field}))
+            aggregation.aggregations.append(_Aggregation(alias="total", sum={"field": field}))
         replies = await _stream(channel, channel.run_aggregation, request, timeout)
         fields = next(reply.result.aggregate_fields for reply in replies if reply.HasField("result"))
         amount = int(fields["total"].integer_value) if total is not None else 0
@@ -317,7 +317,7 @@ async def _stream(channel: Channel, method: Any, request: Any, timeout: float) -
 
 
 def _parsed(reply: Any) -> Any:
-    """The reply; gRPC gives None for what it could not parse."""
+    """The reply; gRPC returns None for one that it cannot parse."""
     if reply is None:
         raise Fault(FaultKind.CORRUPT, "Firestore: a reply that cannot be parsed", may_have_applied=True)
     return reply

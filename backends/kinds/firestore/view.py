@@ -1,7 +1,7 @@
-"""A live view: the result of one query, kept in memory by a Listen stream of our own.
+"""A live view: the result of one query in memory, kept up to date by a Listen stream.
 
-The stream is opened again whenever it ends, resuming where it was. In between, and whenever the view may be older
-than allowed or than a write of this machine, it is not ``fresh``, and nobody is answered from it.
+Whenever the stream ends it is opened again and resumes where it was. In between, and whenever the view may be older
+than allowed or than a write of this machine, it is not ``fresh``, and no read is answered from it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from backends.resilience.backoff import backoff
 _Request: Final[Any] = firestore.ListenRequest.pb()
 
 TARGET_ID: Final = 1
-STREAM_S: Final = 1800.0  # a stream is opened anew after so long, for every call has a timeout
-BASE_S: Final = 0.1
+STREAM_S: Final = 1800.0  # timeout of a stream, as every call has one; then it is opened anew
+BASE_S: Final = 0.1  # backoff between streams that bring no snapshot
 CAP_S: Final = 2.0
+SILENT_SHARE: Final = 0.7  # of the view's maximum age: a stream silent for longer is opened anew
 FORBIDDEN_S: Final = 10.0  # between attempts where the service forbids the query
 _FORBIDDEN: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
@@ -43,19 +44,19 @@ class View:
         self.collection = Collection()
         self.cell = self.collection.cell
         self.fresh = False
-        self.snapshots = 0  # taken over
+        self.snapshots = 0  # applied
         self.restarts = 0  # of the stream
         self._max_age_s = max_age_s
-        self._heard_at = 0.0  # a snapshot was confirmed, the event loop's time
+        self._heard_at = 0.0  # when a snapshot last arrived, in the event loop's time
         self._required = 0  # the commit time of this machine's newest write
         self._emulated = False
         self._first_read_time: int | None = None  # of the stream's first snapshot; None: no stream
         self._doubtful = False  # see ``require``
         self._state: Snapshots | None = None
-        self._connected = False  # there is a stream, and it has brought a snapshot
-        self._reason = ""  # why it cannot be read, as the log was told last
+        self._connected = False  # a stream is open and has brought a snapshot
+        self._reason = ""  # why it cannot be read, as last logged
         self._call: Any = None
-        self._spoke_at = 0.0  # the stream was opened, or brought a message
+        self._spoke_at = 0.0  # when the stream was opened or last brought a message
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watchers: set[Callable[[], None]] = set()
@@ -65,22 +66,22 @@ class View:
     # ------------------------------------------------------------------------------------------------- answering
 
     def covers(self, query: Query) -> bool:
-        """Whether the view answers the query as long as the result is full, or the view holds everything."""
+        """Whether the view can answer the query, if the result reaches the query's limit or the view is complete."""
         return query.collection == self.query.collection and (
             self._complete() or (query.order == self.query.order and query.descending == self.query.descending)
         )
 
     def _complete(self) -> bool:
-        """Whether every document that has the ordered field is here."""
+        """Whether the view holds every document that has the ordered field."""
         return self.query.limit is None or len(self.collection.documents) < self.query.limit
 
     def get(self, doc_id: str) -> tuple[bool, Document | None]:
-        """Whether the view knows, and the document."""
+        """(Whether the view knows, the document or None)."""
         document = self.collection.documents.get(doc_id)
         return document is not None or (self._complete() and self.query.order == NAME), document
 
     def run(self, query: Query) -> list[Document] | None:
-        """The query's result; None where it reaches beyond what is here."""
+        """The query's result; None if it needs documents that the view lacks."""
         if not self.covers(query) or (query.order != self.query.order and self.query.order != NAME):
             return None
         result = self.collection.run(query)
@@ -93,16 +94,16 @@ class View:
         return self.collection.count(query, total)
 
     def age_s(self) -> float:
-        """Seconds since the service last said that this is how things are; infinite before it first did."""
+        """Seconds since the last snapshot arrived; infinite before the first."""
         return asyncio.get_running_loop().time() - self._heard_at if self._heard_at else float("inf")
 
     # ------------------------------------------------------------------------------------------------- freshness
 
     def require(self, commit_time: int) -> None:
-        """Do not answer from before this write.
+        """Do not answer from a state older than this write.
 
-        The emulator loses a write that comes while a stream is being opened: its first snapshot is dated after the
-        write and does not have it (2 of 150 that were made to meet). There the stream is opened again.
+        The emulator loses a write that comes while a stream is being opened: the first snapshot's read time is after
+        the write, but the write is not in it (2 of 150 that were made to coincide). Then the stream is opened again.
         """
         if commit_time > self._required:
             self._required = commit_time
@@ -115,7 +116,7 @@ class View:
             self._judge()
 
     def _judge(self) -> None:
-        """Set ``fresh``; whoever remembers an answer from before a change of it must not use it."""
+        """Set ``fresh``. When it changes, the cell's version changes too, so that no memoised answer is reused."""
         state = self._state
         fresh = (
             state is not None
@@ -128,14 +129,14 @@ class View:
             self.fresh = fresh
             self.cell.version += 1
             if not fresh:
-                self._wake()  # who shows the view looks elsewhere
+                self._wake()  # streams that show the view must now read from the service
         if fresh:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 _release(waiter)
 
     async def catch_up(self, within_s: float) -> bool:
-        """Wait until the view is fresh, if all that it lacks is the newest write; whether it is."""
+        """Wait until the view is fresh, if it lacks only the newest write; returns whether it is fresh."""
         if not self.fresh and self._connected and self.age_s() <= self._max_age_s:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
@@ -150,7 +151,7 @@ class View:
         return self.fresh
 
     def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call ``wake`` after every change; call the result to end it."""
+        """Call ``wake`` after every change; call the result to stop."""
         self._watchers.add(wake)
         return lambda: self._watchers.discard(wake)
 
@@ -161,20 +162,20 @@ class View:
     # ------------------------------------------------------------------------------------------------- the stream
 
     def start(self, channel: Channel) -> None:
-        """Begin to listen."""
+        """Start listening."""
         self._state = Snapshots(self.collection, channel.root)
         self._emulated = channel.emulated
         self._task = asyncio.get_running_loop().create_task(self._listen(channel, self._state))
         self._tick()
 
     def _tick(self) -> None:
-        """Notice age: the view's, and a stream on which nothing has been heard for too long."""
-        every = min(1.0, self._max_age_s / 4)
-        self._timer = asyncio.get_running_loop().call_later(every, self._tick)
+        """Check the view's age, and end a stream that has been silent for too long."""
+        interval_s = min(1.0, self._max_age_s / 4)
+        self._timer = asyncio.get_running_loop().call_later(interval_s, self._tick)
         self._judge()
-        # The service speaks about every 30 s. Asking anew before the view is too old keeps a quiet one fresh.
+        # The service sends a message about every 30 s. A new stream before the view is too old keeps it fresh.
         silent_s = asyncio.get_running_loop().time() - self._spoke_at
-        if self._call is not None and silent_s > 0.7 * self._max_age_s:
+        if self._call is not None and silent_s > SILENT_SHARE * self._max_age_s:
             self._call.cancel()
 
     async def _listen(self, channel: Channel, state: Snapshots) -> None:
@@ -191,11 +192,11 @@ class View:
                     state.token = b""
                     wait = FORBIDDEN_S
                 elif error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    state.token = b""  # a token that is too old, if it was not the query
+                    state.token = b""  # the token may be too old, if the query is valid
             except asyncio.CancelledError:
                 if self._task is None or self._task.cancelling():
                     raise
-                problem = "silent"  # the watchdog ended the call, not somebody this task
+                problem = "silent"  # ``_tick`` cancelled the call; this task was not cancelled
             except Fault as fault:
                 problem, state.token = str(fault), b""
             except Exception:
@@ -203,7 +204,7 @@ class View:
                 _log.exception("view_failed", backend="firestore", collection=collection, order=order)
                 state.token = b""
                 problem = "a mistake of phasegate's"
-            # A stream that was only silent is opened anew while the view is still young enough.
+            # A stream that was only silent is opened anew while the view is still fresh.
             if problem != "silent":
                 self._connected = False
                 self._judge()
@@ -213,13 +214,13 @@ class View:
             attempt = 0 if self.snapshots > before else attempt + 1
             self.restarts += 1
             if attempt:
-                self._unreadable(problem or "the stream ended and had brought nothing")
+                self._unreadable(problem or "the stream ended without a snapshot")
             if wait is None:
                 wait = 0.0 if attempt == 0 else backoff(attempt - 1, BASE_S, CAP_S, self._dice)
             await asyncio.sleep(wait)
 
     def _unreadable(self, reason: str) -> None:
-        """Log it, once until the view is read again, or for another reason."""
+        """Log the reason, once until the view can be read again or the reason changes."""
         if reason != self._reason:
             self._reason = reason
             collection, order = self.query.collection, self.query.order
@@ -232,7 +233,7 @@ class View:
             _log.info("view_reads_again", backend="firestore", collection=collection, order=order)
 
     async def _stream(self, channel: Channel, state: Snapshots) -> None:
-        """One stream, until it ends or has to be begun again."""
+        """Read one stream until it ends or has to be opened anew."""
         loop = asyncio.get_running_loop()
         request = _Request(database=channel.database)
         request.add_target.target_id = TARGET_ID
@@ -287,6 +288,6 @@ def _release(waiter: asyncio.Future[None]) -> None:
 
 async def _responses(call: Any) -> AsyncIterator[Any]:
     while (response := await call.read()) is not grpc.aio.EOF:
-        if response is None:  # gRPC's way of saying that it could not be parsed
+        if response is None:  # gRPC could not parse it
             raise Fault(FaultKind.CORRUPT, "a message that cannot be parsed")
         yield response

@@ -1,1 +1,1 @@
-"""An HTTP origin as a backend: the data plane forwards to it, and it is asked after its health over HTTP."""
+"""An HTTP origin as a backend: the data plane forwards requests to it, and health checks use HTTP."""

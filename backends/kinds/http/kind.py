@@ -1,4 +1,4 @@
-"""An HTTP origin as a kind of backend: how it is reached, and what its settings' shapes cannot say. Pure."""
+"""An HTTP origin as a kind of backend: how it is reached, and checks of its settings beyond their types. Pure."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def mistakes(backend: Http) -> Iterator[tuple[str, str]]:
 
 
 def place_files(backend: Http, place: Callable[[str], str]) -> Http:
-    """The settings with ``place`` put around each file that they name."""
+    """The settings with ``place`` applied to each file path in them."""
     return msgspec.structs.replace(backend, tls=place_tls(backend.tls, place))
 
 
 def mend(backend: Http) -> str:
-    """What to do where it is not well."""
+    """What to do when its health check fails."""
     return f"Start it, or correct its origin ({backend.origin})."

@@ -1,12 +1,12 @@
-"""One history of commits shared by the processes of a machine: what makes their memory stores replicas of one store.
+"""A log of commits shared by the processes of a machine, which makes their memory stores replicas of one store.
 
-Two files. The *head* is mapped by everyone; its one word says which file holds the records and how much of it is
-committed (epoch u16 · length u48), and replacing the word is the commit: what lies beyond the length, a half-written
-record of a killed process included, does not exist and is overwritten by the next. The *data* file is a sequence of
-records, each ``length u32 · crc32 u32 · body`` in MessagePack. Writers take turns by ``flock`` on the head, which
-the kernel gives back when a process dies. Compaction writes a new data file and then the word.
+Two files. Every process maps the *head*. One word in it says which data file is current and how much of it is
+committed (epoch u16 · length u48); storing the word is the commit. Bytes beyond that length, such as a half-written
+record of a killed process, do not count, and the next append overwrites them. The *data* file is a sequence of
+records, each ``length u32 · crc32 u32 · body``, the body in MessagePack. Writers take turns by ``flock`` on the head,
+which the kernel releases when a process dies. Compaction writes a new data file and then stores the word.
 
-Nothing is synced to the disk: a record outlives the process that wrote it, not the machine.
+Nothing is synced to the disk: a record survives the process that wrote it, not a crash of the machine.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from backends.documents.port import Context, Document, Mutation, Transform
 from backends.errors import Fault, FaultKind
 
 MAGIC: Final = int.from_bytes(b"phsjrnl1", "little")
-COMPACT_BYTES: Final = 64 * 2**20  # a data file is rewritten no earlier than at this size
-COMPACT_FACTOR: Final = 4  # and not before it is so many times what the last rewriting left
+COMPACT_BYTES: Final = 64 * 2**20  # a data file is not compacted below this size
+COMPACT_FACTOR: Final = 4  # nor before it is this many times what the last compaction left
 _HEAD_BYTES: Final = 64
 _LENGTH_BITS: Final = 48
 _FRAME: Final = struct.Struct("<II")
-_CHUNK: Final = 2**20
-_REOPENINGS: Final = 10
+_CHUNK: Final = 2**20  # bytes read at once
+_REOPENINGS: Final = 10  # attempts to open the data file while compactions replace it
+_LOCK_FIRST_S: Final = 0.0005  # pause before the next attempt to get the lock; doubles
+_LOCK_MOST_S: Final = 0.01
 
 _log = structlog.get_logger("phasegate.journal")
 _encode = msgspec.msgpack.Encoder().encode
@@ -43,7 +45,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What a replica does: apply ``mutations`` at ``time``, or take over ``documents`` as they are."""
+    """What a replica applies: ``mutations`` at ``time``, or ``documents`` as they are."""
 
     time: int
     mutations: tuple[Mutation, ...] = ()
@@ -66,18 +68,18 @@ def _mutation(parts: list[Any]) -> Mutation:
 
 
 class Journal:
-    """The history of commits, in two files. Each event loop has one of its own; ``open`` before use."""
+    """The log of commits, in two files. Each event loop has its own instance; ``open`` before use."""
 
     def __init__(self, path: Path, compact_bytes: int = COMPACT_BYTES) -> None:
         self._path = path
         self._compact_at = self._compact_bytes = compact_bytes
-        self._word = 0  # the head's word as far as it was read
+        self._word = 0  # the head's word up to which records were read
         self._epoch = 0
         self._offset = 0
         self._head_fd = self._data_fd = -1
 
     def open(self) -> None:
-        """Map the head, making it where there is none. Raises ``OSError`` with what to do."""
+        """Map the head, creating it if it does not exist. Raises ``OSError``, which says what to do."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._head_fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._head_fd).st_size < _HEAD_BYTES:
@@ -97,7 +99,8 @@ class Journal:
         return self._path.with_name(f"{self._path.name}.{epoch}")
 
     def _open_data(self, epoch: int) -> None:
-        # Without O_CREAT a data file that a compaction has just removed would be taken for an empty one.
+        # O_CREAT only for the very first file: with it, a data file that a compaction has just removed would be
+        # created again, and taken for an empty one.
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if epoch == 0 and self._cells[1] == 0 else 0)
         fd = os.open(self._data(epoch), flags, 0o600)
         if self._data_fd >= 0:
@@ -105,13 +108,13 @@ class Journal:
         self._data_fd, self._epoch, self._offset = fd, epoch, 0
 
     def behind(self) -> bool:
-        """Whether others have committed what ``read`` has not given yet. Cheap."""
+        """Whether other processes have committed records that ``read`` has not returned yet. Cheap."""
         return self._cells[1] != self._word
 
     def read(self, reset: Callable[[], None]) -> Iterator[Record]:
-        """What was committed since the last reading; ``reset`` is called first where all is given again.
+        """What was committed since the last call. If it starts over with everything, it calls ``reset`` first.
 
-        Raises ``OSError`` with what to do.
+        Raises ``OSError``, which says what to do.
         """
         word = self._cells[1]
         for _ in range(_REOPENINGS):
@@ -121,7 +124,7 @@ class Journal:
                 self._open_data(word >> _LENGTH_BITS)
                 reset()
             except FileNotFoundError:
-                word = self._cells[1]  # compacted once more in between
+                word = self._cells[1]  # compacted again in between
         else:
             raise OSError(f"{self._path}: its data file is missing; remove {self._path} too")
         yield from self._records(word & (1 << _LENGTH_BITS) - 1)
@@ -129,7 +132,7 @@ class Journal:
 
     def _records(self, end: int) -> Iterator[Record]:
         block = b""
-        used = 0  # of the block
+        used = 0  # bytes of the block
         while True:
             while len(block) - used >= _FRAME.size:
                 length, crc = _FRAME.unpack_from(block, used)
@@ -149,17 +152,17 @@ class Journal:
             left = end - self._offset
             if left <= 0:
                 return
-            # Twice as much as last time where one record is larger than the block.
+            # Twice as much as last time if one record is larger than the block.
             size = _CHUNK if used else max(_CHUNK, 2 * len(block))
             longer = os.pread(self._data_fd, min(size, left), self._offset)
             if not used and len(longer) <= len(block):
-                return  # the machine went down before the file reached the disk: the rest is lost
+                return  # the machine crashed before the file reached the disk: the rest is lost
             block, used = longer, 0
 
     async def lock(self, ctx: Context) -> None:
-        """Have this process alone append. Raises ``Fault`` (DEADLINE) where it is not its turn in time."""
+        """Get the exclusive right to append. Raises ``Fault`` (DEADLINE) if the lock is not free in time."""
         loop = asyncio.get_running_loop()
-        wait = 0.0005
+        wait = _LOCK_FIRST_S
         while True:
             try:
                 fcntl.flock(self._head_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,14 +172,14 @@ class Journal:
                     message = "mock: another process holds the journal's lock"
                     raise Fault(FaultKind.DEADLINE, message, may_retry=True) from None
             await asyncio.sleep(wait)
-            wait = min(2 * wait, 0.01)
+            wait = min(2 * wait, _LOCK_MOST_S)
 
     def unlock(self) -> None:
         """Let the next process append."""
         fcntl.flock(self._head_fd, fcntl.LOCK_UN)
 
     def append(self, record: Record) -> None:
-        """Commit the record. Only under the lock, and after everything was read. Raises ``Fault`` (EXHAUSTED)."""
+        """Commit the record. Only with the lock, and after reading everything. Raises ``Fault`` (EXHAUSTED)."""
         self._write(record)
         self._commit()
 
@@ -200,7 +203,7 @@ class Journal:
         return self._offset > self._compact_at
 
     def compact(self, records: Iterable[Record]) -> None:
-        """Begin anew from ``records``, which say all that the store holds. Only under the lock."""
+        """Replace the data file by one with only ``records``, the store's whole content. Only with the lock."""
         old, old_fd, old_offset = self._epoch, self._data_fd, self._offset
         epoch = old % 0xFFFF + 1
         self._data_fd = os.open(self._data(epoch), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -212,7 +215,7 @@ class Journal:
             os.close(self._data_fd)
             self._data(epoch).unlink()
             self._data_fd, self._epoch, self._offset = old_fd, old, old_offset
-            self._compact_at *= 2  # not again at once
+            self._compact_at *= 2  # do not try again at once
             return
         self._commit()
         os.close(old_fd)

@@ -1,4 +1,4 @@
-"""The mock as a kind of backend: a document store in this machine's memory, with data of its own to begin with."""
+"""The mock as a kind of backend: a document store in this machine's memory, with initial data of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backends.kinds.mock.settings import Mock
 
 
 class Rehearsal(NamedTuple):
-    """Trouble put into a backend on purpose: seconds added to every call, and the share of calls that fail."""
+    """Deliberate trouble in a backend: seconds added to every call, and the share of calls that fail."""
 
     latency_s: float
     fault_rate: float
@@ -37,12 +37,12 @@ def open_store(
 
 
 def begins_with(backend: Mock) -> tuple[str | None, int]:
-    """The folder of its fixtures, where it has one, and the seed of its made-up data, where it has none."""
+    """The folder of its fixtures, or None, and the seed of the made-up data that it has without fixtures."""
     return backend.fixtures, backend.seed
 
 
 def rehearsal(backend: Mock) -> Rehearsal | None:
-    """The trouble that was asked for."""
+    """The deliberate trouble that its settings ask for."""
     if not (backend.latency_s or backend.fault_rate):
         return None
     dice = random.Random(backend.seed)  # noqa: S311 - no secret
@@ -50,12 +50,12 @@ def rehearsal(backend: Mock) -> Rehearsal | None:
 
 
 def place_files(backend: Mock, place: Callable[[str], str]) -> Mock:
-    """The settings with ``place`` put around each file that they name."""
+    """The settings with ``place`` applied to each file path in them."""
     if not backend.fixtures:
         return backend
     return msgspec.structs.replace(backend, fixtures=place(backend.fixtures))
 
 
 def mend(backend: Mock) -> str:
-    """What to do where it is not well."""
+    """What to do when its health check fails."""
     return "Correct its fixtures."

@@ -1,7 +1,7 @@
 """The mock: a document store in memory that answers as Firestore does.
 
-Given a journal, every process that opens it is a replica of one store: a read first takes in what others appended,
-a write is decided and appended inside the journal's lock. Without one the store is this process's own.
+With a journal, every process that opens it is a replica of one store: a read first applies what others appended; a
+write is decided and appended under the journal's lock. Without a journal the store is private to this process.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mu
 from backends.documents.semantics import applied, check, check_path, check_size, growth, refuse, size_of
 from backends.kinds.mock.journal import Journal, Record
 
-POLL_S: Final = 0.03  # how often a watched store looks for what other processes wrote
+POLL_S: Final = 0.03  # how often a watched store checks for writes of other processes
 
 START_S: Final = 10.0  # how long to wait for another process that is filling the store
 
-SNAPSHOT_DOCUMENTS: Final = 1000  # in one record of a compacted log
+SNAPSHOT_DOCUMENTS: Final = 1000  # in one record of a compacted journal
 
 
 def parent(path: str) -> str:
-    """The collection that a document's path is in."""
+    """The collection of a document's path."""
     return path[: path.rindex("/")]
 
 
@@ -38,13 +38,13 @@ class MemoryStore:
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
-        self._sizes: dict[str, int] = {}  # of documents that were merged into: at most so many bytes
+        self._sizes: dict[str, int] = {}  # upper bound in bytes, of documents that were merged into
         self._time = 0
         self._watchers: dict[str, set[Callable[[], None]]] = {}
         self._poller: asyncio.TimerHandle | None = None
 
     def poll(self) -> None:
-        """Take in what other processes wrote."""
+        """Apply what other processes wrote."""
         if self._log is not None and self._log.behind():
             for record in self._log.read(self._reset):
                 self._replay(record)
@@ -56,12 +56,14 @@ class MemoryStore:
     async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
         """As ``DocumentStore.get_many``."""
         self.poll()
-        found = []
+        documents = []
         for path in paths:
             check_path(path)
             collection = self._rest_on(parent(path), ctx)
-            found.append(collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None)
-        return found
+            documents.append(
+                collection.documents.get(path[path.rindex("/") + 1 :]) if collection is not None else None
+            )
+        return documents
 
     async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
         """As ``DocumentStore.query``."""
@@ -88,11 +90,11 @@ class MemoryStore:
             self._log.unlock()
 
     def _commit(self, mutations: Sequence[Mutation]) -> int:
-        """Decide, append, apply: nobody has seen anything of it until the record is in the log."""
+        """Decide, append, apply, in this order: no reader sees any of it before the record is in the journal."""
         when = max(self._time + 1, time.time_ns() // 1000)
         pending: dict[str, Document | None] = {}
         sizes: dict[str, int] = {}
-        for mutation in mutations:  # of as many documents
+        for mutation in mutations:  # each of another document
             path = mutation.path
             current = self._find(path)
             refuse(current, mutation.precondition, path)
@@ -108,9 +110,9 @@ class MemoryStore:
         return when
 
     def _grown(self, current: Document | None, mutation: Mutation, document: Document) -> int:
-        """At most so many bytes does ``document`` take; ``Rejected`` where those are too many.
+        """An upper bound of the bytes of ``document``; raises ``Rejected`` if it is too large.
 
-        It is measured the first time, and then where what was added since might be too much.
+        The document is measured the first time, and again only when what was added since might exceed the limit.
         """
         known = self._sizes.get(mutation.path)
         if current is not None and known is not None:
@@ -169,13 +171,13 @@ class MemoryStore:
     def _rest_on(self, name: str, ctx: Context) -> Collection | None:
         collection = self._collections.get(name)
         if collection is None:
-            ctx.memorable = False  # there is no cell to rest on before the first document
+            ctx.memorable = False  # before the first document there is no cell whose version could be recorded
             return None
         ctx.rest_on(collection.cell)
         return collection
 
     def documents(self) -> Iterator[Document]:
-        """Everything there is."""
+        """All documents."""
         return (document for each in self._collections.values() for document in each.documents.values())
 
     def watch(self, collection: str, wake: Callable[[], None]) -> Callable[[], None]:
@@ -197,11 +199,11 @@ class MemoryStore:
         self.poll()
 
     def watches(self, collection: str, doc_id: str | None = None) -> bool:
-        """Always: this store is told of everything."""
+        """Always: this store sees every change."""
         return True
 
     async def start(self) -> None:
-        """Read the log, or where nothing was ever written write what the store begins with."""
+        """Read the journal; if nothing was ever written, write the initial data."""
         if self._log is not None:
             self._log.open()
         self.poll()
@@ -216,13 +218,13 @@ class MemoryStore:
         await self._log.lock(ctx)
         try:
             self.poll()
-            if self._time == 0:  # nobody else was first
+            if self._time == 0:  # no other process was first
                 self._commit(self._initial())
         finally:
             self._log.unlock()
 
     async def close(self) -> None:
-        """Let go of the log."""
+        """Close the journal."""
         if self._poller is not None:
             self._poller.cancel()
             self._poller = None
@@ -234,5 +236,5 @@ class MemoryStore:
         return {}
 
     async def health(self, deadline_s: float) -> str:
-        """Always well: it is this process."""
+        """Always healthy: it is this process."""
         return "in memory"

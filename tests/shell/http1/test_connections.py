@@ -619,7 +619,7 @@ class TestErrorForm:
         here = await rig(proxy={"errors": Errors("<h1>{status} {reason}</h1><p>{code}: {message}</p>")})
         answer = await here.refusal(b"GET / HTTP/1.1\r\nHost: <b>\r\n\r\n")
         assert answer["content-type"] == "text/html; charset=utf-8"
-        assert answer.body == b"<h1>400 Bad Request</h1><p>bad_host: Host is no host and port</p>"
+        assert answer.body == b"<h1>400 Bad Request</h1><p>bad_host: Host is not a host and port</p>"
 
     async def test_what_is_told_is_escaped(self, rig: Any) -> None:
         from proxy.http1.refusal import Form

@@ -1,4 +1,4 @@
-"""An adapter as a user of phasegate would write one: orders, in a package that the product knows nothing of."""
+"""An adapter as a user of phasegate would write it: orders, in a package outside the product."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def shown(order: Document) -> dict[str, Any]:
 
 
 def newer(mine: Fields, stored: Fields) -> bool:
-    """Whether a state takes the place of the stored one: an order never goes back."""
+    """Whether a state replaces the stored one: an order never goes back."""
     return STATES.index(str(mine["state"])) > STATES.index(str(stored["state"]))
 
 
@@ -114,7 +114,7 @@ class Orders:
         return reply(200, {"orders": [shown(order) for order in orders[:limit]], "next_cursor": cursor})
 
     async def stream(self, call: Call, ctx: Context) -> Answer:
-        """The newest order, and each one that takes its place."""
+        """The newest order, and each newer one when it is placed."""
 
         async def look(ctx: Context) -> Scene | None:
             orders = await self._store.query(NEWEST, ctx)
@@ -123,7 +123,7 @@ class Orders:
         return stream(self._store, ORDERS, None, look, await look(ctx))
 
 
-def made(dice: random.Random) -> Iterator[MadeUp]:
+def sample_orders(dice: random.Random) -> Iterator[MadeUp]:
     """Ten orders, the last of them paid."""
     for nth in range(10):
         body = {"item": dice.choice(("tea", "cup")), "count": dice.randint(1, 9)}
@@ -149,7 +149,7 @@ ADAPTER = Adapter(
     ),
     collections=(ORDERS,),
     views=(NEWEST,),
-    made_up=made,
+    made_up=sample_orders,
     times=frozenset({"placed"}),
     newer={ORDERS: newer},
 )
