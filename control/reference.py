@@ -98,7 +98,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (phases.Thresholds, "error_rate"): "failed requests, as a share of 1",
     (phases.Thresholds, "p95_ms"): "at most 5 % of requests are slower",
     (phases.Thresholds, "p99_ms"): "at most 1 % of requests are slower",
-    (phases.Thresholds, "memory_mb"): "of the largest of phasegate's processes",
+    (phases.Thresholds, "memory_mb"): "resident memory of phasegate's largest process, in MB of 1,000,000 bytes",
     (phases.Thresholds, "cpu"): "what phasegate's processes use of the machine, as a share of 1",
     (gates.Window, "from"): "`HH:MM`, UTC",
     (gates.Window, "to"): "`HH:MM`, UTC; at or before `from`: of the next day",

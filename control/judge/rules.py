@@ -198,7 +198,7 @@ RULES: Final[tuple[Rule, ...]] = (
         Gauge(),
         "memory_mb",
         MB,
-        "the memory of the largest of phasegate's processes",
+        "resident memory of phasegate's largest process, in MB of 1,000,000 bytes",
         "{value} in the largest process",
         _SAMPLES,
     ),
