@@ -137,7 +137,7 @@ class Api:
                 return await handler(request, NOBODY)
             identity = await self._identify(request)
             if not identity.may(role):
-                message = f"{identity.name} has the role {identity.role}"
+                message = f"{identity.name} is a {identity.role}"
                 raise ApiProblem(403, "forbidden", message, f"This call needs the role {role}.")
             if endpoint.method != "get":
                 self._check_page(request, identity)

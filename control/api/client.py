@@ -156,13 +156,13 @@ class ControlClient:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreachable(
-                f"{self.url} answered {status}, but not like a control plane of this version: {error}", _WHERE
+                f"{self.url} answered {status}, but not as a control plane of this version does: {error}", _WHERE
             ) from error
 
     def _failed(self, status: int, content_type: str, data: bytes) -> ApiError:
         """The error for an answer that is not the expected document: a refusal, or an answer of something else."""
         if status < 400 or (data and "json" not in content_type):
-            return Unreachable(f"{self.url} answered {status}, but not like a control plane", _WHERE)
+            return Unreachable(f"{self.url} answered {status}, but not as a control plane does", _WHERE)
         try:
             error = msgspec.json.decode(data, type=ErrorDocument).error
         except (msgspec.DecodeError, RecursionError):

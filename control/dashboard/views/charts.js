@@ -128,6 +128,6 @@ function Heat({ arm, common, table, data, bounds, step, scale, latency, name }) 
     }
     ctx.restore();
   }
-  return html`<${Figure} title=${`Every request, ${arm}`} values=${[[arm, `${name} ${ms(latency)}`]]} note="darker: more requests"
+  return html`<${Figure} title=${`Every request, ${arm}`} values=${[[arm, `${name} ${ms(latency)}`]]} note="the darker, the more"
     ...${{ ...common, data, series: [{ colour: arm }], paint, scale }} />`;
 }
