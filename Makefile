@@ -1,11 +1,11 @@
-# make demo   runs the main job with nothing to set up; ARGS go to `phasegate demo`
-# make bench  measures what phasegate costs beside nginx, haproxy and a plain aiohttp proxy; docs/performance.md
-# make compiled   builds the hot modules with mypyc into build/compiled, as `pip install .` does where gcc is
-# make picture    takes docs/dashboard.png from a demo that is going on (three minutes)
-# make rehearse   breaks one thing after another under load (some minutes); writes docs/rehearsals.md. ARGS name some
+# make demo   runs a whole migration without any setup; ARGS go to `phasegate demo`
+# make bench  compares phasegate's cost with nginx, haproxy and a plain aiohttp proxy; docs/performance.md
+# make compiled   builds the hot modules with mypyc into build/compiled, as `pip install .` does where gcc is installed
+# make picture    takes docs/dashboard.png from a running demo (three minutes)
+# make rehearse   breaks one thing after another under load (some minutes); writes docs/rehearsals.md. ARGS: only these
 # make test   runs every check: lint, types, and all tests, with real processes and the real emulator
 #
-# Each first installs what is missing, once: a virtual environment in .venv, the page's libraries in
+# Each target first installs what is missing, once: a virtual environment in .venv, the dashboard's libraries in
 # control/dashboard/vendor, and with apt python3-venv, gcc and python3-dev, and (for the browser test) chromium.
 
 .SHELLFLAGS := -eu -o pipefail -c
@@ -21,11 +21,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo )
 APT := $(SUDO)apt-get
 
-# The compiled form: copies of the packages that have compiled modules, for this Python. Sources stay as they are.
+# The compiled form: copies of the packages that have compiled modules, for this Python. The sources are not changed.
 COMPILED := build/compiled
 COMPILED_FROM := $(shell find proxy backends -name '*.py') hatch_build.py pyproject.toml
 BUILT := $(COMPILED)/.built-$(shell { $(BIN)/python -V || $(PYTHON) -V; } 2>/dev/null | tail -1 | tr -d ' ')
-# What is found there comes first, and nothing because it lies in the working folder; children inherit that.
+# Python searches the compiled copies first, and not the working folder by itself. Child processes inherit this.
 RUN_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) PHASEGATE_FORM=compiled
 
 .PHONY: help demo test lint pytest compiled test-compiled compiler vendor browser docs bench scale bench-tools picture clean rehearse
@@ -43,7 +43,7 @@ lint: $(VENV)/.tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Each fault on real processes; the clock's needs libfaketime, the full disk's needs root.
+# Each fault runs against real processes. The clock's fault needs libfaketime, the full disk's needs root.
 rehearse: $(VENV)/.tests
 	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || { \
 		echo "make: libfaketime is missing; installing it with apt"; $(APT) update -q && $(APT) install -qy libfaketime; }
@@ -52,7 +52,7 @@ rehearse: $(VENV)/.tests
 pytest: $(VENV)/.tests $(VENDOR)/.fetched browser
 	$(BIN)/python -m pytest $(ARGS)
 
-# What the compiled modules do, held against the same tests; and that it is they that were tested.
+# Runs the tests of the compiled modules against their compiled form; test_form.py checks that it was used.
 test-compiled: compiled
 	$(RUN_COMPILED) $(BIN)/python -m pytest -o "pythonpath=$(COMPILED) ." tests/shell/http1 tests/shell/test_answering.py \
 		tests/shell/test_relaying.py tests/shell/test_mixing.py tests/shell/test_arm.py tests/shell/test_board.py \
@@ -61,10 +61,10 @@ test-compiled: compiled
 
 compiled: $(BUILT)
 
-# A wheel as a user's pip makes it, and of it the packages with compiled modules.
+# Builds a wheel as a user's pip does, and takes the packages with compiled modules from it.
 $(BUILT): $(COMPILED_FROM) | $(VENV)/.tests compiler
 	rm -rf $(COMPILED)
-	@mkdir -p $(COMPILED) && touch $(COMPILED)/.began  # what is changed from now on is not in it
+	@mkdir -p $(COMPILED) && touch $(COMPILED)/.began  # a source changed after this moment makes the target stale
 	PHASEGATE_COMPILE=require $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation \
 		-w $(COMPILED)/wheel .
 	$(BIN)/python -m zipfile -e $(COMPILED)/wheel/*.whl $(COMPILED)/wheel
@@ -77,23 +77,24 @@ compiler:
 		echo "make: a C compiler or Python.h is missing; installing them with apt"; \
 		$(APT) update -q && $(APT) install -qy --no-install-recommends gcc libc6-dev python3-dev; }
 
-# The configuration reference is written from the settings themselves.
+# Writes the generated documentation: the configuration, the code map, the states, the judge's rules.
 docs: $(VENV)/.runs
 	$(BIN)/python -m control.reference
 
-# The README's picture of the dashboard, as it is now.
+# Takes the README's picture of the dashboard anew.
 picture: $(VENV)/.tests $(VENDOR)/.fetched browser
 	$(BIN)/python docs/picture.py
 
-# Speed beside others' (docs/performance.md). Quiet machine, two processors: one for the proxy, one for the load.
+# Compares speed with other proxies (docs/performance.md). Needs a quiet machine with two processors: one for the
+# proxy, one for the load.
 bench: $(VENV)/.tests bench-tools compiled
 	$(BIN)/python -m loadtest.bench $(or $(ARGS),--page docs/performance.md)
 
-# How cost grows with workers, connections, routes, migrations and bodies.
+# Measures how cost grows with workers, connections, routes, migrations and bodies.
 scale: $(VENV)/.tests bench-tools compiled
 	$(BIN)/python -m loadtest.bench.scale $(or $(ARGS),--plots docs/performance --page docs/performance.md)
 
-# The benchmark starts nginx and haproxy by itself: the services that Debian starts with them are stopped again.
+# The benchmark starts nginx and haproxy itself, so the services that Debian starts on installation are stopped.
 bench-tools:
 	@missing=$$(for p in nginx haproxy wrk; do command -v $$p >/dev/null || [ -x /usr/sbin/$$p ] || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
@@ -116,7 +117,7 @@ $(VENV)/.tests: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,load]'
 	@touch $@ $(VENV)/.runs
 
-# What the dashboard's page loads, served from the package; axe-core stays in node_modules, for the browser test.
+# Fetches the libraries that the dashboard's page loads. axe-core stays in node_modules, for the browser test.
 vendor: $(VENDOR)/.fetched
 
 $(VENDOR)/.fetched: package.json package-lock.json

@@ -1,12 +1,13 @@
-"""Compiles the data plane's hot modules while a wheel is built, from the same source, where a C compiler is there.
+"""Compiles the data plane's hot modules while a wheel is built, if a C compiler is installed.
 
-Python's build tools run this (``[tool.hatch.build]`` in pyproject.toml). mypyc turns the modules of ``HOT`` into
-extension modules that lie beside their sources in the wheel and are found before them. Nothing needs them: without a
-compiler, or where compiling fails, the wheel is plain Python, says so, and does the same for about twice the CPU
-time. ``PHASEGATE_COMPILE`` asks for another way: ``require`` fails rather than fall back, ``no`` does not try.
-``phasegate --version`` tells which form is installed.
+Python's build tools run this hook (``[tool.hatch.build]`` in pyproject.toml). mypyc compiles the modules of ``HOT``
+into extension modules, which lie beside their sources in the wheel; Python imports them instead of the sources. They
+are optional: without a compiler, or where compiling fails, the wheel is plain Python with a warning. It behaves the
+same and takes about twice the CPU time. ``PHASEGATE_COMPILE=require`` fails instead of falling back to plain Python;
+``PHASEGATE_COMPILE=no`` does not compile. ``phasegate --version`` shows which form is installed.
 
-They are one group, so calls between them are C calls; a class that plain Python code inherits from must stay out.
+The modules are one group, so calls between them are C calls. A class that plain Python code inherits from must not be
+in ``HOT``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ HOT = (
     *(f"proxy/http1/{name}.py" for name in ("nexthop", "pool", "refusal", "service", "shared", "states", "upstream")),
     "proxy/process/gateway.py",
 )
-GROUP = "phasegate__mypyc"  # the one library that holds the code of all; a module's own file only leads to it
-# The types were checked strictly before; here libraries that are not installed are taken as they come.
+GROUP = "phasegate__mypyc"  # one library holds the code of all modules; each module's own file only loads it
+# `make lint` checks the types strictly. In a build, imports that are not installed must not fail the type check.
 CHECKING = ("--config-file=", "--ignore-missing-imports", "--follow-imports=silent")
-# -O2 is as fast as -O3, and takes half a minute less to compile.
+# -O2 code is as fast as -O3 code here, and compiles half a minute faster.
 SETUP = """\
 from mypyc.build import mypycify
 from setuptools import setup
@@ -47,66 +48,66 @@ setup(name="phasegate", packages=[], py_modules=[], ext_modules=modules)
 
 
 class CompileError(Exception):
-    """The modules could not be compiled: why, in the compiler's words."""
+    """The modules could not be compiled. The message is the compiler's output."""
 
 
 def compiler() -> str | None:
-    """Where the C compiler is that this Python was built for; None where there is none, or no ``Python.h``."""
+    """Path of the C compiler to use; None where it or ``Python.h`` is missing."""
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     header = Path(sysconfig.get_path("include"), "Python.h")
     return shutil.which(command.split()[0]) if header.is_file() else None
 
 
 def compiled(root: Path, folder: Path) -> list[Path]:
-    """Compile ``HOT`` in a copy of the packages in ``folder``: the files made, within it. Raises ``CompileError``."""
+    """Compile ``HOT`` in a copy of the packages in ``folder``; the compiled files. Raises ``CompileError``."""
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     (folder / "setup.py").write_text(SETUP.format(arguments=[*CHECKING, *HOT], group=GROUP.removesuffix("__mypyc")))
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CompileError((done.stdout + done.stderr).strip())
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise CompileError((result.stdout + result.stderr).strip())
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     return [path for path in folder.rglob(f"*{suffix}") if "build" not in path.relative_to(folder).parts]
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """The hook. A wheel is compiled; an editable installation never is, for it could become out of date."""
+    """The build hook. Wheels are compiled. Editable installations are not: compiled code would become out of date."""
 
     _folder: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
-        """What compiling needs beside the C compiler."""
-        return ["mypy[mypyc]>=2.4,<3"] if compiler() and _asked() != "no" else []
+        """The Python packages that compiling needs."""
+        return ["mypy[mypyc]>=2.4,<3"] if compiler() and _mode() != "no" else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and put what was made into the wheel."""
-        asked = _asked()
-        if version == "editable" or asked == "no":
+        """Compile, and add the compiled files to the wheel."""
+        mode = _mode()
+        if version == "editable" or mode == "no":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="phasegate-compile-")
         folder = Path(self._folder.name)
         try:
             if compiler() is None:
-                raise CompileError("there is no C compiler, or no Python.h: on Debian install gcc and python3-dev")
-            found = compiled(Path(self.root), folder)
+                raise CompileError("a C compiler or Python.h is missing: on Debian install gcc and python3-dev")
+            files = compiled(Path(self.root), folder)
         except CompileError as error:
-            if asked == "require":
+            if mode == "require":
                 raise
             self.app.display_warning(f"{error}\nphasegate: not compiled: this wheel is plain Python, and slower")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        build_data["force_include"] |= {str(path): str(path.relative_to(folder)) for path in found}
+        build_data["force_include"] |= {str(path): str(path.relative_to(folder)) for path in files}
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Take away what the compiler left."""
+        """Remove the temporary folder."""
         if self._folder is not None:
             self._folder.cleanup()
 
 
-def _asked() -> str:
-    asked = os.environ.get("PHASEGATE_COMPILE", "")
-    if asked not in ("", "require", "no"):
-        raise SystemExit(f"PHASEGATE_COMPILE: expected require or no, found {asked!r}")
-    return asked
+def _mode() -> str:
+    mode = os.environ.get("PHASEGATE_COMPILE", "")
+    if mode not in ("", "require", "no"):
+        raise SystemExit(f"PHASEGATE_COMPILE: expected require or no, found {mode!r}")
+    return mode

@@ -1,11 +1,11 @@
-"""Writes the parts of the documentation that are read from the source, so that they cannot be out of date.
+"""Writes the parts of the documentation that are generated from the source, so that they cannot be out of date.
 
     docs/configuration.md   every key of the configuration: from the settings' types, defaults and comments
     docs/architecture.md    between its marks: the code map from the modules' docstrings, and the states of the
                             rollout and of a client's connection from their tables of transitions
     docs/judge.md           between its marks: the judge's rules, from their table
 
-``python -m control.reference`` writes them; ``documents`` gives them, for the test that they are current.
+``python -m control.reference`` writes them; ``documents`` returns them, for the test that they are current.
 """
 
 from __future__ import annotations
@@ -88,84 +88,94 @@ LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
 _INTRO: Final = """# Configuration
 
 One TOML file, `phasegate.toml` unless `--config` or `PHASEGATE_CONFIG` names another. `phasegate init` writes a
-commented one and `phasegate check` reads it. Every mistake is told at once, with its path in the file and what was
-expected; a key that is not listed here is a mistake. Paths are relative to the file's own folder. A **duration** is
-written `"250ms"`, `"30s"`, `"5m"`, `"1h"`, or as a bare number of seconds; an **address** is `"HOST:PORT"`.
+commented one, and `phasegate check` checks it. All mistakes are reported at once, each with its path in the file and
+what was expected; a key that is not listed here is a mistake. Paths are relative to the file's own folder. A
+**duration** is written `"250ms"`, `"30s"`, `"5m"`, `"1h"`, or as a bare number of seconds; an **address** is
+`"HOST:PORT"`.
 
-`SIGHUP` to `phasegate serve` has the file read again: where it is good, workers are replaced one by one, and no
-request is lost; where it is not, everything goes on as before and the log says why.
+On `SIGHUP`, `phasegate serve` reads the file again. If it is valid, workers are replaced one by one and no request is
+lost. If it is not, everything goes on with the old configuration, and the log says why.
 
-*This page is written by `make docs` from the settings themselves.*
+*This page is written by `make docs` from the settings in the source.*
 """
 
-# What the source's own comment does not say. A key with neither is an error.
+# The meaning of keys whose field in the source has no comment. A key with neither is an error.
 _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (App, "origin"): (
         "where the app listens: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/path/of/a/socket`; "
-        "every request that is no data request goes there"
+        "every request that is not a data request goes there"
     ),
-    (App, "connect_timeout"): "to connect to the app; beyond it 502",
-    (Proxy, "listen"): "the addresses that clients come to",
+    (App, "connect_timeout"): "to connect to the app; after it 502",
+    (Proxy, "listen"): "the addresses that clients connect to",
     (Proxy, "sticky"): (
-        "whose request it is, the first that the request has: `header:NAME`, `cookie` (set on the first data "
-        "answer), `ip`, or `random`"
+        "how a visitor is recognised; the first of these that the request has: `header:NAME`, `cookie` (set on the "
+        "first data answer), `ip`, or `random`"
     ),
     (Proxy, "run_dir"): "the board, the checkpoints, the audit trail, the mock's journal; one phasegate at a time",
-    (Proxy, "max_head"): "bytes of a request's head; beyond it 431",
-    (Proxy, "head_timeout"): "for a request's head to arrive whole",
-    (Proxy, "idle_timeout"): "how long a client's connection may stay without a request",
-    (Proxy, "drain_timeout"): "how long a worker that ends waits for what it has in flight",
+    (Proxy, "max_head"): "bytes of a request's head; a larger one gets 431",
+    (Proxy, "head_timeout"): "for a request's whole head to arrive",
+    (Proxy, "idle_timeout"): "how long a client's connection may stay open without a request",
+    (Proxy, "drain_timeout"): "how long a worker that ends waits for its requests in flight",
     (Listener, "address"): "where it listens",
     (Tls, "key"): "the private key, in a PEM file",
-    (Tls, "minimum"): "the oldest version of TLS that is spoken",
-    (Errors, "content_type"): "what the template is",
-    (AccessLog, "path"): "the file; it is opened again when it was moved away",
+    (Tls, "minimum"): "the oldest version of TLS that is accepted",
+    (Errors, "content_type"): "the template's media type",
+    (AccessLog, "path"): "the file; after a log rotation moved it, a new one is opened",
     (AccessLog, "sample"): "the share of requests without an error that are written, 0 to 1",
     (settings.Migration, "source"): "the backend that answers today",
-    (settings.Migration, "target"): "the backend that is to answer",
-    (settings.Migration, "routes"): "the paths that are the migration's; `*` at the end stands for anything",
+    (settings.Migration, "target"): "the backend that traffic moves to",
+    (settings.Migration, "routes"): "the paths of the migration's data requests; `*` at the end stands for anything",
     (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from that arm alone",
     (
         settings.Migration,
         "validate_every",
-    ): "how often the target is judged in full; beside it a detector looks four times a second",
+    ): "how often the target is judged in full; in between, a detector looks four times a second",
     (settings.Migration, "lease"): "how long workers use the target when the control plane is silent; at most 38s",
-    (settings.Migration, "on_breach"): "where a failing target is taken back to: one phase, or all the way",
+    (settings.Migration, "on_breach"): "how far a failing target is rolled back: one phase, or to 0 %",
     (settings.Migration, "judge"): "`sequential` weighs evidence; `threshold` compares a window with the limit",
-    (settings.Migration, "phases"): "the steps, each of a greater weight than the one before",
-    (settings.Migration, "thresholds"): "what a healthy target keeps to",
+    (settings.Migration, "phases"): "the steps, each with a greater weight than the one before",
+    (settings.Migration, "thresholds"): "limits that a healthy target keeps",
     (settings.Migration, "windows"): "hours in which a phase may begin; without any, always",
     (settings.Migration, "freezes"): "spans in which no phase begins",
-    (settings.Migration, "webhooks"): "who is told of phase changes and rollbacks",
-    (phases.Phase, "name"): "shown everywhere",
+    (settings.Migration, "webhooks"): "receivers of phase changes and rollbacks",
+    (phases.Phase, "name"): "the phase's name in status, report and logs",
     (phases.Phase, "weight"): "the target's share of data requests, in percent, in steps of 0.01",
     (phases.Phase, "min_soak"): "the least time in this phase",
-    (phases.Phase, "rollback_within"): "a rollback out of this phase is complete within it",
+    (phases.Phase, "rollback_within"): "limit for a rollback out of this phase to be complete",
     (phases.Thresholds, "error_rate"): "failed requests, as a share of 1",
     (phases.Thresholds, "p95_ms"): "at most 5 % of requests are slower",
     (phases.Thresholds, "p99_ms"): "at most 1 % of requests are slower",
-    (phases.Thresholds, "memory_mb"): "of the largest of phasegate's processes",
-    (phases.Thresholds, "cpu"): "what phasegate's processes use of the machine, as a share of 1",
+    (phases.Thresholds, "memory_mb"): "resident memory of phasegate's largest process, in MB of 1,000,000 bytes",
+    (
+        phases.Thresholds,
+        "cpu",
+    ): "processor time of all phasegate's processes, as a share of the whole machine, 0 to 1",
     (gates.Window, "from"): "`HH:MM`, UTC",
     (gates.Window, "to"): "`HH:MM`, UTC; at or before `from`: of the next day",
-    (gates.Window, "days"): "the days on which it opens",
+    (gates.Window, "days"): "the days on which the window opens",
     (gates.Freeze, "from"): "a TOML date and time with an offset",
     (gates.Freeze, "to"): "likewise",
-    (gates.Freeze, "reason"): "shown while it lasts",
-    (settings.Webhook, "url"): "where a JSON document is posted to",
-    (settings.Webhook, "secret_env"): "the environment variable that holds the key it is signed with",
+    (gates.Freeze, "reason"): "shown while the freeze lasts",
+    (settings.Webhook, "url"): "where JSON documents are posted to",
+    (settings.Webhook, "secret_env"): "the environment variable with the key that signs the documents",
     (settings.Control, "listen"): "the API and the dashboard; another host than loopback needs tokens or admins",
     (settings.Control, "tokens"): "static tokens; `phasegate token` makes one and prints its line",
-    (settings.Migration, "max_soak"): "then `on_low_traffic` decides; none: twice the phase's `min_soak`",
-    (settings.Migration, "on_low_traffic"): "where `max_soak` has passed without proof, and limits were kept so far",
-    (phases.Phase, "max_soak"): "this phase's own; none: the migration's",
-    (phases.Phase, "min_samples"): "this phase's own; none: the migration's",
-    (phases.Thresholds, "success_rate"): "the same limit from the other side; the stricter of both holds",
-    (Proxy, "workers"): "worker processes; 0: one a core",
-    (Proxy, "max_body"): "bytes of a data request's body; beyond it 413",
-    (Proxy, "body_timeout"): "for a data request's body to arrive whole",
+    (settings.Migration, "max_soak"): "after it `on_low_traffic` decides; none: twice the phase's `min_soak`",
+    (
+        settings.Migration,
+        "on_low_traffic",
+    ): "what happens after `max_soak` without proof, if all limits were kept so far",
+    (phases.Phase, "max_soak"): "for this phase; none: the migration's",
+    (phases.Phase, "min_samples"): "for this phase; none: the migration's",
+    (phases.Thresholds, "success_rate"): "the same limit as a share of successes; the stricter of both applies",
+    (Proxy, "workers"): "worker processes; 0: one per core",
+    (Proxy, "max_body"): "bytes of a data request's body; a larger one gets 413",
+    (Proxy, "body_timeout"): "for a data request's whole body to arrive",
     (settings.Control, "viewers"): "verified e-mail addresses that may look",
-    (settings.Control, "firebase_project"): "whose ID tokens are believed; none: the only Firestore backend's",
+    (
+        settings.Control,
+        "firebase_project",
+    ): "project whose ID tokens are accepted; none: the only Firestore backend's",
     (settings.Control, "session"): "how long a sign-in to the dashboard lasts",
     (settings.Token, "name"): "shown in the audit trail",
     (settings.Token, "sha256"): "of the token, in hexadecimal",
@@ -179,7 +189,7 @@ def is_pure(docstring: str | None) -> bool:
 
 
 def documents() -> dict[Path, str]:
-    """Every page that is written from the source, whole, as it should be."""
+    """The whole text of every generated page, as the source requires it now."""
     docs = ROOT / "docs"
     architecture = {"code map": _code_map(), "states": _states(), "connection": _connection()}
     return {
@@ -190,7 +200,7 @@ def documents() -> dict[Path, str]:
 
 
 def _written(page: Path, parts: dict[str, Iterator[str]]) -> str:
-    """A page with each part between its marks written anew."""
+    """A page's text with each generated part replaced."""
     text = page.read_text("utf-8")
     for name, lines in parts.items():
         text = _between(page, text, name, "\n".join(lines))
@@ -199,9 +209,9 @@ def _written(page: Path, parts: dict[str, Iterator[str]]) -> str:
 
 def _between(page: Path, text: str, name: str, body: str) -> str:
     begin, end = f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->"
-    before, found, rest = text.partition(begin)
+    before, opened, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
-    if not found or not closed:
+    if not opened or not closed:
         raise ValueError(f"expected {begin!r} and {end!r} in docs/{page.name}")
     return f"{before}{begin}\n\n{body}\n{end}{after}"
 
@@ -223,14 +233,14 @@ def configuration() -> Iterator[str]:
             if meaning is None and (inner := next(_shapes(hints[field.name]), None)):
                 meaning = _first_line(inner)
             if meaning is None:
-                where = "say it in a comment behind the field, or in control/reference.py"
-                raise ValueError(f"{shape.__name__}.{field.encode_name}: what does it mean? {where}")
+                where = "write it in a comment behind the field, or in control/reference.py"
+                raise ValueError(f"{shape.__name__}.{field.encode_name} has no meaning: {where}")
             yield f"| `{field.encode_name}` | {_words(hints[field.name])} | {_default(field)} | {meaning} |"
         yield ""
 
 
 def _tables(path: str, shape: type[Struct]) -> Iterator[tuple[str, type[Struct]]]:
-    """Every table of the file and the shape behind it, in the file's order: heading, shape."""
+    """Every table of the file, in the file's order: its heading, and the struct behind it."""
     hints = get_type_hints(shape, include_extras=True)
     for field in fields(shape):
         inner = f"{path}.{field.encode_name}" if path else field.encode_name
@@ -239,15 +249,15 @@ def _tables(path: str, shape: type[Struct]) -> Iterator[tuple[str, type[Struct]]
         if get_origin(hint) is dict:
             inner += ".NAME"
         shapes = list(_shapes(hint))
-        for found in shapes:
-            tag = found.__struct_config__.tag
+        for table in shapes:
+            tag = table.__struct_config__.tag
             heading = f"[[{inner}]]" if many else f"[{inner}]"
-            yield heading + (f', kind = "{tag}"' if tag else ""), found
-            yield from _tables(inner, found)
+            yield heading + (f', kind = "{tag}"' if tag else ""), table
+            yield from _tables(inner, table)
 
 
 def _shapes(hint: Any) -> Iterator[type[Struct]]:
-    """The tables that a type holds: itself, its members, its items."""
+    """The structs within a type: the type itself, a union's members, a container's items."""
     if hint is Backend:
         yield from (kind.settings for kind in KINDS.values())
     elif isinstance(hint, type) and issubclass(hint, Struct):
@@ -261,8 +271,8 @@ def _first_line(shape: type[Struct]) -> str:
 
 
 def _comments(shape: type[Struct]) -> dict[str, str]:
-    """The comment behind each field in the source, or else the one above it."""
-    found: dict[str, str] = {}
+    """Each field's comment in the source: the one behind it, or else the one above it."""
+    comments: dict[str, str] = {}
     above, name = "", ""
     for token in tokenize.generate_tokens(StringIO(inspect.getsource(shape)).readline):
         if token.type == tokenize.COMMENT:
@@ -270,16 +280,16 @@ def _comments(shape: type[Struct]) -> dict[str, str]:
             if token.line.lstrip().startswith("#"):
                 above = f"{above} {words}".strip()
             else:
-                found[name] = words
+                comments[name] = words
         elif token.type == tokenize.NAME and token.start[1] == 4:
             name = token.string
             if above:
-                found[name], above = above, ""
-    return found
+                comments[name], above = above, ""
+    return comments
 
 
 def _words(hint: Any) -> str:
-    """A type as the reader of a configuration file knows it."""
+    """A type in the words of a configuration file's reader."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hasattr(hint, "__metadata__"):
         bounds = "".join(filter(None, (_bounds(meta) for meta in hint.__metadata__)))
@@ -377,24 +387,24 @@ def _docstring(path: Path) -> str:
 
 
 def _summary(docstring: str) -> str:
-    """The first sentence or two: up to the first empty line, without the word that the mark stands for."""
+    """A docstring's text up to the first empty line, without the word "Pure.", which the mark ◆ replaces."""
     text = " ".join(docstring.split("\n\n")[0].split())
     return re.sub(r"\s*\bPure\.", "", text).replace("``", "`")
 
 
 def _states() -> Iterator[str]:
-    """The rollout's states and what leads from one to another, as Mermaid draws it."""
+    """The rollout's states and transitions, as a Mermaid diagram."""
     return _diagram("idle", ((row.state.value, row.on.value, row.to.value) for row in TRANSITIONS))
 
 
 def _connection() -> Iterator[str]:
-    """Likewise for a client's connection."""
+    """The states and transitions of a client's connection, likewise."""
     rows = ((states.STATES[row.state], states.EVENTS[row.event], states.STATES[row.to]) for row in states.TRANSITIONS)
     return _diagram(states.STATES[states.HEAD], rows)
 
 
 def _diagram(first: str, rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
-    """Rows of state, event and next state, as Mermaid draws them; what stays in its state is left out."""
+    """Rows of state, event and next state as a Mermaid diagram. Events that do not change the state are left out."""
     edges: dict[tuple[str, str], list[str]] = {}
     for before, event, after in rows:
         if before != after:

@@ -1,1 +1,1 @@
-"""The control API: who may ask, what is answered, the event stream, and a client for it."""
+"""The control API: credentials, calls and their answers, the event stream, and a client."""

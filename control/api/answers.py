@@ -1,4 +1,4 @@
-"""The control API's answers: JSON, errors of one form, and parameters that a caller gives."""
+"""The control API's answers: JSON documents, errors in one form, and the reading of request parameters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from control.api.documents import ErrorDetail, ErrorDocument
 from control.api.endpoints import ApiParameter
 from control.plan.mistakes import problems
 
-DIGITS_MAX: Final = 19  # a number with more of them is not read, which would take time
+DIGITS_MAX: Final = 19  # a longer number is refused unread: parsing thousands of digits costs time
 
 
-class ApiProblem(Exception):  # noqa: N818 - an answer, not an error of ours
-    """An error answer."""
+class ApiProblem(Exception):  # noqa: N818 - an expected answer to the client, not a fault of phasegate
+    """An error answer to the client."""
 
     def __init__(self, status: int, code: str, message: str, hint: str = "", headers: Mapping[str, str] = {}) -> None:
         super().__init__(message)
@@ -26,22 +26,22 @@ class ApiProblem(Exception):  # noqa: N818 - an answer, not an error of ours
         self.headers = headers
 
     def answer(self) -> web.Response:
-        """The error as an answer."""
+        """The error as an HTTP response."""
         return document(self.document, self.status, self.headers)
 
 
 def document(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON document."""
+    """A response with ``value`` as its JSON body."""
     return written(msgspec.json.encode(value), status, headers)
 
 
 def written(json: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A document that is JSON already."""
+    """A response with a body that is JSON already."""
     return web.Response(body=json, status=status, headers=headers, content_type="application/json")
 
 
 def given(request: web.Request, parameter: ApiParameter) -> Any:
-    """What a request gives as a parameter, or its default. Raises ``ApiProblem``."""
+    """The value of a request's parameter, or the parameter's default. Raises ``ApiProblem``."""
     text = (request.headers if parameter.where == "header" else request.query).get(parameter.name)
     if text is None:
         return parameter.default

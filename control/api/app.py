@@ -1,4 +1,4 @@
-"""The control API over HTTP: credentials, bodies and answers. Thin: what is decided is decided in the coordinator."""
+"""The control API over HTTP: checks credentials, reads bodies, writes answers. Coordinators make all decisions."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ class Api:
         self._board = board
         self._dry_run = dry_run
         self._streams = Streams(store, _HEADERS)
-        # Made once: whoever asks needs no credentials, and one takes 5 ms to make.
+        # Built once: these calls need no credentials, and building one document takes 5 ms of CPU.
         self._control_document = msgspec.json.encode(openapi.document(_version(), open_to_all=gatekeeper.open))
         self._data_document = msgspec.json.encode(data_openapi.document(_version()))
 
     def application(self) -> web.Application:
-        """The aiohttp application: every endpoint of the table, and the dashboard's files."""
+        """The aiohttp application: every endpoint of ``ENDPOINTS``, and the dashboard's files."""
         app = web.Application(client_max_size=BODY_MAX, middlewares=[self._answers])
         for endpoint in ENDPOINTS:
             handler: Handler = getattr(self, f"_{endpoint.name}")
@@ -105,7 +105,7 @@ class Api:
 
     @web.middleware
     async def _answers(self, request: web.Request, handler: Plain) -> web.StreamResponse:
-        """Turn every refusal into an answer of the one form, and every fault of ours into a 500 that says nothing."""
+        """Turn every refusal into an error document, and every unexpected exception into a 500 without details."""
         try:
             response = await handler(request)
         except ApiProblem as problem:
@@ -114,7 +114,8 @@ class Api:
             response = ApiProblem(413, "too_large", f"the body is larger than {BODY_MAX} bytes").answer()
         except web.HTTPMethodNotAllowed as refused:
             allow = ", ".join(sorted(refused.allowed_methods))
-            response = ApiProblem(405, "method_not_allowed", f"this takes {allow}", headers={"Allow": allow}).answer()
+            message = f"this path accepts only {allow}"
+            response = ApiProblem(405, "method_not_allowed", message, headers={"Allow": allow}).answer()
         except web.HTTPException as other:
             code = "not_found" if other.status == 404 else "refused"
             response = ApiProblem(other.status, code, other.reason).answer()
@@ -122,7 +123,7 @@ class Api:
             response = ApiProblem(503, "store_failed", f"the store cannot be read: {error}").answer()
         except Exception:
             _log.exception("request_failed", method=request.method, path=request.path)
-            response = ApiProblem(500, "internal", "a mistake of ours; the log has it").answer()
+            response = ApiProblem(500, "internal", "internal error; the log has the details").answer()
         if not response.prepared:
             for name, value in _HEADERS.items():
                 response.headers.setdefault(name, value)
@@ -136,9 +137,8 @@ class Api:
                 return await handler(request, NOBODY)
             identity = await self._identify(request)
             if not identity.may(role):
-                raise ApiProblem(
-                    403, "forbidden", f"{identity.name} is a {identity.role}", f"This needs the role {role}."
-                )
+                message = f"{identity.name} is a {identity.role}"
+                raise ApiProblem(403, "forbidden", message, f"This call needs the role {role}.")
             if endpoint.method != "get":
                 self._check_page(request, identity)
             return await handler(request, identity)
@@ -162,20 +162,19 @@ class Api:
         origins, open_to_all = self._settings.control.origins, self._gatekeeper.open
         if not same_origin(request.headers, request.host, origins, loopback_only=open_to_all):
             raise ApiProblem(
-                403, "cross_origin", "a page of another origin asked for this", "Use the dashboard's own page."
+                403, "cross_origin", "the request came from a page of another origin", "Use the dashboard's own page."
             )
         if not csrf_holds(identity, request.headers.get(CSRF_HEADER)):
-            raise ApiProblem(
-                403, "csrf", f"a session's change needs its token in {CSRF_HEADER}", "Load the page anew."
-            )
+            message = f"a change by a session must carry the session's token in {CSRF_HEADER}"
+            raise ApiProblem(403, "csrf", message, "Reload the page.")
 
     def _coordinator(self, request: web.Request) -> Coordinator:
         name = request.match_info["name"]
-        found = self._coordinators.get(name)
-        if found is None:
-            known = ", ".join(self._coordinators)
-            raise ApiProblem(404, "no_such_migration", "there is no such migration", f"There is: {known}")
-        return found
+        coordinator = self._coordinators.get(name)
+        if coordinator is None:
+            names = ", ".join(self._coordinators)
+            raise ApiProblem(404, "no_such_migration", "there is no such migration", f"Known migrations: {names}")
+        return coordinator
 
     # Migrations.
 
@@ -191,7 +190,7 @@ class Api:
             body = orjson.loads(await request.read())
         except orjson.JSONDecodeError as error:
             raise ApiProblem(
-                400, "malformed", f"the body is no JSON: {error}", 'Expected {"action": "start"}.'
+                400, "malformed", f"the body is not JSON: {error}", 'Expected {"action": "start"}.'
             ) from None
         try:
             command = commands.parse(body, who.name)
@@ -207,7 +206,7 @@ class Api:
         return await self._carry_out(self._coordinator(request), Command("reset", who.name, reason))
 
     async def _carry_out(self, coordinator: Coordinator, command: Command) -> web.Response:
-        # A client that hangs up takes nothing back: the command goes on to its end.
+        # A client that disconnects does not cancel its command: the command runs to its end.
         task = asyncio.ensure_future(coordinator.act(command))
         try:
             await asyncio.shield(task)
@@ -233,17 +232,17 @@ class Api:
     async def _history(self, request: web.Request, who: Identity) -> web.Response:
         history = self._coordinator(request).publisher.history
         response = answers.document(history.document(given(request, STEP)))
-        response.enable_compression()  # an hour of seconds is mostly the same few digits
+        response.enable_compression()  # thousands of similar numbers: compression saves most of the bytes
         return response
 
     async def _report(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
         lines = await self._store.run(coordinator.name)
-        # What the store has not taken yet belongs to the run all the same.
-        waiting = coordinator.outbox.entries
-        unsaved = [AuditLine(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in waiting]
+        # Entries that are not in the store yet belong to the run, too.
+        pending = coordinator.outbox.entries
+        unsaved = [AuditLine(0, at, entry.kind, entry.actor, entry.detail, "", "") for at, entry in pending]
         settings = coordinator.settings
-        made = report.build_report(
+        run = report.build_report(
             coordinator.name,
             settings.phases,
             settings.thresholds,
@@ -252,7 +251,7 @@ class Api:
             coordinator.adapters(),
             TrailHead(lines[-1].seq, lines[-1].hash) if lines else TrailHead(0, None),
         )
-        return answers.document(made)
+        return answers.document(run)
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = self._coordinator(request)
@@ -335,12 +334,12 @@ def _in_short(coordinator: Coordinator) -> MigrationInShort:
 
 
 def _network(remote: str | None) -> str:
-    """The address that wrong credentials are counted for: of IPv6 the /64, which one machine has whole."""
+    """The address that wrong credentials are counted by. IPv6 counts by /64: one machine may use all of a /64."""
     try:
-        found = ipaddress.ip_address(remote or "")
+        address = ipaddress.ip_address(remote or "")
     except ValueError:
         return remote or "unknown"
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
 
 
 def _version() -> str:

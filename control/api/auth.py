@@ -1,10 +1,9 @@
-"""Who is asking, and what they may do: static tokens, Firebase ID tokens, dashboard sessions.
+"""Authentication: turns a static token, a Firebase ID token or a dashboard session into an identity with a role.
 
-A credential is compared by its SHA-256 in constant time and is never logged. An address that keeps presenting wrong
-credentials is made to wait, and nobody else there: whoever guesses may sit behind the same address as an operator who
-must abort, so a static token or a session that is good passes whatever came before it. Where neither tokens nor
-e-mail addresses are configured, which is possible on the loopback address alone, everybody there is the operator
-``local``.
+A credential is compared by its SHA-256 in constant time and is never logged. An address that keeps sending wrong
+credentials gets 429 for further wrong ones. A valid static token or session from the same address still passes: an
+attacker may share an address with an operator who must abort. Without configured tokens and e-mail addresses, which
+is allowed on the loopback address only, every caller is the operator ``local``.
 """
 
 from __future__ import annotations
@@ -27,29 +26,29 @@ RANK: Final[Mapping[str, int]] = {"viewer": 0, "operator": 1}
 COOKIE: Final = "phasegate_session"
 CSRF_HEADER: Final = "X-CSRF-Token"
 
-FAILURES_MAX: Final = 10  # wrong credentials from one address, within FAILURES_S
+FAILURES_MAX: Final = 10  # wrong credentials from one address within FAILURES_S, before 429
 FAILURES_S: Final = 60.0
-ADDRESSES_MAX: Final = 10_000
-CREDENTIAL_MAX: Final = 8192
+ADDRESSES_MAX: Final = 10_000  # addresses with recent failures that are remembered, a bound on memory
+CREDENTIAL_MAX: Final = 8192  # characters: an ID token has about 1,000
 
 
 class Identity(Struct, frozen=True):
-    """Who asks. ``session`` is None for a credential that came with the request itself."""
+    """Who sent a request. ``session`` is None where the request carried a token instead of a session's cookie."""
 
     name: str
     role: Role
     session: Session | None = None
 
     def may(self, role: Role) -> bool:
-        """Whether this one may do what ``role`` may."""
+        """Whether this identity has at least the rights of ``role``."""
         return RANK[self.role] >= RANK[role]
 
 
-class NoCredentials(Exception):  # noqa: N818 - what is so
-    """None were given, or they are not good; the message says no more than that."""
+class NoCredentials(Exception):  # noqa: N818 - named by the state it reports
+    """Credentials are missing or not valid. The message must not help an attacker who guesses."""
 
 
-class SlowDown(Exception):  # noqa: N818 - what is so
+class SlowDown(Exception):  # noqa: N818 - named by the state it reports
     """Too many wrong credentials came from this address."""
 
     def __init__(self, retry_after_s: float) -> None:
@@ -58,19 +57,19 @@ class SlowDown(Exception):  # noqa: N818 - what is so
 
 
 class Failures:
-    """Wrong credentials by address: a bucket that fills by one with each and drains with time."""
+    """Counts wrong credentials: a leaky bucket per address, which gets one per failure and drains over time."""
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address → (level, when)
 
     def check(self, address: str, now: float) -> None:
-        """Raise ``SlowDown`` where the address has had its attempts."""
+        """Raise ``SlowDown`` where the address has used up its attempts."""
         level = self._level(address, now)
         if level > FAILURES_MAX - 1:
             raise SlowDown((level - FAILURES_MAX + 1) * FAILURES_S / FAILURES_MAX)
 
     def note(self, address: str, now: float) -> None:
-        """Another wrong credential."""
+        """Count a wrong credential from the address."""
         self._buckets[address] = (self._level(address, now) + 1, now)
         self._buckets.move_to_end(address)
         if len(self._buckets) > ADDRESSES_MAX:
@@ -85,7 +84,7 @@ VerifyIdToken = Callable[[str], Awaitable[str]]  # an ID token → its verified 
 
 
 class Gatekeeper:
-    """Turns what a request brings into an ``Identity``."""
+    """Turns a request's credentials into an ``Identity``."""
 
     def __init__(
         self,
@@ -94,8 +93,8 @@ class Gatekeeper:
         verify: VerifyIdToken | None,
         kept: tuple[Path, str] | None = None,
     ) -> None:
-        """``clock`` gives CLOCK_MONOTONIC seconds; ``verify`` is None where no ID token is believed; ``kept`` says in
-        which file sessions are kept, and the boot that they belong to.
+        """``clock`` gives CLOCK_MONOTONIC seconds. ``verify`` is None where ID tokens are not accepted. ``kept`` is
+        the file that stores sessions and the boot id that they are valid for; None keeps sessions in memory.
         """
         self._tokens = [(bytes.fromhex(t.sha256), t.name, t.role) for t in control.tokens]
         self._emails: dict[str, Role] = {email.lower(): "viewer" for email in control.viewers}
@@ -108,7 +107,7 @@ class Gatekeeper:
         self.open = not self._tokens and not self._emails
 
     async def identify(self, authorization: str | None, cookie: str | None, address: str) -> Identity:
-        """Who asks. Raises ``NoCredentials``, or in its place ``SlowDown`` where the address has had its attempts."""
+        """The request's identity. Raises ``NoCredentials``, or ``SlowDown`` after too many failures."""
         if self.open:
             return Identity("local", "operator")
         if authorization is None and cookie is None:
@@ -127,20 +126,20 @@ class Gatekeeper:
         credential = credential.strip()
         if scheme.lower() != "bearer" or not 0 < len(credential) <= CREDENTIAL_MAX:
             raise NoCredentials("expected `Authorization: Bearer TOKEN`")
-        found = _digest(credential)
-        # Every token is compared, so the time taken says nothing about which one was near.
-        known = [(name, role) for sha256, name, role in self._tokens if hmac.compare_digest(sha256, found)]
-        if known:
-            return Identity(*known[0])
+        presented = _digest(credential)
+        # Every token is compared, so the time taken does not show which one matched.
+        matching = [(name, role) for sha256, name, role in self._tokens if hmac.compare_digest(sha256, presented)]
+        if matching:
+            return Identity(*matching[0])
         if self._verify is not None and self._emails and credential.count(".") == 2:
-            # A signature costs more to verify than a request to send: not for one who has failed so often.
+            # Verifying a signature costs more than sending a request: an address over its limit is refused before.
             self._failures.check(address, self._clock())
             email = (await self._verify(credential)).lower()
             role = self._emails.get(email)
             if role is not None:
                 return Identity(email, role)
-            raise NoCredentials("this account is not among those that may look or operate")
-        raise NoCredentials("the token is not known here")
+            raise NoCredentials("this account is in neither control.viewers nor control.admins")
+        raise NoCredentials("the token is not known")
 
     def _session(self, cookie: str) -> Identity:
         key = _digest(cookie)
@@ -151,31 +150,31 @@ class Gatekeeper:
         return Identity(session.name, session.role, session)
 
     def begin(self, identity: Identity) -> tuple[str, Session]:
-        """A new session for someone identified by a credential: the cookie's value, and the session."""
+        """Start a session for an identity: the cookie's value, and the session."""
         cookie = secrets.token_urlsafe(32)
         session = Session(identity.name, identity.role, secrets.token_urlsafe(32), self._clock() + self._session_s)
         self._sessions.add(_digest(cookie), session, self._clock())
         return cookie, session
 
     def end(self, cookie: str | None) -> None:
-        """Forget a session."""
+        """End the session of this cookie, if there is one."""
         if cookie is not None:
             self._sessions.drop(_digest(cookie))
 
 
 def csrf_holds(identity: Identity, header: str | None) -> bool:
-    """Whether a change asked for by a session carries the session's own token; other credentials need none."""
+    """Whether a change by a session carries the session's CSRF token. Other credentials need none."""
     if identity.session is None:
         return True
     return header is not None and hmac.compare_digest(_digest(identity.session.csrf), _digest(header))
 
 
 def same_origin(headers: Mapping[str, str], host: str, origins: tuple[str, ...], *, loopback_only: bool) -> bool:
-    """Whether a change was asked for by a page of ours, or by no page at all.
+    """Whether a change comes from the dashboard's own page, or not from a page at all.
 
-    A browser says where a page came from (``Origin``, ``Sec-Fetch-Site``); other clients say neither. Where everybody
-    on the loopback address is believed, the name asked for must be the loopback's too, or a name in somebody else's
-    DNS that points here would do.
+    A browser sends the page's origin (``Origin``, ``Sec-Fetch-Site``); other clients send neither. Where every caller
+    on the loopback address is an operator, ``Host`` must name the loopback address too. Otherwise a foreign page
+    could reach the API by DNS rebinding: a host name of its own that resolves to 127.0.0.1.
     """
     if loopback_only and _host_name(host) not in ("127.0.0.1", "localhost", "::1"):
         return False
@@ -192,7 +191,7 @@ def _host_name(host: str) -> str:
 
 
 def _access(control: Control) -> str:
-    """Equal for two configurations exactly when they give the same access to the same people."""
+    """A digest of who has access; it changes whenever tokens, admins or viewers change."""
     return hashlib.sha256(repr((control.tokens, control.admins, control.viewers)).encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
-"""The control API as Python calls: what the command line speaks, and all it speaks.
+"""The control API as Python calls: the command line's only way to phasegate.
 
-On ``http.client`` and the documents' types alone, so it starts at once. Answers are read as those types; what a later
-version has added to them is passed over. Every call has a connection of its own, so threads may share a client.
+It imports ``http.client`` and the documents' types only, so a command starts fast. Answers are decoded as those
+types; fields that a later version added are ignored. Every call opens its own connection, so threads may share a
+client.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ DEFAULT_MIGRATION: Final = "phase6"
 TIMEOUT_S: Final = 10.0
 ACTION_TIMEOUT_S: Final = 90.0  # a rollback answers when it is complete; the longest deadline by default is 38 s
 EVENTS_TIMEOUT_S: Final = 15.0  # a status comes at least once a second
-READY_TIMEOUT_S: Final = 2.0
-_BODY_MAX: Final = 64 * 1024 * 1024
-_LINE_MAX: Final = 4 * 1024 * 1024
+READY_TIMEOUT_S: Final = 2.0  # /readyz does no work: a slower answer counts as none
+_BODY_MAX: Final = 64 * 1024 * 1024  # bytes of an answer that are read, a bound on memory
+_LINE_MAX: Final = 4 * 1024 * 1024  # bytes of one line of the event stream, likewise
 
 _WHERE: Final = "Is PHASEGATE_URL the control port (by default 9090), not the proxy's?"
 _CREDENTIALS: Final = "Put a token that control.tokens knows into PHASEGATE_TOKEN; `phasegate token` makes one."
@@ -48,7 +49,7 @@ class ControlClient:
             port = 0
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
             raise ApiError(
-                f"{url!r} is no address of a control plane", "Expected something like http://127.0.0.1:9090"
+                f"{url!r} is not an address of a control plane", "Expected something like http://127.0.0.1:9090"
             )
         self.url = f"{parts.scheme}://{parts.netloc}"
         self.migration = migration
@@ -67,9 +68,8 @@ class ControlClient:
         return self._call("GET", self.base, Status, timeout_s=timeout_s)
 
     def act(self, action: Action, **fields: Any) -> Status:
-        """Carry out an action and give the status after it; ``fields`` are those of ``ActionBody``, None left out."""
-        given = {name: value for name, value in fields.items() if value is not None}
-        body = ActionBody(action, **given)
+        """Carry out an action, return the status after it. ``fields`` are ``ActionBody``'s; None leaves one out."""
+        body = ActionBody(action, **{name: value for name, value in fields.items() if value is not None})
         return self._call("POST", self.base, Status, body, timeout_s=ACTION_TIMEOUT_S)
 
     def reset(self) -> Status:
@@ -86,7 +86,7 @@ class ControlClient:
         return self._call("GET", f"{self.base}/audit/verify", VerifiedTrail)
 
     def metrics(self) -> Figures:
-        """The migration's figures in full."""
+        """Every operation's figures of the migration."""
         return self._call("GET", f"{self.base}/metrics", Figures)
 
     def report(self) -> Report:
@@ -102,7 +102,7 @@ class ControlClient:
         return status == 200
 
     def events(self) -> Iterator[EventDocument]:
-        """What the event stream carries as it happens, on one connection; raises ``Unreachable`` when it ends."""
+        """Events as they arrive, on one connection. Raises ``Unreachable`` when the stream ends."""
         connection = self._connect(EVENTS_TIMEOUT_S)
         try:
             connection.request(
@@ -113,7 +113,7 @@ class ControlClient:
                 data = response.read(_BODY_MAX)
                 raise self._failed(response.status, response.getheader("content-type", ""), data)
             for name, text in _parse_events(response):
-                if name in EVENTS:  # a control plane of a later version may have others
+                if name in EVENTS:  # a later version of the control plane may send others
                     yield self._read(response.status, text, EVENTS[name])
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"the connection to {self.url} broke: {_why(error)}") from error
@@ -124,7 +124,7 @@ class ControlClient:
     def _call(
         self, method: str, path: str, kind: type[T], body: ActionBody | None = None, timeout_s: float = TIMEOUT_S
     ) -> T:
-        """Send one request and give its answer, read as a ``kind``."""
+        """Send one request and return its answer, decoded as a ``kind``."""
         status, content_type, data = self._exchange(method, path, body, timeout_s)
         if status >= 400 or "json" not in content_type:
             raise self._failed(status, content_type, data)
@@ -139,7 +139,7 @@ class ControlClient:
             ) from error
 
     def _failed(self, status: int, content_type: str, data: bytes) -> ApiError:
-        """What an answer means that is not the document asked for: a refusal, or no answer of a control plane."""
+        """The error for an answer that is not the expected document: a refusal, or an answer of something else."""
         if status < 400 or (data and "json" not in content_type):
             return Unreachable(f"{self.url} answered {status}, but not as a control plane does", _WHERE)
         try:
@@ -189,7 +189,7 @@ class ControlClient:
 
 
 def _parse_events(lines: http.client.HTTPResponse) -> Iterator[tuple[str, bytes]]:
-    """Server-sent events: each one's name, and its data."""
+    """Parse server-sent events: each event's name and data."""
     name = "message"
     data: list[bytes] = []
     while line := lines.readline(_LINE_MAX):

@@ -1,4 +1,4 @@
-"""What the control API itself answers: errors, sessions, the process, and lists of what others describe. Pure."""
+"""The control API's own documents: errors, sessions, readiness, and lists of other packages' documents. Pure."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from control.store.entry import AuditEntry
 class ErrorDetail(Struct, frozen=True):
     """What is wrong, and what to do."""
 
-    code: str  # for programs; docs/control-api.md lists them
+    code: str  # for programs; docs/control-api.md lists the codes
     message: str  # for a person: what was found and what was expected
-    hint: str  # what to do instead; may be empty
+    hint: str  # for a person: what to do instead; may be empty
 
 
 class ErrorDocument(Struct, frozen=True):
-    """Every refusal and every failure."""
+    """The answer to every call that was refused or failed."""
 
     error: ErrorDetail
 
 
 class MigrationInShort(Struct, frozen=True):
-    """A migration in a list."""
+    """A migration in the list of all migrations."""
 
     name: str
     state: State
     revision: int
-    weight: float  # the target's share that is published, in percent
+    weight: float  # the target's published share of data requests, in percent
     phase: str | None
     mode: str
     source: str  # the backends, by their names in the configuration
     target: str
-    routes: tuple[str, ...]
+    routes: tuple[str, ...]  # path patterns of the migration's data requests
 
 
 class Migrations(Struct, frozen=True):
@@ -44,37 +44,37 @@ class Migrations(Struct, frozen=True):
 
 
 class AuditPage(Struct, frozen=True):
-    """Entries of the audit trail, newest first."""
+    """A page of the audit trail, newest entry first."""
 
     entries: tuple[AuditEntry, ...]
-    next_cursor: str | None  # `cursor` of the page after this one; null on the last
+    next_cursor: str | None  # the `cursor` that fetches the next page; null on the last page
 
 
 class VerifiedTrail(Struct, frozen=True):
-    """Whether the audit trail is what was written."""
+    """Whether the audit trail is complete and unchanged."""
 
     whole: bool
     entries: int
-    hash: str  # of the last entry
-    problems: tuple[str, ...]  # in words; none where it is whole
+    hash: str  # the last entry's hash
+    problems: tuple[str, ...]  # in words; empty where the trail is whole
 
 
 class SessionDocument(Struct, frozen=True):
-    """Who is asking."""
+    """The caller's identity."""
 
     name: str
     role: Role
-    csrf: str | None  # what a change by this session must carry in X-CSRF-Token; null without a session
+    csrf: str | None  # token that every change by this session must carry in X-CSRF-Token; null without a session
 
 
 class Done(Struct, frozen=True):
-    """It was done, or is so."""
+    """The call succeeded."""
 
     ok: bool = True
 
 
 class Ready(Struct, frozen=True):
-    """Whether every migration is led."""
+    """Whether this process controls every migration."""
 
     ok: bool
-    migrations: dict[str, State]
+    migrations: dict[str, State]  # each migration's state, by name

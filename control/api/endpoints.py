@@ -1,7 +1,7 @@
-"""Every call of the control API, as one table: who may, what is given, what is answered. Pure.
+"""Every call of the control API as one table: its role, parameters, body and answers. Pure.
 
-The router is made from this table and the OpenAPI document is drawn from it, so there is no call without a
-description and no description without a call.
+The router and the OpenAPI document are both made from this table, so no call lacks a description and no description
+lacks a call.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ OpenApi = dict[str, Any]
 
 
 class ApiParameter(NamedTuple):
-    """What a call is given beside its body. ``type`` is what msgspec holds it to."""
+    """A parameter in path, query or header. msgspec validates its value against ``type``."""
 
     name: str
     where: Literal["path", "query", "header"]
     type: Any
     words: str = ""
-    default: object = None  # None: there is none, or it is left out
+    default: object = None  # None: no default
 
 
 NAME: Final = ApiParameter("name", "path", str)
@@ -57,7 +57,7 @@ LAST_EVENT: Final = ApiParameter("Last-Event-ID", "header", Number, "Begin with 
 
 
 class ApiEndpoint(NamedTuple):
-    """One call. ``name`` is its handler's; ``role`` None: no credentials needed; ``answers`` has a type a status."""
+    """One call. ``Api._NAME`` handles it; ``role`` None needs no credentials; ``answers`` has one type per status."""
 
     method: Literal["get", "post", "delete"]
     path: str
@@ -70,9 +70,9 @@ class ApiEndpoint(NamedTuple):
     content: str = "application/json"  # of the answer 200
 
 
-# What is wrong with the call, and with who makes it.
+# Errors of every call that needs credentials; of those that read the store; of those that change something.
 _ASKING: Final = dict.fromkeys((400, 401, 403, 404, 429), ErrorDocument)
-_STORED: Final = _ASKING | {503: ErrorDocument}  # and where the store or the process cannot serve it
+_STORED: Final = _ASKING | {503: ErrorDocument}
 _ACTING: Final = _STORED | {409: ErrorDocument, 413: ErrorDocument}
 _MIGRATION: Final = "/api/migration/{name}"
 
@@ -103,7 +103,7 @@ ENDPOINTS: Final = (
              {200: Report} | _STORED, (NAME,)),
     ApiEndpoint("get", "/metrics", "prometheus", "All figures for Prometheus", "viewer",
              {200: str} | _ASKING, content="text/plain"),
-    ApiEndpoint("get", "/api/session", "session", "Who I am", "viewer",
+    ApiEndpoint("get", "/api/session", "session", "The caller's name and role", "viewer",
              {200: SessionDocument} | _ASKING),
     ApiEndpoint("post", "/api/session", "login", "Trade a token for a session (a cookie)", "viewer",
              {200: SessionDocument} | _ASKING),
@@ -111,11 +111,11 @@ ENDPOINTS: Final = (
              {200: Done} | _ASKING),
     ApiEndpoint("get", "/healthz", "healthz", "Whether the control process answers", None,
              {200: Done}),
-    ApiEndpoint("get", "/readyz", "readyz", "Whether it leads every migration", None,
+    ApiEndpoint("get", "/readyz", "readyz", "Whether this process controls every migration", None,
              {200: Ready, 503: Ready}),
     ApiEndpoint("get", "/openapi.json", "openapi", "This document", None,
              {200: OpenApi}),
-    ApiEndpoint("get", "/openapi-data.json", "openapi_data", "The same for data requests", None,
+    ApiEndpoint("get", "/openapi-data.json", "openapi_data", "The OpenAPI document of the data requests", None,
              {200: OpenApi}),
 )
 # fmt: on

@@ -1,8 +1,8 @@
-"""Firebase ID tokens: RS256 only, checked against Google's certificates, which are kept while offline.
+"""Verifies Firebase ID tokens: RS256 only, against Google's certificates, which are cached.
 
-https://firebase.google.com/docs/auth/admin/verify-id-tokens#verify_id_tokens_using_a_third-party_jwt_library has the
-claims. Certificates are fetched when they have run out by their ``max-age`` and, at most once a minute, when a token
-names a key that is not known. Where fetching fails the ones at hand are honoured until they expire by themselves.
+https://firebase.google.com/docs/auth/admin/verify-id-tokens#verify_id_tokens_using_a_third-party_jwt_library lists
+the claims. Certificates are fetched again after their ``max-age``, and when a token names an unknown key; at most
+once a minute. Where fetching fails, the cached certificates stay in use until their own expiry date.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _log = structlog.get_logger("phasegate.firebase")
 
 CERTIFICATES_URL: Final = "https://www.googleapis.com/robot/v1/metadata/x509/securetoken@system.gserviceaccount.com"
 FETCH_TIMEOUT_S: Final = 5.0
-FETCH_AGAIN_S: Final = 60.0
-LEEWAY_S: Final = 10.0
-BODY_MAX: Final = 256 * 1024
-KEYS_MAX: Final = 32
+FETCH_AGAIN_S: Final = 60.0  # least time between two fetches, so unknown keys cannot make phasegate flood Google
+LEEWAY_S: Final = 10.0  # allowed clock difference in a token's times
+BODY_MAX: Final = 256 * 1024  # bytes of Google's answer, which has a few KiB
+KEYS_MAX: Final = 32  # certificates that are cached; Google publishes a few at a time
 
 Fetch = Callable[[], Awaitable[tuple[dict[str, str], float]]]  # certificates by key id, and their max-age in seconds
 
 
 class _Key:
-    """A certificate's public key, and until when it holds (Unix time)."""
+    """A certificate's public key, and when the certificate expires (Unix time)."""
 
     def __init__(self, pem: str) -> None:
         certificate = x509.load_pem_x509_certificate(pem.encode())
@@ -62,9 +62,9 @@ class Verifier:
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
-            raise NoCredentials("the token is no ID token") from None
+            raise NoCredentials("the token is not an ID token") from None
         if header.get("alg") != "RS256" or not isinstance(header.get("kid"), str):
-            raise NoCredentials("the token is not signed as an ID token is")
+            raise NoCredentials("the token is not signed with RS256 and a named key, as ID tokens are")
         key = await self._key(header["kid"])
         try:
             claims = jwt.decode(
@@ -79,13 +79,13 @@ class Verifier:
         except jwt.ExpiredSignatureError:
             raise NoCredentials("the ID token has expired") from None
         except jwt.PyJWTError:
-            raise NoCredentials("the ID token does not hold here") from None
+            raise NoCredentials("the ID token is not valid for this project") from None
         return self._claimed(claims)
 
     def _claimed(self, claims: dict[str, Any]) -> str:
         subject, email, signed_in = claims.get("sub"), claims.get("email"), claims.get("auth_time")
         if not isinstance(subject, str) or not 0 < len(subject) <= 128:
-            raise NoCredentials("the ID token names nobody")
+            raise NoCredentials("the ID token has no valid subject (sub)")
         if isinstance(signed_in, bool) or not isinstance(signed_in, int | float):
             raise NoCredentials("the ID token does not say when its owner signed in")
         if signed_in > self._clock() + LEEWAY_S:
@@ -95,7 +95,7 @@ class Verifier:
         return email
 
     async def _key(self, kid: str) -> _Key:
-        async with self._lock:  # one fetch for all who wait
+        async with self._lock:  # concurrent requests share one fetch
             now = self._clock()
             stale = now >= self._fresh_until or kid not in self._keys
             if stale and abs(now - self._tried_at) >= FETCH_AGAIN_S:
@@ -103,13 +103,13 @@ class Verifier:
                 await self._refresh(now)
         key = self._keys.get(kid)
         if key is None or key.expires <= self._clock():
-            raise NoCredentials("the ID token's signing key is not known here")
+            raise NoCredentials("the ID token's signing key is not known")
         return key
 
     async def _refresh(self, now: float) -> None:
         try:
-            found, max_age = await self._fetch()
-            self._keys = {kid: _Key(pem) for kid, pem in list(found.items())[:KEYS_MAX]}
+            certificates, max_age = await self._fetch()
+            self._keys = {kid: _Key(pem) for kid, pem in list(certificates.items())[:KEYS_MAX]}
             self._fresh_until = now + max_age
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             _log.warning("google_certificates_not_fetched", reason=type(error).__name__, kept=len(self._keys))
@@ -121,9 +121,9 @@ async def fetch_certificates(url: str = CERTIFICATES_URL) -> tuple[dict[str, str
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session, session.get(url) as response:
         response.raise_for_status()
         if (response.content_length or 0) > BODY_MAX:
-            raise ValueError("larger than certificates are")
-        found = await response.json()
+            raise ValueError(f"the answer is larger than {BODY_MAX} bytes")
+        certificates = await response.json()
         match = re.search(r"max-age=(\d+)", response.headers.get("Cache-Control", ""))
-    if not isinstance(found, dict) or not all(isinstance(pem, str) for pem in found.values()):
-        raise ValueError("no certificates by key id")
-    return found, float(match[1]) if match else 0.0
+    if not isinstance(certificates, dict) or not all(isinstance(pem, str) for pem in certificates.values()):
+        raise ValueError("the answer is not an object of certificates by key id")
+    return certificates, float(match[1]) if match else 0.0

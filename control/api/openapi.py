@@ -1,4 +1,4 @@
-"""The OpenAPI document of the control API, drawn from the table of calls and the types that it names. Pure."""
+"""The OpenAPI document of the control API, generated from the table of calls and their types. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Json = dict[str, Any]
 
 _REFS: Final = "#/components/schemas/{name}"
 _MEANING: Final = {
-    200: "As asked",
-    400: "Malformed",
-    401: "No credentials, or wrong ones",
-    403: "Not allowed to this one",
+    200: "Success",
+    400: "The request is malformed",
+    401: "Credentials are missing or wrong",
+    403: "The caller may not do this",
     404: "No such migration",
     409: "Not allowed in this state, a check failed, or the revision is stale",
     413: "The body is too large",
@@ -59,11 +59,11 @@ def _components(types: Iterable[Any]) -> dict[str, Json]:
 
 
 def _closed(schema: Json) -> Json:
-    """The schema of something that we write: each field is there, but where its type says that it may be left out."""
+    """The schema of a document that phasegate writes: a field is required unless its type allows it to be unset."""
     properties: dict[str, Json] | None = schema.get("properties")
     if properties is None:
         return schema
-    # msgspec says of a field with a default that it is not required, as whoever reads would. We write it always.
+    # msgspec marks a field with a default as optional, which is right for reading. Writing always includes the field.
     required = [name for name, field in properties.items() if name in schema["required"] or "default" in field]
     plain = {name: {key: x for key, x in field.items() if key != "default"} for name, field in properties.items()}
     return schema | {"properties": plain, "required": required, "additionalProperties": False}
@@ -96,7 +96,7 @@ def _operation(endpoint: ApiEndpoint) -> Json:
 
 def _content(endpoint: ApiEndpoint, status: int) -> Json:
     kind = endpoint.content if status == 200 else "application/json"
-    # Whether a schema of an event stream is of its events or of its text is not agreed upon.
+    # OpenAPI does not settle whether an event stream's schema describes its events or its text, so it has none.
     return {kind: {} if kind == EVENT_STREAM else {"schema": _schema(endpoint.answers[status])}}
 
 
@@ -121,5 +121,5 @@ def _event(message: type[msgspec.Struct]) -> str:
 
 
 def _webhook(message: type[msgspec.Struct]) -> Json:
-    responses = {"2XX": {"description": "Received; any other answer has the message sent again"}}
+    responses = {"2XX": {"description": "Received; after any other answer the message is sent again"}}
     return {"operationId": f"webhook_{_event(message)}", "requestBody": _body(message), "responses": responses}

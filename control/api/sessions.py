@@ -1,7 +1,7 @@
-"""The dashboard's sessions, which outlive the control process: whoever watches a rollback need not sign in again.
+"""The dashboard's sessions. They survive a restart of the control process, so nobody must sign in during a rollback.
 
-They are kept by the SHA-256 of their cookie in a file that its owner alone can read, so the file is no key to
-anything. It holds for one ``about`` only, which names the boot (times are of its clock) and who has access: when
+The file stores the SHA-256 of each session's cookie, never the cookie, so a copy of the file opens no session; only
+its owner can read it. Its field ``about`` names the boot, whose clock the times are of, and who has access. When
 either changes, every session has ended.
 """
 
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 Role = Literal["viewer", "operator"]
-SESSIONS_MAX: Final = 1000
+SESSIONS_MAX: Final = 1000  # a bound on memory and on the file; the oldest session is dropped first
 
 
 class Session(Struct, frozen=True):
@@ -29,13 +29,13 @@ class Session(Struct, frozen=True):
     expires: float
 
 
-class _Kept(Struct, frozen=True):
+class _SessionFile(Struct, frozen=True):
     about: str
     sessions: dict[str, Session]  # by the SHA-256 of the cookie, in hex
 
 
 class Sessions:
-    """At most ``SESSIONS_MAX`` sessions, the oldest forgotten first; in memory alone where ``path`` is None."""
+    """At most ``SESSIONS_MAX`` sessions, the oldest dropped first. ``path`` None keeps them in memory only."""
 
     def __init__(self, path: Path | None = None, about: str = "") -> None:
         self._path = path
@@ -47,16 +47,16 @@ class Sessions:
         return self._sessions.get(key.hex())
 
     def add(self, key: bytes, session: Session, now: float) -> None:
-        """Keep a session, and forget those that have expired."""
-        for old in [old for old, found in self._sessions.items() if found.expires <= now]:
-            del self._sessions[old]
+        """Add a session, and drop those that have expired."""
+        for expired in [other for other, known in self._sessions.items() if known.expires <= now]:
+            del self._sessions[expired]
         self._sessions[key.hex()] = session
         if len(self._sessions) > SESSIONS_MAX:
             self._sessions.popitem(last=False)
         self._write()
 
     def drop(self, key: bytes) -> None:
-        """Forget a session, if there is one."""
+        """Remove a session, if there is one."""
         if self._sessions.pop(key.hex(), None) is not None:
             self._write()
 
@@ -64,18 +64,18 @@ class Sessions:
         if self._path is None:
             return {}
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            file = msgspec.json.decode(self._path.read_bytes(), type=_SessionFile)
         except (OSError, msgspec.DecodeError):
             return {}
-        return kept.sessions if kept.about == self._about else {}
+        return file.sessions if file.about == self._about else {}
 
     def _write(self) -> None:
-        """Whole or not at all. Where it cannot be written, sessions end with the process and nothing else is lost."""
+        """Replace the file in one step. Where that fails, sessions end with this process; nothing else is lost."""
         if self._path is None:
             return
         new = self._path.with_suffix(".new")
         with suppress(OSError):
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(fd, "wb") as file:
-                file.write(msgspec.json.encode(_Kept(self._about, dict(self._sessions))))
+                file.write(msgspec.json.encode(_SessionFile(self._about, dict(self._sessions))))
             new.replace(self._path)

@@ -1,4 +1,4 @@
-"""The event stream: what was missed of the audit trail, the status, then everything as it comes."""
+"""The event stream: first the missed audit entries, then the status, then every event as it happens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from control.lead.events import Hub, Published, TooMany, published
 from control.store.entry import AuditEntry, AuditLine, audit_document
 from control.store.sqlite import StoreThread
 
-REPLAY_MAX: Final = 1000  # audit entries given again to a reader who comes back
+REPLAY_MAX: Final = 1000  # missed audit entries that a reconnecting reader gets
 
 
 class Streams:
-    """Every reader's stream."""
+    """The open event streams of all readers."""
 
     def __init__(self, store: StoreThread, headers: Mapping[str, str]) -> None:
         self._store = store
@@ -30,7 +30,10 @@ class Streams:
     async def answer(
         self, request: web.Request, hub: Hub, migration: str, status: Callable[[], Status]
     ) -> web.StreamResponse:
-        """Tell one reader until they go or lag. Before anything is sent, raises ``ApiProblem`` and ``StoreError``."""
+        """Stream events to one reader until it disconnects or lags.
+
+        Raises ``ApiProblem`` or ``StoreError``, but only before anything is sent.
+        """
         last = given(request, LAST_EVENT)
         try:
             subscription = hub.subscribe()
@@ -46,24 +49,24 @@ class Streams:
             for line in _missed(known, last):
                 await response.write(_lines(published(audit_document(line))))
             await response.write(_lines(published(status())))
-            # What was written while the trail was read waits in the subscription too. By hash and not by number:
-            # where a store was set aside, the numbers began anew.
-            told = {line.hash for line in known}
+            # Entries written while the trail was read are in the subscription, too, and must not be sent twice. They
+            # are compared by hash and not by number: after a broken store was replaced, numbers start again at 1.
+            sent = {line.hash for line in known}
             while not subscription.lagged:
                 for event in await subscription.get():
-                    if not isinstance(event.document, AuditEntry) or event.document.hash not in told:
+                    if not isinstance(event.document, AuditEntry) or event.document.hash not in sent:
                         await response.write(_lines(event))
             await response.write(_lines(published(Lagged())))
             return response
         except (ConnectionError, asyncio.CancelledError):
-            # The reader has gone, or this process is ending.
+            # The reader disconnected, or this process is ending.
             return response
         finally:
             self._open.discard(task)
             hub.leave(subscription)
 
     async def end(self, app: web.Application) -> None:
-        """End them all: the process does."""
+        """End every stream, because the process is ending."""
         for task in self._open:
             task.cancel()
         with suppress(asyncio.CancelledError):
@@ -76,9 +79,9 @@ def _lines(event: Published) -> bytes:
 
 
 def _missed(known: Sequence[AuditLine], last: str | None) -> list[AuditLine]:
-    """Of the newest lines, newest first: those after number ``last``, oldest first.
+    """The lines after number ``last``, oldest first; ``known`` has the newest lines, newest first.
 
-    A number that the trail has not reached is of a trail before it, which was set aside: of this one all is new.
+    A ``last`` above the trail's newest number belongs to an earlier trail that was set aside: then every line is new.
     """
     if last is None or not known:
         return []

@@ -1,1 +1,1 @@
-"""Pre-flight: everything that a migration needs, looked at before it begins."""
+"""Pre-flight and health checks: everything that a migration needs, checked before it begins."""

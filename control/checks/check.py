@@ -1,4 +1,4 @@
-"""What a check says: what was found, and how to mend it. Pure."""
+"""The result of a check: what was found, and how to repair it. Pure."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Final
 
 from msgspec import Struct
 
-BEHIND_S: Final = 5.0  # by how much the target may lag behind the source's changes where its weight is raised
+BEHIND_S: Final = 5.0  # the weight is not raised while the target lags further behind the source's changes
 
 
 class Check(Struct, frozen=True):
-    """One check. ``ok`` None means that it could not be made, which is no failure."""
+    """One check. ``ok`` is null where the check could not be made, which does not count as a failure."""
 
     name: str
     ok: bool | None
-    found: str
-    mend: str = ""
+    found: str  # what was found, in words
+    mend: str = ""  # how to repair it; may be empty
 
 
 def failed(checks: Sequence[Check]) -> list[Check]:
-    """Those that stand in the way."""
+    """The checks that failed."""
     return [check for check in checks if check.ok is False]
 
 
 def lag(behind_s: float, pending: int, lost: int) -> Check:
-    """Whether the target has been told of what was changed on the source: visitors who come over would miss it."""
-    never = f"; {lost} were lost since boot" if lost else ""
+    """Whether the target has the source's changes. Visitors who move to the target would miss what it lacks."""
+    lost_too = f"; {lost} were lost since boot" if lost else ""
     if behind_s <= BEHIND_S:
-        return Check("changes", True, f"the target has the source's changes ({pending} on their way{never})")
-    found = f"the target lacks the source's changes of the last {behind_s:.0f} s ({pending} on their way{never})"
-    return Check("changes", False, found, "It catches up by itself while it answers: see that it does.")
+        return Check("changes", True, f"the target has the source's changes ({pending} on their way{lost_too})")
+    found = f"the target lacks the source's changes of the last {behind_s:.0f} s ({pending} on their way{lost_too})"
+    mend = "The target catches up by itself as long as it answers: check that it answers."
+    return Check("changes", False, found, mend)

@@ -1,13 +1,14 @@
-"""Asks a backend or the app whether it is well: the one way, for pre-flight, before a raise, and for probes.
+"""The health check of a backend or of the app. Pre-flight, the check before a raise and probes all use it.
 
-A document store is asked by itself, through an arm. An HTTP origin, be it http, https or a unix socket, is connected
-to as the data plane connects to it, and asked for a path:
+A document store is checked through an arm. An HTTP origin (http, https or a unix socket) is connected to in the same
+way as the data plane does it, and gets one GET request:
 
-    whose                      path      is well with
+    origin                     path      is healthy with
     a backend with `health`    `health`  2xx or 3xx
-    any other                  /         any answer, for which paths an origin has is its own affair
+    any other                  /         any answer, because phasegate does not know which paths an origin has
 
-Pre-flight is stricter with the others: a person looks, and a 5xx is hardly meant (``below_500``).
+Pre-flight also fails an origin without `health` that answers 5xx (``below_500``): it runs before any traffic is
+moved, and a person reads the result.
 """
 
 from __future__ import annotations
@@ -31,26 +32,28 @@ from control.plan.settings import Migration, Settings
 from proxy.settings import reach_of
 from proxy.tls import dialer, why
 
-LONGEST_S: Final = 4.5  # less than what waits for the answer: it would say that it waited, and not for whom
-_HEAD_MAX: Final = 64 * 1024
+# Shorter than any caller's own timeout on a check. A caller that times out first can only say that it waited; the
+# check's own timeout says which backend did not answer.
+LONGEST_S: Final = 4.5
+_HEAD_MAX: Final = 64 * 1024  # bytes of an answer's head
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r\n)")
 _DATE: Final = re.compile(rb"\r\ndate:[ \t]*([^\r]*)", re.IGNORECASE)
 
 
 class OriginHealth(NamedTuple):
-    """How an origin is, and the Date field of its answer."""
+    """An origin's health, and the Date field of its answer."""
 
     health: Health
     date: str | None = None
 
 
 class _NoAnswerError(Exception):
-    """What came is no answer in HTTP; the message says what it is."""
+    """The origin's answer is not HTTP; the message says what is wrong with it."""
 
 
 async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
-    """Connect to an origin and ask it, within its timeout. Never raises ``OSError``."""
+    """Connect to an origin and send it one request, within its timeout. Never raises ``OSError``."""
     path = reach.health or "/"
     began = time.perf_counter()
     status, date, transport = 0, None, None
@@ -60,12 +63,12 @@ async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
             reader = asyncio.StreamReader(_HEAD_MAX)
             transport = await dial(asyncio.StreamReaderProtocol(reader))
             status, date = await _exchange(transport, reader, reach.url, path)
-        found = f"{reach.url} answers {status}" + (f" to GET {path}" if reach.health else "")
+        detail = f"{reach.url} answers {status}" + (f" to GET {path}" if reach.health else "")
     except TimeoutError:
-        stage = "it took no connection" if transport is None else f"it gave no answer to GET {path}"
-        found = f"{reach.url} does not answer: {stage} within {reach.timeout_s:g} s"
+        stage = "it accepted no connection" if transport is None else f"it gave no answer to GET {path}"
+        detail = f"{reach.url} does not answer: {stage} within {reach.timeout_s:g} s"
     except (OSError, _NoAnswerError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        found = f"{reach.url} does not answer: {_reason(error, reach)}"
+        detail = f"{reach.url} does not answer: {_reason(error, reach)}"
     finally:
         if transport is not None:
             transport.abort()
@@ -73,10 +76,10 @@ async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
     if reach.health:
         ok = 200 <= status < 400
         if status and not ok:
-            found += "; expected 2xx or 3xx"
+            detail += "; expected 2xx or 3xx"
     else:
         ok = bool(status) and (status < 500 or not below_500)
-    return OriginHealth(Health(ok, took_ms, found), date)
+    return OriginHealth(Health(ok, took_ms, detail), date)
 
 
 def _dialer(reach: Reach) -> Callable[[asyncio.BaseProtocol], Awaitable[asyncio.Transport]]:
@@ -89,7 +92,7 @@ def _dialer(reach: Reach) -> Callable[[asyncio.BaseProtocol], Awaitable[asyncio.
 async def _exchange(
     transport: asyncio.Transport, reader: asyncio.StreamReader, url: str, path: str
 ) -> tuple[int, str | None]:
-    """One request and the head of its answer: the status and the Date field."""
+    """Send one request and read the head of its answer: the status and the Date field."""
     fields = ("user-agent: phasegate-check", "accept: */*", "connection: close")
     lines = (f"GET {path} HTTP/1.1", f"host: {origin_of(url).authority}", *fields, "", "")
     transport.write("\r\n".join(lines).encode())
@@ -97,19 +100,19 @@ async def _exchange(
         head = await reader.readuntil(b"\r\n\r\n")
         line = _STATUS.match(head)
         if line is None:
-            raise _NoAnswerError("what came is not HTTP/1")
+            raise _NoAnswerError("its answer is not HTTP/1")
         if (status := int(line[1])) >= 200:
             date = _DATE.search(head)
             return status, date[1].decode("latin-1").strip() if date else None
-    raise _NoAnswerError(f"more than {_INTERIM_MAX} interim answers came")
+    raise _NoAnswerError(f"it sent more than {_INTERIM_MAX} interim answers")
 
 
 def _reason(error: Exception, reach: Reach) -> str:
     match error:
         case asyncio.IncompleteReadError(partial=partial) if partial:
-            return "it closed the connection in the midst of its answer, or what came is not HTTP/1"
+            return "it closed the connection in the middle of its answer, or its answer is not HTTP/1"
         case asyncio.LimitOverrunError():
-            return f"what came is not HTTP/1, or a head of more than {_HEAD_MAX // 1024} KiB"
+            return f"its answer is not HTTP/1, or has a head of more than {_HEAD_MAX // 1024} KiB"
         case asyncio.IncompleteReadError() | ConnectionResetError() | ConnectionAbortedError():
             return f"it closed the connection without an answer{_perhaps(reach)}"
         case socket.gaierror():
@@ -121,18 +124,21 @@ def _reason(error: Exception, reach: Reach) -> str:
 
 
 def _perhaps(reach: Reach) -> str:
-    """What may be why an origin hangs up without a word. Many send no TLS alert, or one that a reset outruns."""
+    """The likely cause where an origin closes the connection without an answer.
+
+    It is a guess: many origins send no TLS alert, or reset the connection before the alert arrives.
+    """
     if reach.url.startswith("http:"):
         return "; where it speaks TLS, write https://"
     if not reach.url.startswith("https:"):
         return ""
     if reach.tls is None or reach.tls.certificate is None:
-        return "; where it asks for a certificate of ours, set `tls.certificate` and `tls.key`"
+        return "; where it asks for a client certificate, set `tls.certificate` and `tls.key`"
     return "; where it does not accept our certificate, look at `tls.certificate`"
 
 
 async def _of_arm(arm: Arm) -> Health:
-    """How a document store is, in words that name its kind."""
+    """A document store's health; the detail begins with the store's kind."""
     health = await arm.health()
     return Health(health.ok, health.latency_ms, f"{arm.kind}: {health.detail}")
 
@@ -143,7 +149,7 @@ def _check(name: str, backend: Backend, health: Health) -> Check:
 
 
 async def ask_once(settings: Settings, name: str) -> Check:
-    """How one backend is, for pre-flight: a store is asked through an arm that is opened for it and closed again.
+    """One backend's health, for pre-flight. A store gets an arm that is opened for this check and closed after it.
 
     Raises ``FixtureError``.
     """
@@ -160,7 +166,7 @@ async def ask_once(settings: Settings, name: str) -> Check:
 
 
 class Arms:
-    """One arm a document store, only to ask after its health, and the origins beside them."""
+    """The backends as health checks reach them: an arm per document store, used for checks only, and the origins."""
 
     def __init__(self, settings: Settings) -> None:
         self._backends = settings.backends
@@ -175,20 +181,21 @@ class Arms:
         self._opened = asyncio.Event()
 
     async def run(self) -> None:
-        """Open what they need, and go on until cancelled; an unreachable backend is found by its health check.
+        """Open the arms, then run until cancelled. An unreachable backend shows in its health check, not here.
 
-        Nothing but checks waits for it: credentials may take seconds, and a lease that nobody renews runs out.
+        Only checks wait for the opening. Getting credentials may take seconds, and a control loop that waited for
+        them could not renew its lease.
         """
         await asyncio.gather(*(arm.start() for arm in self._arms.values()))
         self._opened.set()
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Close them."""
+        """Close the arms."""
         await asyncio.gather(*(arm.close() for arm in self._arms.values()), return_exceptions=True)
 
     async def check(self, name: str) -> Check:
-        """One backend's health, once all are open."""
+        """One backend's health; waits until the arms are open."""
         await self._opened.wait()
         if name in self._origins:
             health = (await ask_origin(self._origins[name])).health
@@ -197,7 +204,7 @@ class Arms:
         return _check(name, self._backends[name], health)
 
     def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
-        """The check of both of a migration's backends."""
+        """A function that checks both backends of a migration."""
 
         async def health() -> list[Check]:
             return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
@@ -205,7 +212,7 @@ class Arms:
         return health
 
     def probe_of(self, migration: Migration) -> Callable[[], Awaitable[bool]]:
-        """The question whether a migration's target answers."""
+        """A function that says whether a migration's target answers."""
 
         async def probe() -> bool:
             return (await self.check(migration.target)).ok is not False

@@ -1,7 +1,7 @@
-"""Pre-flight: all that a migration needs, looked at before it begins. Nothing here changes a running phasegate.
+"""Pre-flight: checks everything that a migration needs before it begins. Nothing here changes a running phasegate.
 
-Each check is a function of ``Preflight`` that gives ``Check``s: what was found, and where that is not enough how to
-mend it. What only a running control plane can say is asked of it as a dry run, where one answers.
+Each check is a function that takes ``Preflight`` and yields ``Check``s: what was found, and how to repair it. Some
+facts only a running control plane knows; where one answers, it is asked for a dry run of the start.
 """
 
 from __future__ import annotations
@@ -38,45 +38,50 @@ from proxy.migration.buckets import assign, bucket, salt
 from proxy.migration.routes import layout
 
 APP_TIMEOUT_S: Final = 5.0
-BACKEND_TIMEOUT_S: Final = 10.0
-DISK_FREE_MB: Final = 100
-LOAD_A_CORE: Final = 1.0
-CLOCK_SKEW_S: Final = 30.0
-PROBE: Final = "phasegate/preflight"
+BACKEND_TIMEOUT_S: Final = 10.0  # to write and delete one document
+BYTES_PER_MB: Final = 1_000_000
+DISK_FREE_MB: Final = 100  # least free space for checkpoints, audit trail and journal
+LOAD_A_CORE: Final = 1.0  # load average per core above which latencies measure the machine and not the target
+CLOCK_SKEW_S: Final = 30.0  # allowed between this clock and the app's; a larger one is a clock that is not set
+REHEARSAL_KEYS: Final = 1000  # visitors in the rehearsed rollback: enough for some to be on the target
+PROBE: Final = "phasegate/preflight"  # path of the document that the permission check writes and deletes
 _VENDOR: Final = Path(__file__).parents[1] / "dashboard" / "vendor"
 
 Look = Callable[["Preflight"], Iterator[Check]]
 
 
-DryRun = Callable[[str], list[Check]]  # a migration's name → what its control plane says of a start
+DryRun = Callable[[str], list[Check]]  # a migration's name → the running control plane's checks of a start
 
 
 @dataclass(slots=True)
 class Preflight:
-    """What the checks look at; ``dry_run`` asks the control plane that answers already, if one does."""
+    """The checks' input. ``dry_run`` asks the running control plane; None where none answers."""
 
     settings: Settings
     token: str | None
     dry_run: DryRun | None
-    inside: bool  # in the control process, which need not ask itself
-    app_date: str | None = None  # the Date field of the app's answer, for the clock
+    inside: bool  # whether this is the control process itself, whose ports and run directory are in use by it
+    app_date: str | None = None  # the Date field of the app's answer, for the check of the clock
 
 
 async def run_checks(settings: Settings) -> list[Check]:
-    """Every check, made from within the control process."""
+    """Make every check, from within the control process."""
     return await _run(Preflight(settings, None, None, inside=True))
 
 
 def preflight(settings: Settings, *, token: str | None, dry_run: DryRun | None) -> list[Check]:
-    """Every check, made from outside. ``dry_run`` asks the control plane that runs already; None: none does."""
+    """Make every check, from another process. ``dry_run`` asks the running control plane; None where none answers."""
     return asyncio.run(_run(Preflight(settings, token, dry_run, inside=False)))
 
 
 async def _run(scene: Preflight) -> list[Check]:
-    """In the order a person would mend them. Who is asked needs the event loop; all else may block a thread."""
+    """Make the checks in the order in which a person would repair things.
+
+    App and backends are asked on the event loop. All other checks may block, so they run in a thread.
+    """
     before = await asyncio.to_thread(_look, scene, _BEFORE)
-    asked = [*await _app(scene), *await _backends(scene)]
-    return before + asked + await asyncio.to_thread(_look, scene, _AFTER)
+    reached = [*await _app(scene), *await _backends(scene)]
+    return before + reached + await asyncio.to_thread(_look, scene, _AFTER)
 
 
 def _look(scene: Preflight, checks: tuple[Look, ...]) -> list[Check]:
@@ -85,12 +90,12 @@ def _look(scene: Preflight, checks: tuple[Look, ...]) -> list[Check]:
 
 def _config(scene: Preflight) -> Iterator[Check]:
     settings = scene.settings
-    told = [f"{name}: {m.source} to {m.target}, {len(m.phases)} phases" for name, m in settings.migrations.items()]
-    yield Check("configuration", True, "; ".join(told))
+    plans = [f"{name}: {m.source} to {m.target}, {len(m.phases)} phases" for name, m in settings.migrations.items()]
+    yield Check("configuration", True, "; ".join(plans))
 
 
 def _phases(scene: Preflight) -> Iterator[Check]:
-    """The shapes are checked when the file is read; this is what is allowed and hardly meant."""
+    """Warn of phases that are valid but probably a mistake. Invalid ones were refused when the file was read."""
     for name, migration in scene.settings.migrations.items():
         odd = []
         if migration.phases[-1].weight_bp != FULL_BP:
@@ -120,19 +125,19 @@ async def _backends(scene: Preflight) -> list[Check]:
 
 async def _backend(settings: Settings, name: str) -> list[Check]:
     try:
-        well = await ask_once(settings, name)
+        health = await ask_once(settings, name)
     except FixtureError as error:
         mend = "Correct the fixture, or leave out `fixtures` for made-up data."
         return [Check(f"backend {name}", False, str(error), mend)]
     backend = settings.backends[name]
     kind = KINDS[backend.kind]
-    if not well.ok or kind.open_store is None or kind.local:
-        return [well]
-    return [well, await _permissions(f"{well.name}, permissions", backend, kind)]
+    if not health.ok or kind.open_store is None or kind.local:
+        return [health]
+    return [health, await _permissions(f"{health.name}, permissions", backend, kind)]
 
 
 async def _permissions(title: str, backend: Backend, kind: Kind) -> Check:
-    """A health check only reads; whether writing is allowed shows when something is written."""
+    """Write and delete a document: a health check only reads, so it cannot tell whether writing is allowed."""
     store = opener(backend)(backend, None)
     await store.start()
     try:
@@ -166,13 +171,14 @@ def _machine(scene: Preflight) -> Iterator[Check]:
     load = os.getloadavg()[0]
     memory = psutil.virtual_memory()
     needed = max(m.thresholds.memory_mb for m in scene.settings.migrations.values())
-    free = memory.available / 1e6
+    free = memory.available / BYTES_PER_MB
     good = load < LOAD_A_CORE * cores and free > needed
     yield Check(
         "system load",
         good,
-        f"load {load:.2f} on {cores} cores, {free:.0f} MB of memory free, {needed:.0f} wanted",
-        "Wait for a quieter time or give the machine more room: a loaded machine makes any target look slow.",
+        f"load {load:.2f} on {cores} cores, {free:.0f} MB of memory free, {needed:.0f} MB needed",
+        "Wait until the machine is quieter, or give it more processors or memory: a loaded machine makes any target "
+        "look slow.",
     )
 
 
@@ -191,13 +197,14 @@ def _ports(scene: Preflight) -> Iterator[Check]:
                 probe.bind((host, port))
             yield Check(key, True, f"{text} is free")
         except OSError as error:
-            yield Check(key, False, f"{text}: {_why(error)}", "Stop what listens there, or choose another address.")
+            mend = "Stop the process that listens there, or choose another address."
+            yield Check(key, False, f"{text}: {_why(error)}", mend)
 
 
 def _dashboard(scene: Preflight) -> Iterator[Check]:
-    there = any(_VENDOR.glob("*.js"))
-    found = "its libraries are in place" if there else "its libraries are missing"
-    yield Check("dashboard", there, found, "Run `make vendor` in the source tree.")
+    complete = any(_VENDOR.glob("*.js"))
+    found = "its libraries are installed" if complete else "its libraries are missing"
+    yield Check("dashboard", complete, found, "Run `make vendor` in the source tree.")
 
 
 def _state(scene: Preflight) -> Iterator[Check]:
@@ -209,7 +216,7 @@ def _state(scene: Preflight) -> Iterator[Check]:
             file.write(b"phasegate")
             file.flush()
             os.fsync(file.fileno())
-        free = shutil.disk_usage(folder).free / 1e6
+        free = shutil.disk_usage(folder).free / BYTES_PER_MB
         yield Check("state", free > DISK_FREE_MB, f"{folder} can be written, {free:.0f} MB free", mend)
     except OSError as error:
         yield Check("state", False, f"{folder}: {_why(error)}", mend)
@@ -224,9 +231,9 @@ def _state(scene: Preflight) -> Iterator[Check]:
 
 
 def _rehearsal(scene: Preflight) -> Iterator[Check]:
-    """A rollback on a board of this configuration's shape: after its one store no key goes to the target."""
+    """Rehearse a rollback on a board of this configuration: once the weight is published, no key is on the target."""
     plan = scene.settings.plan()
-    keys = [f"rehearsal-{i}".encode() for i in range(1000)]
+    keys = [f"rehearsal-{i}".encode() for i in range(REHEARSAL_KEYS)]
     with tempfile.TemporaryDirectory() as folder:
         rehearsed = board.Board.create(Path(folder) / "board", layout(plan, plan.proxy.workers), board.boot_id())
         try:
@@ -246,13 +253,13 @@ def _rehearsal(scene: Preflight) -> Iterator[Check]:
                 after = on_target()
                 found = f"{before} of {len(keys)} keys on the target before, {after} after one store of {took:.0f} µs"
                 good = before > 0 and after == 0
-                yield Check(f"rollback of {name}, rehearsed", good, found, "This is a fault of phasegate's own.")
+                yield Check(f"rollback of {name}, rehearsed", good, found, "This is a bug of phasegate: report it.")
         finally:
             rehearsed.close()
 
 
 def _clock(scene: Preflight) -> Iterator[Check]:
-    """Deadlines run on the monotonic clock; the wall clock dates the audit trail and the data."""
+    """Compare the wall clock with the app's. It dates the audit trail and the data; deadlines do not depend on it."""
     if scene.app_date is None:
         yield Check("clock", None, "the app sent no Date to compare it with")
         return
@@ -266,7 +273,7 @@ def _clock(scene: Preflight) -> Iterator[Check]:
 
 
 def _dry_run(scene: Preflight) -> Iterator[Check]:
-    """What the running control plane says of a start: only it knows its own state."""
+    """Ask the running control plane for its checks of a start, which depend on its own state."""
     if scene.dry_run is not None:
         for name in scene.settings.migrations:
             yield from scene.dry_run(name)

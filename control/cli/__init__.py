@@ -1,1 +1,1 @@
-"""The command line: one function a command. Imports what a command needs when it runs."""
+"""The command line: one function per command. A command imports what it needs when it runs, so help stays fast."""

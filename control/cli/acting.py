@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from control.lead.documents import Status
     from control.rollout.model import Rollback
 
-_GLANCE_S: Final = 0.5  # what a rollback is delayed by at most, to tell it from the one before
-_FORCE: Final = click.option("--force", is_flag=True, help="Against a failed check; needs --reason.")
+# How long a rollback may be delayed to read the previous rollback first, which tells the two apart afterwards.
+_PREVIOUS_WITHIN_S: Final = 0.5
+_FORCE: Final = click.option("--force", is_flag=True, help="Go on although a check failed; needs --reason.")
+_REASON: Final = click.option("--reason", help="Why; kept in the audit trail.")
 
 
 @click.command()
@@ -26,15 +28,15 @@ _FORCE: Final = click.option("--force", is_flag=True, help="Against a failed che
 @click.option("--dry-run", is_flag=True, help="Only run the checks that come before a start.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint instead of from the first phase.")
 @click.option("--detach", is_flag=True, help="Start, and do not follow.")
-@click.option("--force", is_flag=True, help="Against a failed check; needs --reason.")
-@click.option("--reason", help="Why: the audit trail keeps it.")
+@_FORCE
+@_REASON
 def start(client: ControlClient, dry_run: bool, resume: bool, detach: bool, force: bool, reason: str | None) -> None:
     """Start the migration and follow it, with keys to act.
 
     At a terminal: r rolls back, a aborts, p pauses or resumes, d detaches. Elsewhere: a line for every change.
     """
     fields = {"dry_run": dry_run, "resume": resume, "force": force}
-    answer = _act(client, "start", reason, {name: True for name, asked in fields.items() if asked})
+    answer = _act(client, "start", reason, {name: True for name, is_set in fields.items() if is_set})
     if dry_run:
         from control.checks.check import failed
         from control.terminal.tables import print_checks
@@ -49,7 +51,7 @@ def start(client: ControlClient, dry_run: bool, resume: bool, detach: bool, forc
 
 
 def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Command:
-    """The command that carries out one action of the API and says what came of it."""
+    """Make the command that carries out one action of the API and prints the result."""
 
     def run(client: ControlClient, reason: str | None, as_json: bool, **fields: Any) -> None:
         before = _last_rollback(client) if name in ("rollback", "abort") else None
@@ -65,7 +67,7 @@ def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Com
     command = api(run)
     for option in (
         *extra,
-        click.option("--reason", help="Why: the audit trail keeps it."),
+        _REASON,
         click.option("--json", "as_json", is_flag=True, help="The status afterwards as JSON."),
     ):
         command = option(command)
@@ -88,9 +90,9 @@ abort = _action("abort", "End the migration and take all traffic back to the sou
 @api
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(client: ControlClient, yes: bool) -> None:
-    """Emergency reset: all traffic to the source, the run forgotten."""
+    """Emergency reset: all traffic to the source; the run cannot be resumed."""
     if not yes and sys.stdin.isatty():
-        click.confirm(f"Reset {client.migration}: its progress is given up. Go on?", abort=True)
+        click.confirm(f"Reset {client.migration}: its progress is lost. Go on?", abort=True)
     _print_where_it_stands(client.reset())
 
 
@@ -98,9 +100,9 @@ COMMANDS: Final = (start, advance, pause, resume, rollback, abort, reset)
 
 
 def _act(client: ControlClient, action: Action, reason: str | None, fields: dict[str, Any]) -> Status:
-    """Carry out an action. One that was sent goes on to its end without this terminal, and Ctrl-C says so."""
+    """Carry out an action. Ctrl-C ends the command, not the action: once sent, the action runs to its end."""
     if fields.get("force") and not reason:
-        raise Stop(USAGE, f"{action} --force needs a reason: add --reason WHY, the audit trail keeps it")
+        raise Stop(USAGE, f"{action} --force needs a reason: add --reason WHY, which the audit trail keeps")
     try:
         return client.act(action, reason=reason, **fields)
     except KeyboardInterrupt:
@@ -116,11 +118,11 @@ def _print_where_it_stands(status: Status) -> None:
 
 
 def _last_rollback(client: ControlClient) -> Rollback | None:
-    """The rollback before this one, where the control plane says it at once."""
+    """The last rollback before this action, or None where the control plane does not answer at once."""
     from control.api.unanswered import ApiError
 
     try:
-        return client.status(_GLANCE_S).last_rollback
+        return client.status(_PREVIOUS_WITHIN_S).last_rollback
     except ApiError:
         return None
 

@@ -1,4 +1,4 @@
-"""What every command shares: the group, the way to a running phasegate, and what becomes of its refusals."""
+"""What all commands share: the command group, the client of the control API, exit codes for its errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 CONFIG: Final = "phasegate.toml"
 EPILOG: Final = """\b
-New here: `phasegate demo` shows all of it; `phasegate init` begins with your app.
-PHASEGATE_URL and PHASEGATE_TOKEN: where the control plane is, and who asks.
+First steps: `phasegate demo` shows a whole migration; `phasegate init` sets up your own app.
+PHASEGATE_URL and PHASEGATE_TOKEN: the control plane's address, and your token.
 Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed,
             4 rolled back or aborted, 5 unreachable, 130 interrupted.
 """
 
-# The commands in the order in which they are needed; a test sees that none is left out.
+# The commands in the order in which a user needs them. A test checks that no command is missing.
 SECTIONS: Final = {
     "Set up": ("init", "token", "check", "seed"),
     "Run": ("serve", "demo", "loadtest"),
@@ -35,7 +35,7 @@ SECTIONS: Final = {
 }
 
 
-# What the API's refusals mean to the shell: the caller's mistake, a gate that stayed shut, or no answer that counts.
+# The exit code for each error status of the API: the caller's mistake, a gate that stayed shut, or no usable answer.
 REFUSALS: Final = {
     400: USAGE,
     401: USAGE,
@@ -50,10 +50,10 @@ REFUSALS: Final = {
 
 
 class Commands(click.Group):
-    """A group whose every command turns what the control plane says no with into a message and an exit code."""
+    """The command group. It turns every error of a command into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; translate at this one edge."""
+        """Run the command; errors are translated here and nowhere else."""
         try:
             return self._carry_out(ctx)
         except Stop as error:
@@ -72,7 +72,7 @@ class Commands(click.Group):
             raise translated(error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands by what they are for, each in one line."""
+        """List the commands by section, one per line."""
         for title, names in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(8), self.commands[name].get_short_help_str(80)) for name in names])
@@ -80,7 +80,7 @@ class Commands(click.Group):
 
 def translated(error: ApiError) -> Stop:
     if isinstance(error, ApiRefused) and error.code == "check_failed":
-        hint = "Mend it (`phasegate check` looks at every part), or go on all the same: --force --reason WHY."
+        hint = "Repair it (`phasegate check` looks at every part), or go on anyway with --force --reason WHY."
         return Stop(GATE, f"{error.message}\n{hint}")
     if isinstance(error, ApiRefused):
         return Stop(REFUSALS.get(error.status, GATE), str(error))
@@ -96,7 +96,7 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def api(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the command a ``client``: the address from PHASEGATE_URL or else from the configuration file."""
+    """Give the command a ``client``. Its address comes from PHASEGATE_URL, or else from the configuration file."""
 
     def run(*args: Any, url: str | None, migration: str | None, config: str, **kwargs: Any) -> Any:
         return command(*args, client=client(url, migration, config), **kwargs)
@@ -105,9 +105,9 @@ def api(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What ``client`` is made of: ``url``, ``migration`` and ``config``."""
+    """Add the options that ``client`` is made from: ``url``, ``migration`` and ``config``."""
     for option in (
-        click.option("--migration", help="Which migration, where the configuration has several."),
+        click.option("--migration", help="Which migration; needed where the configuration has several."),
         click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address."),
         config_option,
     ):
@@ -118,42 +118,44 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def client(url: str | None, migration: str | None, config: str) -> ControlClient:
     from control.api.client import DEFAULT_MIGRATION, DEFAULT_URL, ControlClient
 
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     if url is None or migration is None:
-        found = peek(config, needed=url is None)
+        document = peek(config, needed=url is None)
     if url is None:
-        control = found.get("control")
+        control = document.get("control")
         listen = control.get("listen") if isinstance(control, dict) else None
         url = f"http://{listen}" if isinstance(listen, str) else DEFAULT_URL
     if migration is None:
-        declared = found.get("migrations")
+        declared = document.get("migrations")
         names = list(declared) if isinstance(declared, dict) else []
         migration = DEFAULT_MIGRATION if DEFAULT_MIGRATION in names or not names else names[0]
         if len(names) > 1 and DEFAULT_MIGRATION not in names:
-            raise Stop(USAGE, f"{config} has several migrations: say which with --migration ({', '.join(names)})")
+            raise Stop(USAGE, f"{config} has several migrations: choose one with --migration ({', '.join(names)})")
     return ControlClient(url, os.environ.get("PHASEGATE_TOKEN"), migration)
 
 
 def peek(config: str, *, needed: bool) -> dict[str, Any]:
-    """The configuration as it stands, unchecked, to find a phasegate that runs by it; {} where there is none."""
+    """The configuration file, parsed but not validated, to find the running phasegate. {} where there is no file."""
     import tomllib
 
     if needed and config != CONFIG and not Path(config).is_file():
-        raise Stop(USAGE, f"{config} is not there: name another with --config, or say where with --url")
+        raise Stop(USAGE, f"{config} does not exist: name another with --config, or the address with --url")
     try:
         return tomllib.loads(Path(config).read_text(encoding="utf-8")) if Path(config).is_file() else {}
     except (OSError, ValueError) as error:
         if needed:
-            raise Stop(USAGE, f"{config} cannot be read: {error}. Correct it, or say --url.") from error
+            raise Stop(
+                USAGE, f"{config} cannot be read: {error}. Correct it, or give the address with --url."
+            ) from error
         return {}
 
 
 def proxy(config: str) -> str:
-    """Where clients come to by a configuration: the first of proxy.listen, as an address to connect to."""
+    """The proxy's address for a client on this machine: the first of proxy.listen, as a URL."""
     proxy = peek(config, needed=False).get("proxy")
     listen = proxy.get("listen") if isinstance(proxy, dict) else None
     first = listen[0] if isinstance(listen, list) and listen and isinstance(listen[0], str) else "127.0.0.1:8080"
-    anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, read here to connect
+    anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - nothing binds to it here
     host, _, port = first.rpartition(":")
     return f"http://{anywhere.get(host, host)}:{port}"
 
@@ -168,14 +170,14 @@ def settings(config: str) -> Any:
         problems = list(error.problems)
         if not Path(config).exists():
             raise Stop(
-                USAGE, f"{config} is not there: `phasegate init` writes one, --config names another"
+                USAGE, f"{config} does not exist: `phasegate init` writes one, --config names another"
             ) from error
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
 
 
 def log_as(command: str) -> None:
-    """Have what the command makes use of log to standard error, and only what is wrong: its findings it prints."""
+    """Log warnings and errors to standard error. A command prints its results itself."""
     import logging
 
     from proxy.process import logs
@@ -184,14 +186,17 @@ def log_as(command: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """A document, or several, as JSON for a person."""
+    """Print a document as indented JSON."""
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def follow_to_the_end(client: ControlClient, *, may_act: bool, known: Status | None = None) -> NoReturn:
-    """Show the migration, from ``known`` on, until it ends or the person detaches; exit by how it ended."""
+    """Show the migration until it ends or the person detaches, then exit with the code for its end.
+
+    ``known`` is a status that the command has already.
+    """
     from control.rollout.model import State
     from control.terminal.follow import follow
 
@@ -199,9 +204,9 @@ def follow_to_the_end(client: ControlClient, *, may_act: bool, known: Status | N
     sys.exit(ROLLED_BACK if state in (State.ROLLED_BACK, State.ABORTED, State.IDLE) else OK)
 
 
-def version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
-    """Say which version this is, and in which form, and end."""
-    if not asked:
+def version(ctx: click.Context, _: click.Parameter, is_set: bool) -> None:
+    """Print the version and whether the data plane is compiled, then end the command."""
+    if not is_set:
         return
     from importlib import metadata
 

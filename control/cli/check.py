@@ -1,4 +1,4 @@
-"""``phasegate check``: every part looked at, and the control plane that runs asked for its own checks of a start."""
+"""``phasegate check``: makes every pre-flight check, and asks a running control plane for its checks of a start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from control.plan.settings import Settings
 
 
 def check(settings: Settings, *, url: str | None, token: str | None) -> list[Check]:
-    """Every check; a control plane that answers at ``url`` adds a dry run of each migration's start."""
+    """Make every check. A control plane that answers at ``url`` adds a dry run of each migration's start."""
     client = ControlClient(url or f"http://{settings.control.listen}", token)
 
     def dry_run(migration: str) -> list[Check]:
@@ -27,5 +27,5 @@ def _dry_run(client: ControlClient) -> list[Check]:
         return [Check(title, False, error.message, error.hint)]
     checks = answer.checks or ()
     if bad := failed(checks):
-        return [Check(f"{title}: {found.name}", False, found.found, found.mend) for found in bad]
+        return [Check(f"{title}: {check.name}", False, check.found, check.mend) for check in bad]
     return [Check(title, True, f"the control plane at {client.url} made {len(checks)} checks, none failed")]

@@ -1,4 +1,4 @@
-"""``phasegate init`` and ``phasegate seed``: what a new user does before the first ``check``."""
+"""``phasegate init`` and ``phasegate seed``: write the first configuration, and the target's first data."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from control.terminal.exits import UNREACHABLE, USAGE, Stop
 
 _TEMPLATE: Final = """\
 # phasegate: this app's data moves from a mock to Firestore, a phase at a time.
-# `phasegate check` looks whether everything is in place; docs/configuration.md explains every key.
+# `phasegate check` checks that everything is in place; docs/configuration.md explains every key.
 
 [app]
 origin = "{origin}"  # where the app itself listens
 
 [proxy]
-listen = ["{listen}"]  # where the app's traffic comes in from now on
-# workers = 2                       # default: one a core
+listen = ["{listen}"]  # where clients connect from now on
+# workers = 2                       # default: one per core
 sticky = ["header:x-user-id", "cookie", "ip"]  # what keeps a visitor on one side
 run_dir = ".phasegate"  # the board, the checkpoints, the audit trail
 
 # Where the data comes from today.
 [backends.mock]
 kind = "mock"
-# fixtures = "fixtures/"            # JSON, one file a collection; without it, made-up data
+# fixtures = "fixtures/"            # JSON, one file per collection; without it, generated sample data
 
-# Where it is to come from. Credentials are Google's application default ones; where FIRESTORE_EMULATOR_HOST is set,
-# the emulator there is used and none are needed.
+# Where the data will come from. Credentials are Google's application default credentials. Where
+# FIRESTORE_EMULATOR_HOST is set, the emulator at that address is used, without credentials.
 [backends.firestore]
 kind = "firestore"
 project = "{project}"
@@ -54,7 +54,7 @@ phases = [
   {{ name = "complete", weight = 100, min_soak = "5m", rollback_within = "38s" }},
 ]
 
-# What a healthy target keeps to.
+# Limits that a healthy target keeps.
 [migrations.phase6.thresholds]
 error_rate = 0.05
 p95_ms = 1000
@@ -71,17 +71,17 @@ tokens = [
 """
 
 _NEXT: Final = {
-    "check": "looks whether everything is in place",
-    "seed": "writes what the mock begins with into Firestore, so that both sides start alike",
+    "check": "checks that everything is in place",
+    "seed": "writes the mock's initial data into Firestore, so that both sides start alike",
     "serve": "takes the app's traffic",
     "start": "in another terminal: begins the migration and shows it",
 }
 
 
 def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
-    """Ask what is not given, write the configuration, and say what comes next."""
+    """Ask for the values that no option gave, write the configuration, and print the next steps."""
     if path.exists():
-        raise Stop(USAGE, f"{path} is there already and is left as it is; name another with --config, or remove it")
+        raise Stop(USAGE, f"{path} exists already and is left unchanged; name another with --config, or remove it")
     origin = _answer("The app's address", given.get("origin"), "http://127.0.0.1:3000", ask, _origin)
     listen = _answer("Where phasegate takes its traffic", given.get("listen"), "127.0.0.1:8080", ask, _address)
     project = _answer("Google Cloud project of Firestore", given.get("project"), "demo-phasegate", ask, _word)
@@ -97,7 +97,7 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
         sha256=hashlib.sha256(token.encode()).hexdigest(),
     )
     try:
-        with open(path, "x", encoding="utf-8") as file:  # "x": whoever wrote it meanwhile wins
+        with open(path, "x", encoding="utf-8") as file:  # "x": never overwrites a file created in the meantime
             file.write(text)
     except OSError as error:
         raise Stop(USAGE, f"{path} cannot be written: {error.strerror}") from None
@@ -105,7 +105,7 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
         load(path)
     except ConfigError as error:
         path.unlink()
-        raise Stop(USAGE, "\n".join(["these answers make no configuration:", *error.problems])) from None
+        raise Stop(USAGE, "\n".join(["these answers give no valid configuration:", *error.problems])) from None
     option = "" if path.name == "phasegate.toml" else f" --config {path}"
     click.echo(f"Wrote {path}. Its operator token, shown once:\n\n  export PHASEGATE_TOKEN={token}\n\nNext:")
     for command, does in _NEXT.items():
@@ -113,7 +113,7 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
 
 
 def seed(settings: Settings, name: str | None, yes: bool) -> None:
-    """Write what the mock begins with into the migration's Firestore backend; one that was seeded is left alone."""
+    """Write the mock's initial data into the migration's Firestore backend, unless it was seeded before."""
     from backends.copy.fixtures import FixtureError
     from backends.copy.seed import seed as write
     from backends.errors import Fault
@@ -136,8 +136,8 @@ def seed(settings: Settings, name: str | None, yes: bool) -> None:
             raise Stop(USAGE, str(error)) from None
         except Fault as fault:
             raise Stop(UNREACHABLE, f"{where} could not be written to: {fault}. See `phasegate check`.") from None
-        done = f"{count} documents written" if count else "seeded before, left as it is"
-        click.echo(f"{migration_name}: {done} ({where})")
+        result = f"{count} documents written" if count else "seeded before, left unchanged"
+        click.echo(f"{migration_name}: {result} ({where})")
 
 
 def _answer(question: str, given: str | None, default: str, ask: bool, check: Callable[[str], str | None]) -> str:

@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: ``status``, ``watch``, ``audit``, ``verify`` and ``report``."""
+"""The read-only commands: ``status``, ``watch``, ``audit``, ``verify`` and ``report``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
 def status(client: ControlClient, as_json: bool) -> None:
     """Show where the migration stands."""
-    now = client.status()
+    document = client.status()
     if as_json:
-        print_json(now)
+        print_json(document)
         return
     from control.terminal.picture import print_status
 
-    print_status(now)
+    print_status(document)
 
 
 @click.command()
@@ -40,10 +40,10 @@ def watch(client: ControlClient) -> None:
 @click.command()
 @api
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
-@click.option("--cursor", help="Go on where a page ended.")
+@click.option("--cursor", help="Show the next page; the page before prints its cursor.")
 @click.option("--json", "as_json", is_flag=True, help="The page as JSON.")
 def audit(client: ControlClient, limit: int, cursor: str | None, as_json: bool) -> None:
-    """List what was done, by whom and why, newest first."""
+    """List the audit trail: what was done, by whom and why, newest first."""
     page = client.audit(limit, cursor)
     if as_json:
         print_json(page)
@@ -55,11 +55,13 @@ def audit(client: ControlClient, limit: int, cursor: str | None, as_json: bool) 
 
 @click.command()
 @api_options
-@click.option("--store", type=click.Path(exists=True, dir_okay=False), help="Read this control.db and ask nobody.")
+@click.option(
+    "--store", type=click.Path(exists=True, dir_okay=False), help="Read this control.db; no phasegate needed."
+)
 def verify(store: str | None, url: str | None, migration: str | None, config: str) -> None:
-    """Check that the audit trail is what was written.
+    """Check that the audit trail is complete and unchanged.
 
-    Exit codes: 0 it is, 2 usage, credentials or no such file, 3 it is not, 5 the control plane cannot say.
+    Exit codes: 0 it is, 2 usage, credentials or no such file, 3 it is not, 5 the control plane gave no answer.
     """
     from control.cli import verify as cli_verify
 
@@ -70,9 +72,11 @@ def verify(store: str | None, url: str | None, migration: str | None, config: st
 @click.command()
 @api
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-@click.option("--html", type=click.Path(dir_okay=False, writable=True), help="Write it here, as one HTML page.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, writable=True), help="Write the report here, as one HTML page."
+)
 def report(client: ControlClient, as_json: bool, html: str | None) -> None:
-    """Show how it went, phase by phase, against its criteria."""
+    """Show the report of the run: its phases, rollbacks and criteria."""
     run = client.report()
     if html is not None:
         from control.report.html import page

@@ -1,4 +1,4 @@
-"""The command line. Speaks to a running phasegate through the control API alone; imports what a command needs then.
+"""The command line. It reaches a running phasegate only through the control API.
 
 Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed, 4 rolled back or aborted, 5 unreachable,
 130 interrupted.
@@ -21,7 +21,7 @@ from control.cli.base import EPILOG, Commands, version
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=version, help="Show the version."
 )
 def main() -> None:
-    """Move an app's data from one backend to another, a phase at a time, and take it back at once."""
+    """Move an app's traffic from one backend to another in phases, and roll it back at once."""
 
 
 for each in (*preparing.COMMANDS, *running.COMMANDS, *acting.COMMANDS, *looking.COMMANDS):

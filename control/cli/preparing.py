@@ -17,7 +17,7 @@ from control.terminal.exits import GATE, OK
 
 @click.command()
 @click.option("--config", default=CONFIG, show_default=True, help="The file to write.")
-@click.option("--yes", is_flag=True, help="Ask nothing: take the options given, and the defaults.")
+@click.option("--yes", is_flag=True, help="Ask nothing; use the options and the defaults.")
 @click.option("--app", "origin", help="The app's address, as http://127.0.0.1:3000.")
 @click.option("--project", help="The Google Cloud project that Firestore is in.")
 @click.option("--listen", metavar="HOST:PORT", help="Where phasegate takes the app's traffic.")
@@ -26,7 +26,7 @@ from control.terminal.exits import GATE, OK
 def init(config: str, yes: bool, **given: str | None) -> None:
     """Ask a few questions and write a commented configuration.
 
-    A file that is there already is never touched.
+    An existing file is never changed.
     """
     from control.cli.init import init as run
 
@@ -34,17 +34,17 @@ def init(config: str, yes: bool, **given: str | None) -> None:
 
 
 @click.command()
-@click.option("--name", default="operator", show_default=True, help="Whose token it is: the audit trail shows it.")
+@click.option("--name", default="operator", show_default=True, help="The token's name in the audit trail.")
 @click.option("--role", type=click.Choice(["viewer", "operator"]), default="operator", show_default=True)
 def token(name: str, role: str) -> None:
-    """Make a token, and the line that lets it in."""
+    """Make a token, and the configuration line that accepts it."""
     import hashlib
     import secrets
 
-    made = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(made.encode()).hexdigest()
-    click.echo(made)
-    click.echo("Shown once. Keep it as PHASEGATE_TOKEN, and put this into tokens of [control]:", err=True)
+    secret = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    click.echo(secret)
+    click.echo("Shown once. Keep it as PHASEGATE_TOKEN, and add this line to tokens of [control]:", err=True)
     click.echo(f'  {{ name = {json.dumps(name)}, sha256 = "{digest}", role = "{role}" }}', err=True)
 
 
@@ -53,7 +53,7 @@ def token(name: str, role: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 @click.option("--url", envvar="PHASEGATE_URL", help="The control plane's address.")
 def check(config: str, as_json: bool, url: str | None) -> None:
-    """Look whether a migration could start, and say how to mend it."""
+    """Check whether a migration could start, and say how to repair what is wrong."""
     from control.checks.check import failed
     from control.cli.check import check as run
     from control.terminal.tables import print_checks
@@ -66,7 +66,7 @@ def check(config: str, as_json: bool, url: str | None) -> None:
     else:
         print_checks(checks)
         if good:
-            serving = any(found.name.startswith("dry run") for found in checks)
+            serving = any(each.name.startswith("dry run") for each in checks)
             click.echo("Next: `phasegate start`." if serving else "Next: `phasegate serve`, then `phasegate start`.")
     sys.exit(OK if good else GATE)
 
@@ -76,9 +76,9 @@ def check(config: str, as_json: bool, url: str | None) -> None:
 @click.option("--migration", help="Only this migration's target.")
 @click.option("--yes", is_flag=True, help="Write into a real Firestore project without asking.")
 def seed(config: str, migration: str | None, yes: bool) -> None:
-    """Write what the mock begins with into Firestore, once.
+    """Write the mock's initial data into Firestore, once.
 
-    A store that was seeded before is left as it is.
+    A store that was seeded before is left unchanged.
     """
     from control.cli.init import seed as run
 

@@ -1,4 +1,4 @@
-"""The commands that run something of their own: ``serve``, ``demo`` and ``loadtest``."""
+"""The commands that start processes: ``serve``, ``demo`` and ``loadtest``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def serve(config: str) -> None:
     """Serve the app's traffic, until SIGTERM or Ctrl-C."""
     from proxy.process import logs
 
-    logs.configure("supervisor")  # before anything else can fail
+    logs.configure("supervisor")  # first, so that every later failure is logged
 
     from control.serve import serve as run
     from proxy.settings import CannotStartError
@@ -32,7 +32,8 @@ def serve(config: str) -> None:
     try:
         read_settings(config)
         if sys.stderr.isatty():
-            click.echo("Serving; Ctrl-C drains and ends. Beside it: `phasegate start`, `status`, `watch`.", err=True)
+            next_steps = "In another terminal: `phasegate start`, `status`, `watch`."
+            click.echo(f"Serving; Ctrl-C drains and ends. {next_steps}", err=True)
         code = run(config)
     except (Stop, CannotStartError) as refusal:
         if sys.stderr.isatty():
@@ -46,9 +47,11 @@ def serve(config: str) -> None:
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End when the migration does; exit 0 only if everything held.")
 @click.option(
-    "--phase-seconds", type=click.FloatRange(1, 3600), default=10, show_default=True, help="Soak of a phase."
+    "--once", is_flag=True, help="End with the migration; exit 0 only if every check of the outcome passed."
+)
+@click.option(
+    "--phase-seconds", type=click.FloatRange(1, 3600), default=10, show_default=True, help="Soak of each phase."
 )
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where the proxy listens.  [default: 127.0.0.1:8080 or a free port]"
@@ -60,7 +63,7 @@ def serve(config: str) -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker processes.")
 @click.option("--report", type=click.Path(dir_okay=False, writable=True), help="Write the report here, as JSON.")
 def demo(**options: Any) -> None:
-    """Show a whole migration with nothing to set up.
+    """Show a whole migration without any setup.
 
     Starts a small app, the Firestore emulator, phasegate in front of both, and a stream of requests.
     """
@@ -75,31 +78,35 @@ def demo(**options: Any) -> None:
     "--phase",
     required=True,
     type=click.Choice(["initial", "early", "half", "majority", "complete", "migration"]),
-    help="Whose load; migration: all of it, as it goes.",
+    help="The phase whose load is sent; migration: every phase's in turn, following the live migration.",
 )
 @click.option("--users", type=click.IntRange(1), default=100, show_default=True, help="Visitors at a time.")
-@click.option("--spawn-rate", type=click.FloatRange(0.1), default=20, show_default=True, help="That come a second.")
-@click.option("--run-time", help="Such as 90s or 10m.  [default: 2m; of a migration, until it ends]")
+@click.option(
+    "--spawn-rate", type=click.FloatRange(0.1), default=20, show_default=True, help="New visitors a second."
+)
+@click.option("--run-time", help="Such as 90s or 10m.  [default: 2m; for migration, until it ends]")
 @click.option("--host", help="The proxy's address.  [default: the first of proxy.listen]")
 @click.option("--enter", is_flag=True, help="Bring the migration to the phase first, as an operator.")
 @click.option("--html", type=click.Path(dir_okay=False, writable=True), help="Write locust's report here.")
 @click.option("--csv", metavar="PREFIX", help="Write locust's figures to PREFIX_stats.csv and others.")
-def loadtest(client: ControlClient, host: str | None, **asked: Any) -> None:
-    """Send a phase's load through phasegate and judge what came of it.
+def loadtest(client: ControlClient, host: str | None, **options: Any) -> None:
+    """Send a phase's load through phasegate and judge the result.
 
     Exit codes: 0 passed, 3 not passed or not judged, 4 phasegate rolled back, 5 the control plane cannot be reached.
     """
-    for flag, path in (("--html", asked["html"]), ("--csv", asked["csv"])):
+    for flag, path in (("--html", options["html"]), ("--csv", options["csv"])):
         if path and not Path(path).parent.is_dir():
             raise Stop(USAGE, f"{flag} {path}: there is no folder {Path(path).parent}; make it, or name another")
-    if asked["run_time"] and not re.fullmatch(r"(?=\d)(\d+h)?(\d+m)?(\d+s?)?", asked["run_time"]):
-        raise Stop(USAGE, f"--run-time: expected a length of time such as 90s or 1h30m, found {asked['run_time']!r}")
+    if options["run_time"] and not re.fullmatch(r"(?=\d)(\d+h)?(\d+m)?(\d+s?)?", options["run_time"]):
+        raise Stop(
+            USAGE, f"--run-time: expected a length of time such as 90s or 1h30m, found {options['run_time']!r}"
+        )
     line = [sys.executable, "-m", "loadtest.phases.run", "--url", client.url, "--migration", client.migration]
     line += ["--host", host or proxy(click.get_current_context().params["config"])]
-    for name, value in asked.items():
+    for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         line += [flag] if value is True else [flag, str(value)] if value else []
-    # The packages stand side by side, installed or not.
+    # `loadtest` lies beside `control`, in a checkout as well as in site-packages.
     search = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
     os.execve(sys.executable, line, os.environ | {"PYTHONPATH": search})  # noqa: S606 - our own module, no shell
 

@@ -1,4 +1,4 @@
-"""``phasegate verify``: whether the audit trail is what was written, asked of phasegate or of its file."""
+"""``phasegate verify``: checks the audit trail, through a running phasegate or in the store's file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from control.terminal.exits import GATE, OK, USAGE, Stop
 
 
 def asked(client: ControlClient) -> dict[str, Trail]:
-    """What the control plane says of its migration's trail."""
+    """The migration's trail, verified by the control plane."""
     trail = client.verify()
     return {client.migration: Trail(trail.entries, trail.hash, trail.problems)}
 
@@ -22,22 +22,22 @@ def asked(client: ControlClient) -> dict[str, Trail]:
 def read(path: Path, migration: str | None) -> dict[str, Trail]:
     """Every trail of a control.db, or one migration's. Raises ``Stop``."""
     try:
-        found = verify_file(path)
+        trails = verify_file(path)
     except StoreError as error:
         raise Stop(
-            USAGE, f"{error}\nExpected a control.db of phasegate, or a copy with its -wal beside it."
+            USAGE, f"{error}\nExpected a control.db of phasegate, or a copy of it together with its -wal file."
         ) from error
-    if not found:
-        raise Stop(USAGE, f"{path}: no migration is in it")
+    if not trails:
+        raise Stop(USAGE, f"{path} has no migration")
     if migration is None:
-        return found
-    if migration not in found:
-        raise Stop(USAGE, f"{path}: no migration {migration!r} is in it; there is: {', '.join(found)}")
-    return {migration: found[migration]}
+        return trails
+    if migration not in trails:
+        raise Stop(USAGE, f"{path} has no migration {migration!r}; it has: {', '.join(trails)}")
+    return {migration: trails[migration]}
 
 
 def tell(trails: dict[str, Trail]) -> int:
-    """Say what was found; the exit code."""
+    """Print the result for each trail. Returns the exit code."""
     for migration, trail in trails.items():
         count = "1 entry" if trail.entries == 1 else f"{trail.entries} entries"
         if not trail.problems:

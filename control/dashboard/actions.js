@@ -1,7 +1,7 @@
-// What may be asked for in which state, and how carefully. Pure.
+// The actions that each state allows, and how each one is confirmed. Pure.
 //
-// What takes traffic off the target is safe and one click. What puts traffic on it asks first. What throws a run away,
-// or goes against the evidence, has to be typed.
+// An action that takes traffic off the target is one click. One that puts traffic on the target opens a dialog. One
+// that discards a run, or goes against the evidence, needs a word to be typed.
 
 import { span, weight } from "./format.js";
 
@@ -11,7 +11,7 @@ const below = (status) => status.phases.filter((phase) => phase.weight < status.
 const resumable = (status) => status.checkpoint?.resume_phase ?? null;
 const held = (status) => status.weight > 0;
 
-/** Each: action and fields for the API, where it is shown, its label, and `ask`: what a dialog says, or null. */
+/** Per action: action and fields for the API, where it is shown, its label, and `ask`: the dialog's content, or null. */
 const ACTIONS = [
   {
     id: "start",
@@ -60,7 +60,7 @@ const ACTIONS = [
         : `${weight(top(s).weight)} stays on the target for good, and the migration is complete.`;
       return {
         title: to ? `Advance to ${to.name}` : "Complete the migration",
-        says: earned ? [says] : [says, "The verdict does not ask for it: this phase has not earned it yet."],
+        says: earned ? [says] : [says, "The verdict is not promote: the evidence does not suffice yet."],
         confirm: to ? "Advance" : "Complete",
         reason: !earned,
         type: earned ? null : (to?.name ?? s.migration),
@@ -110,7 +110,7 @@ const ACTIONS = [
     ask: (s) => ({
       title: "Emergency reset",
       says: [
-        "All traffic goes to the source at once, and the run is forgotten: it cannot be resumed.",
+        "All traffic goes to the source at once, and the run is discarded: it cannot be resumed.",
         ...(s.state === "completed" ? ["What was written since is on the target; the source may not have it."] : []),
       ],
       confirm: "Reset",
@@ -127,7 +127,7 @@ function raise(status, name) {
     : "The phase's weight goes to the target at once.";
 }
 
-/** The actions that the state allows. */
+/** The actions that the status allows. */
 export function allowed(status) {
   return ACTIONS.filter((each) => each.states.includes(status.state) && (!each.when || each.when(status))).map((each) => ({
     id: each.id,
@@ -155,22 +155,22 @@ export function comesNext(status) {
       if (left > 0) return `Next: ${what}, in ${span(Math.ceil(left))} at the earliest, when every rule is proven.`;
       return verdict?.outcome === "promote"
         ? `Next: ${what}, now.`
-        : `Next: ${what}, as soon as every rule is proven. The least soak is over.`;
+        : `Next: ${what}, as soon as every rule is proven. The phase's minimum soak is over.`;
     }
     case "paused":
       return status.weight === 0
         ? "Held at 0 % until an operator resumes."
         : `Held at ${weight(status.weight)} until an operator resumes; a breach still rolls back.`;
     case "rolling_back":
-      return "Requests that began on the target before the rollback are being waited for.";
+      return "Waiting for the requests that began on the target before the rollback.";
     case "rolled_back":
       return status.weight === 0
-        ? "Everything is answered by the source. An operator decides how to go on."
+        ? "The source answers everything. An operator decides how to go on."
         : `Held at ${weight(status.weight)} until an operator goes on; a breach rolls back further.`;
     case "completed":
-      return `${weight(status.weight)} is on the target for good, without a lease. Nothing is taken back by itself any more.`;
+      return `${weight(status.weight)} stays on the target, without a lease. There is no automatic rollback any more.`;
     case "aborted":
-      return "Everything is answered by the source. An operator decides how to go on.";
+      return "The source answers everything. An operator decides how to go on.";
     default:
       return "";
   }

@@ -1,4 +1,4 @@
-// The control API as calls. Every one throws `Failure` where the answer is an error, and `Lost` where there is none.
+// The control API as functions. Every call throws `Failure` where the answer is an error, and `Lost` without an answer.
 
 const CALL_WITHIN_MS = 10_000;
 const ACT_WITHIN_MS = 90_000; // a rollback answers when it is complete
@@ -19,7 +19,7 @@ export class Lost extends Error {
   }
 }
 
-let csrf = null; // the session's own token, sent with every change
+let csrf = null; // the session's CSRF token, sent with every change
 
 async function call(method, path, body, within = CALL_WITHIN_MS, headers = {}) {
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -42,7 +42,7 @@ async function call(method, path, body, within = CALL_WITHIN_MS, headers = {}) {
   try {
     value = text === "" ? null : JSON.parse(text);
   } catch {
-    value = null; // not JSON: something between this page and the control plane answered
+    value = null; // not JSON: a proxy between this page and the control plane answered
   }
   if (!answer.ok) throw new Failure(answer.status, value?.error);
   return value;
@@ -59,7 +59,7 @@ function remember(identity) {
 /** Who this browser is signed in as: {name, role}. */
 export const whoami = async () => remember(await call("GET", SESSION));
 
-/** Trade a token for a session. */
+/** Exchange a token for a session. */
 export const signIn = async (token) =>
   remember(await call("POST", SESSION, undefined, CALL_WITHIN_MS, { authorization: `Bearer ${token}` }));
 
@@ -68,15 +68,15 @@ export const signOut = () => call("DELETE", SESSION);
 
 /** The names of the migrations. */
 export async function migrations() {
-  const found = await call("GET", "/api/migration");
-  return found.migrations.map((each) => each.name);
+  const answer = await call("GET", "/api/migration");
+  return answer.migrations.map((each) => each.name);
 }
 
 /** The newest audit entries, or those before `cursor`: {entries, next_cursor}. */
 export const audit = (migration, cursor) =>
   call("GET", `${base(migration)}/audit?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
 
-/** Samples in steps of so many seconds: {step_s, heat_bounds_ms, samples}. */
+/** Samples in steps of `step` seconds: {step_s, heat_bounds_ms, samples}. */
 export const history = (migration, step) => call("GET", `${base(migration)}/history?step=${step}`);
 
 /** Carry out an action; answers with the status after it. */

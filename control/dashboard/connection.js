@@ -1,14 +1,15 @@
-// Follows the stream of events and connects again when it breaks: calls back with each event, on loss and on return.
+// Follows the stream of events, and connects again when it breaks. Calls back with each event, and when the connection
+// is lost or open again.
 //
-// EventSource reconnects by itself after some errors and not after others, and does not notice a server that hangs.
-// So a stream that failed, or was silent for longer than a status may take, is closed, and a new one is opened.
+// EventSource reconnects after some errors only, and does not notice a server that hangs. So a stream that failed, or
+// was silent for `SILENT_MS`, is closed, and a new one is opened.
 
 import { Failure, events, whoami } from "./api.js";
 
 const SILENT_MS = 4000; // a status comes at least once a second
 const RETRY_MS = [250, 500, 1000, 2000];
 
-/** Follow a migration until the function returned is called. `on`: {event(kind, data), open(), lost(), signedOut()}. */
+/** Follow a migration until the returned function is called. `on`: {event(kind, data), open(), lost(), signedOut()}. */
 export function follow(migration, on) {
   let source = null;
   let timer = null;
@@ -40,7 +41,7 @@ export function follow(migration, on) {
     wait(delay, again);
   }
 
-  /** EventSource does not say why it failed, so the session is asked for first. */
+  /** EventSource does not report why it failed, so first check whether the session is still valid. */
   async function again() {
     try {
       await whoami();

@@ -1,4 +1,4 @@
-// Figures and times as a person reads them. Pure; what is not known is an en dash.
+// Writes figures and times for a person. Pure; an unknown value is written as an en dash.
 
 export const NONE = "–";
 
@@ -7,16 +7,16 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 /** An API's name as words: rolled_back → rolled back. */
 export const words = (name) => String(name ?? NONE).replaceAll("_", " ");
 
-/** The same as the beginning of a sentence. */
+/** The same with a capital letter. */
 export function sentence(name) {
   const text = words(name);
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** A whole number with thousands set apart. */
+/** A whole number with thousands separators. */
 export const count = (value) => (known(value) ? Math.round(value).toLocaleString("en") : NONE);
 
-/** A number with three significant digits, and no more decimals than that takes. */
+/** A number with about three significant digits. */
 export function figure(value) {
   if (!known(value)) return NONE;
   const size = Math.abs(value);
@@ -24,7 +24,7 @@ export function figure(value) {
   return value.toFixed(size >= 10 ? 1 : size >= 0.1 ? 2 : 3);
 }
 
-/** Milliseconds, as seconds from 10 s on. */
+/** Milliseconds; from 10 s on written as seconds. */
 export function ms(value) {
   if (!known(value)) return NONE;
   return Math.abs(value) >= 10_000 ? `${figure(value / 1000)} s` : `${figure(value)} ms`;
@@ -51,7 +51,7 @@ export function span(seconds) {
   return `${Math.floor(whole / per)} ${large}${rest ? ` ${String(rest).padStart(2, "0")} ${small}` : ""}`;
 }
 
-/** Unix seconds of an RFC 3339 time or of Unix seconds; null where it is neither. */
+/** Unix seconds of an RFC 3339 time or of Unix seconds; null for anything else. */
 export function unix(value) {
   if (known(value)) return value;
   const parsed = typeof value === "string" ? Date.parse(value) / 1000 : NaN;
@@ -64,7 +64,7 @@ export function clock(value) {
   return at === null ? NONE : new Date(at * 1000).toLocaleTimeString("en-GB");
 }
 
-/** The local date and time of day; the date is left out today. */
+/** The local date and time of day; today without the date. */
 export function moment(value, now = Date.now() / 1000) {
   const at = unix(value);
   if (at === null) return NONE;
@@ -93,8 +93,8 @@ export function points(source, target) {
 
 const megabytes = (value) => (known(value) ? `${figure(value)} MB` : NONE);
 
-/** How a rule's value and limit are written, by the unit that its row names. */
+/** How a rule's value and limit are written, by the row's unit. */
 const UNITS = { share, ms, MB: megabytes };
 
-/** The name of a verdict's rule, and how its value and limit are written; also where the unit is not known here. */
+/** A rule's name, and the function that writes its value and limit; an unknown unit is written as a plain number. */
 export const rule = (row) => ({ name: row.label ?? sentence(row.rule), value: UNITS[row.unit] ?? figure });

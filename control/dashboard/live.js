@@ -5,11 +5,11 @@ import { audit, history } from "./api.js";
 import { follow } from "./connection.js";
 import { merge } from "./series.js";
 
-const ENTRIES_MAX = 2000;
+const ENTRIES_MAX = 2000; // audit entries that the page keeps
 
 const NOTHING = { status: null, seenAt: null, link: "connecting", samples: {}, bounds: [], entries: [], cursor: null };
 
-/** Entries newest first, none twice. */
+/** Both lists of entries as one, newest first, without duplicates. */
 function joined(entries, more) {
   const bySeq = new Map([...entries, ...more].map((entry) => [entry.seq, entry]));
   return [...bySeq.values()].sort((a, b) => b.seq - a.seq).slice(0, ENTRIES_MAX);
@@ -31,7 +31,7 @@ function reduce(view, [kind, value]) {
       };
     case "audit":
       return { ...view, entries: joined(view.entries, [value]) };
-    case "newest": // of a page of entries
+    case "newest": // the newest page of entries
       return { ...view, entries: joined(view.entries, value.entries), cursor: view.cursor ?? value.next_cursor };
     case "older":
       return { ...view, entries: joined(view.entries, value.entries), cursor: value.next_cursor };
@@ -44,14 +44,14 @@ function reduce(view, [kind, value]) {
   }
 }
 
-/** Follow migration `name`, with samples in steps of `step` seconds: the view, and `take(kind, value)` to add to it. */
+/** Follow migration `name`, with samples in steps of `step` seconds. Returns the view, and `take(kind, value)` to update it. */
 export function useMigration(name, step, signedOut) {
   const [view, dispatch] = useReducer(reduce, NOTHING);
   const steps = useRef(step);
   steps.current = step;
   const take = (kind, value) => dispatch([kind, value]);
-  // A request fails here only because the connection is lost; it is made again when the connection is back.
-  const fetchHistory = () => history(name, steps.current).then((found) => take("history", found), () => {});
+  // A failure is ignored: the connection is lost then, and the request is repeated when it is back.
+  const fetchHistory = () => history(name, steps.current).then((document) => take("history", document), () => {});
 
   useEffect(() => {
     take("other");
@@ -59,7 +59,7 @@ export function useMigration(name, step, signedOut) {
       event: take,
       open() {
         fetchHistory();
-        if (steps.current !== 1) history(name, 1).then((found) => take("history", found), () => {});
+        if (steps.current !== 1) history(name, 1).then((document) => take("history", document), () => {});
         audit(name).then((page) => take("newest", page), () => {});
       },
       lost: () => take("lost"),
@@ -69,7 +69,7 @@ export function useMigration(name, step, signedOut) {
 
   useEffect(() => {
     fetchHistory();
-    if (step === 1) return undefined; // samples of a second come with the events
+    if (step === 1) return undefined; // samples of one second arrive with the events
     const timer = setInterval(fetchHistory, step * 1000);
     return () => clearInterval(timer);
   }, [name, step]);

@@ -1,15 +1,15 @@
-// One plot: uPlot in a component. Colours come from the page's custom properties, so they follow light and dark.
+// A plot: uPlot as a component. Colours come from the page's CSS variables, so they follow light and dark mode.
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import uPlot from "./vendor/uPlot.js";
 import { weight } from "./format.js";
 
-const HEIGHT = 168;
-const LABEL_PX = 44; // marks nearer than this share one label
+const HEIGHT = 168; // pixels
+const LABEL_PX = 44; // of two marks nearer than this only one gets a label
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
-/** The colours in force; another object whenever they change. */
+/** The current colours; a new object whenever they change. */
 export function useColours() {
   const [colours, set] = useState(read);
   useEffect(() => {
@@ -38,8 +38,8 @@ function read() {
 /** A plot of `data` over `range` (Unix seconds).
  *
  * `series` are uPlot's; `scale` is the y axis: {log, range: (least, most) → [from, to], label: value → text};
- * `limit` a line across; `marks` lines down; `paint(u)` draws below everything; `pointed(index or null)` is told where
- * the cursor is, in every plot at once.
+ * `limit` is a horizontal line; `marks` are vertical lines; `paint(u)` draws below everything else; `pointed(index or
+ * null)` is called with the cursor's place, which all plots share.
  */
 export function Plot({ data, range, series, scale, marks, limit, paint, pointed, label }) {
   const place = useRef(null);
@@ -50,13 +50,13 @@ export function Plot({ data, range, series, scale, marks, limit, paint, pointed,
 
   useLayoutEffect(() => {
     const width = () => Math.max(120, Math.floor(place.current.clientWidth));
-    const made = new uPlot(options(now, series, colours, width()), data, place.current);
-    plot.current = made;
-    const observer = new ResizeObserver(() => made.setSize({ width: width(), height: HEIGHT }));
+    const drawing = new uPlot(options(now, series, colours, width()), data, place.current);
+    plot.current = drawing;
+    const observer = new ResizeObserver(() => drawing.setSize({ width: width(), height: HEIGHT }));
     observer.observe(place.current);
     return () => {
       observer.disconnect();
-      made.destroy();
+      drawing.destroy();
       plot.current = null;
     };
   }, [colours]);
@@ -66,7 +66,7 @@ export function Plot({ data, range, series, scale, marks, limit, paint, pointed,
     plot.current.batch(() => {
       plot.current.setData(data, false);
       plot.current.setScale("x", { min: range[0], max: range[1] });
-      // Redrawn although the scales may be unchanged: what `paint` draws may have changed.
+      // Redraw even if the scales are unchanged: what `paint` draws may have changed.
       plot.current.redraw(true, true);
     });
     if (cursor.left >= 0) plot.current.setCursor({ left: cursor.left, top: cursor.top }, true, false);
@@ -118,9 +118,9 @@ function options(now, series, colours, width) {
 
 /** The powers of ten from `least` to `most`. */
 function decades(least, most) {
-  const found = [];
-  for (let power = Math.ceil(Math.log10(least) - 1e-9); power <= Math.log10(most) + 1e-9; power += 1) found.push(10 ** power);
-  return found;
+  const powers = [];
+  for (let power = Math.ceil(Math.log10(least) - 1e-9); power <= Math.log10(most) + 1e-9; power += 1) powers.push(10 ** power);
+  return powers;
 }
 
 const time = (step) => (at) =>
@@ -143,7 +143,7 @@ function drawMarks(u, marks, colours) {
   ctx.font = `${10 * ratio}px ${colours.font}`;
   ctx.textBaseline = "bottom";
   ctx.textAlign = "left";
-  // From the newest back: where marks are too near each other for two labels, the newer one is labelled.
+  // From the newest to the oldest: where two marks are too near each other, the newer one gets the label.
   for (const mark of marks.toReversed()) {
     const x = Math.round(u.valToPos(mark.at, "x", true));
     if (x < left || x > left + width) continue;

@@ -1,4 +1,4 @@
-// The rollback clock: when each step was done, against the time allowed. Pure.
+// The rollback clock: when each step was complete, against the limit. Pure.
 
 const STEPS = [
   { key: "decided_ms", name: "decided", says: "detected, judged, and the lower weight published" },
@@ -6,7 +6,10 @@ const STEPS = [
   { key: "drained_ms", name: "drained", says: "no older request is open on the target" },
 ];
 
-/** {steps: [{name, took, at}], total, limit}: times in ms since detection; limit null where no phase has the weight that was left. */
+/**
+ * {steps: [{name, took, at}], total, limit}: times in ms since detection. `limit` is null where no phase has the
+ * weight that the rollback left.
+ */
 export function clockOf(rollback, phases) {
   let at = 0;
   const steps = STEPS.map(({ key, name, says }) => {
@@ -19,7 +22,7 @@ export function clockOf(rollback, phases) {
 
 const LEAST_MS = 1;
 
-/** Where a time lies on a logarithmic track from 1 ms to `most`: 0..1. */
+/** The place of a time on a logarithmic track from 1 ms to `most`, 0 to 1. */
 export function along(ms, most) {
   if (ms <= LEAST_MS) return 0;
   return Math.min(1, Math.log(ms / LEAST_MS) / Math.log(most / LEAST_MS));
@@ -27,7 +30,8 @@ export function along(ms, most) {
 
 /** The powers of ten on the track. */
 export function ticks(most) {
-  const found = [];
-  for (let tick = LEAST_MS; tick < most / 1.5; tick *= 10) found.push(tick);
-  return found;
+  const powers = [];
+  // A tick too near to the track's end would overlap the label there.
+  for (let tick = LEAST_MS; tick < most / 1.5; tick *= 10) powers.push(tick);
+  return powers;
 }

@@ -1,7 +1,7 @@
-// Samples → what plots draw. Pure.
+// Turns samples into the data of the plots. Pure.
 //
-// A sample is what both arms did in one step of time: {at, span_s, weight, source, target}, `at` in Unix seconds, and
-// an arm {requests, errors, p50_ms, p95_ms, p99_ms, heat}; `heat` counts requests by latency bucket.
+// A sample has both arms' figures in one step of time: {at, span_s, weight, source, target}. `at` is in Unix seconds;
+// an arm is {requests, errors, p50_ms, p95_ms, p99_ms, heat}; `heat` counts requests by latency bucket.
 
 export const QUANTILES = ["p50_ms", "p95_ms", "p99_ms"];
 export const WINDOWS = [
@@ -10,47 +10,48 @@ export const WINDOWS = [
   { name: "1 h", seconds: 3600, step: 10 },
   { name: "6 h", seconds: 21_600, step: 60 },
 ];
-const KEPT = 1000;
-const SHARE_OVER_S = 10;
+const SAMPLES_MAX = 1000; // per step length: more than any window shows
+const SHARE_OVER_S = 10; // the measured share is over so many seconds
+const GAP_STEPS = 2.5; // samples further apart than so many steps have a gap between them
 
-/** Samples with newer ones added: in order of time, none twice, at most `KEPT`. */
+/** Samples with newer ones added: ordered by time, without duplicates, at most `SAMPLES_MAX`. */
 export function merge(samples, more) {
   if (more.length === 0) return samples;
   const first = more[0].at;
   const older = samples.filter((sample) => sample.at < first - 1e-3);
-  return [...older, ...more].slice(-KEPT);
+  return [...older, ...more].slice(-SAMPLES_MAX);
 }
 
 /** Where the weight changed: {at, from, to, kind: "raise" | "rollback"}. */
 export function marks(samples) {
-  const found = [];
+  const changes = [];
   for (let i = 1; i < samples.length; i += 1) {
     const [before, after] = [samples[i - 1], samples[i]];
     if (after.weight !== before.weight) {
       const kind = after.weight > before.weight ? "raise" : "rollback";
-      found.push({ at: after.at - after.span_s, from: before.weight, to: after.weight, kind });
+      changes.push({ at: after.at - after.span_s, from: before.weight, to: after.weight, kind });
     }
   }
-  return found;
+  return changes;
 }
 
-/** Rows in [from, to], with one empty row wherever time is missing, so that no line is drawn across a gap. */
+/** The samples in [from, to], with an empty row in every gap, so that no line is drawn across it. */
 export function rows(samples, step, from, to) {
-  const found = [];
+  const table = [];
   for (const sample of samples) {
     if (sample.at < from - step || sample.at > to + step) continue;
-    const last = found.at(-1);
-    if (last && sample.at - last.at > 2.5 * step) found.push({ at: last.at + step, empty: true });
-    found.push(sample);
+    const last = table.at(-1);
+    if (last && sample.at - last.at > GAP_STEPS * step) table.push({ at: last.at + step, empty: true });
+    table.push(sample);
   }
-  return found;
+  return table;
 }
 
 const column = (table, value) => table.map((row) => (row.empty ? null : value(row)));
 const rate = (arm) => (row) => row[arm].requests / row.span_s;
 const failed = (arm) => (row) => (row[arm].requests ? row[arm].errors / row[arm].requests : null);
 
-/** uPlot's data of each plot. */
+/** The data of each plot, in uPlot's form. */
 export function columns(table, quantile) {
   const at = table.map((row) => row.at);
   const both = (value) => [at, column(table, value("source")), column(table, value("target"))];
@@ -63,15 +64,15 @@ export function columns(table, quantile) {
   };
 }
 
-/** The target's share of the requests in the seconds before each row. */
+/** For each row: the target's share of the requests in the last `SHARE_OVER_S` seconds at the row's weight. */
 function shares(table) {
-  const found = [];
+  const values = [];
   let [first, source, target] = [0, 0, 0];
   for (let i = 0; i < table.length; i += 1) {
     const row = table[i];
     if (row.empty) {
       [first, source, target] = [i + 1, 0, 0];
-      found.push(null);
+      values.push(null);
       continue;
     }
     source += row.source.requests;
@@ -81,49 +82,49 @@ function shares(table) {
       target -= table[first].target.requests;
       first += 1;
     }
-    found.push(source + target ? target / (source + target) : null);
+    values.push(source + target ? target / (source + target) : null);
   }
-  return found;
+  return values;
 }
 
-/** The latencies, in ms, between which a bucket's requests lie. */
+/** A latency bucket's lower and upper bound, in ms. */
 export function edges(bounds, bucket) {
   const factor = bounds[1] / bounds[0];
   return [bounds[bucket - 1] ?? bounds[0] / factor, bounds[bucket] ?? bounds.at(-1) * factor];
 }
 
-/** From the fastest to the slowest request of either arm, so that what stands side by side can be compared. */
+/** From the fastest to the slowest request of both arms, so that the plots of both have the same axis. */
 export function latencyRange(table, bounds) {
   let [first, last] = [Infinity, -Infinity];
   for (const row of table) {
     if (row.empty) continue;
     for (const { heat } of [row.source, row.target]) {
-      const found = heat.findIndex((count) => count > 0);
-      if (found < 0) continue;
-      first = Math.min(first, found);
+      const fastest = heat.findIndex((count) => count > 0);
+      if (fastest < 0) continue;
+      first = Math.min(first, fastest);
       last = Math.max(last, heat.length - 1); // rows after the last count are left out
     }
   }
   return last < 0 ? [1, 1000] : [edges(bounds, first)[0], edges(bounds, last)[1]];
 }
 
-/** Heat cells of an arm: {from, to, bucket, count}; so many rows are put together that a cell is `least` seconds wide. */
+/** Heat map cells of an arm: {from, to, bucket, count}. Rows are merged until a cell is at least `least` seconds wide. */
 export function cells(table, arm, least, step) {
   const width = step * Math.max(1, Math.ceil(least / step));
-  const found = new Map();
+  const byKey = new Map();
   for (const row of table) {
     if (row.empty) continue;
     const start = Math.floor((row.at - step / 2) / width) * width;
     row[arm].heat.forEach((count, bucket) => {
       if (!count) return;
       const key = `${start} ${bucket}`;
-      const cell = found.get(key) ?? { from: start, to: start + width, bucket, count: 0 };
+      const cell = byKey.get(key) ?? { from: start, to: start + width, bucket, count: 0 };
       cell.count += count;
-      found.set(key, cell);
+      byKey.set(key, cell);
     });
   }
-  return [...found.values()];
+  return [...byKey.values()];
 }
 
-/** The last row's figures, or those of the row at index `i`. */
+/** The figures of the row at index `i`, or of the last row. */
 export const at = (data, i) => data.slice(1).map((values) => values[i ?? values.length - 1] ?? null);

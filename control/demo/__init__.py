@@ -1,1 +1,1 @@
-"""The demo: a whole migration on this machine with nothing to set up, and a check of the outcome."""
+"""The demo: a whole migration on this machine without any setup, and a check of its outcome."""

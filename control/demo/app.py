@@ -1,6 +1,6 @@
-"""The demo's small app behind the proxy, which knows nothing of phasegate. ``python -m control.demo.app``.
+"""The demo's small app behind the proxy. It knows nothing of phasegate. ``python -m control.demo.app``.
 
-Prints one JSON line with the port it listens on, and ends with its parent.
+It prints one JSON line with the port it listens on, and ends when its parent process ends.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from aiohttp import web
 
 from proxy.process.child import die_with_parent
 
+DOWNLOAD_MAX: Final = 1 << 30  # bytes: 1 GiB
+
 _PAGE: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Storage at a glance</title><link rel="stylesheet" href="/static/app.css">
 <h1>Storage at a glance</h1>
 <p>This page is the demo app's. Its figures come through phasegate, from the backend named below;
-every request is a new visitor's, so reloading shows the phase's split.</p>
+every request counts as a new visitor, so reloading shows the phase's split.</p>
 <p><output id="source">…</output></p>
 <ol id="seen" reversed></ol>
 <pre id="figures"></pre>
@@ -61,12 +63,12 @@ async def js(request: web.Request) -> web.Response:
 
 
 async def clock(request: web.Request) -> web.Response:
-    """The app's own time: an answer that no backend of a migration gives."""
+    """The app's clock: a request that belongs to no migration and always goes to the app."""
     return web.json_response({"now": datetime.now(UTC).isoformat()}, headers={"cache-control": "no-store"})
 
 
 async def digest(request: web.Request) -> web.Response:
-    """The length and SHA-256 of the body, read as it comes: uploads."""
+    """An upload: answers the length and SHA-256 of the request's body, read in pieces."""
     length, sha = 0, hashlib.sha256()
     async for chunk in request.content.iter_any():
         length += len(chunk)
@@ -75,13 +77,13 @@ async def digest(request: web.Request) -> web.Response:
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """As many bytes as ``?bytes=`` asks for (at most 1 GiB), without a known length: downloads."""
-    asked = request.query.get("bytes", "1048576")
-    if not asked.isascii() or not asked.isdigit() or int(asked) > 1 << 30:
-        raise web.HTTPBadRequest(text="bytes must be a number up to 1073741824")
+    """A download of ``?bytes=`` bytes, at most 1 GiB, sent without Content-Length."""
+    size = request.query.get("bytes", "1048576")
+    if not size.isascii() or not size.isdigit() or int(size) > DOWNLOAD_MAX:
+        raise web.HTTPBadRequest(text=f"bytes must be a number up to {DOWNLOAD_MAX}")
     response = web.StreamResponse(headers={"content-type": "application/octet-stream"})
     await response.prepare(request)
-    left, block = int(asked), bytes(64 * 1024)
+    left, block = int(size), bytes(64 * 1024)
     while left:
         part = block[: min(left, len(block))]
         await response.write(part)
@@ -103,7 +105,7 @@ def application() -> web.Application:
 
 
 async def serve(port: int) -> None:
-    """Serve on loopback until SIGTERM or SIGINT; ``port`` 0 takes a free one."""
+    """Serve on loopback until SIGTERM or SIGINT. ``port`` 0 takes any free port."""
     runner = web.AppRunner(application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""Child processes that end with this one, however it ends: the demo's app, traffic and phasegate itself."""
+"""Child processes that always end with this process: the demo's app, its traffic, the emulator and phasegate."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_PDEATHSIG: Final = 1  # of prctl(2)
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
-END_WITHIN_S: Final = 12.0
+END_WITHIN_S: Final = 12.0  # from SIGTERM to SIGKILL
+POLL_S: Final = 0.05  # between two looks of ``wait_for``
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Children:
-    """Started children, ended in reverse order on leaving the block: SIGTERM, then SIGKILL to the whole group.
+    """Child processes, ended in reverse order on leaving the block: SIGTERM, then SIGKILL to the process group.
 
-    Each leads a process group of its own, so a terminal's Ctrl-C reaches this process alone, which decides the order.
-    Where this process dies without leaving the block, the kernel sends each child SIGTERM. Start children from the
-    main thread: the kernel watches the thread that started them.
+    Each child leads its own process group, so a terminal's Ctrl-C reaches this process only, which then ends the
+    children in order. If this process dies without leaving the block, the kernel sends each child SIGTERM. Start
+    children from the main thread: the kernel sends that SIGTERM when the thread that started a child ends.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -35,7 +36,7 @@ class Children:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a second Ctrl-C must not leave a child behind
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a second Ctrl-C must not leave a child running
         try:
             for name in reversed(self._started):
                 self.end(name)
@@ -54,10 +55,10 @@ class Children:
         env: Mapping[str, str] | None = None,
         read: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a child, in place of an ended one of that name.
+        """Start a child. It may take the name of a child that has ended.
 
-        ``told`` is its whole standard input; with ``read`` its standard output is a pipe. All else that it writes
-        goes to ``<name>.log``.
+        ``told`` is its whole standard input. With ``read`` its standard output is a pipe. Everything else that it
+        writes goes to ``<name>.log``.
         """
         with open(self._logs / f"{name}.log", "ab") as log:
             child = subprocess.Popen(
@@ -84,7 +85,7 @@ class Children:
         return self.start(name, [sys.executable, "-m", module, *args], told=told, read=read)
 
     def end(self, name: str) -> int | None:
-        """End one child and give its exit status; None where there is no such child."""
+        """End one child and return its exit status; None where there is no such child."""
         child = self._started.get(name)
         if child is None:
             return None
@@ -104,12 +105,12 @@ class Children:
 
 
 def wait_for(condition: Callable[[], bool], within_s: float) -> bool:
-    """Ask ``condition()`` every 50 ms until it is true, at most ``within_s``; say whether it was."""
+    """Wait until ``condition()`` is true, at most ``within_s``. Returns whether it became true."""
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(POLL_S)
     return True
 
 

@@ -1,8 +1,8 @@
-"""The demo's stream of requests to data and app; every answer is counted. ``python -m control.demo.load``.
+"""The demo's stream of data and app requests; it counts every answer. ``python -m control.demo.load``.
 
-Open loop: request k is due at k/rate, answered or not what came before, so a stall is not hidden. It takes its orders
-as one JSON document on standard input, writes its counts as a JSON line every half second, and on SIGTERM lets
-what is in flight end and writes the last line, which says ``"final": true``.
+Open loop: request k is sent at time k/rate whether or not earlier requests were answered, so a stall of the server is
+not hidden. The process reads its parameters as one JSON document from standard input and writes its counts as a JSON
+line every half second. On SIGTERM it waits for the requests in flight and writes a last line with ``"final": true``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import aiohttp
 
 from proxy.process.child import die_with_parent, read_orders
 
-TIMEOUT_S: Final = 30.0
-INFLIGHT_MAX: Final = 256  # and as many connections; a request due beyond it is not sent, and counted as held back
-EXAMPLES_MAX: Final = 8
+TIMEOUT_S: Final = 30.0  # for one request
+INFLIGHT_MAX: Final = 256  # requests, each with a connection; above it a due request is counted as held back
+EXAMPLES_MAX: Final = 8  # failures that are described in words
 REPORT_EVERY_S: Final = 0.5
 USERS: Final = [f"user-{i}" for i in range(20)]
 
@@ -33,7 +33,7 @@ Body = dict[str, Any] | list[dict[str, Any]] | None
 
 @dataclass(frozen=True, slots=True)
 class DemoRequest:
-    """One request of the stream; ``data`` says whether a migration answers it, or else the app."""
+    """One request of the stream. ``data`` is true for a data request, which a migration answers, not the app."""
 
     method: str
     path: str
@@ -43,7 +43,7 @@ class DemoRequest:
 
 @dataclass(slots=True)
 class ClientCounts:
-    """What the client saw. ``sources`` counts data answers by ``x-data-source``, cumulative like all the rest."""
+    """The client's counts since its start. ``sources`` counts data answers by ``x-data-source``."""
 
     sent: int = 0
     held_back: int = 0
@@ -66,13 +66,13 @@ class ClientCounts:
             self.examples.append(f"{request.method} {request.path}: {why}")
 
     def line(self, final: bool) -> str:
-        """All of it as one line of JSON."""
-        slots = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps(slots | {"final": final, "at_ns": time.monotonic_ns()})
+        """All counts as one line of JSON."""
+        counts = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(counts | {"final": final, "at_ns": time.monotonic_ns()})
 
 
 def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], DemoRequest]]]:
-    """What is asked and how often: weights out of their sum, and a maker of each request."""
+    """The kinds of requests: a relative weight, and a function that makes one such request."""
 
     def get(path: str) -> Callable[[random.Random], DemoRequest]:
         return lambda chance: DemoRequest("GET", path, True)
@@ -85,8 +85,8 @@ def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], DemoR
         return DemoRequest("PUT", "/api/dashboard/metrics", True, {"metrics": metrics})
 
     def events(chance: random.Random) -> DemoRequest:
-        made = {"user": chance.choice(USERS), "type": "view", "item": f"product-{chance.randrange(50)}"}
-        return DemoRequest("POST", "/api/analytics/events", True, [made])
+        event = {"user": chance.choice(USERS), "type": "view", "item": f"product-{chance.randrange(50)}"}
+        return DemoRequest("POST", "/api/analytics/events", True, [event])
 
     def scan(chance: random.Random) -> DemoRequest:
         return DemoRequest("POST", "/api/scans", True, {"root": f"/home/{chance.choice(USERS)}", "name": "demo"})
@@ -116,16 +116,17 @@ def mixture(scans: list[str]) -> list[tuple[int, Callable[[random.Random], DemoR
 
 
 def visitor(k: int) -> str:
-    """The k-th visitor's id. Nobody comes twice, so every request's arm is drawn anew; and every run has the same.
+    """The k-th visitor's id. Every request has a new visitor, so its arm is chosen anew; every run has the same ids.
 
-    One honest run in a hundred would have a phase whose share strays by more than three standard errors. The name
-    is one with which no phase of a short demo does, so that a failed demo is a fault and never luck.
+    With random ids, about one run in a hundred would have a phase whose share differs from its weight by more than
+    three standard errors, and would fail by chance. With these ids no phase of a short demo does, so a demo that
+    fails has a real fault.
     """
     return f"customer-{k}"
 
 
 class RequestStream:
-    """The stream against one address."""
+    """Sends the stream of requests to one address."""
 
     def __init__(self, url: str, rate: float, scans: list[str]) -> None:
         self.counts = ClientCounts()
@@ -208,15 +209,15 @@ async def main(orders: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
             sys.stdout.write(stream.counts.line(final=False) + "\n")
             sys.stdout.flush()
             await asyncio.sleep(REPORT_EVERY_S)
 
-    telling = asyncio.create_task(tell())
+    reporting = asyncio.create_task(report())
     await stream.run(stopped)
-    telling.cancel()
+    reporting.cancel()
     sys.stdout.write(stream.counts.line(final=True) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Whether a demo held its promises: each phase's share, the wire against the counters, no failed request. Pure."""
+"""Checks a demo's outcome: each phase's share, the client's counts against phasegate's, no failed request. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from control.report.documents import Report, ReportedPhase
 from control.report.wording import measured, percent, words
 from control.rollout.model import State
 
-Json = Mapping[str, Any]  # what the traffic counts, as it writes it down
+Json = Mapping[str, Any]  # the client's counts, as ``control.demo.load`` writes them
 
-STANDARD_ERRORS: Final = 3.0  # of a fair draw: 0.3 % of honest phases would stray further
+STANDARD_ERRORS: Final = 3.0  # allowed deviation of a share: by chance alone 0.3 % of phases would deviate further
 
 
 @dataclass(frozen=True, slots=True)
 class DemoPromise:
-    """One promise: whether it held, and the figures that say so."""
+    """One check of the outcome: whether it passed, and the figures that show it."""
 
     name: str
     held: bool
@@ -26,10 +26,11 @@ class DemoPromise:
 
 
 def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromise]:
-    """Everything that a demo's end is judged by.
+    """Every check of a demo's outcome.
 
-    ``kinds`` are the source's and the target's ``x-data-source``. ``counters`` has phasegate's own ``source`` and
-    ``target`` requests and ``fallbacks`` since its start; ``wire`` is what the client counted over the same time.
+    ``kinds`` are the source's and the target's ``x-data-source``. ``counters`` has phasegate's own counts of
+    ``source`` and ``target`` requests and of ``fallbacks`` since its start; ``wire`` has the client's over the same
+    time.
     """
     return [
         DemoPromise("the migration completed", report.outcome is State.COMPLETED, words(report.outcome)),
@@ -46,7 +47,7 @@ def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json)
 
 
 def _share(phase: ReportedPhase) -> DemoPromise:
-    """A phase's share of target requests, against its weight: within three standard errors of a fair draw."""
+    """A phase's share of target requests must be within three standard errors of its weight."""
     weight, share = phase.weight / 100, phase.target_share
     requests = phase.arms.source.requests + phase.arms.target.requests
     name = f"{phase.name}: {percent(phase.weight)} on the target"
@@ -59,7 +60,10 @@ def _share(phase: ReportedPhase) -> DemoPromise:
 
 
 def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromise]:
-    """A fallback counts as a request of the target's, and is answered by the source: it says so on the wire."""
+    """The client's counts by ``x-data-source`` must agree with phasegate's.
+
+    phasegate counts a fallback as a target request, but the source answers it, and the client sees the source's name.
+    """
     seen = wire["sources"]
     fallbacks = counters["fallbacks"]
     expected = (counters["source"] + fallbacks, counters["target"] - fallbacks)
@@ -68,8 +72,8 @@ def _wire(kinds: tuple[str, str], counters: Json, wire: Json) -> list[DemoPromis
     return [
         DemoPromise(
             "answers by x-data-source agree with the counters",
-            all(said == counted for _, said, counted in pairs) and not strangers,
-            ", ".join(f"{kind}: {said} on the wire, {counted} counted" for kind, said, counted in pairs)
+            all(on_wire == counted for _, on_wire, counted in pairs) and not strangers,
+            ", ".join(f"{kind}: {on_wire} on the wire, {counted} counted" for kind, on_wire, counted in pairs)
             + "".join(f", unknown: {name}" for name in strangers),
         ),
         DemoPromise(

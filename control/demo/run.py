@@ -1,7 +1,8 @@
-"""Runs the demo: a whole migration with nothing to set up, and a check of the outcome.
+"""Runs the demo: a whole migration without any setup, and a check of its outcome.
 
-Starts a small app, the Firestore emulator, phasegate exactly as ``serve`` does, and a stream of requests; walks all
-phases; compares what the client saw with what phasegate counted. Every child is ended, however the demo ends.
+Starts a small app, the Firestore emulator, phasegate exactly as ``phasegate serve`` does, and a stream of requests.
+Goes through all phases, then compares the client's counts with phasegate's. Every child process is ended, however the
+demo ends.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHAB
 from control.terminal.follow import follow
 from control.terminal.tables import print_judged, print_report
 
-PROXY_PORT: Final = 8080  # tried first, so that the address is the same each time
+PROXY_PORT: Final = 8080  # tried first, so that the address is usually the same
 CONTROL_PORT: Final = 9090
+PORT_MAX: Final = 65535
 
 
 def demo(
@@ -42,7 +44,7 @@ def demo(
     workers: int,
     report: str | None,
 ) -> int:
-    """Run it and give the exit code: 0 only where everything held."""
+    """Run the demo and return the exit code: 0 only where every check of the outcome passed."""
     listens = _address(listen, PROXY_PORT), _address(control, CONTROL_PORT)
     folder = Path(tempfile.mkdtemp(prefix="phasegate-demo-"))
     code = GATE
@@ -66,7 +68,7 @@ def demo(
 
 
 def _walk(stage: DemoStage, once: bool, rate: float, report: str | None) -> int:
-    """The demo from its first process to its verdict."""
+    """Start everything, follow the migration, print the report and check the outcome."""
     _say("Starting the app and the Firestore emulator …")
     stage.emulator()
     config = stage.config(stage.app())
@@ -81,16 +83,16 @@ def _walk(stage: DemoStage, once: bool, rate: float, report: str | None) -> int:
     started = stage.client.act("start", reason="the demo")
     state = follow(stage.client, may_act=True, known=started, may_detach=False, note=traffic.note)
     wire = traffic.end() if once else traffic.counts
-    made = stage.client.report()
+    run_report = stage.client.report()
     if report is not None:
-        Path(report).write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
-    print_report(made)
+        Path(report).write_bytes(msgspec.json.format(msgspec.json.encode(run_report), indent=2) + b"\n")
+    print_report(run_report)
     if once:
-        promised = promises(made, ("mock", "firestore"), stage.counters(), wire)
-        print_judged((each.held, each.name, each.evidence) for each in promised)
-        held = all(each.held for each in promised)
+        checks = promises(run_report, ("mock", "firestore"), stage.counters(), wire)
+        print_judged((each.held, each.name, each.evidence) for each in checks)
+        held = all(each.held for each in checks)
         return OK if held else ROLLED_BACK if state is not State.COMPLETED else GATE
-    _say(f"Everything stays up: http://{stage.listen}, http://{stage.control}/admin/migration. Ctrl-C ends it.")
+    _say(f"Everything keeps running: http://{stage.listen}, http://{stage.control}/admin/migration. Ctrl-C ends it.")
     while True:
         signal.pause()
 
@@ -99,13 +101,13 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _address(asked: str | None, usual: int) -> str:
-    """The address to listen on: what was asked for, or else the usual port if it is free, or any (port 0)."""
-    if asked is not None:
-        host, _, port = asked.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise Stop(USAGE, f"{asked!r} is no address: expected HOST:PORT, such as 127.0.0.1:{usual}")
-        return asked
+def _address(option: str | None, usual: int) -> str:
+    """The address to listen on: the option's, or else the usual port if it is free, or else any (port 0)."""
+    if option is not None:
+        host, _, port = option.rpartition(":")
+        if not host or not port.isdigit() or int(port) > PORT_MAX:
+            raise Stop(USAGE, f"{option!r} is not an address: expected HOST:PORT, such as 127.0.0.1:{usual}")
+        return option
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", usual))
@@ -115,7 +117,7 @@ def _address(asked: str | None, usual: int) -> str:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does, even where the shell had Ctrl-C ignored."""
+    """Make SIGTERM and SIGHUP end the demo as Ctrl-C does, and Ctrl-C too where the shell made it ignored."""
 
     def end(number: int, frame: object) -> None:
         raise KeyboardInterrupt

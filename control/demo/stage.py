@@ -1,4 +1,4 @@
-"""The demo's stage: the app, the Firestore emulator and phasegate, started as a user starts them."""
+"""Starts the demo's processes: the app, the Firestore emulator, and phasegate as a user starts it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from control.api.client import ControlClient
 from control.demo.children import Children, wait_for
 from control.terminal.exits import OK
 
-STARTED_WITHIN_S: Final = 90.0
+STARTED_WITHIN_S: Final = 90.0  # for each process, on a busy machine
 PROJECT: Final = "demo-phasegate"
 MIGRATION: Final = "phase6"
 FIREBASE_TOOLS: Final = "firebase-tools@15"
-FETCHED_WITHIN_S: Final = 900.0
-VALIDATIONS_A_PHASE: Final = 4  # however short its phases are
+FETCHED_WITHIN_S: Final = 900.0  # to download the emulator over a slow line
+VALIDATIONS_A_PHASE: Final = 4  # at least, however short the phases are
 VALIDATED_AT_LEAST_EVERY_S: Final = 30.0
-LOG_TAIL: Final = 400  # characters of what a tool said that are shown to a person
+LOG_TAIL: Final = 400  # characters of a failed tool's output that are shown
 
-# Name, weight in percent, seconds within which a rollback from it is to be complete.
+# Name, weight in percent, seconds within which a rollback out of the phase must be complete.
 PHASES: Final = (("initial", 5, 10), ("early", 25, 15), ("half", 50, 20), ("majority", 75, 25), ("complete", 100, 38))
 
 CONFIG: Final = """\
-# Written by `phasegate demo`; gone when it ends.
+# Written by `phasegate demo`, and deleted when it ends.
 [app]
 origin = "{app}"
 
@@ -54,7 +54,7 @@ source = "mock"
 target = "firestore"
 routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
 validate_every = "{every}"
-# A demo's phases are too short to prove anything: a target that has kept its limits is promoted.
+# A demo's phases are too short for proof: a target that kept its limits is promoted without it.
 min_samples = 5
 max_soak = "{soak}"
 on_low_traffic = "promote"
@@ -62,7 +62,7 @@ phases = [
 {phases}
 ]
 
-# The emulator is slower than Firestore, and shares this machine with everything else.
+# Wider limits: the emulator is slower than Firestore, and shares this machine with all other processes.
 [migrations.phase6.thresholds]
 p95_ms = 2500
 p99_ms = 5000
@@ -74,11 +74,11 @@ tokens = [{{ name = "demo", sha256 = "{sha256}", role = "operator" }}]
 
 
 class DemoError(Exception):
-    """The demo cannot go on: what was found and what to do."""
+    """The demo cannot go on. The message says what was found and what to do."""
 
 
 class DemoStage:
-    """Everything that runs in a demo, and where. ``listen`` and ``control`` may have port 0 until ``settle``."""
+    """The demo's processes and their addresses. ``listen`` and ``control`` may have port 0 until ``settle``."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class DemoStage:
 
     @property
     def client(self) -> ControlClient:
-        """The demo's phasegate, as an operator asks it."""
+        """A client of the demo's phasegate, with an operator's token."""
         return ControlClient(f"http://{self.control}", self.token, MIGRATION)
 
     def config(self, app_port: int) -> Path:
-        """Write the configuration that the demo's phasegate runs by."""
+        """Write the configuration of the demo's phasegate."""
         path = self.folder / "phasegate.toml"
         soak = f"{self.phase_seconds:g}s"
         phases = "\n".join(
@@ -127,7 +127,7 @@ class DemoStage:
         return path
 
     def app(self) -> int:
-        """Start the small app and give its port."""
+        """Start the small app and return its port."""
         child = self.children.python("app", "control.demo.app", read=True)
         assert child.stdout is not None
         line = child.stdout.readline()
@@ -136,9 +136,9 @@ class DemoStage:
         return int(json.loads(line)["port"])
 
     def emulator(self) -> None:
-        """Start the Firestore emulator, unless one is named in the environment; it is waited for by ``seed``."""
+        """Start the Firestore emulator, unless the environment names one. ``seed`` waits until it answers."""
         if os.environ.get("FIRESTORE_EMULATOR_HOST"):
-            self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # an emulator of somebody else's may have data already
+            self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # a project of its own: that emulator may have data
             return
         port = _free_port()
         try:
@@ -149,7 +149,7 @@ class DemoStage:
         os.environ["FIRESTORE_EMULATOR_HOST"] = f"127.0.0.1:{port}"
 
     def seed(self, config: Path) -> None:
-        """Give Firestore what the mock begins with, by ``phasegate seed``, as soon as the emulator answers."""
+        """Write the mock's initial data into Firestore with ``phasegate seed``, as soon as the emulator answers."""
 
         def seeded() -> bool:
             child = self.children.python("seed", "control.cli", "seed", "--config", str(config), "--yes")
@@ -157,21 +157,21 @@ class DemoStage:
 
         if not wait_for(seeded, STARTED_WITHIN_S):
             logs = f"{self.children.log('seed')}\n{self.children.log('emulator')}"
-            raise DemoError(f"the Firestore emulator could not be given its data:\n{logs}")
+            raise DemoError(f"the initial data could not be written into the Firestore emulator:\n{logs}")
 
     def warm_up(self) -> None:
-        """Have the emulator work a little, so that the first phases do not measure its compiler."""
+        """Send the emulator some requests first: otherwise the first phases would measure Java's warm-up."""
         warming = self.children.python("warm-up", "control.demo.warm")
         with contextlib.suppress(subprocess.TimeoutExpired):
             warming.wait(STARTED_WITHIN_S)
         self.children.end("warm-up")
 
     def serve(self, config: Path) -> subprocess.Popen[bytes]:
-        """Start phasegate, by ``phasegate serve``."""
+        """Start phasegate with ``phasegate serve``."""
         return self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
 
     def settle(self, child: subprocess.Popen[bytes]) -> None:
-        """Wait until phasegate is ready and the app's page comes through it; from then on the addresses are known."""
+        """Wait until phasegate is ready and proxies the app's page. Then ``listen`` and ``control`` are final."""
 
         def settled() -> bool:
             return child.poll() is not None or (self._listens() and self.client.ready() and self._proxies())
@@ -180,7 +180,7 @@ class DemoStage:
             raise DemoError(f"phasegate did not start:\n{self.children.log('phasegate')}")
 
     def _listens(self) -> bool:
-        """Whether phasegate has said where it listens: it finds free ports itself, and so before anybody else."""
+        """Whether phasegate has written its addresses. It picks free ports itself, so nothing else can take them."""
         try:
             ready = json.loads((self.folder / "run" / "ready.json").read_text())
         except FileNotFoundError:
@@ -200,7 +200,7 @@ class DemoStage:
             connection.close()
 
     def counters(self) -> dict[str, int]:
-        """phasegate's own counts since it was started."""
+        """phasegate's own counts since its start."""
         operations = self.client.metrics().operations
         return {
             "source": sum(each.arms.source.requests for each in operations),
@@ -210,7 +210,7 @@ class DemoStage:
 
 
 def _free_port() -> int:
-    """A free port, for the emulator: it cannot find one by itself."""
+    """A free port for the emulator, which cannot pick one itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -218,18 +218,19 @@ def _free_port() -> int:
 
 
 def _fetched_emulator(missing: str) -> list[str]:
-    """Have Firebase's own tool fetch Google's emulator, once, to where ``find_command`` looks; and give its command.
+    """Download Google's emulator with Firebase's own tool, to the place where ``find_command`` looks; its command.
 
-    npm's @firestore-emulator/server would be smaller, but has no GetDocument, no precondition on a document's update
-    time and only some transforms.
+    The npm package @firestore-emulator/server is smaller, but has no GetDocument, no precondition on a document's
+    update time, and only some transforms.
     """
     npx = shutil.which("npx")
     if npx is None or shutil.which("java") is None:
         raise DemoError(
-            f"{missing}\nWhere Node.js 20 with npx and Java are installed, the demo fetches one by itself."
+            f"{missing}\nWith Node.js 20 (npx) and Java installed, the demo downloads the emulator by itself."
         )
     print(
-        "No Firestore emulator was found: npx firebase-tools fetches Google's, once. This takes minutes …", flush=True
+        "No Firestore emulator was found: npx firebase-tools downloads Google's, once. This takes minutes …",
+        flush=True,
     )
     try:
         done = subprocess.run(
@@ -246,4 +247,4 @@ def _fetched_emulator(missing: str) -> list[str]:
     try:
         return find_command()
     except EmulatorError:
-        raise DemoError(f"{missing}\nnpx firebase-tools could not fetch one either: {problem}") from None
+        raise DemoError(f"{missing}\nnpx firebase-tools could not download one either: {problem}") from None

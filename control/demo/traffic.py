@@ -11,11 +11,11 @@ from backends.kinds.mock.settings import Mock
 from control.demo.children import Children
 from control.demo.stage import DemoError
 
-READ_WITHIN_S: Final = 5.0  # after the stream has ended, for its last line to be read
+READ_WITHIN_S: Final = 5.0  # from the end of the stream's process until its last line is read
 
 
 class Traffic:
-    """The stream of requests, a child of its own; ``counts`` is what it said last."""
+    """The stream of requests, in a child process. ``counts`` is the newest line of counts that it wrote."""
 
     def __init__(self, children: Children, listen: str, rate: float) -> None:
         orders = {"url": f"http://{listen}", "rate": rate, "scans": _ids("scans")}
@@ -36,7 +36,7 @@ class Traffic:
             self.counts = json.loads(line)
 
     def end(self) -> dict[str, Any]:
-        """Let what is in flight end, and give the final counts."""
+        """End the stream once its requests in flight are answered, and return the final counts."""
         self._children.end("load")
         self._reader.join(READ_WITHIN_S)
         if not self.counts.get("final"):
@@ -44,7 +44,7 @@ class Traffic:
         return self.counts
 
     def note(self) -> str:
-        """One line on what the client has seen so far."""
+        """One line on what the client counted so far."""
         counts = self.counts
         if not counts:
             return "Client   no answer yet"
@@ -54,6 +54,6 @@ class Traffic:
 
 
 def _ids(collection: str) -> list[str]:
-    """The ids of a top-level collection's documents among those that both sides begin with."""
+    """The ids of a top-level collection's documents in the initial data of both sides."""
     parts = (mutation.path.split("/") for mutation in initial(Mock())())
     return [ids[1] for ids in parts if len(ids) == 2 and ids[0] == collection]

@@ -1,8 +1,8 @@
-"""Warms the demo's Firestore emulator up: a fresh Java process is seconds slower than one that has run for a while.
+"""Warms up the demo's Firestore emulator: a fresh Java process answers seconds slower than one that has run a while.
 
-``python -m control.demo.warm`` asks every operation of a project of its own, by its adapter's example, round by round
-until rounds are quick or its time is over. Without it a demo's first phases measure Java's compiler: on two busy
-cores p95 was 3 s, and a third of the runs rolled back; with it p95 is 30 to 300 ms.
+``python -m control.demo.warm`` sends the example of every operation to a project of its own, in rounds, until rounds
+are quick or its time is over. Without it a demo's first phases measure Java's compiler: on two busy cores p95 was
+3 s, and a third of the runs rolled back. With it p95 is 30 to 300 ms.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from backends.pair.manager import build_arm
 from proxy.process.child import die_with_parent
 
 PROJECT: Final = "demo-warm-up"
-QUICK_S: Final = 0.25  # a round of every operation at once
-QUICK_ROUNDS: Final = 5
-WITHIN_S: Final = 20.0
+QUICK_S: Final = 0.25  # a round of all operations at once that takes less is quick
+QUICK_ROUNDS: Final = 5  # in a row end the warm-up
+WITHIN_S: Final = 20.0  # for the whole warm-up
 
 Answered = dict[str, dict[str, Any]]
 
 
 def examples() -> list[tuple[Adapter, Spec]]:
-    """What is asked in a round: every operation but the streams, which would not end."""
+    """The operations of a round: all but the streams, whose answers do not end."""
     return [(adapter, spec) for adapter in adapters() for spec in adapter.serves if spec.kind != "stream"]
 
 
 def call(adapter: Adapter, spec: Spec, k: int, answered: Answered) -> Call:
-    """An operation's example, unlike that of another round, so that it is not answered from memory."""
-    made = example_call(adapter, spec, answered, time.time(), secrets.token_hex(10))
+    """An operation's example, different in each round so that no cache answers it."""
+    example = example_call(adapter, spec, answered, time.time(), secrets.token_hex(10))
     if "limit" in (parameter.name for parameter in spec.parameters):
-        made.query["limit"] = str(1 + k % 50)
-    made.target = f"{made.operation.name}?{k}".encode()
-    return made
+        example.query["limit"] = str(1 + k % 50)
+    example.target = f"{example.operation.name}?{k}".encode()
+    return example
 
 
 async def warm_up() -> int:
-    """Ask until it is quick; how many rounds it took."""
+    """Send rounds until they are quick. Returns how many rounds it took."""
     arm = build_arm(Firestore(PROJECT, deadline_s=Duration(WITHIN_S)))
     await arm.start()
     ends, quick, k = time.monotonic() + WITHIN_S, 0, 0
-    answered: Answered = {}  # by operation, what made the documents that other examples are of
+    answered: Answered = {}  # by operation: the answer that names the document which other examples use
     try:
         for adapter, spec in examples():
             if any(other.example.of == spec.handler for other in adapter.serves):
@@ -62,10 +62,10 @@ async def warm_up() -> int:
             calls = [call(adapter, spec, k, answered) for adapter, spec in examples()]
             answers = await asyncio.gather(*(_ask(arm, each) for each in calls))
             quick = quick + 1 if time.monotonic() - began < QUICK_S else 0
-            # The next round is about the documents that this one made.
-            for each, given in zip(calls, answers, strict=True):
-                if each.operation.name in answered and given is not None:
-                    answered[each.operation.name] = json.loads(given.body)
+            # The next round uses the documents that this round created.
+            for each, reply in zip(calls, answers, strict=True):
+                if each.operation.name in answered and reply is not None:
+                    answered[each.operation.name] = json.loads(reply.body)
     finally:
         await arm.close()
     return k
@@ -75,7 +75,7 @@ async def _ask(arm: Arm, call: Call) -> Answer | None:
     try:
         return await arm.answer(call)
     except Fault:
-        return None  # slow, as it is at first
+        return None  # a cold emulator misses deadlines
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from proxy.board import histogram
 from proxy.board.board import Board
 from proxy.board.series import Series
 
-HEARTBEAT_MAX_S: Final = 2.0  # a worker silent for longer is not waited for: without a lease it leaves the target
-KB_PER_MB: Final = 1024
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+HEARTBEAT_MAX_S: Final = 2.0  # a worker silent for longer is not waited for: its lease ends its use of the target
+BYTES_PER_KB: Final = 1024  # the kernel, and so the board, counts resident memory in units of 1024 bytes
+BYTES_PER_MB: Final = 1_000_000  # as `memory_mb` in the configuration, and as every reason and report writes it
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class WorkerState(NamedTuple):
-    """A slot with a process, as far as one migration is concerned."""
+    """One worker process, and what it counts of one migration."""
 
     slot: int
     pid: int
@@ -34,14 +35,14 @@ class WorkerState(NamedTuple):
 
 
 def workers(board: Board, m: int, mono: float) -> list[WorkerState]:
-    """Every worker that has a process, as it is at a moment (CLOCK_MONOTONIC seconds)."""
-    found = []
+    """Every slot that has a process, at ``mono`` (CLOCK_MONOTONIC seconds)."""
+    states = []
     for row in board.workers():
         if not row.pid:
             continue
         share = board.share(row.slot, m)
         age = max(0.0, mono - of_ns(row.heartbeat))
-        found.append(
+        states.append(
             WorkerState(
                 row.slot,
                 row.pid,
@@ -54,18 +55,18 @@ def workers(board: Board, m: int, mono: float) -> list[WorkerState]:
                 share.last_target_start,
             )
         )
-    return found
+    return states
 
 
 class Reading(NamedTuple):
-    """The counts of both arms at a moment (CLOCK_MONOTONIC seconds)."""
+    """The counts of both arms at ``mono`` (CLOCK_MONOTONIC seconds)."""
 
     mono: float
     source: Series
     target: Series
 
     def since(self, earlier: Reading) -> Reading:
-        """What came between; nothing where the counts have begun anew."""
+        """What was counted since ``earlier``; nothing where the counts were reset in between."""
         return Reading(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
 
 
@@ -76,15 +77,15 @@ def read_counts(board: Board, m: int, mono: float) -> Reading:
 
 def by_adapter(board: Board, m: int) -> dict[str, int]:
     """The target's requests since boot, by adapter."""
-    found: dict[str, int] = {}
+    requests: dict[str, int] = {}
     for number, operation in enumerate(board.layout.migrations[m][1]):
         adapter = operation.partition(".")[0] if "." in operation.partition(" ")[0] else "http"
-        found[adapter] = found.get(adapter, 0) + board.series(m, TARGET, [number]).requests
-    return found
+        requests[adapter] = requests.get(adapter, 0) + board.series(m, TARGET, [number]).requests
+    return requests
 
 
 def figures(board: Board, m: int) -> Figures:
-    """Every operation since boot, and what each worker's data source counts."""
+    """Every operation's figures since boot, and the gauges of each worker's data source."""
     migration, names = board.layout.migrations[m]
     operations = []
     for number, name in enumerate(names):
@@ -104,9 +105,9 @@ def figures(board: Board, m: int) -> Figures:
 class Lag(NamedTuple):
     """How far the target is behind the source's changes."""
 
-    behind_s: float  # the age of the oldest
-    pending: int
-    lost: int  # since boot: changes that will never reach it
+    behind_s: float  # age of the oldest pending change; 0 where none is pending
+    pending: int  # changes that have not reached the target yet
+    lost: int  # since boot: changes that will never reach the target
 
 
 def lag(board: Board, m: int, mono: float) -> Lag:
@@ -131,7 +132,7 @@ def summary(series: Series) -> Summary:
 
 
 def sparse(series: Series) -> dict[str, Any]:
-    """Counts as a checkpoint keeps them."""
+    """Counts as a checkpoint stores them: histogram buckets without a count are left out."""
     return {
         "faults": series.faults,
         "client_errors": series.client_errors,
@@ -141,21 +142,21 @@ def sparse(series: Series) -> dict[str, Any]:
     }
 
 
-def dense(found: Mapping[str, Any]) -> Series:
-    """What ``sparse`` wrote. Raises ``LookupError``, ``ValueError`` or ``TypeError`` for anything else."""
+def dense(document: Mapping[str, Any]) -> Series:
+    """Read what ``sparse`` wrote. Raises ``LookupError``, ``ValueError`` or ``TypeError`` for anything else."""
     series = Series.empty()
-    for i, count in found["buckets"].items():
+    for i, count in document["buckets"].items():
         series.buckets[int(i)] = int(count)
-    for i, count in enumerate(found["faults"]):
+    for i, count in enumerate(document["faults"]):
         series.faults[i] = int(count)
-    series.client_errors = int(found["client_errors"])
-    series.fallbacks = int(found["fallbacks"])
-    series.sum_us = int(found["sum_us"])
+    series.client_errors = int(document["client_errors"])
+    series.fallbacks = int(document["fallbacks"])
+    series.sum_us = int(document["sum_us"])
     return series
 
 
 class Machine:
-    """Memory and processor time of all phasegate processes, from the board and from ``/proc`` for this one."""
+    """Samples memory and processor time: the workers' from the board, this process's own from ``/proc``."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -163,26 +164,28 @@ class Machine:
         self._cores = len(os.sched_getaffinity(0))
 
     def sample(self, mono: float) -> dict[str, float]:
-        """By the judge's gauges: the largest process's memory in MB, the share of the machine used since the last."""
+        """A value by gauge of the judge: the largest process's memory in MB, and the share of the machine used since
+        the last sample.
+        """
         rows = [row for row in self._board.workers() if row.pid]
-        memory = max([row.rss_kb / KB_PER_MB for row in rows] + [own_memory_mb()])
+        memory = max([row.rss_kb * BYTES_PER_KB for row in rows] + [own_memory_bytes()]) / BYTES_PER_MB
         spent = sum(row.cpu_ms / 1000 for row in rows) + own_cpu_s()
         before, self._before = self._before, (mono, spent)
         if before is None or mono <= before[0]:
             return {"memory_mb": memory}
-        # A replaced worker's processor time is gone from the sum: the share is then too low, never too high.
+        # A replaced worker's processor time drops out of the sum, so this share may be too low, but never too high.
         used = max(0.0, spent - before[1]) / (mono - before[0]) / self._cores
         return {"memory_mb": memory, "cpu": used}
 
 
-def own_memory_mb() -> float:
+def own_memory_bytes() -> int:
     """This process's resident memory."""
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * _PAGE / 1e6
+        return int(file.read().split()[1]) * _PAGE_BYTES
 
 
 def own_cpu_s() -> float:
-    """This process's processor time so far."""
+    """This process's processor time so far, user and system."""
     times = os.times()
     return times.user + times.system
 

@@ -6,58 +6,58 @@ from msgspec import Struct
 
 
 class Summary(Struct, frozen=True):
-    """What an arm did in a span of time."""
+    """An arm's figures over a span of time."""
 
     requests: int
-    errors: int  # of them, those that failed by the arm's own fault
-    error_rate: float  # share of 1; 0 of no requests
-    p50_ms: float | None  # percentiles of the time an answer took; null of no requests
+    errors: int  # requests that failed by the arm's own fault
+    error_rate: float  # errors as a share of requests, 0 to 1; 0 without requests
+    p50_ms: float | None  # percentiles of the response time; null without requests
     p95_ms: float | None
     p99_ms: float | None
 
 
 class BothArms(Struct, frozen=True):
-    """Source beside target, over the same time."""
+    """Figures of the source and of the target over the same time."""
 
     source: Summary
     target: Summary
 
     def named(self) -> tuple[tuple[str, Summary], tuple[str, Summary]]:
-        """Each with its name, the source first."""
+        """Both arms' figures with the arm's name, the source first."""
         return ("source", self.source), ("target", self.target)
 
 
 class OperationFigures(Struct, frozen=True):
-    """One operation since boot."""
+    """One operation's figures since boot."""
 
-    operation: str  # as `scans.get`, or a method and a route
+    operation: str  # such as `scans.get`, or a method and a route
     arms: BothArms
     faults: dict[str, int]  # the target's failures, by kind
-    fallbacks: int  # reads that the target failed and the source answered
-    client_errors: int  # answers of both arms that blame the request
+    fallbacks: int  # reads that failed on the target and were answered by the source
+    client_errors: int  # 4xx answers of both arms
 
 
 class Figures(Struct, frozen=True):
-    """Every operation since boot, and the data sources' gauges."""
+    """Every operation's figures since boot, and the data sources' gauges."""
 
     migration: str
     operations: tuple[OperationFigures, ...]
-    gauges: dict[str, list[int]]  # by name, a value a worker
+    gauges: dict[str, list[int]]  # by name: one value per worker
 
 
 class SampledArm(Summary, frozen=True):
-    """What an arm did in a step of the history."""
+    """An arm's figures in one step of the history."""
 
     fallbacks: int
-    heat: tuple[int, ...]  # requests by latency: row i up to bound i of `heat_bounds_ms`; rows after the last are 0
+    heat: tuple[int, ...]  # requests by latency: row i is up to bound i of `heat_bounds_ms`; missing rows are 0
 
 
 class Sample(Struct, frozen=True):
-    """A step of the history: what both arms did in it, and in it alone."""
+    """One step of the history: both arms' figures within this step alone."""
 
-    at: float  # when it ended, in Unix time
-    span_s: float  # how long it was
-    weight: float  # percent, at its end
+    at: float  # when the step ended, in Unix time
+    span_s: float  # how long the step was
+    weight: float  # the published weight at the step's end, in percent
     source: SampledArm
     target: SampledArm
 
@@ -65,6 +65,6 @@ class Sample(Struct, frozen=True):
 class HistoryDocument(Struct, frozen=True):
     """Both arms over time."""
 
-    step_s: int  # how long each sample is, nominally
+    step_s: int  # nominal length of each sample, in seconds
     heat_bounds_ms: tuple[float, ...]  # upper bounds of the rows of `heat`
     samples: tuple[Sample, ...]  # oldest first

@@ -1,8 +1,9 @@
-"""What both arms did over the last hours, step by step: what plots are drawn from.
+"""What both arms did over the last hours, in steps of time: the plots' data.
 
-Each tier has steps of one length and remembers a fixed number of them; a step is the difference of two readings of
-the ever-growing counts, so its percentiles are its own and not a mean of means. A new process begins with no steps:
-for the time before it nothing is drawn. Bounded; the time is an argument.
+Each tier has steps of one length and keeps a fixed number of them. A step is the difference of two readings of the
+counts, which only grow, so a step's percentiles are computed from its own requests and not averaged from other
+percentiles. The history is in memory only: a new process starts without steps, and plots are empty for the time
+before it started. Memory is bounded; the time is an argument.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from proxy.board.series import Series
 TIERS: Final = ((1, 900), (10, 360), (60, 360))  # seconds a step, steps kept: 15 minutes, 1 hour, 6 hours
 STEPS: Final = tuple(step for step, _ in TIERS)
 
-# Bounds of the heat map's rows: four a factor of ten, from 10 µs to 10 s. Row i is what lies above bound i-1 and not
-# above bound i; the first and the last take the rest.
+# Bounds of the heat map's rows: four per factor of ten, from 10 µs to 10 s. Row i counts latencies above bound i-1 up
+# to bound i. The first row also counts everything below it, the last everything above the last bound.
 HEAT_BOUNDS_US: Final = tuple(round(10 ** (1 + i / 4)) for i in range(25))
 HEAT_BOUNDS_MS: Final = tuple(bound / 1000 for bound in HEAT_BOUNDS_US)
 _HEAT_ROWS: Final = tuple(histogram.index(bound) for bound in HEAT_BOUNDS_US)
@@ -33,15 +34,15 @@ class StepHistory:
     """The steps of one migration."""
 
     def __init__(self, tiers: Sequence[tuple[int, int]] = TIERS) -> None:
-        self._tiers = {step: _Tier(step, kept) for step, kept in tiers}
+        self._tiers = {step: _Tier(step, steps_max) for step, steps_max in tiers}
         self._shortest = self._tiers[min(self._tiers)]
 
     def due(self, mono: float) -> bool:
-        """Whether a step of the shortest tier is over, or none was begun."""
+        """Whether a step of the shortest tier has ended, or none has begun yet."""
         return self._shortest.due(mono)
 
     def add(self, seen: Reading, unix: float, weight: float) -> Sample | None:
-        """Take a reading (``weight`` in percent): the step of the shortest tier that it ends, if it ends one."""
+        """Add a reading (``weight`` in percent). Returns the step of the shortest tier that it ends, or None."""
         ended = {tier: tier.add(seen, unix, weight) for tier in self._tiers.values()}
         return ended[self._shortest]
 
@@ -51,8 +52,8 @@ class StepHistory:
 
 
 class _Tier:
-    def __init__(self, step: int, kept: int) -> None:
-        self.samples: deque[Sample] = deque(maxlen=kept)
+    def __init__(self, step: int, steps_max: int) -> None:
+        self.samples: deque[Sample] = deque(maxlen=steps_max)
         self._step = step
         self._begun: Reading | None = None
 
@@ -77,7 +78,7 @@ def _arm(series: Series) -> SampledArm:
 
 
 def heat(buckets: list[int]) -> tuple[int, ...]:
-    """A histogram's counts by the rows of the heat map; rows after the last count are left out."""
+    """A histogram's counts by rows of the heat map, without the empty rows at the end."""
     sums = list(accumulate(buckets))
     ends = [sums[row] for row in _HEAT_ROWS] + [sums[-1]]
     rows = [end - begin for begin, end in zip((0, *ends), ends, strict=False)]

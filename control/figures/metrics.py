@@ -1,4 +1,4 @@
-"""All figures in Prometheus' text form, read from the board when they are asked for: nothing is counted twice."""
+"""All figures in Prometheus' text format, read from the board at each request; nothing is counted here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from prometheus_client.registry import Collector
 
 from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
+from control.figures.counts import BYTES_PER_KB
 from control.plan.phases import FULL_BP
 from control.rollout.model import Rollout, State
 from proxy.board import histogram
 from proxy.board.board import Board
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-BYTES_PER_KB: Final = 1024  # as the kernel counts resident memory
 
-BOUNDS_US: Final = (  # the exported histogram's buckets end at these latencies
+BOUNDS_US: Final = (  # upper bounds of the exported histogram's buckets
     500,
     1_000,
     2_000,
@@ -38,25 +38,25 @@ BOUNDS_US: Final = (  # the exported histogram's buckets end at these latencies
 
 
 class Led(Protocol):
-    """What is shown of a coordinator."""
+    """What the metrics read of a coordinator."""
 
     name: str
     state: Rollout
 
     @property
     def store_error(self) -> str | None:
-        """Why the store was not written last time."""
+        """Why the last write to the store failed; None where it succeeded."""
 
     @property
     def index(self) -> int:
-        """Its migration's place on the board."""
+        """The migration's index on the board."""
 
     def age_s(self) -> dict[str, float]:
-        """How old the board's signs of life are."""
+        """Seconds since the last heartbeat: of the oldest worker's, and of the control process."""
 
 
 def exposition(board: Board, led: Sequence[Led]) -> bytes:
-    """Everything, now."""
+    """All metrics, with their values now."""
     registry = CollectorRegistry()
     registry.register(_Now(board, led))
     return generate_latest(registry)
@@ -125,15 +125,15 @@ class _Now(Collector):
         yield from (took, faults, client, fell_back)
 
     def _sources(self) -> Iterator[Metric]:
-        """What each worker's data source counts: sums of what grows, the worst of what is read as it is."""
-        found = {one.name: self._board.gauges(one.index) for one in self._led}
+        """Figures of the workers' data sources: a counter is the sum over workers, a level the highest of them."""
+        by_migration = {one.name: self._board.gauges(one.index) for one in self._led}
         for gauge in GAUGES:
-            as_it_is = gauge in LEVELS
+            is_level = gauge in LEVELS
             kind: type[GaugeMetricFamily | CounterMetricFamily]
-            kind = GaugeMetricFamily if as_it_is else CounterMetricFamily
+            kind = GaugeMetricFamily if is_level else CounterMetricFamily
             family = kind(f"phasegate_source_{gauge}", f"The data source's {gauge}", labels=["migration"])
-            for name, gauges in found.items():
-                family.add_metric([name], float((max if as_it_is else sum)(gauges[gauge] or [0])))
+            for name, gauges in by_migration.items():
+                family.add_metric([name], float((max if is_level else sum)(gauges[gauge] or [0])))
             yield family
 
     def _workers(self) -> Iterator[Metric]:

@@ -1,1 +1,1 @@
-"""Counts in, a verdict with its evidence out. Pure: no clock, board or network; ``simulate`` runs it by hand."""
+"""The judge: counts in, a verdict with its evidence out. Pure: no clock, board or network."""

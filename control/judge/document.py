@@ -1,4 +1,4 @@
-"""A verdict as everyone outside shows it: status, audit trail, report. Pure."""
+"""A verdict as status, audit trail and report show it. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from control.plan.times import Timestamp, rfc3339
 
 
 class VerdictDocument(Struct, frozen=True):
-    """A verdict: each rule in ``rules``, with its figures and its reason; ``reasons`` is all of it as lines."""
+    """A verdict. `rules` has each rule's figures and reason; `reasons` is the whole verdict as lines of text."""
 
     outcome: VerdictOutcome
-    reasons: tuple[str, ...]  # in words, what decides first
+    reasons: tuple[str, ...]  # in words; what decided the outcome comes first
     checked_at: Timestamp | None  # null before the first verdict
     rules: tuple[RuleResult, ...]
-    summary: tuple[str, ...] = ()  # what is said of the whole; nothing where an earlier version wrote it
+    summary: tuple[str, ...] = ()  # about the verdict as a whole; empty in verdicts that an earlier version wrote
 
 
 def verdict_document(verdict: PhaseVerdict | None) -> VerdictDocument:
-    """A verdict; before the first one, that there is no data."""
+    """The document of a verdict. Before the first verdict its outcome is ``no_data``."""
     if verdict is None:
         nothing = ("nothing has been judged yet",)
         return VerdictDocument(VerdictOutcome.NO_DATA, nothing, None, (), nothing)

@@ -1,23 +1,24 @@
-"""Evidence: what a row of yes-or-no trials says for or against a share that may not be passed. Pure.
+"""Evidence: how strongly a sequence of yes-or-no trials speaks for or against a share staying below its limit. Pure.
 
-A window's rate held against a threshold is wrong at small counts: at 150 requests a window a healthy target with a
-true error rate of 2 % passes 5 % by chance within the hour in most runs. So each rule on requests is a row of trials
-(this request failed; this one was slower than the limit) with a share p₀ that it may not pass, and is judged twice:
+Comparing a window's rate with a threshold is wrong at small counts: with 150 requests per window, a healthy target
+with a true error rate of 2 % exceeds 5 % by chance within an hour in most runs. So each rule on requests is a
+sequence of trials (this request failed; this request was slower than the limit) with a limit p₀ for the share of
+failed trials. It is judged by two tests:
 
-*Roll back* by a CUSUM mixture (Page 1954; Lorden 1971): for shares p_j above p₀ the log-likelihood ratio of p_j
-against p₀ is summed and never let below 0, so that what was good for hours does not hide what is bad now. It fires
-when the mean of the likelihood ratios passes 3·10⁶. At a small weight requests come seldom, so a *suspicion* (10²) is
-followed up by asking the target itself, twice in every look. A health check may know less than real requests do, so a
-second detector counts both kinds and the first goes on without the checks: the mean of both decides.
+*Roll back* by a CUSUM mixture (Page 1954; Lorden 1971): for several shares p_j above p₀, the log-likelihood ratio of
+p_j against p₀ is summed, but never below 0, so that hours of good results do not hide bad ones now. The detector
+fires when the mean of the likelihood ratios passes 3·10⁶. At a small weight requests are rare, so from a *suspicion*
+(10²) on, the control plane also probes the target, twice in every look. A health check may test less than real
+requests do, so two detectors run: one counts requests and probes, the other requests only. The mean of both decides.
 
-*Promote* by an e-test (Ville's inequality; Ramdas et al. 2023): the same with p_j below p₀, from the beginning of
-the phase and never reset. A mean likelihood ratio of 1/alpha = 100 happens by chance at most once in 100 phases
-whenever one looks, so it may be looked at all the time.
+*Promote* by an e-test (Ville's inequality; Ramdas et al. 2023): the same sum for shares p_j below p₀, from the
+beginning of the phase and never reset. A mean likelihood ratio of 1/alpha = 100 happens by chance in at most one of
+100 phases, however often the test is read, so it may be read at every look.
 
-*Hold* where source and target degrade together: the target is then not what is wrong.
+*Hold* where source and target degrade together: then the cause is not the target.
 
-Which rules there are is not known here: ``control.judge.rules`` has them as a table, and a rule is known here by its
-place among the rules on requests.
+This file does not know which rules exist: ``control.judge.rules`` has them as a table. Here a rule is an index among
+the rules on requests.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-POINTS: Final = 12  # alternatives to p₀, log-spaced: more would find a share between two of them hardly sooner
-FIRE: Final = math.log(3e6)  # seldom enough that a healthy target is left alone for days: see docs/judge.md
+POINTS: Final = 12  # alternatives to p₀, log-spaced: more would hardly detect a share between two of them sooner
+FIRE: Final = math.log(3e6)  # high enough that a healthy target is not rolled back for days: see docs/judge.md
 SUSPECT: Final = math.log(1e2)
-PROBES: Final = 2  # asked of a suspected target in every look of the fast detector
-ALPHA: Final = 0.01  # the chance at which a phase may be left by a target that is not below p₀
+PROBES: Final = 2  # health checks of a suspected target in every look of the fast detector
+ALPHA: Final = 0.01  # greatest probability that a target which is not below p₀ leaves a phase
 PROOF: Final = math.log(1 / ALPHA)
 HALF_LIFE_S: Final = 10.0  # of the recent rates by which source and target are compared
-TOGETHER_RATIO: Final = 1.5  # a target worse than that beside a degraded source is a worse target
-TOGETHER_SAMPLES: Final = 20  # recent source requests without which nothing is said of the source
+TOGETHER_RATIO: Final = 1.5  # a target whose rate exceeds this multiple of a degraded source's is at fault itself
+TOGETHER_SAMPLES: Final = 20  # with fewer recent source requests the source's rate is not used
 
-# The alternatives, as multiples of p₀ and as shares. Above: from just worse to all but dead; where p₀ itself is near
-# 1 the bounds move between it and 1. Below: from hardly ever to just better.
+# The alternatives' ranges. Worse shares: from WORSE_FROM times p₀ to the share WORSE_TO, an almost dead target.
+# Where p₀ itself is near 1, both bounds are moved between p₀ and 1. Better shares: both are multiples of p₀.
 WORSE_FROM: Final = 1.2
 WORSE_TO: Final = 0.95
 BETTER_FROM: Final = 0.02
@@ -55,26 +56,26 @@ class Trials(NamedTuple):
     broke: tuple[float, ...]
 
     def rate(self, rule: int) -> float:
-        """The share that broke the rule; 0 of none."""
+        """The share of requests that broke the rule; 0 without requests."""
         return self.broke[rule] / self.requests if self.requests else 0.0
 
     def faded(self, factor: float, more: Trials) -> Trials:
-        """These, worth ``factor`` of what they were, and ``more``."""
+        """These trials weighted by ``factor``, plus ``more``."""
         broke = tuple(a * factor + b for a, b in zip(self.broke, more.broke, strict=True))
         return Trials(self.requests * factor + more.requests, broke)
 
 
 class Bound(NamedTuple):
-    """What evidence is weighed against, of one rule."""
+    """The limit of one rule, and how its evidence is weighed."""
 
-    p0: float  # the share of trials that may break it
-    beside_source: bool  # whether the target is forgiven what the source does as badly
-    probed: bool  # whether an answer to a health check is a trial too
+    p0: float  # the share of trials that may break the rule
+    beside_source: bool  # whether the target is not blamed while the source breaks the rule as badly
+    probed: bool  # whether a health check counts as a trial, too
 
 
 @cache
 def worse(p0: float) -> tuple[tuple[float, float], ...]:
-    """For points above p₀, what a trial that broke the rule and one that kept it add to the log-likelihood ratio."""
+    """By share above p₀: what a trial that broke the rule, and one that kept it, add to the log-likelihood ratio."""
     high = max(WORSE_TO, (1 + p0) / 2)
     low = min(WORSE_FROM * p0, (p0 + high) / 2)
     return _ratios(p0, _spaced(low, high))
@@ -82,7 +83,7 @@ def worse(p0: float) -> tuple[tuple[float, float], ...]:
 
 @cache
 def better(p0: float) -> tuple[tuple[float, float], ...]:
-    """The same for points below p₀."""
+    """The same for shares below p₀."""
     return _ratios(p0, _spaced(BETTER_FROM * p0, BETTER_TO * p0))
 
 
@@ -100,9 +101,9 @@ def _log_mean(logs: Sequence[float]) -> float:
 
 
 def proof(p0: float, broke: float, requests: float) -> float:
-    """The log of the e-value for "the share is below p₀", from all the counts of a phase."""
-    kept = requests - broke
-    return _log_mean([broke * bad + kept * good for bad, good in better(p0)])
+    """The log of the e-value for "the share is below p₀", from all counts of a phase."""
+    passed = requests - broke
+    return _log_mean([broke * bad + passed * good for bad, good in better(p0)])
 
 
 class Detector(Struct, frozen=True):
@@ -112,32 +113,32 @@ class Detector(Struct, frozen=True):
     scores: tuple[float, ...] = (0.0,) * POINTS
 
     def after(self, broke: float, requests: float) -> Detector:
-        """The detector after so many more trials."""
+        """The detector after ``requests`` more trials, of which ``broke`` broke the rule."""
         if not requests:
             return self
-        kept = requests - broke
+        passed = requests - broke
         pairs = zip(self.scores, worse(self.p0), strict=True)
-        return replace(self, scores=tuple(max(0.0, s + broke * bad + kept * good) for s, (bad, good) in pairs))
+        return replace(self, scores=tuple(max(0.0, s + broke * bad + passed * good) for s, (bad, good) in pairs))
 
     @property
     def evidence(self) -> float:
-        """The log of the mean likelihood ratio against p₀; it fires from ``FIRE`` on."""
+        """The log of the mean likelihood ratio against p₀; the detector fires at ``FIRE``."""
         return _log_mean(self.scores)
 
 
 class TargetWatch(Struct, frozen=True):
-    """The fast detector of a phase: every rule on the target's requests, beside the source's recent rates."""
+    """The fast detector of a phase: the detectors of every rule on requests, and both arms' recent rates."""
 
     bounds: tuple[Bound, ...]
-    detectors: tuple[Detector, ...]
-    probed: tuple[Detector | None, ...]  # with the answers to suspicion among the trials; None: they say nothing
-    source: Trials  # recent, fading
+    detectors: tuple[Detector, ...]  # count requests only
+    probed: tuple[Detector | None, ...]  # count requests and probes; None where probes do not count for the rule
+    source: Trials  # recent requests, older ones weighted less: see HALF_LIFE_S
     target: Trials
-    together: tuple[bool, ...]
+    together: tuple[bool, ...]  # by rule: whether source and target degrade together
 
     @classmethod
     def fresh(cls, bounds: Sequence[Bound]) -> TargetWatch:
-        """Nothing seen yet."""
+        """A watch without any trials."""
         nothing = Trials(0, (0,) * len(bounds))
         return cls(
             tuple(bounds),
@@ -149,33 +150,33 @@ class TargetWatch(Struct, frozen=True):
         )
 
     def evidence(self, rule: int) -> float:
-        """The log of the likelihood ratio against the target in one rule."""
+        """The log of the likelihood ratio against the target, by one rule."""
         alone, probed = self.detectors[rule].evidence, self.probed[rule]
         return alone if probed is None else _log_mean((alone, probed.evidence))
 
     def fires(self, rule: int) -> bool:
-        """Whether the target breaks the rule beyond doubt."""
+        """Whether the evidence that the target breaks the rule suffices for a rollback."""
         return self.evidence(rule) >= FIRE
 
     @property
     def breached(self) -> bool:
-        """Whether it breaks any."""
+        """Whether any rule fires."""
         return any(map(self.fires, range(len(self.bounds))))
 
     @property
     def suspects(self) -> bool:
-        """Whether the target should be asked."""
+        """Whether the target should be probed."""
         return any(self.evidence(i) >= SUSPECT for i, bound in enumerate(self.bounds) if bound.probed)
 
     def after_probes(self, failed: int, made: int) -> TargetWatch:
-        """The watch after the target was asked ``made`` times."""
+        """The watch after ``made`` probes of the target, of which ``failed`` failed."""
         return replace(self, probed=tuple(d and d.after(failed, made) for d in self.probed))
 
     def after(self, target: Trials, source: Trials, elapsed_s: float) -> TargetWatch:
-        """The watch after another span of ``elapsed_s`` in which the arms did so much.
+        """The watch after another ``elapsed_s`` seconds with these trials of both arms.
 
-        Where the target's detector fires while the source is as bad, what it has summed is dropped: if the target
-        stays bad when the source is well again, that is seen anew within seconds.
+        Where a detector fires while the source is as bad, the detector's sums are reset. If the target stays bad once
+        the source is healthy again, the detector fires anew within seconds.
         """
         factor = 0.5 ** (elapsed_s / HALF_LIFE_S)
         recent_target, recent_source = self.target.faded(factor, target), self.source.faded(factor, source)
@@ -187,9 +188,9 @@ class TargetWatch(Struct, frozen=True):
             source=recent_source,
             target=recent_target,
         )
-        known = recent_source.requests >= TOGETHER_SAMPLES
+        enough = recent_source.requests >= TOGETHER_SAMPLES
         bad = [
-            bound.beside_source and known and recent_source.rate(i) > bound.p0 for i, bound in enumerate(self.bounds)
+            bound.beside_source and enough and recent_source.rate(i) > bound.p0 for i, bound in enumerate(self.bounds)
         ]
         forgiven = [
             moved.fires(i) and bad[i] and recent_target.rate(i) <= TOGETHER_RATIO * recent_source.rate(i)

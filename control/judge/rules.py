@@ -1,14 +1,14 @@
-"""The judge's rules: one table of rows, how each row is read from what was counted, and what it says of it. Pure.
+"""The judge's rules: one table, with each rule's signal, limit, unit and wording, and their results. Pure.
 
-To add a rule, add a row to ``RULES`` (with a function for its signal, where none here counts it yet) and its limit to
-``control.plan.phases.Thresholds``; a rule on a new figure of the machine needs that figure's sample in
-``control.figures.counts.Machine``. Everything else reads names, units and reasons from the row or from the
-``RuleResult`` made of it: verdict, status, report, terminal, dashboard and docs/judge.md.
+To add a rule, add a row to ``RULES``, a function for its signal unless one exists, and its limit in
+``control.plan.phases.Thresholds``. A rule on a new figure of the machine also needs a sample in
+``control.figures.counts.Machine``. Verdict, status, report, terminal, dashboard and docs/judge.md read name, unit and
+reason from the row, or from the ``RuleResult`` that is made from it.
 
 There are two kinds of rule, by the class of the row's ``signal``. ``Requests``: each request is a trial that broke
-the rule or kept it, and evidence is weighed (``control.judge.evidence``), absolutely, against a share that may break
-it. ``Gauge``: a figure of the machine is sampled and held against the limit. A rule of another kind, relative to the
-source or judged operation by operation, is another class of signal with its own function beside ``by_evidence``.
+the rule or kept it, and the evidence against a fixed allowed share is weighed (``control.judge.evidence``).
+``Gauge``: a figure of the machine is sampled and compared with the limit. A rule of another kind, relative to the
+source or per operation, would be another class of signal with its own function beside ``by_evidence``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from proxy.board import histogram
 if TYPE_CHECKING:
     from proxy.board.series import Series
 
-GAUGE_SAMPLES: Final = 3  # in a row above the limit are a breach: one alone may be a garbage collection or a backup
+GAUGE_SAMPLES: Final = (
+    3  # this many in a row above the limit are a breach; one may be a garbage collection or a backup
+)
 US_PER_MS: Final = 1000
-POWER_MAX: Final = 600.0  # logs above it are written as a power of ten: e to the 710th is no float any more
+POWER_MAX: Final = 600.0  # a natural logarithm above it is written as a power of ten: math.exp overflows from 710 on
 
 
 class VerdictOutcome(StrEnum):
-    """What a verdict, or a rule of it, comes to."""
+    """The outcome of a verdict, or of one of its rules."""
 
     PROMOTE = "promote"
     HOLD = "hold"
@@ -45,25 +47,25 @@ UnitName = Literal["share", "ms", "MB"]
 
 
 class RuleResult(Struct, frozen=True):
-    """What one rule says, as the status shows it: figures for programs, the reason for a person.
+    """The result of one rule: figures for programs, the reason for a person.
 
-    Audit trails of earlier versions have the fields up to ``proof`` alone, and are still read.
+    Audit trails of earlier versions have only the fields up to ``proof``; they are still read.
     """
 
-    rule: str
-    value: float | None
+    rule: str  # the rule's name, such as `error_rate`
+    value: float | None  # the target's figure; null without data
     limit: float
-    samples: int
+    samples: int  # requests or samples that the value is from
     outcome: VerdictOutcome
-    proof: float | None  # share of the evidence that going on needs, 0 to 1; None where none is weighed
-    label: str = ""
-    unit: UnitName = "share"  # of value and limit: a share of 1, milliseconds or megabytes
-    evidence: float | None = None  # log of the likelihood ratio that the outcome rests on; None where none is weighed
-    reason: str = ""
+    proof: float | None  # share of the evidence needed for promotion, 0 to 1; null where no evidence is weighed
+    label: str = ""  # the rule's name for a person
+    unit: UnitName = "share"  # of value and limit: a share of 1, milliseconds, or megabytes of 1,000,000 bytes
+    evidence: float | None = None  # natural logarithm of the likelihood ratio behind the outcome; null as above
+    reason: str = ""  # in words
 
 
 class Unit(NamedTuple):
-    """What values and limits are measured in, and how a reason writes them."""
+    """The unit of values and limits, and how a reason writes them."""
 
     name: UnitName
     value: Callable[[float], str]
@@ -71,31 +73,33 @@ class Unit(NamedTuple):
 
 
 def percent(share: float) -> str:
-    """A share of 1, in percent with three digits."""
+    """A share of 1, in percent with three significant digits."""
     return f"{share * 100:.3g} %"
 
 
 SHARE: Final = Unit("share", percent, percent)
-PARTS: Final = Unit("share", "{:.2f}".format, "{:g}".format)  # a share of 1 that is not written in percent
+PARTS: Final = Unit("share", "{:.2f}".format, "{:g}".format)  # a share of 1 that is written as such, not in percent
 MS: Final = Unit("ms", "{:.1f} ms".format, "{:g} ms".format)
 MB: Final = Unit("MB", "{:.2f} MB".format, "{:g}".format)
 
 
 class Requests(NamedTuple):
-    """Each request of the target is a trial. A series' counts and a limit in, figures out."""
+    """Each request of the target is a trial. The functions take an arm's counts and a limit or p₀."""
 
-    broke: Callable[[Series, float], int]  # how many broke the rule, at this limit
-    value: Callable[[Series, float], float | None]  # the figure beside the limit, at p₀; None where there is none
-    allowed: float | None = None  # p₀, the share that may break it; None: the limit itself
-    beside_source: bool = True  # held while the source is as bad: the target is then not what is wrong
-    probed: bool = False  # a health check's answer is a trial too
+    broke: Callable[[Series, float], int]  # how many requests broke the rule, at this limit
+    value: Callable[
+        [Series, float], float | None
+    ]  # the figure to compare with the limit, at p₀; None without requests
+    allowed: float | None = None  # p₀, the share of requests that may break the rule; None: the limit is p₀
+    beside_source: bool = True  # hold instead of rolling back while the source is as bad: the target is not the cause
+    probed: bool = False  # a health check's answer is a trial, too
 
 
 class Gauge(Struct, frozen=True):
-    """A figure of the machine, of which the last samples are known."""
+    """A figure of the machine, judged by its last samples."""
 
 
-# What a rule may come to: its outcome, and the reason. ``{counted}`` is the row's own.
+# By case: a rule's outcome, and its reason. ``{counted}`` is filled in from the row.
 Wording = Mapping[str, tuple[VerdictOutcome, str]]
 
 _EVIDENCE: Final[Wording] = {
@@ -116,7 +120,7 @@ _EVIDENCE: Final[Wording] = {
         VerdictOutcome.HOLD,
         "{counted}; at most {allowed} allowed; not proven yet ({ratio} to 1, needs {needed})",
     ),
-    # By `judge = "threshold"`, of the last window.
+    # With `judge = "threshold"`: the last window's figures.
     "none in the window": (VerdictOutcome.NO_DATA, "no target requests in the window"),
     "above in the window": (VerdictOutcome.ROLL_BACK, "{counted}; limit {limit}"),
     "kept in the window": (VerdictOutcome.PROMOTE, "{counted}; limit {limit}"),
@@ -133,12 +137,12 @@ class Rule(NamedTuple):
     """A row of the table."""
 
     name: str  # in verdicts and reasons
-    label: str  # at the head of its line, for a person
+    label: str  # the name for a person
     signal: Requests | Gauge
-    limit: str  # which attribute of the thresholds
+    limit: str  # the attribute of ``Thresholds``
     unit: Unit
-    meaning: str  # what breaks it, or what is sampled: for docs/judge.md
-    counted: str  # the figures as a reason begins with them
+    meaning: str  # what breaks the rule, or what is sampled: for docs/judge.md
+    counted: str  # the figures with which a reason begins
     wording: Wording
 
 
@@ -156,7 +160,7 @@ def _slower(series: Series, limit_ms: float) -> int:
 
 
 def _slowest(series: Series, p0: float) -> float | None:
-    """The latency that all but a share p₀ keep, in milliseconds."""
+    """The latency that only a share p₀ of requests exceeds, in milliseconds."""
     us = histogram.quantile(series.buckets, 1 - p0)
     return None if us is None else round(us / US_PER_MS, 3)
 
@@ -168,7 +172,7 @@ RULES: Final[tuple[Rule, ...]] = (
         Requests(_failed, _failed_share, probed=True),
         "error_limit",
         SHARE,
-        "the target failed the request, whoever answered it in the end",
+        "the target failed the request, even if the source then answered it",
         "{broke} of {requests} target requests failed ({rate})",
         _EVIDENCE,
     ),
@@ -198,7 +202,7 @@ RULES: Final[tuple[Rule, ...]] = (
         Gauge(),
         "memory_mb",
         MB,
-        "the memory of the largest of phasegate's processes",
+        "resident memory of phasegate's largest process, in MB of 1,000,000 bytes",
         "{value} in the largest process",
         _SAMPLES,
     ),
@@ -219,13 +223,13 @@ GAUGES: Final = tuple(rule for rule in RULES if isinstance(rule.signal, Gauge))
 
 
 class Measured(NamedTuple):
-    """What an arm did in a span, by the rules on requests: the trials, and each rule's figure beside its limit."""
+    """An arm's requests in a span of time, as the rules on requests see them: the trials, and each rule's figure."""
 
     trials: Trials
     values: tuple[float | None, ...]  # None: no requests
 
 
-Samples = Mapping[str, Sequence[float]]  # by gauge rule: the last ones, oldest first
+Samples = Mapping[str, Sequence[float]]  # by name of a gauge rule: the last samples, oldest first
 
 
 def limit_of(rule: Rule, thresholds: Thresholds) -> float:
@@ -239,26 +243,26 @@ def _allowed(rule: Rule, signal: Requests, thresholds: Thresholds) -> float:
 
 
 def bounds(thresholds: Thresholds) -> tuple[Bound, ...]:
-    """What the evidence of each rule on requests is weighed against."""
+    """The bound of each rule on requests."""
     return tuple(
         Bound(_allowed(rule, signal, thresholds), signal.beside_source, signal.probed) for rule, signal in ON_REQUESTS
     )
 
 
 def trials(series: Series, thresholds: Thresholds) -> Trials:
-    """An arm's requests, and how many broke each rule."""
+    """An arm's requests, and how many of them broke each rule."""
     broke = tuple(signal.broke(series, limit_of(rule, thresholds)) for rule, signal in ON_REQUESTS)
     return Trials(series.requests, broke)
 
 
 def measured(series: Series, thresholds: Thresholds) -> Measured:
-    """The same, with each rule's figure."""
+    """An arm's trials with each rule's figure."""
     values = tuple(signal.value(series, _allowed(rule, signal, thresholds)) for rule, signal in ON_REQUESTS)
     return Measured(trials(series, thresholds), values)
 
 
 def by_evidence(thresholds: Thresholds, target: Measured, watch: TargetWatch) -> list[RuleResult]:
-    """What each rule on requests says by the evidence; ``target``: all since the phase's soak began."""
+    """The result of each rule on requests, by the evidence. ``target`` has all requests since the soak began."""
     return [_by_evidence(place, rule, thresholds, target, watch) for place, (rule, _) in enumerate(ON_REQUESTS)]
 
 
@@ -285,7 +289,7 @@ def _by_evidence(place: int, rule: Rule, thresholds: Thresholds, target: Measure
 
 
 def by_window(thresholds: Thresholds, window: Measured) -> list[RuleResult]:
-    """What each rule on requests says by the last window's figures against the limits, whatever their number."""
+    """The result of each rule on requests, by the last window's figures against the limits, however few they are."""
     return [_by_window(place, rule, thresholds, window) for place, (rule, _) in enumerate(ON_REQUESTS)]
 
 
@@ -298,7 +302,7 @@ def _by_window(place: int, rule: Rule, thresholds: Thresholds, window: Measured)
 
 
 def by_samples(thresholds: Thresholds, samples: Samples) -> list[RuleResult]:
-    """What each gauge says."""
+    """The result of each gauge rule."""
     return [_by_samples(rule, thresholds, samples.get(rule.name, ())) for rule in GAUGES]
 
 
@@ -322,7 +326,7 @@ def _of_requests(
     share: float | None = None,
     evidence: float | None = None,
 ) -> RuleResult:
-    """The result of a rule on requests: what was counted goes into its words and figures."""
+    """The result of a rule on requests, with the counts in its reason and figures."""
     counts = {
         "broke": str(int(arm.trials.broke[place])),
         "requests": str(int(arm.trials.requests)),
@@ -352,7 +356,7 @@ def _result(
     share: float | None = None,
     evidence: float | None = None,
 ) -> RuleResult:
-    """The row's outcome and reason for a case; ``words`` fill the reason in, and without them it has no figures."""
+    """The result for one case of the row's wording. ``words`` fill the reason's gaps; None: the reason has none."""
     outcome, reason = rule.wording[case]
     limit = limit_of(rule, thresholds)
     if words is not None:

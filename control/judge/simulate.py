@@ -1,7 +1,7 @@
-"""What the judge does to good and bad targets: ``python -m control.judge.simulate`` prints docs/judge.md's table.
+"""Simulates the judge on good and bad targets: ``python -m control.judge.simulate`` prints docs/judge.md's tables.
 
-The same tables of likelihood ratios as in ``control.judge.evidence``, over many runs at once (numpy, of the dev
-extra; a test holds the two against each other). Requests come as a Poisson process; 5 % of 100 a second reach the
+It uses the likelihood ratios of ``control.judge.evidence``, for many runs at once (with numpy, of the dev extra). A
+test compares its arithmetic with the judge's. Requests arrive as a Poisson process; 5 % of 100 a second reach the
 target.
 """
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 RATE: Final = 5.0  # target requests a second: 5 % of 100
 PASS_S: Final = 0.25  # between two looks of the fast detector
 PROBE_S: Final = 0.05  # until a probe is answered
-LITERAL_WINDOW_S: Final = 30.0
-MIN_SAMPLES: Final = 100  # the configuration's default: without so many requests no phase is left
-MIN_SOAK_S: Final = 300.0  # the first phase's, and twice that the default of max_soak
-MAX_SOAK_S: Final = 600.0
+LITERAL_WINDOW_S: Final = 30.0  # of the literal rule, which compares a window's error rate with the limit
+MIN_SAMPLES: Final = 100  # the default of min_samples: no phase is left on fewer requests
+MIN_SOAK_S: Final = 300.0  # the first phase's min_soak
+MAX_SOAK_S: Final = 600.0  # the default of max_soak: twice min_soak
 Z99: Final = 2.3263478740408408  # the standard normal's 99th percentile
 
 _SHARES: Final = {rule.name: bound.p0 for (rule, _), bound in zip(ON_REQUESTS, bounds(Thresholds()), strict=True)}
@@ -37,7 +37,7 @@ SLOW_P99: Final = _SHARES["p99_ms"]
 
 
 class Runs:
-    """Many runs of one detector side by side: with and without the answers to suspicion."""
+    """One rule's detectors in many runs side by side: with probes among the trials, and without."""
 
     def __init__(self, p0: float, runs: int) -> None:
         import numpy as np
@@ -49,38 +49,38 @@ class Runs:
         self.probed: Floats = np.zeros((runs, POINTS))
 
     def after(self, broke: Floats, requests: Floats) -> None:
-        """More requests."""
+        """Count more requests."""
         self.alone = self._moved(self.alone, broke, requests)
         self.probed = self._moved(self.probed, broke, requests)
 
     def after_probes(self, failed: Floats, made: Floats) -> None:
-        """More answers of the target itself."""
+        """Count more probes."""
         self.probed = self._moved(self.probed, failed, made)
 
     def _moved(self, scores: Floats, broke: Floats, requests: Floats) -> Floats:
         moved = scores + broke[:, None] * self._bad + (requests - broke)[:, None] * self._good
-        found: Floats = self._np.maximum(moved, 0.0, out=moved)
-        return found
+        floored: Floats = self._np.maximum(moved, 0.0, out=moved)
+        return floored
 
     def only(self, runs: Floats) -> Runs:
-        """Some of the runs, by themselves."""
+        """A copy of some of the runs."""
         few = Runs(self._p0, len(runs))
         few.alone, few.probed = self.alone[runs], self.probed[runs]
         return few
 
     def evidence(self) -> Floats:
-        """As ``TargetWatch.evidence`` of the errors."""
+        """``TargetWatch.evidence`` of this rule, for each run."""
         np = self._np
         both = np.concatenate((self.alone, self.probed), axis=1)
         top = both.max(axis=1)
-        found: Floats = top + np.log(np.exp(both - top[:, None]).sum(axis=1)) - math.log(2 * POINTS)
-        return found
+        log_mean: Floats = top + np.log(np.exp(both - top[:, None]).sum(axis=1)) - math.log(2 * POINTS)
+        return log_mean
 
 
 def detection_s(
     rate: float, runs: int, seed: int, *, within_s: float, before: float = 0.01, warm_up_s: float = 60.0
 ) -> Floats:
-    """How long after it begins to fail ``rate`` of its requests a target is caught, in seconds; inf: not in time."""
+    """Seconds from when a target begins to fail a share ``rate`` of its requests until it is caught; inf: never."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -88,7 +88,7 @@ def detection_s(
     for _ in range(int(warm_up_s / PASS_S)):
         n = rng.poisson(RATE * PASS_S, runs)
         detector.after(rng.binomial(n, before), n)
-    offset = rng.random(runs) * PASS_S  # of the failure's beginning, in a pass
+    offset = rng.random(runs) * PASS_S  # when within a pass the failure begins
     caught = np.full(runs, np.inf)
     for i in range(int(within_s / PASS_S)):
         healthy = offset if i == 0 else np.zeros(runs)
@@ -97,8 +97,8 @@ def detection_s(
         end = (i + 1) * PASS_S - offset
         evidence = detector.evidence()
         _note(caught, evidence >= FIRE, end)
-        asked = np.where(evidence >= SUSPECT, PROBES, 0)
-        detector.after_probes(rng.binomial(asked, rate), asked)
+        probes = np.where(evidence >= SUSPECT, PROBES, 0)
+        detector.after_probes(rng.binomial(probes, rate), probes)
         _note(caught, detector.evidence() >= FIRE, end + PROBE_S)
     return caught
 
@@ -111,9 +111,10 @@ def _note(caught: Floats, now: NDArray[np.bool_], when: Floats) -> None:
 def false_alarms(rate: float, runs: int, seed: int, seconds: float) -> tuple[float, float]:
     """The share of runs in which a healthy target is rolled back: by the judge, and by the literal rule.
 
-    A day of requests would be too many steps, so the judge's side goes from failure to failure, with all requests
-    between two as one step; only a run that is suspected goes look by look and is asked in each. That is a detector
-    read after every failure and not after every look: it rolls back no less often than the real one.
+    Simulating every look of a day would take too many steps. So the judge's simulation goes from failure to failure,
+    with all requests between two failures as one step; only a suspected run goes look by look, with probes in each
+    look. The detector is thus read after every failure instead of after every look, and rolls back no less often than
+    the real one.
     """
     import numpy as np
 
@@ -124,18 +125,18 @@ def false_alarms(rate: float, runs: int, seed: int, seconds: float) -> tuple[flo
         good = rng.geometric(rate, runs) - 1.0  # requests until the next failure
         seen += good + 1
         going_on = seen <= RATE * seconds
-        # The mean of two sums of 12 is no greater than the greatest of them: the others cannot be suspected.
+        # The evidence is a mean of likelihood ratios, so it never exceeds the greatest: other runs are not suspected.
         near = np.flatnonzero(np.maximum(detector.alone.max(axis=1), detector.probed.max(axis=1)) >= SUSPECT)
         while near.size:
             few = detector.only(near)
-            asked = np.where((few.evidence() >= SUSPECT) & (good[near] > 0), PROBES, 0)
-            few.after_probes(rng.binomial(asked, rate), asked)
+            probes = np.where((few.evidence() >= SUSPECT) & (good[near] > 0), PROBES, 0)
+            few.after_probes(rng.binomial(probes, rate), probes)
             fired[near] |= (few.evidence() >= FIRE) & going_on[near]
-            step = np.where(asked > 0, np.minimum(good[near], RATE * PASS_S), 0.0)
+            step = np.where(probes > 0, np.minimum(good[near], RATE * PASS_S), 0.0)
             few.after(np.zeros(near.size), step)
             good[near] -= step
             detector.alone[near], detector.probed[near] = few.alone, few.probed
-            near = near[asked > 0]
+            near = near[probes > 0]
         detector.after(np.zeros(runs), good)
         detector.after(np.ones(runs), np.ones(runs))
         near = np.flatnonzero(np.maximum(detector.alone.max(axis=1), detector.probed.max(axis=1)) >= FIRE)
@@ -149,9 +150,10 @@ def false_alarms(rate: float, runs: int, seed: int, seconds: float) -> tuple[flo
 def promotions(
     slow: float, p0: float, runs: int, seed: int, min_soak_s: float, max_soak_s: float
 ) -> tuple[float, int]:
-    """The share of runs in which a phase is left by a target that breaks a rule in ``slow`` of its requests.
+    """The share of runs in which a target that breaks a rule with a share ``slow`` of its requests leaves a phase.
 
-    With the proof, or at ``max_soak_s`` with the limit kept so far; and the fewest requests it was left on.
+    A phase is left with the proof, or at ``max_soak_s`` if the limit was kept so far. Also returns the fewest
+    requests on which the phase was left.
     """
     import numpy as np
 
@@ -174,8 +176,8 @@ def promotions(
         logs = total_k[:, None] * ratios[:, 0] + (total_n - total_k)[:, None] * ratios[:, 1]
         top = logs.max(axis=1)
         proof = top + np.log(np.exp(logs - top[:, None]).sum(axis=1)) - math.log(POINTS)
-        kept = total_k <= p0 * total_n
-        leaves = (proof >= PROOF) | (kept & (soaked >= max_soak_s))
+        within_limit = total_k <= p0 * total_n
+        leaves = (proof >= PROOF) | (within_limit & (soaked >= max_soak_s))
         leaves &= (total_n >= MIN_SAMPLES) & ~left & ~out
         if leaves.any():
             fewest = min(fewest, int(total_n[leaves].min()))
@@ -184,12 +186,12 @@ def promotions(
 
 
 def share_slower(p99_over_limit: float, sigma: float = 1.0) -> float:
-    """The share of log-normal latencies above a limit of which the 99th percentile is so many times."""
+    """The share of log-normal latencies above a limit, where their 99th percentile is ``p99_over_limit`` times it."""
     return 0.5 * math.erfc((Z99 - math.log(p99_over_limit) / sigma) / math.sqrt(2))
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     import numpy as np
 
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 1000

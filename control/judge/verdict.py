@@ -1,7 +1,7 @@
-"""The verdict on a phase: promote, hold, roll back or no data, put together from what its rules say. Pure.
+"""The verdict on a phase: promote, hold, roll back or no data, combined from the results of all rules. Pure.
 
-The worst outcome wins, and a phase is left only when everything asks for it; *no data* is never a pass. What each
-rule says, and why, is ``control.judge.rules``' affair.
+The worst outcome wins. A phase is left only when every rule promotes; *no data* never counts as a pass. The rules
+themselves are in ``control.judge.rules``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from control.plan.phases import Thresholds
 
 
 class PhaseVerdict(Struct, frozen=True):
-    """What the judge says, and why: of the whole in ``summary``, of each rule in ``rules``."""
+    """The outcome and its reasons: ``summary`` about the whole, ``rules`` about each rule."""
 
     outcome: VerdictOutcome
     summary: tuple[str, ...]
@@ -26,20 +26,20 @@ class PhaseVerdict(Struct, frozen=True):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Everything that is said, as lines; of a rollback only the rules that ask for it."""
+        """The summary and each rule's reason as lines. For a rollback, only the rules that ask for it."""
         only = VerdictOutcome.ROLL_BACK if self.outcome is VerdictOutcome.ROLL_BACK else None
         rules = [f"{rule.rule}: {rule.reason}" for rule in self.rules if only is None or rule.outcome is only]
         return (*self.summary, *rules)
 
 
 class Terms(Struct, frozen=True):
-    """What a phase must show before it is left."""
+    """The conditions under which a phase may be left."""
 
     min_soak_s: float
     max_soak_s: float
     min_samples: int
     on_low_traffic: Literal["hold", "promote"]
-    held: str = ""  # why the phase is not left now, whatever the evidence, in words
+    held: str = ""  # in words: why the phase must not be left now, whatever the evidence; empty: it may be
 
 
 def judge(
@@ -51,7 +51,7 @@ def judge(
     soaked_s: float,
     now: float,
 ) -> PhaseVerdict:
-    """The sequential verdict on a phase: ``target`` is what it did since its soak began."""
+    """The sequential verdict on a phase. ``target`` has the target's requests since the soak began."""
     rules = (*by_evidence(thresholds, target, watch), *by_samples(thresholds, samples))
     return _weigh(terms, int(target.trials.requests), rules, soaked_s, now)
 
@@ -65,18 +65,18 @@ def judge_by_threshold(
     soaked_s: float,
     now: float,
 ) -> PhaseVerdict:
-    """The literal verdict: the last window's figures against the thresholds, whatever their number."""
+    """The literal verdict: the last window's figures against the thresholds, however few requests they are from."""
     rules = (*by_window(thresholds, window), *by_samples(thresholds, samples))
     return _weigh(terms, int(target.trials.requests), rules, soaked_s, now)
 
 
 def _weigh(terms: Terms, requests: int, rules: tuple[RuleResult, ...], soaked_s: float, now: float) -> PhaseVerdict:
-    outcome, said = _whole(terms, requests, rules, soaked_s)
-    return PhaseVerdict(outcome, (said,) if said else (), now, rules)
+    outcome, summary = _whole(terms, requests, rules, soaked_s)
+    return PhaseVerdict(outcome, (summary,) if summary else (), now, rules)
 
 
 def _whole(terms: Terms, requests: int, rules: Sequence[RuleResult], soaked_s: float) -> tuple[VerdictOutcome, str]:
-    """What all rules together come to, and what is to be said of the whole: nothing where the rules say it all."""
+    """The outcome of all rules together, and the summary; it is empty where the rules' reasons suffice."""
     if any(rule.outcome is VerdictOutcome.ROLL_BACK for rule in rules):
         return VerdictOutcome.ROLL_BACK, ""
     if not requests:
@@ -92,8 +92,8 @@ def _whole(terms: Terms, requests: int, rules: Sequence[RuleResult], soaked_s: f
     if not waiting:
         return VerdictOutcome.PROMOTE, ""
     names = ", ".join(rule.rule for rule in waiting)
-    kept = all(rule.value is not None and rule.value <= rule.limit for rule in waiting)
-    if soaked_s < terms.max_soak_s or terms.on_low_traffic == "hold" or not kept:
+    within_limits = all(rule.value is not None and rule.value <= rule.limit for rule in waiting)
+    if soaked_s < terms.max_soak_s or terms.on_low_traffic == "hold" or not within_limits:
         return VerdictOutcome.HOLD, f"held by {names}"
     warning = f"warning: limits kept but not proven in {terms.max_soak_s:g} s on {requests} target requests: {names}"
     return VerdictOutcome.PROMOTE, warning

@@ -1,1 +1,1 @@
-"""The report of a run: what the audit trail says, as words, a table, plots and a page."""
+"""The report of a run, made from the audit trail: as a document, in words, as tables, plots and an HTML page."""

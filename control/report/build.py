@@ -1,7 +1,7 @@
-"""The report of a run: its phases, rollbacks and criteria, from the audit trail. Pure.
+"""Builds the report of a run from the audit trail: its phases, rollbacks and criteria. Pure.
 
-``build_report`` reads the lines since the run's start. What a phase did was written into its ``phase_left`` line when
-it was left; the phase going on now comes from the status.
+``build_report`` reads the entries since the run's start. A finished phase's figures are in its ``phase_left`` entry;
+the current phase's figures come from the status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from control.report.documents import Criterion, Report, ReportedPhase, TrailHead
 from control.rollout.model import Rollback, State
 from control.store.entry import AuditLine
 
-GOING_ON: Final = (State.RUNNING, State.PAUSED)  # states in which the current phase is one of the run's
+GOING_ON: Final = (State.RUNNING, State.PAUSED)  # states in which the current phase belongs to the run
 
 
 def build_report(
@@ -31,18 +31,18 @@ def build_report(
     adapters: Mapping[str, int],
     head: TrailHead,
 ) -> Report:
-    """The report. ``lines`` are the run's, oldest first; ``adapters`` counts each one's target requests since the
-    last change of weight; ``head`` is the end of the trail that the lines are of.
+    """The report of a run. ``lines`` are the run's audit entries, oldest first. ``adapters`` counts each adapter's
+    target requests since the last change of weight. ``head`` is the last entry of the trail.
     """
     left = _left(lines)
     rollbacks = tuple(msgspec.convert(line.detail, Rollback) for line in lines if line.kind == "rollback_complete")
-    now = _going_on(status)
+    current = _going_on(status)
     return Report(
         migration=name,
         outcome=status.state,
         started_at=rfc3339(lines[0].at) if lines else None,
         ended_at=_ended_at(lines, status.state),
-        phases=(*(_phase(phase) for phase in left), *([now] if now is not None else [])),
+        phases=(*(_phase(phase) for phase in left), *([current] if current is not None else [])),
         rollbacks=rollbacks,
         criteria=tuple(_criteria(phases, thresholds, left, rollbacks, status, adapters)),
         audit=head,
@@ -50,7 +50,7 @@ def build_report(
 
 
 def _left(lines: Iterable[AuditLine]) -> list[PhaseLeft]:
-    """Each phase that was left, once: an advance that was called off had written the line before its time."""
+    """Each phase that was left, once: a cancelled advance leaves an earlier entry, so a phase's last one counts."""
     left = [msgspec.convert(line.detail, PhaseLeft) for line in lines if line.kind == "phase_left"]
     return list({phase.entered_at: phase for phase in left}.values())
 
@@ -106,17 +106,17 @@ def _criteria(
     completed = status.state is State.COMPLETED
     names = {phase.name for phase in left}
     missing = [phase.name for phase in phases if phase.name not in names]
-    told = f"{len(left)} phases left, {len(rollbacks)} rollbacks"
+    evidence = f"{len(left)} phases left, {len(rollbacks)} rollbacks"
     if missing:
-        told += f"; not reached or not left: {', '.join(missing)}"
-    yield Criterion("all phases without a rollback", completed and not missing and not rollbacks, told)
+        evidence += f"; not reached or not left: {', '.join(missing)}"
+    yield Criterion("all phases without a rollback", completed and not missing and not rollbacks, evidence)
 
     target = [phase.arms.target for phase in left]
     requests, errors = sum(arm.requests for arm in target), sum(arm.errors for arm in target)
     rate = errors / requests if requests else None
-    told = "no target requests" if rate is None else f"{errors} of {requests} target requests failed ({rate:.3%})"
+    evidence = "no target requests" if rate is None else f"{errors} of {requests} target requests failed ({rate:.3%})"
     within = rate is not None and rate <= thresholds.error_limit
-    yield Criterion("error rate", within, f"{told}, limit {thresholds.error_limit:.3%}")
+    yield Criterion("error rate", within, f"{evidence}, limit {thresholds.error_limit:.3%}")
 
     yield Criterion("latency", *_percentiles([(f"{phase.name}: ", phase.arms.target) for phase in left], thresholds))
 
@@ -129,29 +129,29 @@ def _criteria(
         and last.target_share == 1.0
         and last.soaked_s >= phases[-1].min_soak_s
     )
-    told = (
+    evidence = (
         "the last phase was not left"
         if last is None or last.name != phases[-1].name
         else f"share of the target {last.target_share}, soaked {last.soaked_s:.1f} s of {phases[-1].min_soak_s:g} s"
     )
-    yield Criterion("100 % on the target for the last phase's soak", full, told)
+    yield Criterion("100 % on the target for the last phase's soak", full, evidence)
 
-    made = sum(phase.validations for phase in left)
-    bad = sum(phase.validations_failed for phase in left)
-    told = f"{made} validations, {bad} asked for a rollback"
-    yield Criterion("every validation passed", made > 0 and bad == 0, told)
+    validations = sum(phase.validations for phase in left)
+    failed = sum(phase.validations_failed for phase in left)
+    evidence = f"{validations} validations, {failed} asked for a rollback"
+    yield Criterion("every validation passed", validations > 0 and failed == 0, evidence)
 
     yield from _after(phases, thresholds, left, status, adapters)
 
 
 def _percentiles(arms: Iterable[tuple[str, Summary]], thresholds: Thresholds) -> tuple[bool, str]:
-    """Whether every arm that had requests kept both limits, and each arm's figures; an arm comes with its label."""
+    """Whether every arm that had requests kept both limits, and the figures of each arm after its label."""
     measured = [
         (label, arm.p95_ms, arm.p99_ms) for label, arm in arms if arm.p95_ms is not None and arm.p99_ms is not None
     ]
-    kept = all(p95 <= thresholds.p95_ms and p99 <= thresholds.p99_ms for _, p95, p99 in measured)
+    within = all(p95 <= thresholds.p95_ms and p99 <= thresholds.p99_ms for _, p95, p99 in measured)
     figures = "; ".join(f"{label}p95 {p95:.1f} ms, p99 {p99:.1f} ms" for label, p95, p99 in measured)
-    return bool(measured) and kept, figures or "no target requests"
+    return bool(measured) and within, figures or "no target requests"
 
 
 def _after(
@@ -161,16 +161,16 @@ def _after(
     status: Status,
     adapters: Mapping[str, int],
 ) -> Iterable[Criterion]:
-    """The checks after the migration: on the last phase, all on the target, and what came since."""
+    """The criteria after completion: requests of the last phase and since, with all traffic on the target."""
     last = left[-1] if left and left[-1].name == phases[-1].name else None
     completed = status.state is State.COMPLETED and last is not None
     served = {
         name: requests + (last.adapters.get(name, 0) if last is not None else 0)
         for name, requests in adapters.items()
     }
-    told = ", ".join(f"{name} {requests} answers" for name, requests in served.items()) or "no adapters"
+    evidence = ", ".join(f"{name} {requests} answers" for name, requests in served.items()) or "no adapters"
     answering = completed and bool(served) and all(served.values())
-    yield Criterion("each adapter answers from the target", answering, told)
+    yield Criterion("each adapter answers from the target", answering, evidence)
 
     arms = [_summary(status.arms.target)] + ([last.arms.target] if last is not None else [])
     used = [arm for arm in arms if arm.requests]
@@ -180,5 +180,5 @@ def _after(
         "no rise in errors", calm, f"{errors} of {requests} target requests failed with all on the target"
     )
 
-    kept, told = _percentiles([("", arm) for arm in used], thresholds)
-    yield Criterion("latency reviewed", completed and kept, told)
+    within, evidence = _percentiles([("", arm) for arm in used], thresholds)
+    yield Criterion("latency reviewed", completed and within, evidence)

@@ -1,4 +1,4 @@
-"""The report of a run, as the control API gives it and the command line prints it. Pure."""
+"""The report of a run as a document: the control API answers with it, the command line prints it. Pure."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from control.rollout.model import Rollback, State
 
 
 class ReportedPhase(Struct, frozen=True):
-    """A phase of the run: one that was left, or the one going on."""
+    """A phase of the run: one that was left, or the current one."""
 
     name: str
     weight: float  # percent
     entered_at: Timestamp | None
-    left_at: Timestamp | None  # null of the one going on
+    left_at: Timestamp | None  # null for the current phase
     arms: BothArms
-    target_share: float | None  # of its requests, share of 1; null of none
-    verdict: VerdictDocument  # the last
+    target_share: float | None  # measured share of the phase's requests on the target, 0 to 1; null without requests
+    verdict: VerdictDocument  # the phase's last verdict
 
 
 class Criterion(Struct, frozen=True):
-    """One of the criteria that a run is judged by."""
+    """One success criterion of a run."""
 
     name: str
-    passed: bool  # false too while the run goes on and it is not met yet
+    passed: bool  # also false while the run goes on and the criterion is not met yet
     evidence: str  # in words
 
 
 class TrailHead(Struct, frozen=True):
-    """The end of the audit trail that the report was made from: it vouches for every entry before it."""
+    """The last entry of the audit trail behind the report. Its hash covers every earlier entry."""
 
     entries: int
-    hash: str | None  # of the last; null of none
+    hash: str | None  # the last entry's hash; null without entries
 
 
 class Report(Struct, frozen=True):
@@ -43,7 +43,7 @@ class Report(Struct, frozen=True):
     migration: str
     outcome: State
     started_at: Timestamp | None
-    ended_at: Timestamp | None  # null while it goes on
+    ended_at: Timestamp | None  # null while the run goes on
     phases: tuple[ReportedPhase, ...]
     rollbacks: tuple[Rollback, ...]
     criteria: tuple[Criterion, ...]

@@ -1,6 +1,6 @@
-"""The report as one HTML page that needs no script, no font and no other host: ``report.html.jinja``, filled in.
+"""Renders the report as one HTML page without scripts, fonts or other hosts, from ``report.html.jinja``.
 
-The template escapes everything that it is given; plots come as shapes, and it draws them as inline SVG.
+The template escapes every value. Plots are lists of shapes, which the template writes as inline SVG.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TEMPLATE: Final = "report.html.jinja"
 
 
 def page(report: Report) -> str:
-    """The whole page for a report as the control API gives it."""
+    """The whole page for a report."""
     return (
         _environment()
         .get_template(_TEMPLATE)
@@ -34,7 +34,7 @@ def page(report: Report) -> str:
 
 
 def _environment() -> Environment:
-    """The template's filters and rules: a name that it is not given is an error, not an empty place on the page."""
+    """The template's environment. A name that is missing raises an error instead of leaving a gap in the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,7 +58,7 @@ def _environment() -> Environment:
 
 
 def _when(report: Report) -> str:
-    """When the run began and ended, in UTC and to the second, and how long it took."""
+    """When the run began and ended (UTC, to the second), and how long it took."""
     began, ended = report.started_at, report.ended_at
     if began is None:
         return "not started"

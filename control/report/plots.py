@@ -1,7 +1,7 @@
-"""The report's plots as shapes of an SVG: shares, latencies, a rollback's clock. Pure.
+"""The report's plots as SVG shapes: shares, latencies, a rollback's clock. Pure.
 
-A plot says where each shape lies; ``report.html.jinja`` writes it down, and escapes every text. A shape's class is
-the page's name for its colour.
+A plot has the position of each shape; ``report.html.jinja`` writes the SVG and escapes every text. A shape's class
+selects its colour in the page's style sheet.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from control.report.documents import ReportedPhase
 from control.report.wording import measured, ms, percent
 from control.rollout.model import Rollback
 
-# Lengths are in the drawing's own units: a page that is as wide as the report's shows them about as pixels.
+# Lengths are in units of the SVG's view box: about a pixel each at the report page's width.
 _WIDTH: Final = 720.0
-_LEFT: Final = 170.0  # where what is drawn begins: the phases' names stand before it
-_SHARE_RIGHT: Final = 70.0  # kept free for a bar's figure
-_AXIS_RIGHT: Final = 30.0  # kept free for half of the last tick's label
-_CLOCK_SIDE: Final = 20.0  # kept free beside a rollback's track
-_BAR_STEP: Final = 30.0  # from a phase's bar to the next one's
-_PHASE_STEP: Final = 44.0  # from a phase's two lanes to the next one's
+_LEFT: Final = 170.0  # left edge of the drawing; the phases' names stand to the left of it
+_SHARE_RIGHT: Final = 70.0  # free space for the figure beside a bar
+_AXIS_RIGHT: Final = 30.0  # free space for half of the last tick's label
+_CLOCK_SIDE: Final = 20.0  # free space on either side of a rollback's track
+_BAR_STEP: Final = 30.0  # from one phase's bar to the next
+_PHASE_STEP: Final = 44.0  # from one phase's two lanes to the next
 _LANE_STEP: Final = 18.0
 _AXIS_HEIGHT: Final = 24.0
 _CLOCK_HEIGHT: Final = 60
-_LABEL: Final = 60.0  # the width that a step's label takes
-_CLOCK_MS: Final = 10_000.0  # a rollback's track ends there, or with a rollback that took longer
-_LEAST_CLOCK_MS: Final = 1.0  # the track is logarithmic, and begins there
+_LABEL: Final = 60.0  # width of a step's label
+_CLOCK_MS: Final = 10_000.0  # end of a rollback's track, unless the rollback took longer
+_LEAST_CLOCK_MS: Final = 1.0  # begin of the track, which is logarithmic
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An element of a plot: its tag, its attributes, and what it says; ``title`` is shown when it is pointed at."""
+    """An SVG element: its tag, attributes and text. ``title`` is its tooltip."""
 
     tag: str
     attributes: Mapping[str, object]
@@ -44,7 +44,7 @@ class Shape:
 
 @dataclass(slots=True)
 class Plot:
-    """A whole plot. ``label`` is for who cannot see it."""
+    """A whole plot. ``label`` is its description for screen readers."""
 
     label: str
     height: int
@@ -52,7 +52,7 @@ class Plot:
     width: int = int(_WIDTH)
 
     def add(self, tag: str, text: str = "", title: str = "", **attributes: object) -> None:
-        """One more shape; lengths are written to a tenth, ``class_`` as ``class``, and ``_`` in a name as ``-``."""
+        """Add a shape. Floats get one decimal; ``class_`` is written as ``class``, other ``_`` in names as ``-``."""
         written = {
             name.rstrip("_").replace("_", "-"): f"{value:.1f}" if isinstance(value, float) else value
             for name, value in attributes.items()
@@ -61,7 +61,7 @@ class Plot:
 
 
 def shares(phases: Sequence[ReportedPhase]) -> Plot:
-    """Bars of the target's measured share, with the configured weight as a mark."""
+    """A bar per phase with the target's measured share, and a mark at the phase's weight."""
     wide = _WIDTH - _LEFT - _SHARE_RIGHT
     plot = Plot("Share of data requests on the target", round(len(phases) * _BAR_STEP))
     for row, phase in enumerate(phases):
@@ -77,7 +77,7 @@ def shares(phases: Sequence[ReportedPhase]) -> Plot:
 
 
 def latencies(phases: Sequence[ReportedPhase]) -> Plot | None:
-    """p50, p95 and p99 of both arms in each phase, on a logarithmic scale; None where nothing was measured."""
+    """p50, p95 and p99 of both arms in each phase, on a logarithmic axis; None where nothing was measured."""
     values = [value for phase in phases for _, arm in phase.arms.named() for _, value in _quantiles(arm)]
     if not values:
         return None
@@ -101,7 +101,7 @@ def latencies(phases: Sequence[ReportedPhase]) -> Plot | None:
 
 
 def _quantiles(arm: Summary) -> list[tuple[str, float]]:
-    """Those that were measured and can be shown on a logarithmic scale."""
+    """The percentiles that were measured and are above 0, which a logarithmic axis needs."""
     named = (("p50", arm.p50_ms), ("p95", arm.p95_ms), ("p99", arm.p99_ms))
     return [(name, value) for name, value in named if value]
 
@@ -123,7 +123,7 @@ _POINTS: Final = {"p50": _circle, "p95": _square, "p99": _triangle}
 
 
 def clock(rollback: Rollback) -> Plot:
-    """A rollback's steps on a logarithmic track that begins 1 ms after the detection."""
+    """A rollback's steps on a logarithmic track of the time since detection."""
     most = max(_CLOCK_MS, rollback.total_ms)
     wide = _WIDTH - _CLOCK_SIDE - 2 * _CLOCK_SIDE
     across = _track(_LEAST_CLOCK_MS, most, _CLOCK_SIDE, wide)
@@ -143,30 +143,30 @@ def clock(rollback: Rollback) -> Plot:
         at += took_ms
         x = across(at)
         plot.add("circle", title=f"{name}: {ms(at)}", class_="step", cx=x, cy=29, r=6)
-        if x >= free:  # a label that would lie on the one before it is left to the circle's title
+        if x >= free:  # a label that would overlap the previous one is left out; the circle's title has the name
             plot.add("text", name, text_anchor="middle", x=max(x, 24.0), y=14)
             free = x + _LABEL
     return plot
 
 
 def _track(low: float, high: float, left: float, wide: float) -> Callable[[float], float]:
-    """Where a value lies on a logarithmic axis; what is below it lies at its beginning."""
+    """A function from a value to its place on a logarithmic axis; values below ``low`` are placed at the begin."""
     return lambda value: left + wide * log10(max(low, value) / low) / log10(high / low)
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """The powers of ten from ``low``, which is one, to ``high``."""
+    """The powers of ten from ``low``, itself a power of ten, to ``high``."""
     ticks = [low]
     while ticks[-1] * 10 <= high * (1 + _ROUNDING):
         ticks.append(ticks[-1] * 10)
     return ticks
 
 
-_ROUNDING: Final = 1e-4  # powers of ten are multiplied up, and may miss by as much
+_ROUNDING: Final = 1e-4  # tolerance for rounding errors of powers of ten that were multiplied up
 
 
 def _round(value_ms: float) -> str:
-    """A power of ten in the unit that a person would say it in."""
+    """A power of ten in its usual unit: seconds, milliseconds or microseconds."""
     if value_ms >= 1000 * (1 - _ROUNDING):
         return f"{value_ms / 1000:g} s"
     return f"{value_ms:g} ms" if value_ms >= 1 - _ROUNDING else f"{value_ms * 1000:g} µs"

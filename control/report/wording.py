@@ -1,4 +1,4 @@
-"""What the control API says, in words for a person. Pure: documents in, lines out."""
+"""Writes the control API's documents and figures in words for a person. Pure: documents in, lines out."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from control.report.documents import Report
 from control.rollout.model import Rollback, State
 from control.store.entry import AuditEntry
 
-NONE: Final = "-"
+NONE: Final = "-"  # written in place of a figure that does not exist
+ROUND_MS: Final = 100  # from here on milliseconds are written without decimals
 
 
 def words(name: object) -> str:
-    """An API's name as a person would say it."""
+    """A name of the API in words: ``rolled_back`` → "rolled back"."""
     return str(name).replace("_", " ")
 
 
 def percent(value: object) -> str:
-    """A weight in percent, without decimals that say nothing."""
+    """A weight in percent, without trailing zeros."""
     return f"{float(value):g} %" if isinstance(value, int | float) else NONE
 
 
@@ -43,12 +44,12 @@ def moment(text: object) -> str:
 
 
 def count(value: int) -> str:
-    """A whole number, thousands set apart."""
+    """A whole number with thousands separators."""
     return f"{value:,}"
 
 
 def figure(value: object) -> str:
-    """A number with no more digits than say something."""
+    """A number with four significant digits."""
     return f"{value:.4g}" if isinstance(value, int | float) else NONE
 
 
@@ -58,35 +59,35 @@ def ms(value: object) -> str:
 
 
 def share(value: object) -> str:
-    """A share of 1, in percent: three digits, and no zeros behind them."""
+    """A share of 1, in percent with three significant digits, without trailing zeros."""
     return f"{100 * value:.3g} %" if isinstance(value, int | float) else NONE
 
 
 def measured(value: object) -> str:
-    """A share of requests that was counted, in percent to two decimals."""
+    """A measured share of requests, in percent with two decimals."""
     return f"{100 * value:.2f} %" if isinstance(value, int | float) else NONE
 
 
 def error_rate(arm: Summary | ArmStatus) -> str:
-    """The share of an arm's requests that failed; of no requests there is none."""
+    """The share of an arm's requests that failed; ``NONE`` without requests."""
     return measured(arm.error_rate) if arm.requests else NONE
 
 
 def proof(value: object) -> str:
-    """How far a rule's proof has come, in whole percent: 100 % only where it is proven."""
+    """How much of a rule's proof there is, rounded down to whole percent: 100 % only where the rule is proven."""
     return f"{floor(100 * value)} %" if isinstance(value, int | float) else NONE
 
 
 def summary(verdict: VerdictDocument) -> tuple[str, ...]:
-    """What a verdict says of the whole; one of an earlier version has only its reasons."""
-    earlier = not verdict.summary and not any(rule.label for rule in verdict.rules)
-    return verdict.reasons if earlier else verdict.summary
+    """The verdict's summary; its reasons where an earlier version, which wrote no summary, made the verdict."""
+    of_earlier_version = not verdict.summary and not any(rule.label for rule in verdict.rules)
+    return verdict.reasons if of_earlier_version else verdict.summary
 
 
 def _round_ms(value: object) -> str:
     if not isinstance(value, int | float):
         return NONE
-    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    return f"{value:,.0f} ms" if value >= ROUND_MS else f"{value:.3g} ms"
 
 
 def _megabytes(value: object) -> str:
@@ -98,10 +99,10 @@ _WRITTEN: Final[Mapping[str, Callable[[object], str]]] = {"share": share, "ms": 
 
 
 def rule(row: RuleResult) -> tuple[str, Callable[[object], str]]:
-    """The name of a verdict's rule for a person, and how its value and limit are written.
+    """A rule's name for a person, and the function that writes its value and limit.
 
-    An audit trail may hold verdicts of an earlier version, whose rows have neither label nor unit: then the judge's
-    table is asked by the rule's name.
+    Rows that an earlier version wrote into the audit trail have neither label nor unit. For them, both come from the
+    judge's table, looked up by the rule's name.
     """
     if row.label:
         return row.label, _WRITTEN[row.unit]
@@ -138,12 +139,12 @@ def _route(from_weight: object, to_weight: object) -> str:
 
 
 def _complete(total_ms: float, within_deadline: bool, in_time: str = "") -> str:
-    """When a rollback was complete; ``in_time`` is what is said where it kept its limit."""
+    """When a rollback was complete. ``in_time`` is added where the rollback kept its limit."""
     return f"complete after {total_ms:.0f} ms{in_time if within_deadline else ', LATER than its limit'}"
 
 
 def _cause(rollback: Rollback) -> str:
-    """Why a rollback was: what set it off, and the first of the reasons if one was given."""
+    """Why a rollback happened: its trigger, and the first reason if there is one."""
     trigger = words(rollback.trigger)
     reason = rollback.reason.split("; ")[0]
     return f"{trigger}: {reason}" if reason else trigger
@@ -160,20 +161,20 @@ def next_line(status: Status) -> str:
         case State.PAUSED:
             return f"held at {weight} until `phasegate resume`; a breach is still rolled back"
         case State.ROLLING_BACK:
-            return "requests that the target has still open are waited for"
+            return "waiting for the requests that are still open on the target"
         case State.ROLLED_BACK if status.weight:
             return f"held at {weight} until `phasegate resume`; a breach is rolled back further"
         case State.ROLLED_BACK:
-            return "all is on the source; `phasegate start --resume` goes on where it was, `start` begins anew"
+            return "all traffic is on the source; `phasegate start --resume` goes on, `start` begins anew"
         case State.COMPLETED:
-            return "nothing: the target has it for good; `phasegate report` tells how it went"
+            return "nothing: the migration is complete; `phasegate report` shows the run"
         case State.ABORTED:
-            return "all is on the source; `phasegate start` begins anew"
+            return "all traffic is on the source; `phasegate start` begins anew"
 
 
 def _next_phase(status: Status) -> str:
-    """What a migration that runs waits for."""
-    if status.phase is None:  # all is answered by one arm, whatever the phases
+    """What a running migration waits for."""
+    if status.phase is None:  # the mode sends everything to one arm, whatever the phases
         return NONE
     later: PlannedPhase | None = next(iter(status.phases[status.phase.index + 1 :]), None)
     to = "completion" if later is None else f"{later.name}, {percent(later.weight)}"
@@ -186,23 +187,23 @@ def _next_phase(status: Status) -> str:
     return f"{to}, now" if promoted else f"{to}, as soon as every rule is proven"
 
 
-# A run in one of these states has not failed: what it has not met yet it may still meet.
+# In these states a run is not over: a criterion that is not met yet may still be met.
 _OPEN: Final = frozenset({State.IDLE, State.RUNNING, State.PAUSED, State.ROLLING_BACK})
 
 
 def criteria(report: Report) -> list[tuple[str, bool | None, str]]:
     """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
-    going = report.outcome in _OPEN and report.ended_at is None
-    return [(words(c.name), c.passed or (None if going else False), c.evidence) for c in report.criteria]
+    going_on = report.outcome in _OPEN and report.ended_at is None
+    return [(words(c.name), c.passed or (None if going_on else False), c.evidence) for c in report.criteria]
 
 
 def verdict_line(verdict: VerdictDocument) -> str:
-    """A verdict and the first of its reasons, which says it in short."""
+    """A verdict's outcome and its first reason."""
     return ": ".join([words(verdict.outcome), *verdict.reasons[:1]])
 
 
 def changes(before: Status | None, now: Status) -> list[str]:
-    """What is new in a status, in plain lines, for a person who was told of the one before."""
+    """What changed since the status ``before``, in plain lines for a person."""
     if before is None:
         return [headline(now)]
     news = []
@@ -220,13 +221,13 @@ def _phase(status: Status) -> int | None:
 
 
 def audit_line(entry: AuditEntry) -> str:
-    """An audit entry in one line: time of day (UTC), who, what, and why."""
+    """An audit entry in one line: time of day (UTC), actor, kind and detail."""
     line = f"{entry.at[11:19]} {entry.actor} {words(entry.kind)}"
     detail = audit_detail(entry)
     return f"{line}  {detail}" if detail else line
 
 
-# Of an audit entry's detail: what stands elsewhere on the line, or is for programs.
+# Fields of an audit entry's detail that the line shows elsewhere, or that are for programs only.
 _LEFT_OUT: Final = frozenset(
     {
         *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason"),
@@ -238,7 +239,7 @@ _LEFT_OUT: Final = frozenset(
 
 
 def audit_detail(entry: AuditEntry) -> str:
-    """What an audit entry says beside its kind, in words. Each kind has a detail of its own."""
+    """An audit entry's detail in words. Each kind of entry has its own fields."""
     detail = entry.detail
     parts = []
     if entry.kind == "phase_left":
@@ -256,7 +257,7 @@ def audit_detail(entry: AuditEntry) -> str:
     elif detail.get("trigger") not in (None, "command"):
         parts.append(words(detail["trigger"]))
     if reason := str(detail.get("reason") or ""):
-        first, more, _ = reason.partition("; ")  # a verdict gives one a rule
+        first, more, _ = reason.partition("; ")  # a verdict's reason has one part per rule
         parts.append(f"“{first} …”" if more and entry.actor == "phasegate" else f"“{reason}”")
     for name, value in detail.items():
         if name not in _LEFT_OUT and value not in (None, "", [], {}):

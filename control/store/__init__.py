@@ -1,1 +1,1 @@
-"""Where a rollout is kept: checkpoints and the audit trail with its chain of hashes."""
+"""The store of a rollout: checkpoints, and the audit trail with its chain of hashes."""

@@ -1,4 +1,4 @@
-"""The audit trail's hash chain: what an entry's hash covers, and whether a chain is whole. Pure."""
+"""The audit trail's hash chain: computes an entry's hash, and checks whether a chain is whole. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from control.store.entry import AuditLine
 
 
 class Trail(NamedTuple):
-    """What following a chain found: how many entries, the last one's hash, and what is wrong, in words."""
+    """The result of checking a chain: the number of entries, the last entry's hash, and the problems in words."""
 
     entries: int
     hash: str
@@ -19,18 +19,18 @@ class Trail(NamedTuple):
 
 
 def genesis(migration: str) -> str:
-    """What the first entry of a chain follows."""
+    """The hash that the first entry of a chain has as its previous hash."""
     return hashlib.sha256(b"phasegate audit " + migration.encode()).hexdigest()
 
 
 def digest(previous: str, migration: str, seq: int, at: float, entry: Entry) -> str:
-    """The hash of an entry: over the one before it and everything it says."""
-    said = [previous, migration, seq, at, entry.kind, entry.actor, entry.detail]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """The hash of an entry: over the previous entry's hash and the entry's whole content."""
+    content = [previous, migration, seq, at, entry.kind, entry.actor, entry.detail]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class Chain:
-    """Follows one migration's chain, entry by entry."""
+    """Checks one migration's chain, entry by entry."""
 
     def __init__(self, migration: str) -> None:
         self._migration = migration
@@ -40,7 +40,7 @@ class Chain:
         self._problems: list[str] = []
 
     def add(self, line: AuditLine) -> None:
-        """Follow the chain to the next entry."""
+        """Check the next entry."""
         if line.seq <= self._last:
             self._problems.append(f"entry {line.seq} is out of order")
         elif line.seq != self._last + 1:
@@ -53,14 +53,14 @@ class Chain:
         self._entries, self._last, self._hash = self._entries + 1, line.seq, line.hash
 
     def broke(self, why: str) -> None:
-        """The next entry cannot be read."""
+        """Note that the next entry cannot be read."""
         self._problems.append(f"cannot be read after entry {self._last}: {why}")
 
     def end(self, known: tuple[int, str] | None) -> Trail:
-        """The result; ``known``: the last entry's number and hash by the checkpoint, if there is one."""
+        """The result. ``known`` is the last entry's number and hash by the checkpoint; None without a checkpoint."""
         if known is None and self._entries:
-            self._problems.append("there is no checkpoint, which would know the last entry")
+            self._problems.append("there is no checkpoint, which would name the last entry")
         elif known is not None and known != (self._last, self._hash):
-            said = f"the checkpoint knows entry {known[0]} as the last, and the trail ends with {self._last}"
-            self._problems.append(said)
+            problem = f"the checkpoint names entry {known[0]} as the last, but the trail ends with {self._last}"
+            self._problems.append(problem)
         return Trail(self._entries, self._hash, tuple(self._problems))

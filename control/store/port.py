@@ -1,4 +1,4 @@
-"""What whoever leads a migration needs of a store, whichever it is. Pure."""
+"""The interface of a store of checkpoints and audit entries, as a coordinator uses it. Pure."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from control.store.entry import AuditLine
 
 
 class StoreError(Exception):
-    """The store could not be written or read: full, read-only, locked or broken. In words for a person."""
+    """The store could not be written or read: full, read-only, locked or broken. The message is for a person."""
 
 
 class Checkpoint(Struct, frozen=True):
-    """What was saved of a migration last, and when (Unix time)."""
+    """The newest saved state of a migration, and when it was saved (Unix time)."""
 
     document: str
     saved_at: float
 
 
 class Storage(Protocol):
-    """What of the store a migration needs. What is awaited may raise ``StoreError``."""
+    """A store. Every awaited call may raise ``StoreError``."""
 
     async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
-        """Write a checkpoint and its entries, for good."""
+        """Write a checkpoint and its audit entries durably, in one transaction."""
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
-        """What was saved last."""
+        """The newest checkpoint; None before the first."""
 
     def when_new(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` whenever a new store was begun in place of a broken one: it has no checkpoint yet."""
+        """Have ``tell`` called whenever a new store replaces a broken one: the new store has no checkpoint yet."""

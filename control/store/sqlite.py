@@ -1,10 +1,11 @@
 """Checkpoints and the audit trail, in SQLite: one file in the run directory, WAL, synchronous=FULL.
 
-``Store`` is the file, used by one thread. ``StoreThread`` is that thread: its calls are awaited, so a slow disk
-delays whoever awaits it and never the event loop.
+``Store`` is the open file; one thread uses it. ``StoreThread`` is that thread. Its calls are awaited, so a slow disk
+delays the caller that waits for it, and never the event loop.
 
-Each audit entry carries the SHA-256 of the one before it and its own content, a chain a migration. Each checkpoint
-carries the head of the chain, so that a chain cut short is found too. ``Store.verify`` and ``verify_file`` follow it.
+Each audit entry has a SHA-256 over the previous entry's hash and its own content; the entries of a migration form one
+chain. Each checkpoint stores the last entry's number and hash, so entries cut off the end of the chain are noticed,
+too. ``Store.verify`` and ``verify_file`` check the chain.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _log = structlog.get_logger("phasegate.store")
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S: Final = 5.0  # how long a lock is waited for that another reader of the file holds
-PAGE_MAX: Final = 1000  # entries a page of the trail
+BUSY_TIMEOUT_S: Final = 5.0  # how long to wait for a lock that another reader of the file holds
+PAGE_MAX: Final = 1000  # entries per page of the trail
 RUN_MAX: Final = 10_000  # entries of a run that a report reads: a bound on its memory and time
 _AFTER_ALL: Final = 1 << 62  # above every sequence number
 _SCHEMA: Final = """
@@ -66,7 +67,7 @@ class Store:
     """The open file. Every method may raise ``StoreError``; used by one thread at a time."""
 
     def __init__(self, path: Path, tell: Callable[[Path], None] = lambda kept_as: None) -> None:
-        """Open or create the file. A broken database is renamed first; ``tell`` is called with its new path."""
+        """Open or create the file. A broken database is renamed first, and ``tell`` is called with its new path."""
         self.path = path
         try:
             try:
@@ -81,13 +82,13 @@ class Store:
 
     def _open(self) -> sqlite3.Connection:
         with suppress(OSError):
-            # SQLite would make it readable to all; its log and index take the file's own mode.
+            # SQLite would create the file readable by everybody. Its log and index get the same mode as the file.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
-            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
+            problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.executescript(_SCHEMA)
@@ -97,13 +98,13 @@ class Store:
         return db
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is folded in."""
+        """Close the file. SQLite moves the write-ahead log into it."""
         self._db.close()
 
     def save(
         self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float
     ) -> list[AuditLine]:
-        """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, synced to disk."""
+        """Write a checkpoint and its audit entries (each with its Unix time) in one transaction, synced to disk."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -114,7 +115,7 @@ class Store:
                 )
                 self._db.execute("COMMIT")
             except BaseException:
-                # After some failures SQLite has already rolled back by itself.
+                # After some failures SQLite has already rolled the transaction back.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
@@ -123,7 +124,11 @@ class Store:
         return lines
 
     def _head(self, migration: str) -> tuple[int, str]:
-        """The entry that the next one follows: the checkpoint's, so that entries cut off the end stay missing."""
+        """Number and hash of the entry that the next one follows.
+
+        The checkpoint's record of the last entry goes first. If entries were cut off the end, the next entry then
+        still follows the missing ones, and verification finds the gap.
+        """
         last = self._db.execute(
             "SELECT seq, hash FROM audit WHERE migration = ? ORDER BY seq DESC LIMIT 1", (migration,)
         ).fetchone()
@@ -148,14 +153,14 @@ class Store:
             yield line
 
     def checkpoint(self, migration: str) -> Checkpoint | None:
-        """What was saved last."""
+        """The newest checkpoint; None before the first."""
         sql = "SELECT CAST(document AS BLOB), saved_at FROM checkpoint WHERE migration = ?"
-        found = self._query(sql, (migration,))
-        # A byte that is not UTF-8 spoils this document, and is no reason to call the store unreadable.
-        return Checkpoint(found[0][0].decode("utf-8", "replace"), found[0][1]) if found else None
+        rows = self._query(sql, (migration,))
+        # Bytes that are not UTF-8 make this one document invalid, not the whole store unreadable.
+        return Checkpoint(rows[0][0].decode("utf-8", "replace"), rows[0][1]) if rows else None
 
     def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
-        """The newest ``limit`` lines, or those before a sequence number; newest first."""
+        """The newest ``limit`` entries, or those before a sequence number; newest first."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ? AND seq < ?"
             " ORDER BY seq DESC LIMIT ?",
@@ -164,7 +169,7 @@ class Store:
         return [_line(row) for row in rows]
 
     def run(self, migration: str) -> list[AuditLine]:
-        """The lines since the last start of a run, oldest first, the recoveries between them included."""
+        """The entries since the last start of a run, oldest first, including those of recoveries."""
         rows = self._query(
             "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
             " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT ?2",
@@ -173,14 +178,14 @@ class Store:
         return [_line(row) for row in rows]
 
     def verify(self, migration: str) -> Trail:
-        """Follow the migration's chain."""
+        """Check the migration's chain."""
         try:
             return _follow(self._db, migration)
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from error
 
     def migrations(self) -> list[str]:
-        """Every migration that has a line or a checkpoint."""
+        """Every migration that has an entry or a checkpoint."""
         return [row[0] for row in self._query(_MIGRATIONS, ())]
 
     def _query(self, sql: str, values: Sequence[object]) -> list[Any]:
@@ -191,11 +196,11 @@ class Store:
 
 
 class StoreThread:
-    """The store behind one thread of its own, in the order of the calls; each opens the file where it is not yet.
+    """The store in a thread of its own. Calls run in their order; a call opens the file unless it is open.
 
-    A file that turns out to be broken, at the start or while it is used, is set aside and a new one begun. The new
-    one has a note of that before the first entry of each migration, and subscribers of ``when_new`` are called,
-    because it has no checkpoint yet.
+    A file that turns out to be broken, at the start or later, is renamed, and a new file is created. In the new file
+    each migration's trail begins with a note of that. Subscribers of ``when_new`` are called, because the new file
+    has no checkpoint yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -203,17 +208,17 @@ class StoreThread:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._store: Store | None = None
         self._listeners: list[Callable[[], None]] = []
-        # The store's thread alone sets these.
-        self._set_aside: Path | None = None  # the newest that was, by this process
-        self._noted: set[str] = set()  # migrations whose trail says so
-        self._is_new = False  # the listeners have yet to be called
+        # Only the store's thread sets these.
+        self._set_aside: Path | None = None  # the newest broken file that this process renamed
+        self._noted: set[str] = set()  # migrations whose new trail has the note already
+        self._is_new = False  # a new file was created, and the listeners have not been called yet
 
     def when_new(self, tell: Callable[[], None]) -> None:
-        """Call ``tell``, on the event loop, whenever a new file was begun in place of a broken one."""
+        """Have ``tell`` called, on the event loop, whenever a new file replaces a broken one."""
         self._listeners.append(tell)
 
     async def close(self) -> None:
-        """Write what was asked for, and end the thread."""
+        """Finish the calls that are under way, close the file and end the thread."""
         await asyncio.get_running_loop().run_in_executor(self._pool, self._close)
         self._pool.shutdown(wait=False)
 
@@ -223,17 +228,17 @@ class StoreThread:
             self._store = None
 
     async def save(self, migration: str, document: str, entries: Sequence[tuple[float, Entry]]) -> list[AuditLine]:
-        """As ``Store.save``; the first one into a new file begins with a note of what became of the old one."""
+        """As ``Store.save``. In a new file, a migration's first entry is a note that says where the old file is."""
         return await self._call(lambda store: self._save(store, migration, document, entries))
 
     def _save(
         self, store: Store, migration: str, document: str, entries: Sequence[tuple[float, Entry]]
     ) -> list[AuditLine]:
-        now, noted = time.time(), list(entries)
+        now, with_note = time.time(), list(entries)
         if self._set_aside is not None and migration not in self._noted:
             note = f"the store was broken; it is kept as {self._set_aside.name}, and this is a new one"
-            noted.insert(0, (now, Entry("note", "phasegate", {"note": note})))
-        lines = store.save(migration, document, noted, now)
+            with_note.insert(0, (now, Entry("note", "phasegate", {"note": note})))
+        lines = store.save(migration, document, with_note, now)
         self._noted.add(migration)
         return lines
 
@@ -272,35 +277,36 @@ class StoreThread:
         try:
             return what(self._store)
         except StoreError as error:
-            if type(error.__cause__) is sqlite3.DatabaseError:  # malformed: the next call looks at the file anew
+            # A plain DatabaseError means a malformed file: close it, so that the next call opens and checks it again.
+            if type(error.__cause__) is sqlite3.DatabaseError:
                 _log.error("store_broken", reason=str(error))
                 self._close()
             raise
 
 
 def verify_file(path: Path) -> dict[str, Trail]:
-    """Follow every chain of a store's file, in use or not, or of a copy; the file and its log stay as they are.
+    """Check every chain in a store's file, whether in use or not, or in a copy. Changes neither the file nor its log.
 
     Raises ``StoreError`` where it cannot be read.
     """
-    path = path.resolve()  # the log lies beside the file, not beside a link to it
+    path = path.resolve()  # the log lies beside the file itself, not beside a symbolic link to it
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(_open_to_read(path, Path(folder))) as db:
-                db.execute("BEGIN")  # trails and checkpoints of one moment, whatever is written meanwhile
+                db.execute("BEGIN")  # one snapshot of trails and checkpoints, even while phasegate writes
                 return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
 
 
 def _open_to_read(path: Path, folder: Path) -> sqlite3.Connection:
-    """The file opened as it is found: in use, a copy, or a copy with its log, which is read from ``folder``."""
+    """Open the file for reading: a file in use, a copy, or a copy with its log, which is read from ``folder``."""
     log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     if not log.exists():
-        how = "immutable=1"  # nobody has it open, and no lock is needed, nor a folder that may be written
+        how = "immutable=1"  # no process has it open, so neither a lock nor a writable folder is needed
     elif index.exists():
         how = "mode=ro"
-    else:  # SQLite would make an index beside it
+    else:  # SQLite would create an index beside the original: read a copy in ``folder`` instead
         for part in (path, log):
             shutil.copy(part, folder)
         path, how = folder / path.name, "mode=ro"
@@ -322,19 +328,19 @@ def _follow(db: sqlite3.Connection, migration: str) -> Trail:
 
 
 def _line(row: Sequence[Any]) -> AuditLine:
-    """A row of the table. Raises ``StoreError`` where it has not the form of one that was written."""
+    """Read a row of the table. Raises ``StoreError`` where phasegate cannot have written it."""
     try:
-        found = dict(zip(AuditLine.__struct_fields__, row, strict=True))
-        return msgspec.convert(found | {"detail": json.loads(found["detail"])}, AuditLine)
+        fields = dict(zip(AuditLine.__struct_fields__, row, strict=True))
+        return msgspec.convert(fields | {"detail": json.loads(fields["detail"])}, AuditLine)
     except (ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
-        raise StoreError(f"entry {row[0]} is no entry of phasegate's: somebody changed it") from error
+        raise StoreError(f"entry {row[0]} was not written by phasegate: somebody changed it") from error
 
 
 def _set_aside(path: Path) -> Path:
-    """Move a broken database out of the way, with its log, under a name that says what it is."""
-    kept = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    """Rename a broken database and its log to ``NAME.broken-TIME``. Returns the new path."""
+    renamed = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
-            part.rename(kept.with_name(kept.name + suffix))
-    return kept
+            part.rename(renamed.with_name(renamed.name + suffix))
+    return renamed

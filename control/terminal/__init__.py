@@ -1,1 +1,1 @@
-"""What a person sees on a terminal: exit codes, tables, the live picture of a migration."""
+"""Output on a terminal: exit codes, tables, and the live view of a migration."""

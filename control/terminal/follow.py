@@ -1,6 +1,7 @@
-"""Follows a migration: a live picture at a terminal, plain lines elsewhere.
+"""Follows a migration: a live view at a terminal, plain lines elsewhere.
 
-``follow``: one thread receives events, one carries out what a key asked for, and the caller's draws and reads keys.
+Threads of ``follow``: one receives events, one carries out the action of a key, and the caller's own thread draws and
+reads keys.
 """
 
 from __future__ import annotations
@@ -26,22 +27,23 @@ from control.rollout.model import State
 from control.store.entry import AuditEntry
 
 ENDED: Final = frozenset({State.COMPLETED, State.ROLLED_BACK, State.ABORTED})
-RECONNECT_S: Final = 0.5
+RECONNECT_S: Final = 0.5  # pause before the event stream is opened again
 DRAW_EVERY_S: Final = 0.1
 LOG_LINES: Final = 6
-SAMPLES: Final = 60  # seconds of figures that are kept to be drawn
-EVENTS_MAX: Final = 1000  # received and not drawn yet
-PUT_WITHIN_S: Final = 60  # where nobody takes an event for that long, the view has ended
+SAMPLES: Final = 60  # seconds of figures that are kept for drawing
+EVENTS_MAX: Final = 1000  # received events that are not drawn yet
+PUT_WITHIN_S: Final = 60  # a full queue for so long means that the view has ended
+KEYS_AT_ONCE: Final = 64  # bytes read from the keyboard per drawing
 _KEYS: Final[dict[str, Action]] = {"r": "rollback", "a": "abort", "p": "pause"}
 _TAKE_BACK: Final = ("rollback", "abort")
 
 
 class _Followed:
-    """What has been received: the newest status, the log, and whether the control plane answers."""
+    """What was received so far: the newest status, the log, and whether the control plane answers."""
 
     def __init__(self) -> None:
         self.status: Status | None = None
-        self.lost = ""
+        self.lost = ""  # why the control plane does not answer; empty while it does
         self.taken = 0
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.samples: deque[Sample] = deque(maxlen=SAMPLES)
@@ -49,12 +51,12 @@ class _Followed:
 
     @property
     def ended(self) -> State | None:
-        """The state in which the migration has ended; None while it has not."""
+        """The state in which the migration ended; None while it goes on."""
         state = self.status.state if self.status else None
         return state if state in ENDED or (state is State.IDLE and self._under_way) else None
 
     def take(self, event: EventDocument | ApiError) -> list[str]:
-        """Take one event or failure; the plain lines to print for it."""
+        """Take one event or failure. Returns the plain lines to print for it."""
         self.taken += 1
         if isinstance(event, ApiRefused):
             raise event
@@ -63,7 +65,7 @@ class _Followed:
             lines = [] if self.lost else [news]
             self.lost = event.message
             return lines
-        lines = ["The control plane is back."] if self.lost else []
+        lines = ["The control plane answers again."] if self.lost else []
         if isinstance(event, Status) and not self.lost and self.status is not None and _older(event, self.status):
             return lines
         self.lost = ""
@@ -80,7 +82,7 @@ class _Followed:
 
 
 def _older(status: Status, known: Status) -> bool:
-    """Whether a status is of before ``known``: an action's answer may overtake the stream's last status."""
+    """Whether a status is older than ``known``. An action's answer may arrive before the stream's previous status."""
     return status.revision < known.revision
 
 
@@ -92,11 +94,11 @@ def follow(
     may_detach: bool = True,
     note: Callable[[], str] | None = None,
 ) -> State | None:
-    """Show the migration until it has ended, and give its last state; None where the person detached.
+    """Show the migration until it ends. Returns its last state, or None where the person detached.
 
-    ``known`` is the status from which on it is followed, such as the answer to a start: a first phase may be over
-    before the event stream is open. Keys act only where ``may_act``; ``note`` gives a line to show below. Where not
-    ``may_detach``, Ctrl-C is the caller's. Raises ``ApiRefused`` where the token does not do.
+    ``known`` is a status to begin with, such as the answer to a start: a short first phase may be over before the
+    event stream is open. Keys act only with ``may_act``. ``note`` returns a line to show below the view. Without
+    ``may_detach``, Ctrl-C raises ``KeyboardInterrupt`` in the caller. Raises ``ApiRefused`` for a refused token.
     """
     events: queue.Queue[EventDocument | ApiError] = queue.Queue(EVENTS_MAX)
     if known is not None:
@@ -120,7 +122,7 @@ def follow(
 
 
 def _receive(client: ControlClient, events: queue.Queue[EventDocument | ApiError], ended: threading.Event) -> None:
-    """Put every event into the queue; connect again after each failure until ``ended``."""
+    """Put every event into the queue. After a failure connect again, until ``ended`` is set."""
     with contextlib.suppress(queue.Full):
         while not ended.is_set():
             try:
@@ -176,12 +178,12 @@ def _follow_live(
             if view.status is None:
                 live.update(Text(view.lost or f"Waiting for {client.url} …"), refresh=True)
                 continue
-            noted = [note()] if note else []
-            now = (view.taken, actor.message, noted, console.size)
-            if now == drawn:  # drawing costs 10 ms, and most tenths of a second bring nothing
+            notes = [note()] if note else []
+            shown = (view.taken, actor.message, notes, console.size)
+            if shown == drawn:  # drawing costs 10 ms of CPU, and most ticks bring nothing new
                 continue
-            drawn = now
-            lines = [*view.log, *([view.lost] if view.lost else []), *noted]
+            drawn = shown
+            lines = [*view.log, *([view.lost] if view.lost else []), *notes]
             footer = _footer(view.status, may_act, may_detach, actor.message)
             live.update(picture(console, view.status, lines, footer, list(view.samples)), refresh=True)
     return view.ended
@@ -195,10 +197,10 @@ def _footer(status: Status, may_act: bool, may_detach: bool, message: str) -> st
 
 
 class KeyActions:
-    """Carries out actions beside the drawing, one at a time, and says how the last one went.
+    """Carries out actions in threads beside the drawing. ``message`` is the state of the last one.
 
-    What is asked for while another is under way is done next, the newest wish in place of an older one; what takes
-    traffic back waits for nothing, and what was to be done next is not done any more.
+    One action runs at a time. An action asked for meanwhile is queued, and replaces one that was queued before.
+    Rollback and abort do not wait: they start at once and discard the queued action.
     """
 
     def __init__(self, client: ControlClient) -> None:
@@ -215,7 +217,7 @@ class KeyActions:
         return self._under_way > 0
 
     def ask(self, action: Action) -> None:
-        """Begin an action, or have it done next."""
+        """Start an action, or queue it while another runs."""
         with self._lock:
             if self.busy and action not in _TAKE_BACK:
                 self._next = None if action == self._current else action
@@ -227,25 +229,28 @@ class KeyActions:
     def _carry_out(self, action: Action) -> None:
         from rich.markup import escape
 
-        wanted: Action | None = action
-        while wanted is not None:
-            self.message = f"[dim]{wanted} …[/dim]"
+        current: Action | None = action
+        while current is not None:
+            self.message = f"[dim]{current} …[/dim]"
             try:
-                self._client.act(wanted, reason="asked for at the terminal")
+                self._client.act(current, reason="asked for at the terminal")
                 self.message = ""
             except ApiError as error:
-                self.message = f"[red]{wanted}: {escape(str(error))}[/red]"
+                self.message = f"[red]{current}: {escape(str(error))}[/red]"
             with self._lock:
-                wanted, self._next = self._next, None
-                if wanted is None:
+                current, self._next = self._next, None
+                if current is None:
                     self._under_way -= 1
                 else:
-                    self._current = wanted
+                    self._current = current
 
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[], list[str]]]:
-    """Keys as they are pressed, where standard input is a terminal, whose mode is restored at the end."""
+    """A function that returns the keys pressed since its last call; none where standard input is not a terminal.
+
+    The terminal's mode is restored at the end.
+    """
     if not sys.stdin.isatty():
         yield list
         return
@@ -257,7 +262,7 @@ def _keys() -> Iterator[Callable[[], list[str]]]:
 
     def pressed() -> list[str]:
         ready, _, _ = select.select([fd], [], [], 0)
-        return list(os.read(fd, 64).decode("utf-8", "ignore")) if ready else []
+        return list(os.read(fd, KEYS_AT_ONCE).decode("utf-8", "ignore")) if ready else []
 
     try:
         tty.setcbreak(fd)

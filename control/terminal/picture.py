@@ -1,6 +1,6 @@
-"""The picture of a migration on a terminal: phases, soak and proof, both arms side by side, the verdict in words.
+"""Draws one status of a migration on a terminal: phases, soak and proof, both arms side by side, the verdict.
 
-Draws one status. Where the terminal has too few lines, the least important parts are left out first.
+Where the terminal has too few lines, the least important parts are left out first.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _MARKS: Final[dict[str, tuple[str, str]]] = {
     "roll_back": ("broken", "bold red"),
     "no_data": ("no data", "dim"),
 }
-_BAR: Final = 24
+_BAR: Final = 24  # width of a progress bar, in characters
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
-_SPARKS_MAX: Final = 20
-_RATE_OVER: Final = 5  # seconds that a rate is of
+_SPARKS_MAX: Final = 20  # seconds in a sparkline, one character each
+_RATE_OVER: Final = 5  # samples, of a second each, that a rate is averaged over
 
 
 def print_rendered(console: Console, drawn: RenderableType) -> None:
-    """Print it; for a file or pipe without the blanks that pad its lines."""
+    """Print a rendered object. In a file or pipe, lines have no trailing spaces."""
     if console.is_terminal:
         console.print(drawn)
         return
@@ -76,7 +76,7 @@ def print_status(status: Status) -> None:
 
 
 class _Part(NamedTuple):
-    """A piece of the picture; 0 is always drawn, and of the rest the greatest ``spare`` goes first."""
+    """A part of the picture. ``spare`` 0 is always drawn; of the others, the greatest is left out first."""
 
     spare: int
     drawn: RenderableType
@@ -85,9 +85,9 @@ class _Part(NamedTuple):
 def picture(
     console: Console, status: Status, log: Sequence[str] = (), footer: str = "", samples: Sequence[Sample] = ()
 ) -> RenderableType:
-    """The whole view of one status, no higher than the console.
+    """The whole picture of one status, no higher than the console.
 
-    ``log``: the newest lines, oldest first. ``samples``: what both arms did in each of the last seconds.
+    ``log``: the newest lines, oldest first. ``samples``: both arms' figures in each of the last seconds.
     """
     from rich.console import Group
     from rich.text import Text
@@ -102,7 +102,7 @@ def picture(
     parts.append(_Part(0, _verdict(status.verdict)))
     if status.last_rollback is not None:
         fresh = status.state in (State.ROLLING_BACK, State.ROLLED_BACK, State.ABORTED)
-        style = "red" if fresh else "dim"  # an earlier run's matters less
+        style = "red" if fresh else "dim"  # an earlier run's rollback matters less
         parts.append(_Part(0 if fresh else 5, Text(rollback_line(status.last_rollback), style=style)))
     parts.append(_Part(4, _workers(status.workers)))
     parts += [_Part(6 + age, _line(line)) for age, line in zip(range(len(log) - 1, -1, -1), log, strict=True)]
@@ -112,14 +112,14 @@ def picture(
 
 
 def _fitting(console: Console, parts: list[_Part]) -> list[_Part]:
-    """The parts that fit: of a picture higher than the terminal the last lines, the keys, would not be shown."""
+    """The parts that fit. A picture higher than the terminal would lose its last lines, which show the keys."""
     heights = [len(console.render_lines(part.drawn, pad=False)) for part in parts]
-    kept = list(range(len(parts)))
+    drawn = list(range(len(parts)))
     for spare in sorted({part.spare for part in parts if part.spare}, reverse=True):
-        if not console.is_terminal or sum(heights[i] for i in kept) < console.height:
+        if not console.is_terminal or sum(heights[i] for i in drawn) < console.height:
             break
-        kept = [i for i in kept if parts[i].spare != spare]
-    return [parts[i] for i in kept]
+        drawn = [i for i in drawn if parts[i].spare != spare]
+    return [parts[i] for i in drawn]
 
 
 def _head(status: Status, width: int) -> RenderableType:
@@ -137,7 +137,7 @@ def _head(status: Status, width: int) -> RenderableType:
 
 
 def _rail(status: Status, width: int) -> RenderableType:
-    """The phases in a line; where that is too long, only the current one has its name."""
+    """The phases in one line. Where the line would be too long, only the current phase shows its name."""
     from rich.text import Text
 
     named = sum(len(f"{phase.name} {percent(phase.weight)}") + 6 for phase in status.phases) <= width
@@ -164,21 +164,21 @@ def _soak(state: State, phase: CurrentPhase) -> RenderableType:
     from rich.text import Text
 
     soaked, least = phase.soaked_s, phase.min_soak_s
-    full = max(least, 1e-9)
-    said = (
+    full = max(least, 1e-9)  # a bar cannot have length 0
+    label = (
         f"{span(soaked)} of {span(least)}" if soaked < least else f"{span(soaked)}, of at least {span(least)}: done"
     )
     if state is State.ROLLED_BACK:
-        said = f"stands until `phasegate resume`; then {span(least)} at least"
+        label = f"held until `phasegate resume`; then {span(least)} at least"
     grid = Table.grid(padding=(0, 1))
     grid.add_row(
-        Text("Soak    ", style="bold"), ProgressBar(full, min(soaked, full), width=_BAR), Text(said, no_wrap=True)
+        Text("Soak    ", style="bold"), ProgressBar(full, min(soaked, full), width=_BAR), Text(label, no_wrap=True)
     )
     return grid
 
 
 def _rules(rules: Sequence[RuleResult]) -> RenderableType:
-    """Each rule's value against its limit, and how far its proof has come."""
+    """Each rule's value against its limit, and how much of its proof there is."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -226,7 +226,7 @@ def _arms(arms: ArmsStatus, samples: Sequence[Sample]) -> RenderableType:
 
 
 class _Side(NamedTuple):
-    """An arm, and what it did in each of the last seconds: how long that was, and its figures."""
+    """An arm, and its figures in each of the last seconds with that sample's exact length."""
 
     name: str
     arm: ArmStatus
@@ -248,13 +248,13 @@ def _errors(arm: ArmStatus) -> str:
 
 
 def _range(values: Sequence[Sequence[float | None]]) -> tuple[float, float]:
-    """The least and the greatest p95 of both arms, so that both are drawn to one scale."""
+    """The least and the greatest p95 of both arms, so that both sparklines have one scale."""
     measured = [value for each in values for value in each if value]
     return (min(measured), max(measured)) if measured else (1.0, 1.0)
 
 
 def _sparks(values: Sequence[float | None], least: float, most: float) -> str:
-    """One character a second, on a logarithmic scale; a space where there was no request."""
+    """A sparkline: one character per second, on a logarithmic scale; a space where there was no request."""
     scale = math.log(most / least) or 1.0
     top = len(_SPARKS) - 1
     return "".join(" " if not v else _SPARKS[round(top * math.log(v / least) / scale)] for v in values)
@@ -265,8 +265,8 @@ def _workers(workers: Sequence[WorkerStatus]) -> RenderableType:
 
     alive = [worker for worker in workers if worker.pid]
     oldest = max((worker.heartbeat_age_ms for worker in alive), default=None)
-    heard = "" if oldest is None else f", each heard of within the last {span(max(1.0, math.ceil(oldest / 1000)))}"
-    return Text(f"Workers  {len(alive)} of {len(workers)} alive{heard}", style="dim", no_wrap=True)
+    age = "" if oldest is None else f", oldest heartbeat within the last {span(max(1.0, math.ceil(oldest / 1000)))}"
+    return Text(f"Workers  {len(alive)} of {len(workers)} alive{age}", style="dim", no_wrap=True)
 
 
 def _line(line: str) -> RenderableType:
@@ -276,7 +276,7 @@ def _line(line: str) -> RenderableType:
 
 
 def _verdict(verdict: VerdictDocument) -> RenderableType:
-    """The verdict in short, its outcome in its colour."""
+    """The verdict's outcome in its colour, and its first reason."""
     from rich.text import Text
 
     outcome = (words(verdict.outcome), _OUTCOMES[verdict.outcome])

@@ -1,4 +1,4 @@
-"""Checks, the audit trail and the report as tables on a terminal."""
+"""Prints checks, the audit trail and the report as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ _MADE: Final = {
 }
 
 _HELD: Final = _MADE | {None: Text("not yet", style="yellow")}
+_PIPE_WIDTH: Final = 240  # characters
 _STYLES: Final = dict.fromkeys(
     ("rollback", "rollback_complete", "abort", "reset", "lease_lost"), "red"
 ) | dict.fromkeys(("start", "advance", "resume", "complete"), "green")
 
 
 def _console() -> Console:
-    """As wide as the terminal; for a file or pipe so wide that lines are not broken."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    """A console as wide as the terminal. For a file or pipe it is wide enough that lines are not broken."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def print_checks(checks: Sequence[Check]) -> None:
-    """Pre-flight checks: what each found, how to mend what is wrong, and at the end how many failed."""
+    """Print pre-flight checks: what each found, how to repair what is wrong, and at the end how many failed."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -64,7 +65,7 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 
 def print_audit(page: AuditPage) -> None:
-    """A page of the audit trail, newest first."""
+    """Print a page of the audit trail, newest entry first."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for column in ("time (UTC)", "who", "what"):
         table.add_column(column, no_wrap=True)
@@ -74,13 +75,13 @@ def print_audit(page: AuditPage) -> None:
         table.add_row(moment(entry.at), entry.actor, what, audit_detail(entry))
     print_rendered(_console(), table)
     if not page.entries:
-        print("Nothing yet: the first entry comes with the first start.")
+        print("No entries yet: the first one is written at the first start.")
     if page.next_cursor is not None:
         print(f"More: phasegate audit --cursor {page.next_cursor}")
 
 
 def print_report(report: Report) -> None:
-    """A run: its phases with both arms, its rollbacks, its criteria."""
+    """Print a run: its phases with both arms, its rollbacks, its criteria."""
     console = _console()
     console.print(
         Text.assemble(
@@ -97,7 +98,7 @@ def print_report(report: Report) -> None:
         for name, arm in phase.arms.named():
             times = [ms(value).removesuffix(" ms") for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)]
             table.add_row(*lead, name, count(arm.requests), count(arm.errors), *times)
-            lead = ["", "", ""]  # the phase is named in its first row
+            lead = ["", "", ""]  # the phase's name is in its first row only
     print_rendered(console, table)
     for rollback in report.rollbacks:
         console.print(Text(rollback_line(rollback), style="red"))
@@ -105,7 +106,7 @@ def print_report(report: Report) -> None:
 
 
 def print_judged(rows: Iterable[tuple[bool | None, str, str]]) -> None:
-    """What a run is judged by: whether it held (None: it is not over), its name, the evidence."""
+    """Print criteria: whether each one holds (None: not decided yet), its name, its evidence."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     for held, name, evidence in rows:
         table.add_row(_HELD[held], name, evidence)

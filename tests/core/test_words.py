@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
         ({"verdict": verdict("promote"), "soaked": 60}, "half, 50 %, now"),
         ({"soaked": 60}, "half, 50 %, as soon as every rule is proven"),
         ({"state": "paused"}, "held at 25 % until `phasegate resume`; a breach is still rolled back"),
-        ({"state": "rolled_back", "weight": 0.0}, "all is on the source; `phasegate start --resume`"),
+        ({"state": "rolled_back", "weight": 0.0}, "all traffic is on the source; `phasegate start --resume`"),
     ],
 )
 def test_what_comes_next_names_whose_turn_it_is(changed: dict[str, Any], expected: str) -> None:

@@ -272,7 +272,7 @@ async def test_a_port_where_nobody_finishes_a_handshake_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         health = (await ask_origin(Reach(f"https://localhost:{nobody.getsockname()[1]}", 0.2))).health
     assert not health.ok
-    assert "it took no connection within 0.2 s" in health.detail
+    assert "it accepted no connection within 0.2 s" in health.detail
 
 
 @pytest.mark.parametrize("missing", ["ca", "certificate"])

@@ -97,7 +97,7 @@ def test_a_trail_without_its_checkpoint_is_not_whole(store: Store, tmp_path: Pat
     behind_its_back(tmp_path, "DELETE FROM checkpoint")
     trail = store.verify("a")
     assert trail.entries == 8
-    assert trail.problems == ("there is no checkpoint, which would know the last entry",)
+    assert trail.problems == ("there is no checkpoint, which would name the last entry",)
 
 
 def test_entries_are_counted_where_some_are_missing(store: Store, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_entries_are_counted_where_some_are_missing(store: Store, tmp_path: Path
 @pytest.mark.parametrize("detail", ["no json", "[" * 5000, '{"a": ' + "9" * 5000 + "}", '"a word"'])
 def test_an_entry_that_is_none_is_an_error_in_words(store: Store, tmp_path: Path, detail: str) -> None:
     behind_its_back(tmp_path, "UPDATE audit SET detail = ? WHERE seq = 3", (detail,))
-    with pytest.raises(StoreError, match="entry 3 is no entry"):
+    with pytest.raises(StoreError, match="entry 3 was not written"):
         store.audit("a", 100)
     assert "cannot be read after entry 2" in verify_file(tmp_path / "control.db")["a"].problems[0]
 

@@ -188,4 +188,4 @@ def test_a_target_that_hangs_is_no_target_and_one_that_dies_costs_no_reader(
         assert served.get("/shop/x")[0] == b"old"
         refused = served.phasegate("start", "--migration", "own", "--detach")
         assert refused.returncode == 3
-        assert "it took no connection within 1 s" in refused.stderr
+        assert "it accepted no connection within 1 s" in refused.stderr

@@ -1,4 +1,4 @@
-// What may be asked for now. Taking traffic back is one click; putting it on asks first.
+// The buttons for the actions that the state allows. Taking traffic back is one click; putting it on the target asks.
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { Lost, act } from "../api.js";
@@ -8,9 +8,9 @@ import { Dialog } from "./dialog.js";
 
 export function Actions({ status, identity, link, take }) {
   const [reason, setReason] = useState("");
-  const [busy, setBusy] = useState(null); // the action under way
-  const [said, setSaid] = useState(null);
-  const [asked, setAsked] = useState(null); // the action whose dialog is open, with the revision at which it was opened
+  const [busy, setBusy] = useState(null); // id of the action under way
+  const [result, setResult] = useState(null); // {good, text} of the last action
+  const [open, setOpen] = useState(null); // {action, revision}: the action whose dialog is open, and since which revision
   const more = useRef(null);
 
   useEffect(() => {
@@ -31,40 +31,40 @@ export function Actions({ status, identity, link, take }) {
     return html`<p class="actions soft">You are signed in as a viewer. Actions need the role operator.</p>`;
   }
 
-  async function carryOut(wanted, fields) {
-    setAsked(null);
-    setBusy(wanted.id);
-    setSaid(null);
+  async function carryOut(action, fields) {
+    setOpen(null);
+    setBusy(action.id);
+    setResult(null);
     try {
-      const after = await act(status.migration, wanted.action, { ...wanted.fields, ...fields });
+      const after = await act(status.migration, action.action, { ...action.fields, ...fields });
       take("status", after);
-      setSaid({ good: true, text: told(wanted, after) });
+      setResult({ good: true, text: outcome(action, after) });
       setReason("");
     } catch (error) {
       const text = error instanceof Lost ? "No answer from the control plane." : `${error.message}. ${error.hint}`;
-      setSaid({ good: false, text: `${wanted.label}: ${text}` });
+      setResult({ good: false, text: `${action.label}: ${text}` });
     } finally {
       setBusy(null);
     }
   }
 
-  function choose(wanted) {
+  function choose(action) {
     more.current?.removeAttribute("open");
-    if (wanted.ask) setAsked({ wanted, revision: status.revision });
-    else carryOut(wanted, reason.trim() ? { reason: reason.trim() } : {});
+    if (action.ask) setOpen({ action, revision: status.revision });
+    else carryOut(action, reason.trim() ? { reason: reason.trim() } : {});
   }
 
-  const found = allowed(status);
-  const [main, rest] = [found.filter((a) => a.place === "main"), found.filter((a) => a.place === "more")];
-  const button = (wanted) =>
+  const actions = allowed(status);
+  const [main, rest] = [actions.filter((a) => a.place === "main"), actions.filter((a) => a.place === "more")];
+  const button = (action) =>
     html`<button
-      key=${wanted.id}
-      class=${wanted.look}
-      aria-busy=${busy === wanted.id}
-      disabled=${busy !== null && (busy === wanted.id || wanted.look !== "danger") || (link === "lost" && wanted.raises)}
-      onClick=${() => choose(wanted)}
+      key=${action.id}
+      class=${action.look}
+      aria-busy=${busy === action.id}
+      disabled=${busy !== null && (busy === action.id || action.look !== "danger") || (link === "lost" && action.raises)}
+      onClick=${() => choose(action)}
     >
-      ${wanted.label}${wanted.ask ? " …" : ""}
+      ${action.label}${action.ask ? " …" : ""}
     </button>`;
 
   return html`<div class="actions">
@@ -85,27 +85,27 @@ export function Actions({ status, identity, link, take }) {
         onInput=${(event) => setReason(event.target.value)}
       />
     </label>
-    <p class=${`said ${said ? (said.good ? "good" : "bad") : ""}`} role="status">${said?.text ?? ""}</p>
-    ${asked &&
+    <p class=${`said ${result ? (result.good ? "good" : "bad") : ""}`} role="status">${result?.text ?? ""}</p>
+    ${open &&
     html`<${Dialog}
-      ask=${asked.wanted.ask}
+      ask=${open.action.ask}
       migration=${status.migration}
       reason=${reason}
-      cancel=${() => setAsked(null)}
-      confirm=${(given) =>
-        carryOut(asked.wanted, {
-          ...(given ? { reason: given } : {}),
-          // A raise is refused if the status has changed since the dialog was opened; taking traffic back never is.
-          ...(asked.wanted.raises ? { expected_revision: asked.revision } : {}),
+      cancel=${() => setOpen(null)}
+      confirm=${(text) =>
+        carryOut(open.action, {
+          ...(text ? { reason: text } : {}),
+          // A raise is refused if the status has changed since the dialog was opened. A rollback is never refused.
+          ...(open.action.raises ? { expected_revision: open.revision } : {}),
         })}
     />`}
   </div>`;
 }
 
-function told(wanted, after) {
+function outcome(action, after) {
   const last = after.last_rollback;
-  if (["rollback", "abort", "reset"].includes(wanted.action) && last && after.state !== "rolling_back") {
-    return `${wanted.label}: done, ${weight(after.weight)} on the target; took ${ms(last.total_ms)}.`;
+  if (["rollback", "abort", "reset"].includes(action.action) && last && after.state !== "rolling_back") {
+    return `${action.label}: done, ${weight(after.weight)} on the target; took ${ms(last.total_ms)}.`;
   }
-  return `${wanted.label}: done, ${weight(after.weight)} on the target.`;
+  return `${action.label}: done, ${weight(after.weight)} on the target.`;
 }

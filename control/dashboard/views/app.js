@@ -1,4 +1,4 @@
-// Who is looking, and at which migration.
+// The whole page: signs the user in, and chooses the migration.
 
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { Failure, migrations, signOut, whoami } from "../api.js";
@@ -32,9 +32,9 @@ export function App() {
     let timer = null;
     async function ask() {
       try {
-        const found = await migrations();
-        setNames(found);
-        setName(found.includes(location.hash.slice(1)) ? location.hash.slice(1) : found[0]);
+        const all = await migrations();
+        setNames(all);
+        setName(all.includes(location.hash.slice(1)) ? location.hash.slice(1) : all[0]);
       } catch (error) {
         if (error instanceof Failure && error.status === 401) setIdentity(null);
         else timer = setTimeout(ask, RETRY_MS);
@@ -44,13 +44,13 @@ export function App() {
     return () => clearTimeout(timer);
   }, [identity]);
 
-  function signedIn(found) {
+  function signedIn(newIdentity) {
     setExpired(false);
-    setIdentity(found);
+    setIdentity(newIdentity);
   }
 
   async function leave() {
-    await signOut().catch(() => {}); // whether or not it succeeds, this page is signed out
+    await signOut().catch(() => {}); // even if the call fails, this page forgets the session
     setNames([]);
     setIdentity(null);
   }

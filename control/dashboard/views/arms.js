@@ -3,7 +3,7 @@
 import { html } from "../vendor/htm-preact.js";
 import { NONE, count, difference, figure, ms, points, share } from "../format.js";
 
-const RECENT_S = 10;
+const RECENT_S = 10; // rates and the measured split are over so many seconds
 
 /** Requests a second of an arm over the last seconds. */
 function rate(samples, arm) {
@@ -14,7 +14,7 @@ function rate(samples, arm) {
   return seconds ? requests / seconds : null;
 }
 
-/** The error rate; null without requests. */
+/** An arm's error rate; null without requests. */
 const failing = (arm) => (arm.requests ? arm.error_rate : null);
 
 export function Arms({ status, samples }) {

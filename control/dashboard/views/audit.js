@@ -6,14 +6,14 @@ import { moment, ms, sentence, share, span, unix, weight, words } from "../forma
 
 const DOWN = new Set(["rollback", "abort", "reset", "lease_lost", "rollback_complete"]);
 const UP = new Set(["start", "advance", "resume", "complete"]);
-const SHORT = 180;
+const SHORT = 180; // characters of a detail that are shown without unfolding it
 const GROUPS = [
   ["all", () => true],
   ["rollbacks", (entry) => DOWN.has(entry.kind)],
   ["by people", (entry) => entry.actor !== "phasegate"],
 ];
 
-/** What an entry says beside its kind, in words. */
+/** An entry's detail in words. */
 export function detailOf({ kind, detail }) {
   const known = new Set(["revision"]);
   const take = (key) => {
@@ -51,10 +51,10 @@ export function Audit({ name, entries, cursor, take }) {
   const [group, setGroup] = useState("all");
   const [busy, setBusy] = useState(false);
   const belongs = GROUPS.find(([each]) => each === group)[1];
-  const told = entries.map((entry) => ({ ...entry, what: sentence(entry.kind), says: detailOf(entry) }));
-  const wanted = text.trim().toLowerCase();
-  const found = told.filter(
-    (entry) => belongs(entry) && `${entry.what} ${entry.actor} ${entry.says} ${entry.kind}`.toLowerCase().includes(wanted),
+  const worded = entries.map((entry) => ({ ...entry, what: sentence(entry.kind), says: detailOf(entry) }));
+  const filter = text.trim().toLowerCase();
+  const shown = worded.filter(
+    (entry) => belongs(entry) && `${entry.what} ${entry.actor} ${entry.says} ${entry.kind}`.toLowerCase().includes(filter),
   );
 
   async function older() {
@@ -67,7 +67,7 @@ export function Audit({ name, entries, cursor, take }) {
     <header>
       <h2 id="audit-title">Audit trail</h2>
       <span class="soft">
-        ${found.length === entries.length ? "" : `${found.length} of `}${entries.length} ${entries.length === 1 ? "entry" : "entries"}
+        ${shown.length === entries.length ? "" : `${shown.length} of `}${entries.length} ${entries.length === 1 ? "entry" : "entries"}
       </span>
       <div class="choice" role="group" aria-label="Entries shown">
         ${GROUPS.map(([each]) => html`<button aria-pressed=${each === group} onClick=${() => setGroup(each)}>${each}</button>`)}
@@ -88,7 +88,7 @@ export function Audit({ name, entries, cursor, take }) {
           </tr>
         </thead>
         <tbody>
-          ${found.map(
+          ${shown.map(
             (entry) => html`<tr key=${entry.seq} class=${DOWN.has(entry.kind) ? "down" : UP.has(entry.kind) ? "up" : ""}>
               <td class="text time" title=${`${new Date((unix(entry.at) ?? 0) * 1000).toISOString()}, entry ${entry.seq}, ${entry.hash}`}>
                 ${moment(entry.at)}
@@ -100,13 +100,13 @@ export function Audit({ name, entries, cursor, take }) {
           )}
         </tbody>
       </table>
-      ${found.length === 0 && html`<p class="soft">${entries.length ? "No entry matches." : "Nothing yet."}</p>`}
+      ${shown.length === 0 && html`<p class="soft">${entries.length ? "No entry matches." : "No entries yet."}</p>`}
     </div>
     ${cursor && html`<button disabled=${busy} onClick=${older}>${busy ? "Loading …" : "Load older entries"}</button>`}
   </section>`;
 }
 
-/** A long detail shows its beginning, and the whole on demand. */
+/** A detail; a long one shows its beginning and can be unfolded. */
 function Says({ text }) {
   if (text.length <= SHORT) return text;
   const cut = text.lastIndexOf(" ", SHORT - 20);

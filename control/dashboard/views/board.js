@@ -1,4 +1,4 @@
-// One migration: everything on one page, the most urgent first.
+// The page of one migration, the most urgent cards first.
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { clock, sentence, weight, words } from "../format.js";
@@ -49,7 +49,7 @@ export function Board({ name, names, choose, identity, leave, signedOut }) {
     html`<div class="lost" role="alert">
       <strong>Connection lost.</strong> ${seenAt ? `Figures from ${clock(seenAt)}.` : ""} Trying again …${" "}
       <span>Traffic goes on without this page${status?.weight && status.state !== "completed"
-        ? "; if the control plane stays away, the workers go back to the source by themselves"
+        ? "; if the control plane stays away, the workers return to the source by themselves"
         : ""}.</span>
     </div>`}
     <main id="main" tabindex="-1" class=${link === "lost" ? "stale" : ""}>
@@ -102,17 +102,17 @@ function Headline({ status }) {
         ? html`Phase ${phase.index + 1} of ${phases.length}, <b>${phase.name}</b>, since ${clock(phase.entered_at)}`
         : "In no phase"}
       ${" · "}revision ${status.revision}
-      ${!status.checkpoint.ok && html`<br /><b class="bad">The store fails: ${status.checkpoint.error}. Rollbacks work; nothing else is raised.</b>`}
+      ${!status.checkpoint.ok && html`<br /><b class="bad">The store fails: ${status.checkpoint.error}. Rollbacks work; the weight cannot be raised.</b>`}
     </p>
   </div>`;
 }
 
-/** Says changes aloud to a screen reader, and only changes. */
+/** Announces changes of state and weight to a screen reader. */
 function Announcer({ status, link }) {
   const before = useRef(null);
   const now = status && link !== "lost" ? `${sentence(status.state)}, ${weight(status.weight)} on the target.` : null;
-  const said = useRef("");
-  if (now !== null && before.current !== null && now !== before.current) said.current = now;
+  const announced = useRef("");
+  if (now !== null && before.current !== null && now !== before.current) announced.current = now;
   if (now !== null) before.current = now;
-  return html`<div class="hidden" role="status" aria-live="polite">${said.current}</div>`;
+  return html`<div class="hidden" role="status" aria-live="polite">${announced.current}</div>`;
 }

@@ -9,10 +9,11 @@ import { QUANTILES, WINDOWS, at, cells, columns, edges, latencyRange, marks as m
 const SOURCE = { colour: "source", width: 1.5 };
 const TARGET = { colour: "target", width: 2 };
 const BOTH = [SOURCE, TARGET];
-const CELL_PX = 4;
-const LEAST_S = 60;
+const CELL_PX = 4; // least width of a heat map's cell
+const LEAST_S = 60; // least length of the time axis
+const HEADROOM = 1.12; // free space above the highest value, for the marks' labels
 
-const upward = (least, most) => [0, Math.max(most ?? 0, 1e-9) * 1.12];
+const upward = (least, most) => [0, Math.max(most ?? 0, 1e-9) * HEADROOM];
 const round = (value) => Number(value.toPrecision(3));
 const shortMs = (value) =>
   value >= 1000 ? `${round(value / 1000)} s` : value < 1 ? `${round(value * 1000)} µs` : `${round(value)} ms`;
@@ -22,7 +23,7 @@ export function Charts({ status, samples, bounds, shown, show }) {
   const [quantile, setQuantile] = useState("p95_ms");
   const [pointed, setPointed] = useState(null);
   const last = samples.at(-1)?.at ?? Date.now() / 1000;
-  // No empty time before the first sample: the window grows until it has its full length.
+  // The axis begins at the first sample and grows until the window has its full length, so it has no empty time.
   const begun = Math.min(samples[0]?.at ?? last, last - LEAST_S);
   const range = [Math.max(last - shown.seconds, begun), last];
   const table = useMemo(() => rows(samples, shown.step, ...range), [samples, shown]);
@@ -105,14 +106,14 @@ function Figure({ title, values, note, ...plot }) {
   </figure>`;
 }
 
-/** How many requests took how long: the darker, the more. */
+/** A heat map of requests by latency over time; a darker cell has more requests. */
 function Heat({ arm, common, table, data, bounds, step, scale, latency, name }) {
   function paint(u, colours) {
     const { ctx } = u;
     const { left, top, width, height } = u.bbox;
     const perSecond = width / (u.scales.x.max - u.scales.x.min);
-    const found = cells(table, arm, (CELL_PX * uPlot.pxRatio) / perSecond, step);
-    const most = found.reduce((n, cell) => Math.max(n, cell.count), 1);
+    const painted = cells(table, arm, (CELL_PX * uPlot.pxRatio) / perSecond, step);
+    const most = painted.reduce((n, cell) => Math.max(n, cell.count), 1);
     const across = (at) => Math.round(u.valToPos(at, "x", true));
     const down = (value) => Math.round(u.valToPos(value, "y", true));
     ctx.save();
@@ -120,7 +121,7 @@ function Heat({ arm, common, table, data, bounds, step, scale, latency, name }) 
     ctx.rect(left, top, width, height);
     ctx.clip();
     ctx.fillStyle = colours[arm];
-    for (const { from, to, bucket, count } of found) {
+    for (const { from, to, bucket, count } of painted) {
       const [low, high] = edges(bounds, bucket);
       ctx.globalAlpha = 0.12 + 0.88 * (Math.log1p(count) / Math.log1p(most));
       ctx.fillRect(across(from), down(high), across(to) - across(from), down(low) - down(high));

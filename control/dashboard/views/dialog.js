@@ -1,4 +1,4 @@
-// The dialog before an action: what will happen, a reason, and before a dangerous one a word to type.
+// The dialog before an action: what will happen, a reason, and for a dangerous action a word to type.
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { act } from "../api.js";
@@ -46,27 +46,27 @@ export function Dialog({ ask, migration, reason: first, cancel, confirm }) {
 }
 
 function DryRun({ migration }) {
-  const [found, setFound] = useState(null);
+  const [checks, setChecks] = useState(null); // null: not asked for; "busy"; or the list
   async function check() {
-    setFound("busy");
+    setChecks("busy");
     try {
-      setFound((await act(migration, "start", { dry_run: true })).checks);
+      setChecks((await act(migration, "start", { dry_run: true })).checks);
     } catch (error) {
-      setFound([{ name: "check", ok: false, found: error.message, mend: error.hint }]);
+      setChecks([{ name: "check", ok: false, found: error.message, mend: error.hint }]);
     }
   }
-  if (!Array.isArray(found)) {
-    return html`<button type="button" disabled=${found === "busy"} onClick=${check}>
-      ${found === "busy" ? "Checking …" : "Check first"}
+  if (!Array.isArray(checks)) {
+    return html`<button type="button" disabled=${checks === "busy"} onClick=${check}>
+      ${checks === "busy" ? "Checking …" : "Check first"}
     </button>`;
   }
-  const bad = found.filter((check_) => check_.ok === false);
+  const failed = checks.filter((each) => each.ok === false);
   return html`<div class="checks" role="status">
-    <p class=${bad.length ? "bad" : "good"}>
-      ${bad.length ? `${bad.length} of ${found.length} checks failed.` : `All ${found.length} checks hold.`}
+    <p class=${failed.length ? "bad" : "good"}>
+      ${failed.length ? `${failed.length} of ${checks.length} checks failed.` : `All ${checks.length} checks passed.`}
     </p>
     <ul>
-      ${found.map(
+      ${checks.map(
         (each) => html`<li class=${each.ok === false ? "bad" : ""}>
           <span aria-hidden="true">${each.ok === false ? "✕" : each.ok ? "✓" : "–"}</span>
           <span><b>${each.name}</b> ${each.found}${each.ok === false && each.mend ? html`<br />${each.mend}` : ""}</span>

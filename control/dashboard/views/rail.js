@@ -1,4 +1,4 @@
-// The phases from first to last: those passed, the current one with its soak, those ahead; and what comes next.
+// The phases in a line: passed, current with its soak, ahead; and a sentence on what happens next.
 
 import { html } from "../vendor/htm-preact.js";
 import { comesNext } from "../actions.js";

@@ -12,13 +12,13 @@ export function RollbackClock({ status, entries }) {
   return html`<section class="card rollback" aria-labelledby="rollback-title">
     <header><h2 id="rollback-title">${going ? "Rolling back" : "Last rollback"}</h2></header>
     ${going ? html`<${Going} status=${status} entries=${entries} />` : last ? html`<${Done} last=${last} status=${status} entries=${entries} />` : html`<p class="soft">
-          There was none.${status.phase ? ` One from here is to be done within ${span(status.phase.rollback_within_s)}.` : ""}
+          No rollback yet.${status.phase ? ` From here, one must be complete within ${span(status.phase.rollback_within_s)}.` : ""}
         </p>`}
   </section>`;
 }
 
 function Going({ status, entries }) {
-  // The entry of this rollback, not of an earlier one.
+  // The audit entry of this rollback, not of an earlier one.
   const begun = entries.find((entry) => entry.detail.revision === status.revision);
   const [seen] = useState(() => Date.now() / 1000);
   const [now, setNow] = useState(seen);

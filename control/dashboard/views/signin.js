@@ -1,4 +1,4 @@
-// Trade a token for a session.
+// The sign-in form: exchanges a token for a session.
 
 import { html, useState } from "../vendor/htm-preact.js";
 import { signIn } from "../api.js";
@@ -22,7 +22,7 @@ export function SignIn({ expired, done }) {
 
   return html`<main class="signin">
     <h1 class="brand">phasegate</h1>
-    <p class="soft">Sign in to see this proxy's migrations, and to steer them.</p>
+    <p class="soft">Sign in to see this proxy's migrations, and to control them.</p>
     <form class="card" onSubmit=${submit}>
       ${expired && html`<p role="status">The session has ended. Sign in again to go on.</p>`}
       <label for="token">Token</label>
@@ -40,8 +40,8 @@ export function SignIn({ expired, done }) {
       ${error && html`<p class="error" role="alert">${error.message} ${error.hint}</p>`}
       <button class="primary" disabled=${busy}>${busy ? "Signing in …" : "Sign in"}</button>
       <p id="token-help" class="soft">
-        A static token from the configuration, or a Firebase ID token of an admin. It is traded for a session of this
-        browser and not kept. <code>phasegate token</code> makes one.
+        A static token from the configuration, or a Firebase ID token of an admin. It is exchanged for a session of
+        this browser and is not stored. <code>phasegate token</code> makes a static one.
       </p>
     </form>
   </main>`;

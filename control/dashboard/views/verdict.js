@@ -7,15 +7,15 @@ const over = (status) => status.state === "completed";
 const OUTCOMES = {
   promote: {
     mark: "✓",
-    says: (status) => (over(status) ? "The target keeps its limits." : "Promote: this phase has earned the next."),
+    says: (status) => (over(status) ? "The target keeps its limits." : "Promote: the evidence allows the next phase."),
   },
   hold: {
     mark: "•",
-    says: (status) => (over(status) ? "Complete: nothing waits for a verdict." : `Hold: stays at ${weight(status.weight)}.`),
+    says: (status) => (over(status) ? "Complete: no verdict is needed." : `Hold: stays at ${weight(status.weight)}.`),
   },
   roll_back: {
     mark: "✕",
-    // Once a migration is complete nothing is taken back by itself.
+    // A completed migration is never rolled back automatically.
     says: (status) =>
       over(status)
         ? "The target breaks its limits: decide whether to roll back."
@@ -24,13 +24,13 @@ const OUTCOMES = {
   no_data: {
     mark: "–",
     says: (status) =>
-      status.weight > 0 ? "No data: nothing to judge by yet." : "Nothing to judge: all is answered by the source.",
+      status.weight > 0 ? "No data: no target requests to judge yet." : "Nothing to judge: the source answers everything.",
   },
 };
-const ROOM = matchMedia("(min-width: 1161px)").matches; // on a wide window the evidence is open
+const WIDE = matchMedia("(min-width: 1161px)").matches; // a wide window shows the evidence unfolded
 const OF_A_RULE = { promote: "kept", hold: "not yet", roll_back: "broken", no_data: "no data" };
 
-/** A rule's outcome in a word or two; where a proof is needed, how far it has come. */
+/** A rule's outcome in a word or two; where a proof is needed, how much of it there is. */
 function inShort(rule) {
   if (rule.outcome === "hold" && rule.value > rule.limit) return "above";
   if (rule.proof === null || rule.proof === undefined) return OF_A_RULE[rule.outcome] ?? rule.outcome;
@@ -40,7 +40,7 @@ function inShort(rule) {
 export function Verdict({ status }) {
   const { verdict } = status;
   const outcome = OUTCOMES[verdict.outcome] ?? OUTCOMES.no_data;
-  const kept = verdict.rules.filter((each) => each.outcome === "promote"); // the others have their reason below them
+  const promoting = verdict.rules.filter((each) => each.outcome === "promote"); // other rules show their reason in the table
   const empty = verdict.rules.length === 0;
   return html`<section class=${`card verdict ${empty ? "empty" : ""}`} aria-labelledby="verdict-title">
     <header>
@@ -68,11 +68,11 @@ export function Verdict({ status }) {
         )}
       </tbody>
     </table>`}
-    ${kept.length > 0 &&
-    html`<details open=${ROOM}>
+    ${promoting.length > 0 &&
+    html`<details open=${WIDE}>
       <summary>Evidence</summary>
       <dl>
-        ${kept.map((each) => html`<dt>${ruleOf(each).name}</dt><dd>${each.reason}</dd>`)}
+        ${promoting.map((each) => html`<dt>${ruleOf(each).name}</dt><dd>${each.reason}</dd>`)}
       </dl>
     </details>`}
   </section>`;

@@ -1,9 +1,9 @@
-// The workers: whether each is alive and has seen the newest generation.
+// The workers: whether each one is alive and uses the newest generation of the weight.
 
 import { html } from "../vendor/htm-preact.js";
 import { count, ms } from "../format.js";
 
-const SILENT_MS = 2000; // a worker silent for longer is not waited for: its lease runs out
+const SILENT_MS = 2000; // a rollback does not wait for a worker that is silent longer: its lease runs out
 
 export function Workers({ status }) {
   const { workers } = status;
