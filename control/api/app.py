@@ -326,7 +326,7 @@ def _in_short(coordinator: Coordinator) -> MigrationInShort:
         state=s.state,
         revision=s.revision,
         weight=s.weight_bp / 100,
-        phase=None if s.phase is None else settings.phases[s.phase].name,
+        phase=None if (phase := coordinator.plan.current(s)) is None else phase.name,
         mode=settings.mode,
         source=settings.source,
         target=settings.target,

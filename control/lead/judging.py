@@ -129,13 +129,10 @@ class Judging:
                 self._check_then_promote(now)
 
     def _phase(self) -> Phase | None:
-        phase = self._leader.state.phase
-        return None if phase is None else self._leader.plan.phases[phase]
+        return self._leader.plan.current(self._leader.state)
 
     def _following(self) -> Phase | None:
-        phase, phases = self._leader.state.phase, self._leader.plan.phases
-        following = 0 if phase is None else phase + 1
-        return phases[following] if following < len(phases) else None
+        return self._leader.plan.following(self._leader.state)
 
     def _check_then_promote(self, now: Now) -> None:
         if self._checking is not None or (self._unwell and now.mono - self._checked_at < HEALTH_AGAIN_S):

@@ -136,7 +136,7 @@ class Observer:
     def _terms(self, s: Rollout, phase: Phase | None) -> Terms:
         settings = self._settings
         if phase is None:
-            return Terms(0.0, 0.0, settings.min_samples, "hold")
+            return Terms(0.0, 0.0, settings.min_samples, "hold", _HELD.get(s.state, ""))
         max_soak = phase.max_soak_s if phase.max_soak_s is not None else settings.max_soak_s
         return Terms(
             phase.min_soak_s,

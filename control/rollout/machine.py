@@ -6,7 +6,8 @@ What may happen when is one table, ``TRANSITIONS``. A pair that has no row is re
     running       in a phase: its weight is on the target, soaking, judged; moves on by itself
     paused        in a phase, weight held (after a reboot: at 0); judged, but does not move on
     rolling_back  the lower weight is published; older requests are still open on the target
-    rolled_back   holds the weight it was taken back to, judged, until an operator goes on
+    rolled_back   holds the weight it was taken back to, or one that the configuration has no phase for any more;
+                  judged, until an operator goes on
     completed     the last phase was earned: its weight is pinned and needs no lease
     aborted       nothing on the target, by an operator's word
 
@@ -14,6 +15,10 @@ Two rules hold in every row. *An increase is asked for, not made*: it becomes ``
 ``Persist``; only when the store has it (event ``PERSISTED``) is it published. A crash in between finds the board at
 the lower weight. *A decrease is made first*: ``PublishWeight`` comes before every other effect, so that no slow disk
 and no waiting step delays it. It clears what was pending: where the store answers that later, nothing happens.
+
+Phases are known by name and weight as they were entered, never by their place in the list: an edited configuration
+moves nothing. The next phase is the first with more weight than is held; going on leads to the phase with the largest
+weight that is not above what was held last, and is refused where every phase is above it.
 
 ``generation`` counts publications and equals the board's. That is how ``recovery.recover`` knows, after a crash,
 whether the board lags behind the checkpoint (an increase that was not published: forget it) or is ahead of it (a
@@ -25,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from control.plan.phases import named, percent_of
 from control.plan.times import Now
 from control.rollout import transitions as acts
 from control.rollout.model import Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
@@ -56,19 +62,18 @@ def step(plan: RolloutPlan, state: Rollout, event: RolloutEvent, now: Now) -> St
     for row in _ROWS.get((state.state, event.kind), ()):
         if GUARDS[row.guard](plan, state, event):
             return row.act(plan, state, event, now)
-    return state, (Refuse(*_refusal(state, event)),)
+    return state, (Refuse(*_refusal(plan, state, event)),)
 
 
 GUARDS: Final[Mapping[str, Callable[[RolloutPlan, Rollout, RolloutEvent], bool]]] = {
     "": lambda p, s, e: True,
-    "anew, or a phase to go on from": lambda p, s, e: not e.resume or s.resume_phase is not None,
-    "a phase to go on from": lambda p, s, e: s.resume_phase is not None,
+    "anew, or a phase to go on from": lambda p, s, e: not e.resume or p.resumed(s) is not None,
+    "a phase to go on from": lambda p, s, e: p.resumed(s) is not None,
     "weight is 0": lambda p, s, e: s.weight_bp == 0,
     "weight above 0": lambda p, s, e: s.weight_bp > 0,
-    "a further phase": lambda p, s, e: s.phase is not None and s.phase + 1 < len(p.phases),
-    "the last phase": lambda p, s, e: s.phase is not None and s.phase + 1 == len(p.phases),
-    "at its phase's weight": lambda p, s, e: s.phase is not None and s.weight_bp == p.phases[s.phase].weight_bp,
-    "below its phase's weight": lambda p, s, e: s.phase is not None and s.weight_bp < p.phases[s.phase].weight_bp,
+    "a further phase": lambda p, s, e: p.following(s) is not None,
+    "the last phase": lambda p, s, e: s.phase is not None and p.following(s) is None,
+    "at its phase's weight": lambda p, s, e: (phase := p.current(s)) is not None and s.weight_bp == phase.weight_bp,
     "it is pending": lambda p, s, e: s.pending is not None and (e.revision or 0) >= s.pending.revision,
     "down from the weight now going to": lambda p, s, e: s.weight_bp > 0 and e.to == "start",
     "not seen yet": lambda p, s, e: s.descent is not None and s.descent.seen is None,
@@ -134,7 +139,7 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     # Paused.
     Transition(_S.PAUSED, On.SEEN, _S.PAUSED, acts.seen, "not verified yet"),
     Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume, "at its phase's weight"),
-    Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume_weight, "below its phase's weight"),
+    Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume_weight, "a phase to go on from"),
     *_held_rows(_S.PAUSED),
     Transition(_S.PAUSED, On.ROLLBACK, _S.ROLLED_BACK, acts.at_zero(_S.ROLLED_BACK), "weight is 0"),
     Transition(_S.PAUSED, On.ABORT, _S.ABORTED, acts.at_zero(_S.ABORTED), "weight is 0"),
@@ -194,6 +199,18 @@ _STATE_HINTS: Final[Mapping[State, str]] = {
 }
 
 
-def _refusal(s: Rollout, e: RolloutEvent) -> tuple[str, str]:
+def _refusal(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> tuple[str, str]:
+    going_on = e.kind is On.RESUME or (e.kind is On.START and e.resume)
+    if going_on and s.resumable_bp is not None and plan.resumed(s) is None:
+        held = percent_of(s.resumable_bp)
+        return f"no phase has at most the {held:g} % that were held last", _beyond(plan, s)
     hint = _HINTS.get((s.state, e.kind), _STATE_HINTS[s.state])
     return f"{e.kind.value} is not possible in state {s.state.value}", hint
+
+
+def _beyond(plan: RolloutPlan, s: Rollout) -> str:
+    """What to do where every phase has more weight than was held last."""
+    anew = "start begins anew with the first" if s.state is not State.PAUSED else "reset, and start anew"
+    return (
+        f"The phases are {named(plan.phases)}: {anew}, or put a phase of at most that weight into the configuration."
+    )

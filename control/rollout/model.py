@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from control.plan.phases import Phase
+from control.plan.phases import Phase, phase_above, phase_at, phase_at_or_below
 from control.plan.times import Now
 from proxy.settings import Mode
 
@@ -50,6 +50,13 @@ class On(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+class EnteredPhase(Struct, frozen=True):
+    """A phase as it was when it was entered. An edited list of phases changes neither its name nor its weight."""
+
+    name: str
+    weight_bp: int
+
+
 class RolloutEvent(Struct, frozen=True):
     """Something that happened, and who made it happen."""
 
@@ -69,7 +76,7 @@ class Raise(Struct, frozen=True):
 
     kind: str
     to: State
-    phase: int
+    phase: EnteredPhase
     weight_bp: int
     pinned: bool
     soaked_s: float
@@ -110,7 +117,7 @@ class Rollout(Struct, frozen=True):
 
     state: State = State.IDLE
     mode: Mode = Mode.HYBRID
-    phase: int | None = None
+    phase: EnteredPhase | None = None
     weight_bp: int = 0
     pinned: bool = False
     revision: int = 0
@@ -121,7 +128,7 @@ class Rollout(Struct, frozen=True):
     soaked_s: float = 0.0  # earned before ``soaking_since``
     soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock is stopped
     verified: bool = False  # every live worker has shown the generation
-    resume_phase: int | None = None  # where `start --resume` goes on
+    resume_phase: EnteredPhase | None = None  # with nothing on the target: going on leads no higher than this
     pending: Raise | None = None
     descent: Descent | None = None
     last_rollback: Rollback | None = None
@@ -130,12 +137,34 @@ class Rollout(Struct, frozen=True):
         """Seconds of soak earned in this phase."""
         return self.soaked_s + (max(0.0, mono - self.soaking_since) if self.soaking_since is not None else 0.0)
 
+    @property
+    def resumable_bp(self) -> int | None:
+        """The weight that was held last: going on leads to no more. None: there is nothing to go on from."""
+        if self.phase is not None:
+            return self.phase.weight_bp
+        if self.weight_bp:
+            return self.weight_bp
+        return None if self.resume_phase is None else self.resume_phase.weight_bp
+
 
 class RolloutPlan(Struct, frozen=True):
     """What of a configuration the machine needs."""
 
     phases: tuple[Phase, ...]
     on_breach: Literal["previous", "start"] = "previous"
+
+    def following(self, s: Rollout) -> Phase | None:
+        """The next phase: the first with more weight than is held now. None: the phase held is the last."""
+        return phase_above(self.phases, s.weight_bp)
+
+    def resumed(self, s: Rollout) -> Phase | None:
+        """Where going on leads: the phase with the largest weight that is not above what was held last."""
+        limit = s.resumable_bp
+        return None if limit is None else phase_at_or_below(self.phases, limit)
+
+    def current(self, s: Rollout) -> Phase | None:
+        """The phase that is held, as it is configured now; None where the configuration has none of its weight."""
+        return None if s.phase is None else phase_at(self.phases, s.phase.weight_bp)
 
 
 # Effects: what a step asks to be done, in the order given.

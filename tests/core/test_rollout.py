@@ -13,6 +13,7 @@ from control.plan.times import Now
 from control.rollout.machine import TRANSITIONS, step
 from control.rollout.model import (
     Descent,
+    EnteredPhase,
     On,
     Persist,
     PublishWeight,
@@ -28,30 +29,40 @@ PLAN = RolloutPlan(DEFAULT_PHASES)
 NOW = Now(1000.0, 1_700_000_000.0)
 
 
-def held(state: State, phase: int | None, **more: object) -> Rollout:
-    weight = 0 if phase is None else DEFAULT_PHASES[phase].weight_bp
-    s = Rollout(state=state, phase=phase, weight_bp=weight, revision=7, generation=3, verified=True)
+ENTERED = tuple(EnteredPhase(phase.name, phase.weight_bp) for phase in DEFAULT_PHASES)
+
+
+def held(state: State, place: int | None, **more: object) -> Rollout:
+    phase = None if place is None else ENTERED[place]
+    s = Rollout(
+        state=state,
+        phase=phase,
+        weight_bp=0 if phase is None else phase.weight_bp,
+        revision=7,
+        generation=3,
+        verified=True,
+    )
     return replace(s, soaking_since=900.0 if state is State.RUNNING else None, entered_at=1.0, **more)
 
 
 def descending(phase: int | None, final: State) -> Rollout:
     descent = Descent("command", "", 5000, 999.0, 999.0, 20.0, final)
-    return replace(held(State.ROLLING_BACK, phase, resume_phase=1, descent=descent), verified=False)
+    return replace(held(State.ROLLING_BACK, phase, resume_phase=ENTERED[1], descent=descent), verified=False)
 
 
 STARTS = {
     "idle": held(State.IDLE, None),
-    "running": held(State.RUNNING, 1, resume_phase=1),
-    "running last": held(State.RUNNING, 4, resume_phase=4),
-    "paused": held(State.PAUSED, 2, resume_phase=2),
-    "paused at 0": replace(held(State.PAUSED, 2, resume_phase=2), weight_bp=0),
+    "running": held(State.RUNNING, 1, resume_phase=ENTERED[1]),
+    "running last": held(State.RUNNING, 4, resume_phase=ENTERED[4]),
+    "paused": held(State.PAUSED, 2, resume_phase=ENTERED[2]),
+    "paused at 0": replace(held(State.PAUSED, 2, resume_phase=ENTERED[2]), weight_bp=0),
     "rolling back": descending(0, State.ROLLED_BACK),
     "aborting": descending(None, State.ABORTED),
     "resetting": descending(None, State.IDLE),
-    "rolled back": held(State.ROLLED_BACK, 1, resume_phase=1),
-    "rolled back to 0": held(State.ROLLED_BACK, None, resume_phase=0),
+    "rolled back": held(State.ROLLED_BACK, 1, resume_phase=ENTERED[1]),
+    "rolled back to 0": held(State.ROLLED_BACK, None, resume_phase=ENTERED[0]),
     "completed": replace(held(State.COMPLETED, 4), pinned=True),
-    "aborted": held(State.ABORTED, None, resume_phase=2),
+    "aborted": held(State.ABORTED, None, resume_phase=ENTERED[2]),
     "aborted, nothing to resume": held(State.ABORTED, None),
 }
 
@@ -295,7 +306,7 @@ def test_a_second_increase_waits_for_the_first() -> None:
 def test_a_failed_store_calls_an_increase_off_and_changes_no_weight() -> None:
     asked, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE), NOW)
     off, effects = step(PLAN, asked, RolloutEvent(On.UNPERSISTED, revision=8, reason="disk full"), NOW)
-    assert (off.state, off.phase, off.weight_bp, off.pending) == (State.RUNNING, 1, 2500, None)
+    assert (off.state, off.phase, off.weight_bp, off.pending) == (State.RUNNING, ENTERED[1], 2500, None)
     assert [type(effect) for effect in effects] == [Persist]
 
 

@@ -21,7 +21,7 @@ from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
 from control.plan.times import Now
-from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
+from control.rollout.model import EnteredPhase, Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
@@ -29,6 +29,7 @@ from proxy.board import layout as layouts
 from proxy.board.board import Board
 
 Make = Callable[..., Any]
+INITIAL, EARLY = EnteredPhase("initial", 500), EnteredPhase("early", 2500)
 LONG = {"migrations": {"phase6": {"validate_every": "60s", "max_soak": "600s", "min_samples": 10**6}}}
 
 
@@ -300,7 +301,7 @@ async def test_a_new_process_goes_on_within_the_lease(scene: Scene) -> None:
     await scene.coordinator.recover()
     await scene.settle()
     s = scene.coordinator.state
-    assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
+    assert (s.state, s.phase, scene.weight) == (State.RUNNING, EARLY, 2500)
     assert scene.leased_s == pytest.approx(3.0)
 
 
@@ -313,7 +314,7 @@ async def test_a_new_process_after_the_lease_holds_at_0_and_resumes_where_it_was
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
     saver = asyncio.create_task(scene.coordinator.outbox.run())
     await scene.act("resume")
-    assert (scene.coordinator.state.phase, scene.weight) == (1, 2500)
+    assert (scene.coordinator.state.phase, scene.weight) == (EARLY, 2500)
     saver.cancel()
 
 
@@ -425,7 +426,7 @@ async def test_what_is_in_flight_goes_on_once_a_store_is_read(
     scene.store.readable.set()
     await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     s = scene.coordinator.state
-    assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
+    assert (s.state, s.phase, scene.weight) == (State.RUNNING, EARLY, 2500)
     await scene.act("advance")
     assert scene.weight == 5000
 
@@ -448,7 +449,7 @@ async def test_a_way_down_needs_no_store_and_holds_when_it_is_read(
     assert (scene.weight, after.state) == (weight, state)
     assert after.revision > before.revision
     assert after.started_at == before.started_at
-    assert after.resume_phase == (None if action == "reset" else before.phase if action == "abort" else 0)
+    assert after.resume_phase == (None if action == "reset" else before.phase if action == "abort" else INITIAL)
     assert scene.store.entries[-3:] == [action, "rollback_complete", "recovered"]
 
 
@@ -463,7 +464,7 @@ async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
     scene.store.unreadable = None
     await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    assert scene.coordinator.state.resume_phase == 0
+    assert scene.coordinator.state.resume_phase == INITIAL
 
 
 @pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000), ("source", 0), ("target", 10_000)])
