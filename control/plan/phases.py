@@ -17,6 +17,12 @@ BP_PER_PERCENT: Final = 100
 LEAST_PERCENT: Final = 0.01  # one basis point, the board's resolution
 
 
+# Where a rollback goes, beside a phase by its name: so no phase can be called that.
+PREVIOUS: Final = "previous"
+START: Final = "start"
+RESERVED: Final = (PREVIOUS, START)
+
+
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):
     """One step of a migration. ``weight`` is the target's share in percent."""
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from control.plan.phases import named, percent_of
+from control.plan.phases import PREVIOUS, RESERVED, START, named, percent_of
 from control.plan.times import Now
 from control.rollout import transitions as acts
 from control.rollout.model import Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
@@ -61,7 +61,8 @@ def step(plan: RolloutPlan, state: Rollout, event: RolloutEvent, now: Now) -> St
         return state, (Refuse(message, "It waits for the store; rollback and abort are possible."),)
     for row in _ROWS.get((state.state, event.kind), ()):
         if GUARDS[row.guard](plan, state, event):
-            return row.act(plan, state, event, now)
+            elsewhere = _elsewhere(plan, state, event)
+            return row.act(plan, state, event, now) if elsewhere is None else (state, (elsewhere,))
     return state, (Refuse(*_refusal(plan, state, event)),)
 
 
@@ -75,7 +76,7 @@ GUARDS: Final[Mapping[str, Callable[[RolloutPlan, Rollout, RolloutEvent], bool]]
     "the last phase": lambda p, s, e: s.phase is not None and p.following(s) is None,
     "at its phase's weight": lambda p, s, e: (phase := p.current(s)) is not None and s.weight_bp == phase.weight_bp,
     "it is pending": lambda p, s, e: s.pending is not None and (e.revision or 0) >= s.pending.revision,
-    "down from the weight now going to": lambda p, s, e: s.weight_bp > 0 and e.to == "start",
+    "down from the weight now going to": lambda p, s, e: s.weight_bp > 0 and _further_down(p, s, e.to),
     "not seen yet": lambda p, s, e: s.descent is not None and s.descent.seen is None,
     "not verified yet": lambda p, s, e: not s.verified,
     "it was a rollback": lambda p, s, e: s.descent is not None and s.descent.final is State.ROLLED_BACK,
@@ -197,6 +198,33 @@ _STATE_HINTS: Final[Mapping[State, str]] = {
     _S.COMPLETED: "It is complete; rollback, abort and reset are possible.",
     _S.ABORTED: "Start it anew.",
 }
+
+
+def _further_down(plan: RolloutPlan, s: Rollout, to: str | None) -> bool:
+    """Whether a rollback that is going on is asked to go further than it does; "previous" joins it."""
+    if to is None or to == PREVIOUS:
+        return False
+    return to == START or any(phase.name == to and phase.weight_bp < s.weight_bp for phase in plan.phases)
+
+
+def _elsewhere(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> Refuse | None:
+    """Why the phase that is asked for by its name is not where the command leads; None where it is."""
+    if e.kind is On.ADVANCE and e.to is not None:
+        following = plan.following(s)
+        if following is None:
+            return Refuse(f'"{e.to}" is not next', "No phase has more weight: advance without a name completes it.")
+        if following.name != e.to:
+            return Refuse(f'"{e.to}" is not the next phase', f"Next is {named((following,))}; none is passed over.")
+    if e.kind is On.ROLLBACK and e.to is not None and e.to not in RESERVED:
+        most_bp = (
+            s.weight_bp if s.state is State.ROLLING_BACK else s.weight_bp - 1
+        )  # there it joins what is under way
+        lower = [phase for phase in plan.phases if phase.weight_bp <= most_bp]
+        if e.to not in (phase.name for phase in lower):
+            possible = f"{START} (0 %), {named(lower)}" if lower else f"{START} (0 %)"
+            message = f'a rollback from {percent_of(s.weight_bp):g} % to "{e.to}" is not possible'
+            return Refuse(message, f"It goes to less weight: possible are {possible}.")
+    return None
 
 
 def _refusal(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from control.plan.phases import Phase, phase_above, phase_at, phase_at_or_below
+from control.plan.phases import PREVIOUS, START, Phase, phase_above, phase_at, phase_at_or_below
 from control.plan.times import Now
 from proxy.settings import Mode
 
@@ -63,7 +63,8 @@ class RolloutEvent(Struct, frozen=True):
     kind: On
     actor: str = "phasegate"
     reason: str = ""
-    to: Literal["previous", "start"] = "previous"  # of a rollback
+    # Of a rollback: "previous" (also None), "start", or a phase's name. Of an advance: the phase it must lead to.
+    to: str | None = None
     resume: bool = False  # of a start: go on from the checkpoint
     forced: bool = False  # of an advance: against a failed check
     revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
@@ -161,6 +162,14 @@ class RolloutPlan(Struct, frozen=True):
         """Where going on leads: the phase with the largest weight that is not above what was held last."""
         limit = s.resumable_bp
         return None if limit is None else phase_at_or_below(self.phases, limit)
+
+    def below(self, s: Rollout, to: str | None) -> Phase | None:
+        """Where a rollback goes to; None is the start, with nothing on the target."""
+        if to == START:
+            return None
+        if to is None or to == PREVIOUS:
+            return phase_at_or_below(self.phases, s.weight_bp - 1)
+        return next(phase for phase in self.phases if phase.name == to)
 
     def current(self, s: Rollout) -> Phase | None:
         """The phase that is held, as it is configured now; None where the configuration has none of its weight."""

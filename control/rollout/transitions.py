@@ -6,7 +6,7 @@ weight is published before anything else. When an act is allowed is decided by t
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from msgspec.structs import asdict, replace
 
@@ -176,13 +176,6 @@ def seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 # Lowering: published first.
 
 
-def _down_to(plan: RolloutPlan, s: Rollout, to: Literal["previous", "start"]) -> Phase | None:
-    """The phase below: the last with less weight than there is now, or none."""
-    if to == "start":
-        return None
-    return phase_at_or_below(plan.phases, s.weight_bp - 1)
-
-
 def _descend(
     plan: RolloutPlan,
     s: Rollout,
@@ -248,12 +241,12 @@ def phase_before(plan: RolloutPlan, failed: EnteredPhase) -> EnteredPhase:
 
 def rollback(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Go down by command."""
-    return _descend(plan, s, e, now, "command", _down_to(plan, s, e.to), State.ROLLED_BACK)
+    return _descend(plan, s, e, now, "command", plan.below(s, e.to), State.ROLLED_BACK)
 
 
 def breach(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Go down because the target has failed."""
-    return _descend(plan, s, e, now, "breach", _down_to(plan, s, plan.on_breach), State.ROLLED_BACK)
+    return _descend(plan, s, e, now, "breach", plan.below(s, plan.on_breach), State.ROLLED_BACK)
 
 
 def lease_lost(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:

@@ -74,6 +74,9 @@ EVENTS = {
     "resume": RolloutEvent(On.RESUME),
     "back": RolloutEvent(On.ROLLBACK),
     "back to 0": RolloutEvent(On.ROLLBACK, to="start"),
+    "back to early": RolloutEvent(On.ROLLBACK, to="early"),
+    "back to initial": RolloutEvent(On.ROLLBACK, to="initial"),
+    "advance to half": RolloutEvent(On.ADVANCE, to="half"),
     "abort": RolloutEvent(On.ABORT),
     "reset": RolloutEvent(On.RESET),
     "promote": RolloutEvent(On.PROMOTE),
@@ -96,6 +99,8 @@ LEADS: dict[str, dict[str, str]] = {
     },
     "running": {
         "advance": "> running 50",
+        "advance to half": "> running 50",
+        "back to initial": "rolling_back 5",
         "promote": "> running 50",
         "pause": "paused 25",
         "back": "rolling_back 5",
@@ -107,6 +112,8 @@ LEADS: dict[str, dict[str, str]] = {
     },
     "running last": {
         "advance": "> completed 100",
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "promote": "> completed 100",
         "pause": "paused 100",
         "back": "rolling_back 75",
@@ -117,6 +124,8 @@ LEADS: dict[str, dict[str, str]] = {
         "lease lost": "rolling_back 0",
     },
     "paused": {
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "resume": "running 50",
         "back": "rolling_back 25",
         "back to 0": "rolling_back 0",
@@ -133,6 +142,7 @@ LEADS: dict[str, dict[str, str]] = {
         "reset": "idle 0",
     },
     "rolling back": {
+        "back to initial": "rolling_back 5",
         "back": "rolling_back 5",
         "back to 0": "rolling_back 0",
         "abort": "rolling_back 0",
@@ -158,6 +168,7 @@ LEADS: dict[str, dict[str, str]] = {
         "drained": "idle 0",
     },
     "rolled back": {
+        "back to initial": "rolling_back 5",
         "start": "running 5",
         "resume start": "> running 25",
         "resume": "> running 25",
@@ -178,6 +189,8 @@ LEADS: dict[str, dict[str, str]] = {
         "reset": "idle 0",
     },
     "completed": {
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "back": "rolling_back 75",
         "back to 0": "rolling_back 0",
         "abort": "rolling_back 0",
@@ -238,6 +251,45 @@ def _pending(s: Rollout) -> list[Rollout]:
     """``s`` with each increase it takes waiting for the store."""
     asked = [step(PLAN, s, event, NOW)[0] for event in EVENTS.values()]
     return [replace(a, pending=replace(a.pending, revision=8)) for a in asked if a.pending is not None]
+
+
+@pytest.mark.parametrize(
+    ("start", "event", "message", "hint"),
+    [
+        ("running", RolloutEvent(On.ADVANCE, to="complete"), "not the next phase", '"half" (50 %)'),
+        ("running", RolloutEvent(On.ADVANCE, to="early"), "not the next phase", '"half" (50 %)'),
+        ("running", RolloutEvent(On.ADVANCE, to="start"), "not the next phase", '"half" (50 %)'),
+        ("running last", RolloutEvent(On.ADVANCE, to="complete"), "not next", "without a name completes it"),
+        ("running", RolloutEvent(On.ROLLBACK, to="half"), 'from 25 % to "half"', 'start (0 %), "initial" (5 %)'),
+        ("running", RolloutEvent(On.ROLLBACK, to="early"), 'from 25 % to "early"', 'start (0 %), "initial" (5 %)'),
+        ("running", RolloutEvent(On.ROLLBACK, to="erly"), 'from 25 % to "erly"', 'start (0 %), "initial" (5 %)'),
+        (
+            "rolling back",
+            RolloutEvent(On.ROLLBACK, to="early"),
+            'from 5 % to "early"',
+            'start (0 %), "initial" (5 %)',
+        ),
+        ("idle", RolloutEvent(On.ROLLBACK, to="early"), 'from 0 % to "early"', "start (0 %)"),
+        ("paused", RolloutEvent(On.ADVANCE, to="majority"), "not possible in state paused", "Resume first"),
+    ],
+)
+def test_a_phase_that_is_not_where_the_command_leads_is_refused_with_those_that_are(
+    start: str, event: RolloutEvent, message: str, hint: str
+) -> None:
+    after, effects = step(PLAN, STARTS[start], event, NOW)
+    (refused,) = effects
+    assert isinstance(refused, Refuse)
+    assert after == STARTS[start]
+    assert message in refused.message
+    assert hint in refused.hint
+
+
+def test_a_rollback_that_is_under_way_goes_further_down_to_a_phase_by_its_name() -> None:
+    going = replace(STARTS["rolling back"], phase=ENTERED[2], weight_bp=5000)
+    for to, weight_bp in (("half", 5000), ("early", 2500), ("start", 0), ("previous", 5000)):
+        after, effects = step(PLAN, going, RolloutEvent(On.ROLLBACK, to=to), NOW)
+        assert (after.state, after.weight_bp) == (State.ROLLING_BACK, weight_bp)
+        assert bool(effects) is (weight_bp < 5000)
 
 
 @pytest.mark.parametrize("start", STARTS)

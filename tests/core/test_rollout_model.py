@@ -220,8 +220,8 @@ class World:
         kind, before = self.random.choice((*COMMANDS, *RAISING)), self.word.weight_bp
         if self.waiting and kind in RAISES:
             return
-        to = self.random.choice(("previous", "start"))
-        self.apply(RolloutEvent(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))  # type: ignore[arg-type]
+        to = self.random.choice((None, "previous", "start", *(phase.name for phase in self.plan.phases)))
+        self.apply(RolloutEvent(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))
         if kind in (On.ABORT, On.RESET):
             assert self.word.weight_bp == 0
         if kind in LOWERING:
