@@ -91,7 +91,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "windows"): "hours in which a phase may begin; without any, always",
     (settings.Migration, "freezes"): "spans in which no phase begins",
     (settings.Migration, "webhooks"): "who is told of phase changes and rollbacks",
-    (phases.Phase, "name"): "shown everywhere",
+    (phases.Phase, "name"): "shown everywhere; not `previous` or `start`, which say where a rollback goes",
     (phases.Phase, "weight"): "the target's share of data requests, in percent, in steps of 0.01",
     (phases.Phase, "min_soak"): "the least time in this phase",
     (phases.Phase, "rollback_within"): "a rollback out of this phase is complete within it",

@@ -165,17 +165,24 @@ def next_line(status: Status) -> str:
             return f"held at {weight} until `phasegate resume`; a breach is rolled back further"
         case State.ROLLED_BACK:
             return "all is on the source; `phasegate start --resume` goes on where it was, `start` begins anew"
+        case State.COMPLETED if (above := _above(status)) is not None:
+            return f"held at {weight} for good; `phasegate advance` goes on to {above.name}, {percent(above.weight)}"
         case State.COMPLETED:
             return "nothing: the target has it for good; `phasegate report` tells how it went"
         case State.ABORTED:
             return "all is on the source; `phasegate start` begins anew"
 
 
+def _above(status: Status) -> PlannedPhase | None:
+    """The first phase with more weight than is published."""
+    return next((phase for phase in status.phases if phase.weight > status.weight), None)
+
+
 def _next_phase(status: Status) -> str:
     """What a migration that runs waits for."""
     if status.phase is None:  # all is answered by one arm, whatever the phases
         return NONE
-    later: PlannedPhase | None = next(iter(status.phases[status.phase.index + 1 :]), None)
+    later = _above(status)
     to = "completion" if later is None else f"{later.name}, {percent(later.weight)}"
     if later is not None and later.approval:
         return f"{to}, when an operator approves it with `phasegate advance`"

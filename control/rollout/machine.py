@@ -8,7 +8,8 @@ What may happen when is one table, ``TRANSITIONS``. A pair that has no row is re
     rolling_back  the lower weight is published; older requests are still open on the target
     rolled_back   holds the weight it was taken back to, or one that the configuration has no phase for any more;
                   judged, until an operator goes on
-    completed     the last phase was earned: its weight is pinned and needs no lease
+    completed     the last phase was earned: its weight is pinned and needs no lease; phases that are added above it
+                  are gone on to by an operator's word
     aborted       nothing on the target, by an operator's word
 
 Two rules hold in every row. *An increase is asked for, not made*: it becomes ``state.pending`` and the effect
@@ -73,6 +74,7 @@ GUARDS: Final[Mapping[str, Callable[[RolloutPlan, Rollout, RolloutEvent], bool]]
     "weight is 0": lambda p, s, e: s.weight_bp == 0,
     "weight above 0": lambda p, s, e: s.weight_bp > 0,
     "a further phase": lambda p, s, e: p.following(s) is not None,
+    "going on, and a further phase": lambda p, s, e: e.resume and p.following(s) is not None,
     "the last phase": lambda p, s, e: s.phase is not None and p.following(s) is None,
     "at its phase's weight": lambda p, s, e: (phase := p.current(s)) is not None and s.weight_bp == phase.weight_bp,
     "it is pending": lambda p, s, e: s.pending is not None and (e.revision or 0) >= s.pending.revision,
@@ -166,6 +168,9 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     *_pending_rows(_S.ROLLED_BACK),
     # Completed.
     Transition(_S.COMPLETED, On.SEEN, _S.COMPLETED, acts.seen, "not verified yet"),
+    Transition(_S.COMPLETED, On.ADVANCE, _S.RUNNING, acts.advance, "a further phase"),
+    Transition(_S.COMPLETED, On.START, _S.RUNNING, acts.go_on, "going on, and a further phase"),
+    *_pending_rows(_S.COMPLETED),
     *_held_rows(_S.COMPLETED),
     # Aborted.
     *_ended_rows(_S.ABORTED),
@@ -187,7 +192,8 @@ _HINTS: Final[Mapping[tuple[State, On], str]] = {
     (_S.PAUSED, On.START): "Use resume to go on, or reset to begin anew.",
     (_S.ROLLED_BACK, On.ADVANCE): "Use resume to go on from the phase it was taken back to.",
     (_S.ROLLED_BACK, On.PAUSE): "It holds its weight already; resume goes on.",
-    (_S.COMPLETED, On.START): "It is complete. To begin anew, reset first.",
+    (_S.COMPLETED, On.START): "It is complete, and no phase is above it. To begin anew, reset first.",
+    (_S.COMPLETED, On.ADVANCE): "It is complete, and no phase is above it; rollback, abort and reset are possible.",
 }
 _STATE_HINTS: Final[Mapping[State, str]] = {
     _S.IDLE: "Start it first.",

@@ -116,6 +116,11 @@ def advance(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     return _ask(plan, s, e, now, "advance", State.RUNNING, plan.following(s))
 
 
+def go_on(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Ask for the phase above a completed one: the run goes on, under a lease again."""
+    return _ask(plan, s, e, now, "resume", State.RUNNING, plan.following(s))
+
+
 def complete(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the last phase's weight to be pinned: it needs no lease from then on."""
     soaked_s = s.soaked(now.mono)

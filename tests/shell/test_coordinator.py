@@ -20,7 +20,9 @@ from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
+from control.plan.phases import Phase
 from control.plan.times import Now
+from control.report.wording import next_line
 from control.rollout.model import EnteredPhase, Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
@@ -56,6 +58,7 @@ class Memory:
     def __init__(self) -> None:
         self.saved: Checkpoint | None = None
         self.entries: list[str] = []
+        self.details: list[dict[str, Any]] = []
         self.saves = 0
         self.waiting = 0
         self.failing: str | None = None
@@ -81,6 +84,7 @@ class Memory:
         self.saved = Checkpoint(document, 1.0)
         self.saves += 1
         self.entries += [entry.kind for _, entry in entries]
+        self.details += [entry.detail for _, entry in entries]
         return [AuditLine(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
@@ -341,6 +345,72 @@ async def test_a_completed_migration_is_where_it_was_after_a_reboot(
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
+
+
+def with_phases(scene: Scene, *phases: Phase) -> None:
+    """The configuration as it is after an edit of the phases."""
+    migrations = {"phase6": replace(scene.settings.migrations["phase6"], phases=phases)}
+    scene.settings = replace(scene.settings, migrations=migrations)
+
+
+async def test_a_completed_migration_goes_on_to_a_phase_that_was_added_above_it(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    half = Phase("half", 50.0)
+    with_phases(scene, half)
+    await begin_anew()
+    await scene.act("start")
+    await scene.act("advance")
+    assert scene.coordinator.state.state is State.COMPLETED
+    with pytest.raises(CommandRefused, match="not possible in state completed"):
+        await scene.act("advance")
+    with_phases(scene, half, Phase("most", 80.0), Phase("all", 100.0))
+    scene.clock.mono += 1000.0
+    await begin_anew()
+    assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 5000)
+    assert "`phasegate advance` goes on to most, 80 %" in next_line(scene.coordinator.status())
+    await scene.act("advance", to="most")
+    assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 8000)
+    assert scene.leased_s == pytest.approx(3.0)
+    assert not scene.board.word(0).flags & layouts.PINNED
+    await scene.act("rollback")
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 5000)
+
+
+async def test_a_weight_whose_phase_is_gone_is_held_and_going_on_leads_below_it(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    with_phases(scene, Phase("half", 50.0), Phase("all", 100.0))
+    await begin_anew()
+    status = scene.coordinator.status()
+    assert (status.state, status.weight, status.phase) == (State.ROLLED_BACK, 25.0, None)
+    with pytest.raises(CommandRefused, match="no phase has at most the 25 %") as caught:
+        await scene.act("resume")
+    assert '"half" (50 %), "all" (100 %)' in caught.value.hint
+    with_phases(scene, Phase("tenth", 10.0), Phase("half", 50.0), Phase("all", 100.0))
+    await begin_anew()
+    assert scene.weight == 2500
+    assert scene.coordinator.status().checkpoint.resume_phase == "tenth"
+    await scene.act("resume")
+    assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 1000)
+
+
+async def test_a_renamed_phase_goes_on_with_its_soak(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    await scene.act("start")
+    scene.clock.mono += 2.0
+    saves = scene.store.saves
+    scene.coordinator.save_soon()
+    await until(lambda: scene.store.saves > saves)
+    with_phases(scene, Phase("first", 5.0), Phase("all", 100.0))
+    await begin_anew()
+    status = scene.coordinator.status()
+    assert status.phase is not None
+    assert (status.state, status.phase.name, status.phase.soaked_s) == (State.RUNNING, "first", pytest.approx(2.0))
+    assert 'phase "initial" is called "first" now' in scene.store.details[-1]["why"]
 
 
 async def test_without_a_checkpoint_what_is_in_flight_goes_to_0(scene: Scene) -> None:
