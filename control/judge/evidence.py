@@ -30,6 +30,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from control.judge.whole import NO_FAILING, FailingRun
+
 POINTS: Final = 12  # alternatives to p₀, log-spaced: more would find a share between two of them hardly sooner
 FIRE: Final = math.log(3e6)  # seldom enough that a healthy target is left alone for days: see docs/judge.md
 SUSPECT: Final = math.log(1e2)
@@ -134,10 +136,12 @@ class TargetWatch(Struct, frozen=True):
     source: Trials  # recent, fading
     target: Trials
     together: tuple[bool, ...]
+    failing: FailingRun = NO_FAILING  # by the first rule that probes are trials of
+    unanswered: bool = False  # suspected, and no probe of the last round was answered
 
     @classmethod
-    def fresh(cls, bounds: Sequence[Bound]) -> TargetWatch:
-        """Nothing seen yet."""
+    def fresh(cls, bounds: Sequence[Bound], failing: FailingRun = NO_FAILING) -> TargetWatch:
+        """Nothing seen yet; ``failing``: but for a failing that a rollback did not end."""
         nothing = Trials(0, (0,) * len(bounds))
         return cls(
             tuple(bounds),
@@ -146,6 +150,7 @@ class TargetWatch(Struct, frozen=True):
             nothing,
             nothing,
             (False,) * len(bounds),
+            failing,
         )
 
     def evidence(self, rule: int) -> float:
@@ -167,9 +172,16 @@ class TargetWatch(Struct, frozen=True):
         """Whether the target should be asked."""
         return any(self.evidence(i) >= SUSPECT for i, bound in enumerate(self.bounds) if bound.probed)
 
+    def _failing_after(self, target: Trials) -> FailingRun:
+        place = next((i for i, bound in enumerate(self.bounds) if bound.probed), None)
+        if place is None or not target.requests:
+            return self.failing
+        return self.failing.after(target.broke[place], target.requests, *worse(self.bounds[place].p0)[-1])
+
     def after_probes(self, failed: int, made: int) -> TargetWatch:
         """The watch after the target was asked ``made`` times."""
-        return replace(self, probed=tuple(d and d.after(failed, made) for d in self.probed))
+        probed = tuple(d and d.after(failed, made) for d in self.probed)
+        return replace(self, probed=probed, unanswered=failed == made)
 
     def after(self, target: Trials, source: Trials, elapsed_s: float) -> TargetWatch:
         """The watch after another span of ``elapsed_s`` in which the arms did so much.
@@ -186,6 +198,7 @@ class TargetWatch(Struct, frozen=True):
             probed=tuple(probed and probed.after(broke, target.requests) for broke, _, probed in trials),
             source=recent_source,
             target=recent_target,
+            failing=self._failing_after(target),
         )
         known = recent_source.requests >= TOGETHER_SAMPLES
         bad = [
@@ -197,6 +210,8 @@ class TargetWatch(Struct, frozen=True):
         ]
         return replace(
             moved,
+            unanswered=self.unanswered and moved.suspects,
+            failing=NO_FAILING if any(forgiven) else moved.failing,
             detectors=tuple(Detector(d.p0) if f else d for d, f in zip(moved.detectors, forgiven, strict=True)),
             probed=tuple(Detector(d.p0) if f and d else d for d, f in zip(moved.probed, forgiven, strict=True)),
             together=tuple(f or (before and b) for f, before, b in zip(forgiven, self.together, bad, strict=True)),

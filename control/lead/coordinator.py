@@ -321,7 +321,7 @@ class Coordinator:
         assert generation == self.state.generation & GENERATION_MASK, (
             "the coordinator alone writes its migration's cells"
         )
-        self._observer.begin(now)
+        self._observer.begin(now, lowered=what == "descent")
 
     def _post(self, effect: Persist, ended: WeightRecord, now: Now) -> None:
         for entry in effect.entries:

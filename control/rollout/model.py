@@ -64,6 +64,7 @@ class RolloutEvent(Struct, frozen=True):
     actor: str = "phasegate"
     reason: str = ""
     # Of a rollback: "previous" (also None), "start", or a phase's name. Of an advance: the phase it must lead to.
+    # Of a breach: "start" where the target fails whole; None is as far as the configuration says.
     to: str | None = None
     resume: bool = False  # of a start: go on from the checkpoint
     forced: bool = False  # of an advance: against a failed check

@@ -250,8 +250,8 @@ def rollback(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def breach(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Go down because the target has failed."""
-    return _descend(plan, s, e, now, "breach", plan.below(s, plan.on_breach), State.ROLLED_BACK)
+    """Go down because the target has failed: as far as the judge says, or else as far as the configuration does."""
+    return _descend(plan, s, e, now, "breach", plan.below(s, e.to or plan.on_breach), State.ROLLED_BACK)
 
 
 def lease_lost(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:

@@ -108,6 +108,7 @@ class Scene:
         self.board, self.settings = board, settings
         self.clock, self.store = HandClock(), Memory()
         self.health: list[Check] = []
+        self.answers = True  # the target, to a probe
         self.told: list[type] = []
         self.coordinator = self.make()
 
@@ -116,7 +117,7 @@ class Scene:
             return self.health
 
         async def probe() -> bool:
-            return True
+            return self.answers
 
         return Coordinator(
             "phase6",
@@ -708,6 +709,40 @@ async def test_a_target_that_fails_is_asked_beside_the_requests(control_plane: M
     status = await plane.until(lambda s: s["state"] == "rolled_back")
     assert status["last_rollback"]["trigger"] == "breach"
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("failed", "answers", "weight", "said"),
+    [
+        (3, True, 0, "the target fails whole: 12 of 12 requests since it began to fail"),
+        (2, False, 0, "the target fails whole: it answers no health check either"),
+        (1, True, 2500, "error_rate: "),
+    ],
+    ids=["everything fails", "the probes fail too", "a third fails"],
+)
+async def test_what_surely_fails_whole_goes_to_the_start_at_once(
+    scene: Scene, failed: int, answers: bool, weight: int, said: str
+) -> None:
+    scene.answers = answers
+    await scene.act("start")
+    for _ in range(2):
+        await scene.act("advance")
+    assert (scene.weight, scene.coordinator.plan.on_breach) == (5000, "previous")
+    series = scene.board.layout.series(0, 0, 0, TARGET)
+    if failed == 3:  # they come in one look, so that the first breach has them all
+        scene.board.cells[series + layouts.C_BUCKETS] += 12
+        scene.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += 12
+    for _ in range(200):
+        scene.clock.mono += 0.25
+        await scene.settle()
+        if scene.weight != 5000:
+            break
+        if failed < 3:
+            scene.board.cells[series + layouts.C_BUCKETS] += 3 if failed == 1 else 2
+            scene.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += failed
+    assert (scene.weight, scene.coordinator.state.state) == (weight, State.ROLLED_BACK)
+    assert scene.coordinator.state.last_rollback is not None
+    assert scene.coordinator.state.last_rollback.reason.startswith(said)
 
 
 async def test_the_status_survives_a_store_that_cannot_be_opened(
