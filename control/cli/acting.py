@@ -62,6 +62,8 @@ def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Com
         _print_where_it_stands(answer)
         if name in ("rollback", "abort"):
             _print_rollback(before, answer.last_rollback)
+        if answer.message:
+            click.echo(f"{answer.message}.")
 
     run.__doc__ = summary
     command = api(run)

@@ -93,6 +93,7 @@ class Status(Struct, frozen=True):
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
+    message: str | UnsetType = UNSET  # in the answer to a rollback alone: where it is now, and how to go all the way
 
 
 class Lagged(Struct, frozen=True):

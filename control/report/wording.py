@@ -149,6 +149,14 @@ def _cause(rollback: Rollback) -> str:
     return f"{trigger}: {reason}" if reason else trigger
 
 
+def after_rollback(status: Status) -> str:
+    """Where a rollback has led, and how to go all the way."""
+    if not status.weight:
+        return "0 % is on the target: all is on the source"
+    weight = percent(status.weight)
+    return f"{weight} is on the target still; `phasegate rollback --to start` takes it all the way to 0 %"
+
+
 def next_line(status: Status) -> str:
     """What happens next: by itself, or by which command."""
     weight = percent(status.weight)

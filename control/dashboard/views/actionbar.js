@@ -105,7 +105,8 @@ export function Actions({ status, identity, link, take }) {
 function told(wanted, after) {
   const last = after.last_rollback;
   if (["rollback", "abort", "reset"].includes(wanted.action) && last && after.state !== "rolling_back") {
-    return `${wanted.label}: done, ${weight(after.weight)} on the target; took ${ms(last.total_ms)}.`;
+    const further = wanted.action === "rollback" && after.weight > 0 ? " “Roll back to 0 %” goes all the way." : "";
+    return `${wanted.label}: done, ${weight(after.weight)} on the target; took ${ms(last.total_ms)}.${further}`;
   }
   return `${wanted.label}: done, ${weight(after.weight)} on the target.`;
 }
