@@ -206,6 +206,9 @@ _STATE_HINTS: Final[Mapping[State, str]] = {
 }
 
 
+_GOING_ON: Final = frozenset((row.state, row.on) for row in TRANSITIONS if row.on in (On.START, On.RESUME))
+
+
 def _further_down(plan: RolloutPlan, s: Rollout, to: str | None) -> bool:
     """Whether a rollback that is going on is asked to go further than it does; "previous" joins it."""
     if to is None or to == PREVIOUS:
@@ -234,7 +237,7 @@ def _elsewhere(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> Refuse | None:
 
 
 def _refusal(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> tuple[str, str]:
-    going_on = e.kind is On.RESUME or (e.kind is On.START and e.resume)
+    going_on = (e.kind is On.RESUME or e.resume) and (s.state, e.kind) in _GOING_ON
     if going_on and s.resumable_bp is not None and plan.resumed(s) is None:
         held = percent_of(s.resumable_bp)
         return f"no phase has at most the {held:g} % that were held last", _beyond(plan, s)

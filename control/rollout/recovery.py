@@ -90,11 +90,23 @@ def rejoin(saved: Rollout | None, here: Rollout) -> Step:
         revision=max(before.revision, here.revision) + 1,
         started_at=before.started_at,
         last_rollback=here.last_rollback or before.last_rollback,
-        resume_phase=before.resume_phase if here.resume_phase is None else here.resume_phase,
+        resume_phase=here.resume_phase or _resume_phase(before),
     )
     if joined.state is State.IDLE:
         joined = replace(joined, resume_phase=None)
     return joined, (Persist((_recovered(joined, "decided before the checkpoint could be read: kept"),)),)
+
+
+def _resume_phase(saved: Rollout) -> EnteredPhase | None:
+    """Where to go on by a checkpoint that was left.
+
+    A start that it has as asked for may have been published and lowered since, also on the board of an earlier boot.
+    Then the run is a new one, and going on leads no further than that start.
+    """
+    resume, asked = saved.resume_phase, saved.pending
+    if resume is None or asked is None:
+        return resume
+    return asked.phase if asked.weight_bp < resume.weight_bp else resume
 
 
 def _recovered(s: Rollout, why: str) -> Entry:
@@ -124,7 +136,7 @@ def _without_checkpoint(plan: RolloutPlan, found: BoardWord) -> tuple[Rollout, s
 
 
 def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
-    none = replace(saved, pending=None, descent=None)
+    none = replace(saved, pending=None, descent=None, resume_phase=_resume_phase(saved))
     match saved.state:
         case State.COMPLETED:
             return none, "a new board; completed stays"
@@ -139,7 +151,7 @@ def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
 
 
 def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now: Now) -> tuple[Rollout, str]:
-    settled = replace(saved, pending=None)
+    settled = replace(saved, pending=None, resume_phase=_resume_phase(saved))
     if (found.generation, found.weight_bp, found.pinned) == (saved.generation, saved.weight_bp, saved.pinned):
         return settled, "as the checkpoint says" if saved.pending is None else "an increase was asked for: called off"
     wanted = saved.pending
@@ -148,7 +160,7 @@ def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now:
     weight_bp = min(saved.weight_bp, found.weight_bp)
     if saved.weight_bp == 0 or (weight_bp == saved.weight_bp and found.generation <= saved.generation):
         return settled, "the checkpoint has no more weight than the board, which differs"
-    resume_phase = saved.resume_phase if saved.phase is None else phase_before(plan, saved.phase)
+    resume_phase = settled.resume_phase if saved.phase is None else phase_before(plan, saved.phase)
     if weight_bp and resume_phase is not None:  # going on leads to no more than is held
         resume_phase = replace(resume_phase, weight_bp=min(resume_phase.weight_bp, weight_bp))
     held = replace(
