@@ -138,7 +138,7 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "windows"): "hours in which a phase may begin; without any, always",
     (settings.Migration, "freezes"): "spans in which no phase begins",
     (settings.Migration, "webhooks"): "receivers of phase changes and rollbacks",
-    (phases.Phase, "name"): "the phase's name in status, report and logs",
+    (phases.Phase, "name"): "the phase's name in status, report and logs; `previous` and `start` are reserved words",
     (phases.Phase, "weight"): "the target's share of data requests, in percent, in steps of 0.01",
     (phases.Phase, "min_soak"): "the least time in this phase",
     (phases.Phase, "rollback_within"): "limit for a rollback out of this phase to be complete",

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 import structlog
 from aiohttp import web
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from backends.adapters import openapi as data_openapi
@@ -40,6 +41,7 @@ from control.lead.execution import CommandRefused
 from control.plan.settings import Settings
 from control.report import build as report
 from control.report.documents import TrailHead
+from control.report.wording import after_rollback
 from control.store.entry import AuditLine, audit_document
 from control.store.port import StoreError
 from control.store.sqlite import StoreThread
@@ -212,7 +214,9 @@ class Api:
             await asyncio.shield(task)
         except CommandRefused as refused:
             raise ApiProblem(_HTTP.get(refused.code, 409), refused.code, refused.message, refused.hint) from None
-        return answers.document(coordinator.status())
+        status = coordinator.status()
+        told = after_rollback(status) if command.action == "rollback" else UNSET
+        return answers.document(replace(status, message=told))
 
     async def _audit(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = self._coordinator(request)
@@ -325,7 +329,7 @@ def _in_short(coordinator: Coordinator) -> MigrationInShort:
         state=s.state,
         revision=s.revision,
         weight=s.weight_bp / 100,
-        phase=None if s.phase is None else settings.phases[s.phase].name,
+        phase=None if (phase := coordinator.plan.current(s)) is None else phase.name,
         mode=settings.mode,
         source=settings.source,
         target=settings.target,

@@ -55,13 +55,17 @@ def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Com
 
     def run(client: ControlClient, reason: str | None, as_json: bool, **fields: Any) -> None:
         before = _last_rollback(client) if name in ("rollback", "abort") else None
-        answer = _act(client, name, reason, {key: value for key, value in fields.items() if value})
+        answer = _act(
+            client, name, reason, {key: value for key, value in fields.items() if value not in (None, False)}
+        )
         if as_json:
             print_json(answer)
             return
         _print_where_it_stands(answer)
         if name in ("rollback", "abort"):
             _print_rollback(before, answer.last_rollback)
+        if answer.message:
+            click.echo(f"{answer.message}.")
 
     run.__doc__ = summary
     command = api(run)
@@ -74,14 +78,23 @@ def _action(name: Action, summary: str, *extra: Callable[..., Any]) -> click.Com
     return click.command(name)(command)
 
 
-advance = _action("advance", "Go on to the next phase now, if both backends are healthy.", _FORCE)
+advance = _action(
+    "advance",
+    "Go on to the next phase now, if both backends are healthy.",
+    click.option("--to", metavar="PHASE", help="Only if this is the next phase."),
+    _FORCE,
+)
 pause = _action("pause", "Hold the weight; a failing target is still rolled back.")
 resume = _action("resume", "Go on after a pause, a restart or a reboot.", _FORCE)
 rollback = _action(
     "rollback",
     "Take traffic back; answers when it is done.\n\n"
     "Done is when every worker shows the lower weight and no older request is open on the target.",
-    click.option("--to", type=click.Choice(["previous", "start"]), help="Back one phase, or all of them."),
+    click.option(
+        "--to",
+        metavar="PHASE",
+        help="previous (the default), start for all the way to 0 %, or a phase with less weight by its name.",
+    ),
 )
 abort = _action("abort", "End the migration and take all traffic back to the source.")
 

@@ -6,7 +6,7 @@
 import { span, weight } from "./format.js";
 
 const top = (status) => status.phases.at(-1);
-const next = (status) => status.phases[status.phase ? status.phase.index + 1 : 0];
+const next = (status) => status.phases.find((phase) => phase.weight > status.weight);
 const below = (status) => status.phases.filter((phase) => phase.weight < status.weight).at(-1)?.weight ?? 0;
 const resumable = (status) => status.checkpoint?.resume_phase ?? null;
 const held = (status) => status.weight > 0;
@@ -50,10 +50,11 @@ const ACTIONS = [
   { id: "pause", states: ["running"], label: () => "Pause", ask: () => null },
   {
     id: "advance",
-    states: ["running"],
+    states: ["running", "completed"],
+    when: (s) => s.state === "running" || next(s),
     label: (s) => (next(s) ? `Advance to ${weight(next(s).weight)}` : "Complete"),
     ask: (s) => {
-      const earned = s.verdict?.outcome === "promote";
+      const earned = s.state === "completed" || s.verdict?.outcome === "promote";
       const to = next(s);
       const says = to
         ? `${weight(to.weight)} of the data requests go to the target at once, phase “${to.name}”.`
@@ -168,6 +169,7 @@ export function comesNext(status) {
         ? "The source answers everything. An operator decides how to go on."
         : `Held at ${weight(status.weight)} until an operator goes on; a breach rolls back further.`;
     case "completed":
+      if (to) return `Held at ${weight(status.weight)} without a lease. Advance goes on to ${to.name}, ${weight(to.weight)}.`;
       return `${weight(status.weight)} stays on the target, without a lease. There is no automatic rollback any more.`;
     case "aborted":
       return "The source answers everything. An operator decides how to go on.";

@@ -13,7 +13,7 @@ from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
 from control.figures.counts import BYTES_PER_KB
 from control.plan.phases import FULL_BP
-from control.rollout.model import Rollout, State
+from control.rollout.model import Rollout, RolloutPlan, State
 from proxy.board import histogram
 from proxy.board.board import Board
 
@@ -41,6 +41,7 @@ class Led(Protocol):
     """What the metrics read of a coordinator."""
 
     name: str
+    plan: RolloutPlan
     state: Rollout
 
     @property
@@ -88,7 +89,8 @@ class _Now(Collector):
         for one in self._led:
             s = one.state
             weight.add_metric([one.name], s.weight_bp / FULL_BP)
-            phase.add_metric([one.name], -1 if s.phase is None else s.phase)
+            current = one.plan.current(s)
+            phase.add_metric([one.name], -1 if current is None else one.plan.phases.index(current))
             revision.add_metric([one.name], s.revision)
             store.add_metric([one.name], float(one.store_error is None))
             for value in State:

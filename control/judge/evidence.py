@@ -31,6 +31,8 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from control.judge.whole import NO_FAILING, FailingRun
+
 POINTS: Final = 12  # alternatives to p₀, log-spaced: more would hardly detect a share between two of them sooner
 FIRE: Final = math.log(3e6)  # high enough that a healthy target is not rolled back for days: see docs/judge.md
 SUSPECT: Final = math.log(1e2)
@@ -135,10 +137,12 @@ class TargetWatch(Struct, frozen=True):
     source: Trials  # recent requests, older ones weighted less: see HALF_LIFE_S
     target: Trials
     together: tuple[bool, ...]  # by rule: whether source and target degrade together
+    failing: FailingRun = NO_FAILING  # by the first rule that counts probes
+    unanswered: bool = False  # suspected, and no probe of the last round was answered
 
     @classmethod
-    def fresh(cls, bounds: Sequence[Bound]) -> TargetWatch:
-        """A watch without any trials."""
+    def fresh(cls, bounds: Sequence[Bound], failing: FailingRun = NO_FAILING) -> TargetWatch:
+        """A watch without any trials; ``failing`` goes on counting failures that a rollback did not end."""
         nothing = Trials(0, (0,) * len(bounds))
         return cls(
             tuple(bounds),
@@ -147,6 +151,7 @@ class TargetWatch(Struct, frozen=True):
             nothing,
             nothing,
             (False,) * len(bounds),
+            failing,
         )
 
     def evidence(self, rule: int) -> float:
@@ -168,9 +173,16 @@ class TargetWatch(Struct, frozen=True):
         """Whether the target should be probed."""
         return any(self.evidence(i) >= SUSPECT for i, bound in enumerate(self.bounds) if bound.probed)
 
+    def _failing_after(self, target: Trials) -> FailingRun:
+        place = next((i for i, bound in enumerate(self.bounds) if bound.probed), None)
+        if place is None or not target.requests:
+            return self.failing
+        return self.failing.after(target.broke[place], target.requests, *worse(self.bounds[place].p0)[-1])
+
     def after_probes(self, failed: int, made: int) -> TargetWatch:
         """The watch after ``made`` probes of the target, of which ``failed`` failed."""
-        return replace(self, probed=tuple(d and d.after(failed, made) for d in self.probed))
+        probed = tuple(d and d.after(failed, made) for d in self.probed)
+        return replace(self, probed=probed, unanswered=failed == made)
 
     def after(self, target: Trials, source: Trials, elapsed_s: float) -> TargetWatch:
         """The watch after another ``elapsed_s`` seconds with these trials of both arms.
@@ -187,6 +199,7 @@ class TargetWatch(Struct, frozen=True):
             probed=tuple(probed and probed.after(broke, target.requests) for broke, _, probed in trials),
             source=recent_source,
             target=recent_target,
+            failing=self._failing_after(target),
         )
         enough = recent_source.requests >= TOGETHER_SAMPLES
         bad = [
@@ -198,6 +211,8 @@ class TargetWatch(Struct, frozen=True):
         ]
         return replace(
             moved,
+            unanswered=self.unanswered and moved.suspects,
+            failing=NO_FAILING if any(forgiven) else moved.failing,
             detectors=tuple(Detector(d.p0) if f else d for d, f in zip(moved.detectors, forgiven, strict=True)),
             probed=tuple(Detector(d.p0) if f and d else d for d, f in zip(moved.probed, forgiven, strict=True)),
             together=tuple(f or (before and b) for f, before, b in zip(forgiven, self.together, bad, strict=True)),

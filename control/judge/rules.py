@@ -219,6 +219,7 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 BY_NAME: Final = {rule.name: rule for rule in RULES}
 ON_REQUESTS: Final = tuple((rule, rule.signal) for rule in RULES if isinstance(rule.signal, Requests))
+BY_PROBES: Final = frozenset(rule.name for rule, signal in ON_REQUESTS if signal.probed)  # errors
 GAUGES: Final = tuple(rule for rule in RULES if isinstance(rule.signal, Gauge))
 
 

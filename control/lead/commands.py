@@ -13,6 +13,7 @@ from control.rollout.model import On, RolloutEvent
 REASON_MAX: Final = 500
 
 
+PhaseName = Annotated[str, Meta(min_length=1, max_length=64)]
 Reason = Annotated[str, Meta(max_length=REASON_MAX)]
 Action = Literal["start", "advance", "pause", "resume", "rollback", "abort"]
 
@@ -25,14 +26,16 @@ class ActionBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     expected_revision: int | None = None  # refuse where anything has changed since this revision of the status
     dry_run: bool = False  # of a start: only make the checks
     resume: bool = False  # of a start: go on from the checkpoint
-    to: Literal["previous", "start"] = "previous"  # of a rollback: one phase back, or all of them
+    # Of a rollback: `previous` (as where it is left out), `start`, or the name of a phase with less weight. Of an
+    # advance: the name of the phase that it must lead to.
+    to: PhaseName | None = None
     force: bool = False  # against a failed check; needs a reason
 
 
 # Which fields an action takes beside ``reason`` and ``expected_revision``.
 FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "start": ("dry_run", "resume", "force"),
-    "advance": ("force",),
+    "advance": ("to", "force"),
     "pause": (),
     "resume": ("force",),
     "rollback": ("to",),
@@ -59,7 +62,7 @@ class Command(Struct, frozen=True):
     expected_revision: int | None = None
     dry_run: bool = False
     resume: bool = False
-    to: Literal["previous", "start"] = "previous"
+    to: str | None = None
     force: bool = False
 
     def event(self, revision: int | None, detected: float) -> RolloutEvent:

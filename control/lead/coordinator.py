@@ -13,6 +13,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -21,12 +22,13 @@ from msgspec.structs import replace
 
 from control.figures.counts import workers
 from control.lead import crashpoints, execution, observer
+from control.lead.checkpoint import CheckpointDocument, decoded
 from control.lead.clock import Clock
 from control.lead.commands import Command
 from control.lead.documents import Status
 from control.lead.judging import Judging, Probe
 from control.lead.lease import Lease, leased
-from control.lead.observer import KeptBaseline, Observer, WeightRecord
+from control.lead.observer import Observer, WeightRecord
 from control.lead.publishing import Publisher
 from control.lead.readiness import HealthCheck, Readiness
 from control.lead.saving import Outbox, OutboxOwner
@@ -64,13 +66,6 @@ READY_WITHIN_S: Final = 2.0  # a loop whose last pass is older does not lead
 CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
 
 
-class CheckpointDocument(msgspec.Struct, frozen=True):
-    """A checkpoint."""
-
-    rollout: Rollout
-    baseline: KeptBaseline | None = msgspec.field(default=None, name="chapter")
-
-
 class Coordinator:
     """One migration in the hands of the control plane."""
 
@@ -100,9 +95,9 @@ class Coordinator:
         self.plan = RolloutPlan(migration.phases, migration.on_breach)
         self.state = Rollout()
         self.raised_at = 0  # the revision of the last increase that was published
-        self.outbox = Outbox(store, name, CheckpointDocument, clock, owner)
+        self.outbox = Outbox(store, name, partial(decoded, migration.phases), clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
-        self.publisher = Publisher(name, index, migration.phases, kinds, board, self._observer, self.outbox, now)
+        self.publisher = Publisher(name, index, self.plan, kinds, board, self._observer, self.outbox, now)
         self._board = board
         self._clock = clock
         self._notify = notify
@@ -144,7 +139,7 @@ class Coordinator:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
         self._carry_out(effects, now)
-        if rollout is not None and baseline is not None and self.state.phase == rollout.phase:
+        if rollout is not None and baseline is not None and self.state.weight_bp == rollout.weight_bp:
             self._observer.restore(baseline)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
 
@@ -326,7 +321,7 @@ class Coordinator:
         assert generation == self.state.generation & GENERATION_MASK, (
             "the coordinator alone writes its migration's cells"
         )
-        self._observer.begin(now)
+        self._observer.begin(now, lowered=what == "descent")
 
     def _post(self, effect: Persist, ended: WeightRecord, now: Now) -> None:
         for entry in effect.entries:

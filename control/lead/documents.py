@@ -65,7 +65,7 @@ class CheckpointStatus(Struct, frozen=True):
     error: str | None  # why
     unsaved_entries: int  # audit entries that wait for it
     lost_entries: int  # that found the queue full and will never be written
-    resume_phase: str | None  # where `start` with `resume` goes on
+    resume_phase: str | None  # where `resume`, or `start` with `resume`, goes on; null: nowhere
 
 
 class WorkerStatus(Struct, frozen=True):
@@ -85,7 +85,7 @@ class Status(Struct, frozen=True):
     state: State
     revision: int  # goes up with every change; `expected_revision` of an action is compared with it
     weight: float  # the target's share that is published, in percent
-    phase: CurrentPhase | None
+    phase: CurrentPhase | None  # null where none is held, or where `phases` has none of the weight that is held
     phases: tuple[PlannedPhase, ...]
     verdict: VerdictDocument
     arms: ArmsStatus
@@ -93,6 +93,7 @@ class Status(Struct, frozen=True):
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
+    message: str | UnsetType = UNSET  # in the answer to a rollback alone: where it is now, and how to go all the way
 
 
 class Lagged(Struct, frozen=True):

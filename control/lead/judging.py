@@ -18,7 +18,7 @@ from control.judge.verdict import PhaseVerdict
 from control.lead.clock import Clock
 from control.lead.observer import Observer
 from control.lead.readiness import Readiness
-from control.plan.phases import Phase
+from control.plan.phases import START, Phase
 from control.plan.settings import Migration
 from control.plan.times import Now
 from control.rollout.model import On, Refuse, Rollout, RolloutEvent, RolloutPlan, State
@@ -118,7 +118,7 @@ class Judging:
         s = self._leader.state
         self._earned = None
         if verdict.outcome is VerdictOutcome.ROLL_BACK and s.state in _TAKEN_BACK:
-            self._leader.apply(RolloutEvent(On.BREACH, reason="; ".join(verdict.reasons), detected=now.mono))
+            self._leader.apply(self._breach(verdict, now))
         elif verdict.outcome is VerdictOutcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
             self._earned = verdict
             closed = self._readiness.held(self._following())
@@ -128,14 +128,17 @@ class Judging:
             if not closed:
                 self._check_then_promote(now)
 
+    def _breach(self, verdict: PhaseVerdict, now: Now) -> RolloutEvent:
+        """The breach; what surely fails whole goes to the start at once, whatever ``on_breach`` says."""
+        whole = self._observer.fails_whole(verdict)
+        reason = "; ".join((whole, *verdict.reasons) if whole else verdict.reasons)
+        return RolloutEvent(On.BREACH, reason=reason, detected=now.mono, to=START if whole else None)
+
     def _phase(self) -> Phase | None:
-        phase = self._leader.state.phase
-        return None if phase is None else self._leader.plan.phases[phase]
+        return self._leader.plan.current(self._leader.state)
 
     def _following(self) -> Phase | None:
-        phase, phases = self._leader.state.phase, self._leader.plan.phases
-        following = 0 if phase is None else phase + 1
-        return phases[following] if following < len(phases) else None
+        return self._leader.plan.following(self._leader.state)
 
     def _check_then_promote(self, now: Now) -> None:
         if self._checking is not None or (self._unwell and now.mono - self._checked_at < HEALTH_AGAIN_S):

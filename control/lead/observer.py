@@ -18,6 +18,7 @@ from control.judge.document import verdict_document
 from control.judge.evidence import TargetWatch
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict, Terms, judge, judge_by_threshold
+from control.judge.whole import FailingRun, fails_whole
 from control.lead.documents import PhaseFacts
 from control.plan.phases import Phase
 from control.plan.settings import Migration
@@ -64,18 +65,22 @@ class Observer:
         self._index = index
         self._settings = migration
         self._machine = Machine(board)
+        self.watch = self._fresh_watch(FailingRun())
         self._samples: dict[str, tuple[float, ...]] = {}  # of the judge's gauges, oldest first
         self.begin(now)
 
-    def begin(self, now: Now) -> None:
-        """From here on the counts are of what was just published."""
+    def begin(self, now: Now, *, lowered: bool = False) -> None:
+        """From here on the counts are of what was just published; a failing goes on over a lower weight."""
         self._last = self._base = self._window = read_counts(self._board, self._index, now.mono)
         self._adapters = by_adapter(self._board, self._index)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
         self._breach_told = False  # a validation has said what the fast detector found
-        self.watch = TargetWatch.fresh(rules.bounds(self._settings.thresholds))
+        self.watch = self._fresh_watch(self.watch.failing if lowered else FailingRun())
         self.verdict: PhaseVerdict | None = None
+
+    def _fresh_watch(self, failing: FailingRun) -> TargetWatch:
+        return TargetWatch.fresh(rules.bounds(self._settings.thresholds), failing)
 
     def kept(self) -> KeptBaseline:
         """For the checkpoint."""
@@ -136,7 +141,7 @@ class Observer:
     def _terms(self, s: Rollout, phase: Phase | None) -> Terms:
         settings = self._settings
         if phase is None:
-            return Terms(0.0, 0.0, settings.min_samples, "hold")
+            return Terms(0.0, 0.0, settings.min_samples, "hold", _HELD.get(s.state, ""))
         max_soak = phase.max_soak_s if phase.max_soak_s is not None else settings.max_soak_s
         return Terms(
             phase.min_soak_s,
@@ -149,6 +154,13 @@ class Observer:
     def _sample_gauges(self, now: Now) -> None:
         for name, value in self._machine.sample(now.mono).items():
             self._samples[name] = (*self._samples.get(name, ()), value)[-rules.GAUGE_SAMPLES :]
+
+    def fails_whole(self, verdict: PhaseVerdict) -> str:
+        """Why a target whose verdict is a rollback surely fails whole, in words; nothing where it may not."""
+        by_errors = any(
+            rule.rule in rules.BY_PROBES and rule.outcome is VerdictOutcome.ROLL_BACK for rule in verdict.rules
+        )
+        return fails_whole(self.watch.failing, self.watch.unanswered) if by_errors else ""
 
     # Telling.
 

@@ -15,9 +15,9 @@ from control.lead.events import Hub
 from control.lead.observer import Observer
 from control.lead.saving import Outbox
 from control.lead.status import status_document
-from control.plan.phases import Phase, percent_of
+from control.plan.phases import percent_of
 from control.plan.times import Now, of_ns
-from control.rollout.model import Rollout
+from control.rollout.model import Rollout, RolloutPlan
 from proxy.board.board import Board
 from proxy.board.series import Series
 
@@ -31,7 +31,7 @@ class Publisher:
         self,
         name: str,
         index: int,
-        phases: tuple[Phase, ...],
+        plan: RolloutPlan,
         kinds: tuple[str, str],
         board: Board,
         observer: Observer,
@@ -43,7 +43,7 @@ class Publisher:
         self.history = StepHistory()
         self._name = name
         self._index = index
-        self._phases = phases
+        self._plan = plan
         self._kinds = kinds
         self._board = board
         self._observer = observer
@@ -74,11 +74,9 @@ class Publisher:
             _arm(self._kinds[SOURCE], done.source, sum(r.inflight_source for r in rows)),
             _arm(self._kinds[TARGET], done.target, sum(r.inflight_target + r.inflight_old for r in rows)),
         )
-        resume = state.resume_phase
-        # A configuration may have fewer phases than the one that the checkpoint was written under.
-        resume_name = None if resume is None else self._phases[min(resume, len(self._phases) - 1)].name
-        checkpoint = self._outbox.status(resume_name)
-        return status_document(self._name, self._phases, state, now, self._observer.verdict, arms, checkpoint, rows)
+        resumed = self._plan.resumed(state)
+        checkpoint = self._outbox.status(None if resumed is None else resumed.name)
+        return status_document(self._name, self._plan, state, now, self._observer.verdict, arms, checkpoint, rows)
 
     def figures(self) -> Figures:
         """Every operation since boot, and the data sources' gauges, as the API shows them."""

@@ -41,10 +41,12 @@ class OutboxOwner(NamedTuple, Generic[T]):
 class Outbox(Generic[T]):
     """What is to be written and has not been: audit entries in their order, and a checkpoint out of date."""
 
-    def __init__(self, store: Storage, migration: str, shape: type[T], clock: Clock, owner: OutboxOwner[T]) -> None:
+    def __init__(
+        self, store: Storage, migration: str, decode: Callable[[str], T], clock: Clock, owner: OutboxOwner[T]
+    ) -> None:
         self._store = store
         self._migration = migration
-        self._shape = shape
+        self._decode = decode
         self._clock = clock
         self._owner = owner
         self._entries: deque[tuple[float, Entry]] = deque()
@@ -86,7 +88,7 @@ class Outbox(Generic[T]):
             return None
         self._saved_at = found.saved_at
         try:
-            return msgspec.json.decode(found.document, type=self._shape)
+            return self._decode(found.document)
         except msgspec.DecodeError as error:
             note = f"the checkpoint of {rfc3339(found.saved_at)} cannot be understood and is kept here: {error}"
             _log.error("checkpoint_not_understood", migration=self._migration, reason=str(error))

@@ -10,12 +10,12 @@ from control.judge.verdict import PhaseVerdict
 from control.lead.documents import ArmsStatus, CheckpointStatus, CurrentPhase, PlannedPhase, Status, WorkerStatus
 from control.plan.phases import Phase
 from control.plan.times import Now, rfc3339
-from control.rollout.model import Rollout
+from control.rollout.model import Rollout, RolloutPlan
 
 
 def status_document(
     name: str,
-    phases: Sequence[Phase],
+    plan: RolloutPlan,
     s: Rollout,
     now: Now,
     verdict: PhaseVerdict | None,
@@ -24,13 +24,14 @@ def status_document(
     workers: Sequence[WorkerState],
 ) -> Status:
     """The whole status."""
+    current = plan.current(s)
     return Status(
         migration=name,
         state=s.state,
         revision=s.revision,
         weight=s.weight_bp / 100,
-        phase=None if s.phase is None else _current(s.phase, phases[s.phase], s, now),
-        phases=tuple(_planned(phase) for phase in phases),
+        phase=None if current is None else _current(plan.phases.index(current), current, s, now),
+        phases=tuple(_planned(phase) for phase in plan.phases),
         verdict=verdict_document(verdict),
         arms=arms,
         last_rollback=s.last_rollback,

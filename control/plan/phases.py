@@ -17,6 +17,12 @@ BP_PER_PERCENT: Final = 100
 LEAST_PERCENT: Final = 0.01  # one basis point, the board's resolution
 
 
+# Where a rollback goes, beside a phase by its name: so no phase can be called that.
+PREVIOUS: Final = "previous"
+START: Final = "start"
+RESERVED: Final = (PREVIOUS, START)
+
+
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):
     """One step of a migration. ``weight`` is the target's share in percent."""
 
@@ -67,7 +73,24 @@ def percent_of(weight_bp: int) -> float:
     return weight_bp / BP_PER_PERCENT
 
 
-def phase_at_or_below(phases: Sequence[Phase], weight_bp: int) -> int | None:
+# Weights rise from phase to phase, so a weight names a phase, whatever its place in an edited list.
+
+
+def phase_at(phases: Sequence[Phase], weight_bp: int) -> Phase | None:
+    """The phase of exactly this weight."""
+    return next((phase for phase in phases if phase.weight_bp == weight_bp), None)
+
+
+def phase_at_or_below(phases: Sequence[Phase], weight_bp: int) -> Phase | None:
     """The last phase whose weight is not above ``weight_bp``; None where every phase is above it."""
-    fitting = [i for i, phase in enumerate(phases) if phase.weight_bp <= weight_bp]
-    return fitting[-1] if fitting else None
+    return next((phase for phase in reversed(phases) if phase.weight_bp <= weight_bp), None)
+
+
+def phase_above(phases: Sequence[Phase], weight_bp: int) -> Phase | None:
+    """The first phase with more weight than ``weight_bp``: the next one; None where there is none."""
+    return next((phase for phase in phases if phase.weight_bp > weight_bp), None)
+
+
+def named(phases: Sequence[Phase]) -> str:
+    """The phases in words: each one's name with its weight."""
+    return ", ".join(f'"{phase.name}" ({percent_of(phase.weight_bp):g} %)' for phase in phases)

@@ -25,7 +25,7 @@ from backends.extensions import added
 from backends.kinds.registry import KINDS, decode_hook
 from control.plan.gates import Freeze, Window
 from control.plan.mistakes import join, one_of, problems, shown, sound_keys
-from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, Phase, Thresholds
+from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, RESERVED, Phase, Thresholds
 from proxy.migration.routes import operations_of
 from proxy.settings import App, Mode, Plan, Proxy, Route, mistakes
 from proxy.settings import located as place_app_and_proxy
@@ -308,6 +308,8 @@ def _phases(parts: _Parts) -> Iterator[str]:
             if phase.name in names:
                 yield f"{path}[{i}].name: {shown(phase.name)} is the name of an earlier phase"
             names.add(phase.name)
+            if phase.name in RESERVED:
+                yield f"{path}[{i}].name: {shown(phase.name)} says where a rollback goes; expected another name"
             if phase.weight_bp == 0:
                 yield f"{path}[{i}].weight: expected at least {LEAST_PERCENT:g}, found {phase.weight:g}"
             elif before is not None and phase.weight_bp <= before.weight_bp:

@@ -150,6 +150,14 @@ def _cause(rollback: Rollback) -> str:
     return f"{trigger}: {reason}" if reason else trigger
 
 
+def after_rollback(status: Status) -> str:
+    """Where a rollback has led, and how to go all the way."""
+    if not status.weight:
+        return "0 % is on the target: all is on the source"
+    weight = percent(status.weight)
+    return f"{weight} is on the target still; `phasegate rollback --to start` takes it all the way to 0 %"
+
+
 def next_line(status: Status) -> str:
     """What happens next: by itself, or by which command."""
     weight = percent(status.weight)
@@ -166,17 +174,24 @@ def next_line(status: Status) -> str:
             return f"held at {weight} until `phasegate resume`; a breach is rolled back further"
         case State.ROLLED_BACK:
             return "all traffic is on the source; `phasegate start --resume` goes on, `start` begins anew"
+        case State.COMPLETED if (above := _above(status)) is not None:
+            return f"held at {weight} for good; `phasegate advance` goes on to {above.name}, {percent(above.weight)}"
         case State.COMPLETED:
             return "nothing: the migration is complete; `phasegate report` shows the run"
         case State.ABORTED:
             return "all traffic is on the source; `phasegate start` begins anew"
 
 
+def _above(status: Status) -> PlannedPhase | None:
+    """The first phase with more weight than is published."""
+    return next((phase for phase in status.phases if phase.weight > status.weight), None)
+
+
 def _next_phase(status: Status) -> str:
     """What a running migration waits for."""
     if status.phase is None:  # the mode sends everything to one arm, whatever the phases
         return NONE
-    later: PlannedPhase | None = next(iter(status.phases[status.phase.index + 1 :]), None)
+    later = _above(status)
     to = "completion" if later is None else f"{later.name}, {percent(later.weight)}"
     if later is not None and later.approval:
         return f"{to}, when an operator approves it with `phasegate advance`"

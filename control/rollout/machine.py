@@ -6,14 +6,20 @@ What may happen when is one table, ``TRANSITIONS``. A pair that has no row is re
     running       in a phase: its weight is on the target, soaking, judged; moves on by itself
     paused        in a phase, weight held (after a reboot: at 0); judged, but does not move on
     rolling_back  the lower weight is published; older requests are still open on the target
-    rolled_back   holds the weight it was taken back to, judged, until an operator goes on
-    completed     the last phase was earned: its weight is pinned and needs no lease
+    rolled_back   holds the weight it was taken back to, or one that the configuration has no phase for any more;
+                  judged, until an operator goes on
+    completed     the last phase was earned: its weight is pinned and needs no lease; phases that are added above it
+                  are gone on to by an operator's word
     aborted       nothing on the target, by an operator's word
 
 Two rules hold in every row. *An increase is asked for, not made*: it becomes ``state.pending`` and the effect
 ``Persist``; only when the store has it (event ``PERSISTED``) is it published. A crash in between finds the board at
 the lower weight. *A decrease is made first*: ``PublishWeight`` comes before every other effect, so that no slow disk
 and no waiting step delays it. It clears what was pending: where the store answers that later, nothing happens.
+
+Phases are known by name and weight as they were entered, never by their place in the list: an edited configuration
+moves nothing. The next phase is the first with more weight than is held; going on leads to the phase with the largest
+weight that is not above what was held last, and is refused where every phase is above it.
 
 ``generation`` counts publications and equals the board's. That is how ``recovery.recover`` knows, after a crash,
 whether the board lags behind the checkpoint (an increase that was not published: forget it) or is ahead of it (a
@@ -25,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from control.plan.phases import PREVIOUS, RESERVED, START, named, percent_of
 from control.plan.times import Now
 from control.rollout import transitions as acts
 from control.rollout.model import Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
@@ -55,22 +62,23 @@ def step(plan: RolloutPlan, state: Rollout, event: RolloutEvent, now: Now) -> St
         return state, (Refuse(message, "It waits for the store; rollback and abort are possible."),)
     for row in _ROWS.get((state.state, event.kind), ()):
         if GUARDS[row.guard](plan, state, event):
-            return row.act(plan, state, event, now)
-    return state, (Refuse(*_refusal(state, event)),)
+            elsewhere = _elsewhere(plan, state, event)
+            return row.act(plan, state, event, now) if elsewhere is None else (state, (elsewhere,))
+    return state, (Refuse(*_refusal(plan, state, event)),)
 
 
 GUARDS: Final[Mapping[str, Callable[[RolloutPlan, Rollout, RolloutEvent], bool]]] = {
     "": lambda p, s, e: True,
-    "anew, or a phase to go on from": lambda p, s, e: not e.resume or s.resume_phase is not None,
-    "a phase to go on from": lambda p, s, e: s.resume_phase is not None,
+    "anew, or a phase to go on from": lambda p, s, e: not e.resume or p.resumed(s) is not None,
+    "a phase to go on from": lambda p, s, e: p.resumed(s) is not None,
     "weight is 0": lambda p, s, e: s.weight_bp == 0,
     "weight above 0": lambda p, s, e: s.weight_bp > 0,
-    "a further phase": lambda p, s, e: s.phase is not None and s.phase + 1 < len(p.phases),
-    "the last phase": lambda p, s, e: s.phase is not None and s.phase + 1 == len(p.phases),
-    "at its phase's weight": lambda p, s, e: s.phase is not None and s.weight_bp == p.phases[s.phase].weight_bp,
-    "below its phase's weight": lambda p, s, e: s.phase is not None and s.weight_bp < p.phases[s.phase].weight_bp,
+    "a further phase": lambda p, s, e: p.following(s) is not None,
+    "going on, and a further phase": lambda p, s, e: e.resume and p.following(s) is not None,
+    "the last phase": lambda p, s, e: s.phase is not None and p.following(s) is None,
+    "at its phase's weight": lambda p, s, e: (phase := p.current(s)) is not None and s.weight_bp == phase.weight_bp,
     "it is pending": lambda p, s, e: s.pending is not None and (e.revision or 0) >= s.pending.revision,
-    "down from the weight now going to": lambda p, s, e: s.weight_bp > 0 and e.to == "start",
+    "down from the weight now going to": lambda p, s, e: s.weight_bp > 0 and _further_down(p, s, e.to),
     "not seen yet": lambda p, s, e: s.descent is not None and s.descent.seen is None,
     "not verified yet": lambda p, s, e: not s.verified,
     "it was a rollback": lambda p, s, e: s.descent is not None and s.descent.final is State.ROLLED_BACK,
@@ -134,7 +142,7 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     # Paused.
     Transition(_S.PAUSED, On.SEEN, _S.PAUSED, acts.seen, "not verified yet"),
     Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume, "at its phase's weight"),
-    Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume_weight, "below its phase's weight"),
+    Transition(_S.PAUSED, On.RESUME, _S.RUNNING, acts.resume_weight, "a phase to go on from"),
     *_held_rows(_S.PAUSED),
     Transition(_S.PAUSED, On.ROLLBACK, _S.ROLLED_BACK, acts.at_zero(_S.ROLLED_BACK), "weight is 0"),
     Transition(_S.PAUSED, On.ABORT, _S.ABORTED, acts.at_zero(_S.ABORTED), "weight is 0"),
@@ -160,6 +168,9 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     *_pending_rows(_S.ROLLED_BACK),
     # Completed.
     Transition(_S.COMPLETED, On.SEEN, _S.COMPLETED, acts.seen, "not verified yet"),
+    Transition(_S.COMPLETED, On.ADVANCE, _S.RUNNING, acts.advance, "a further phase"),
+    Transition(_S.COMPLETED, On.START, _S.RUNNING, acts.go_on, "going on, and a further phase"),
+    *_pending_rows(_S.COMPLETED),
     *_held_rows(_S.COMPLETED),
     # Aborted.
     *_ended_rows(_S.ABORTED),
@@ -181,7 +192,8 @@ _HINTS: Final[Mapping[tuple[State, On], str]] = {
     (_S.PAUSED, On.START): "Use resume to go on, or reset to begin anew.",
     (_S.ROLLED_BACK, On.ADVANCE): "Use resume to go on from the phase it was taken back to.",
     (_S.ROLLED_BACK, On.PAUSE): "It holds its weight already; resume goes on.",
-    (_S.COMPLETED, On.START): "It is complete. To begin anew, reset first.",
+    (_S.COMPLETED, On.START): "It is complete, and no phase is above it. To begin anew, reset first.",
+    (_S.COMPLETED, On.ADVANCE): "It is complete, and no phase is above it; rollback, abort and reset are possible.",
 }
 _STATE_HINTS: Final[Mapping[State, str]] = {
     _S.IDLE: "Start it first.",
@@ -194,6 +206,48 @@ _STATE_HINTS: Final[Mapping[State, str]] = {
 }
 
 
-def _refusal(s: Rollout, e: RolloutEvent) -> tuple[str, str]:
+_GOING_ON: Final = frozenset((row.state, row.on) for row in TRANSITIONS if row.on in (On.START, On.RESUME))
+
+
+def _further_down(plan: RolloutPlan, s: Rollout, to: str | None) -> bool:
+    """Whether a rollback that is going on is asked to go further than it does; "previous" joins it."""
+    if to is None or to == PREVIOUS:
+        return False
+    return to == START or any(phase.name == to and phase.weight_bp < s.weight_bp for phase in plan.phases)
+
+
+def _elsewhere(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> Refuse | None:
+    """Why the phase that is asked for by its name is not where the command leads; None where it is."""
+    if e.kind is On.ADVANCE and e.to is not None:
+        following = plan.following(s)
+        if following is None:
+            return Refuse(f'"{e.to}" is not next', "No phase has more weight: advance without a name completes it.")
+        if following.name != e.to:
+            return Refuse(f'"{e.to}" is not the next phase', f"Next is {named((following,))}; none is passed over.")
+    if e.kind is On.ROLLBACK and e.to is not None and e.to not in RESERVED:
+        most_bp = (
+            s.weight_bp if s.state is State.ROLLING_BACK else s.weight_bp - 1
+        )  # there it joins what is under way
+        lower = [phase for phase in plan.phases if phase.weight_bp <= most_bp]
+        if e.to not in (phase.name for phase in lower):
+            possible = f"{START} (0 %), {named(lower)}" if lower else f"{START} (0 %)"
+            message = f'a rollback from {percent_of(s.weight_bp):g} % to "{e.to}" is not possible'
+            return Refuse(message, f"It goes to less weight: possible are {possible}.")
+    return None
+
+
+def _refusal(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> tuple[str, str]:
+    going_on = (e.kind is On.RESUME or e.resume) and (s.state, e.kind) in _GOING_ON
+    if going_on and s.resumable_bp is not None and plan.resumed(s) is None:
+        held = percent_of(s.resumable_bp)
+        return f"no phase has at most the {held:g} % that were held last", _beyond(plan, s)
     hint = _HINTS.get((s.state, e.kind), _STATE_HINTS[s.state])
     return f"{e.kind.value} is not possible in state {s.state.value}", hint
+
+
+def _beyond(plan: RolloutPlan, s: Rollout) -> str:
+    """What to do where every phase has more weight than was held last."""
+    anew = "start begins anew with the first" if s.state is not State.PAUSED else "reset, and start anew"
+    return (
+        f"The phases are {named(plan.phases)}: {anew}, or put a phase of at most that weight into the configuration."
+    )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from control.plan.phases import Phase
+from control.plan.phases import PREVIOUS, START, Phase, phase_above, phase_at, phase_at_or_below
 from control.plan.times import Now
 from proxy.settings import Mode
 
@@ -50,13 +50,22 @@ class On(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+class EnteredPhase(Struct, frozen=True):
+    """A phase as it was when it was entered. An edited list of phases changes neither its name nor its weight."""
+
+    name: str
+    weight_bp: int
+
+
 class RolloutEvent(Struct, frozen=True):
     """Something that happened, and who made it happen."""
 
     kind: On
     actor: str = "phasegate"
     reason: str = ""
-    to: Literal["previous", "start"] = "previous"  # of a rollback
+    # Of a rollback: "previous" (also None), "start", or a phase's name. Of an advance: the phase it must lead to.
+    # Of a breach: "start" where the target fails whole; None is as far as the configuration says.
+    to: str | None = None
     resume: bool = False  # of a start: go on from the checkpoint
     forced: bool = False  # of an advance: against a failed check
     revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
@@ -69,7 +78,7 @@ class Raise(Struct, frozen=True):
 
     kind: str
     to: State
-    phase: int
+    phase: EnteredPhase
     weight_bp: int
     pinned: bool
     soaked_s: float
@@ -110,7 +119,7 @@ class Rollout(Struct, frozen=True):
 
     state: State = State.IDLE
     mode: Mode = Mode.HYBRID
-    phase: int | None = None
+    phase: EnteredPhase | None = None
     weight_bp: int = 0
     pinned: bool = False
     revision: int = 0
@@ -121,7 +130,7 @@ class Rollout(Struct, frozen=True):
     soaked_s: float = 0.0  # earned before ``soaking_since``
     soaking_since: float | None = None  # CLOCK_MONOTONIC; None: the soak clock is stopped
     verified: bool = False  # every live worker has shown the generation
-    resume_phase: int | None = None  # where `start --resume` goes on
+    resume_phase: EnteredPhase | None = None  # with nothing on the target: going on leads no higher than this
     pending: Raise | None = None
     descent: Descent | None = None
     last_rollback: Rollback | None = None
@@ -130,12 +139,42 @@ class Rollout(Struct, frozen=True):
         """Seconds of soak earned in this phase."""
         return self.soaked_s + (max(0.0, mono - self.soaking_since) if self.soaking_since is not None else 0.0)
 
+    @property
+    def resumable_bp(self) -> int | None:
+        """The weight that was held last: going on leads to no more. None: there is nothing to go on from."""
+        if self.phase is not None:
+            return self.phase.weight_bp
+        if self.weight_bp:
+            return self.weight_bp
+        return None if self.resume_phase is None else self.resume_phase.weight_bp
+
 
 class RolloutPlan(Struct, frozen=True):
     """What of a configuration the machine needs."""
 
     phases: tuple[Phase, ...]
     on_breach: Literal["previous", "start"] = "previous"
+
+    def following(self, s: Rollout) -> Phase | None:
+        """The next phase: the first with more weight than is held now. None: the phase held is the last."""
+        return phase_above(self.phases, s.weight_bp)
+
+    def resumed(self, s: Rollout) -> Phase | None:
+        """Where going on leads: the phase with the largest weight that is not above what was held last."""
+        limit = s.resumable_bp
+        return None if limit is None else phase_at_or_below(self.phases, limit)
+
+    def below(self, s: Rollout, to: str | None) -> Phase | None:
+        """Where a rollback goes to; None is the start, with nothing on the target."""
+        if to == START:
+            return None
+        if to is None or to == PREVIOUS:
+            return phase_at_or_below(self.phases, s.weight_bp - 1)
+        return next(phase for phase in self.phases if phase.name == to)
+
+    def current(self, s: Rollout) -> Phase | None:
+        """The phase that is held, as it is configured now; None where the configuration has none of its weight."""
+        return None if s.phase is None else phase_at(self.phases, s.phase.weight_bp)
 
 
 # Effects: what a step asks to be done, in the order given.

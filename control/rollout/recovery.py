@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from control.plan.phases import FULL_BP, percent_of, phase_at_or_below
+from control.plan.phases import FULL_BP, percent_of, phase_at
 from control.plan.times import Now
-from control.rollout.model import Entry, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
-from control.rollout.transitions import raised
+from control.rollout.model import EnteredPhase, Entry, Persist, PublishWeight, Rollout, RolloutPlan, State, Step
+from control.rollout.transitions import phase_before, raised
 from proxy.settings import Mode
 
 
@@ -74,8 +74,7 @@ def wait(plan: RolloutPlan, found: BoardWord, mode: Mode, lapsed: bool) -> Step:
         held = Rollout(mode=mode, pinned=True)
     elif found.weight_bp and (found.pinned or not lapsed):
         state = State.COMPLETED if found.pinned else State.ROLLED_BACK
-        phase = phase_at_or_below(plan.phases, found.weight_bp)
-        held = Rollout(state, mode, phase, found.weight_bp, found.pinned)
+        held = Rollout(state, mode, _entered(plan, found.weight_bp), found.weight_bp, found.pinned)
     else:
         held = Rollout(State.ROLLED_BACK, mode)
     if (held.weight_bp, held.pinned) == (found.weight_bp, found.pinned):
@@ -91,11 +90,23 @@ def rejoin(saved: Rollout | None, here: Rollout) -> Step:
         revision=max(before.revision, here.revision) + 1,
         started_at=before.started_at,
         last_rollback=here.last_rollback or before.last_rollback,
-        resume_phase=before.resume_phase if here.resume_phase is None else here.resume_phase,
+        resume_phase=here.resume_phase or _resume_phase(before),
     )
     if joined.state is State.IDLE:
         joined = replace(joined, resume_phase=None)
     return joined, (Persist((_recovered(joined, "decided before the checkpoint could be read: kept"),)),)
+
+
+def _resume_phase(saved: Rollout) -> EnteredPhase | None:
+    """Where to go on by a checkpoint that was left.
+
+    A start that it has as asked for may have been published and lowered since, also on the board of an earlier boot.
+    Then the run is a new one, and going on leads no further than that start.
+    """
+    resume, asked = saved.resume_phase, saved.pending
+    if resume is None or asked is None:
+        return resume
+    return asked.phase if asked.weight_bp < resume.weight_bp else resume
 
 
 def _recovered(s: Rollout, why: str) -> Entry:
@@ -115,14 +126,17 @@ def _without_checkpoint(plan: RolloutPlan, found: BoardWord) -> tuple[Rollout, s
     if found.weight_bp == 0:
         return Rollout(), "no checkpoint; nothing on the target"
     if found.pinned:
-        last = phase_at_or_below(plan.phases, found.weight_bp)
-        completed = Rollout(state=State.COMPLETED, phase=last, weight_bp=found.weight_bp, pinned=True)
+        here = _entered(plan, found.weight_bp)
+        completed = Rollout(state=State.COMPLETED, phase=here, weight_bp=found.weight_bp, pinned=True)
         return completed, "no checkpoint; the board says completed"
-    return Rollout(state=State.ROLLED_BACK, resume_phase=0), "no checkpoint: taken back to 0"
+    # Going on leads to the first phase at most, and to no more than the board had.
+    first = plan.phases[0]
+    resume_phase = EnteredPhase(first.name, min(first.weight_bp, found.weight_bp))
+    return Rollout(state=State.ROLLED_BACK, resume_phase=resume_phase), "no checkpoint: taken back to 0"
 
 
 def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
-    none = replace(saved, pending=None, descent=None)
+    none = replace(saved, pending=None, descent=None, resume_phase=_resume_phase(saved))
     match saved.state:
         case State.COMPLETED:
             return none, "a new board; completed stays"
@@ -137,7 +151,7 @@ def _on_a_new_board(saved: Rollout) -> tuple[Rollout, str]:
 
 
 def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now: Now) -> tuple[Rollout, str]:
-    settled = replace(saved, pending=None)
+    settled = replace(saved, pending=None, resume_phase=_resume_phase(saved))
     if (found.generation, found.weight_bp, found.pinned) == (saved.generation, saved.weight_bp, saved.pinned):
         return settled, "as the checkpoint says" if saved.pending is None else "an increase was asked for: called off"
     wanted = saved.pending
@@ -146,15 +160,18 @@ def _on_the_same_board(plan: RolloutPlan, saved: Rollout, found: BoardWord, now:
     weight_bp = min(saved.weight_bp, found.weight_bp)
     if saved.weight_bp == 0 or (weight_bp == saved.weight_bp and found.generation <= saved.generation):
         return settled, "the checkpoint has no more weight than the board, which differs"
+    resume_phase = settled.resume_phase if saved.phase is None else phase_before(plan, saved.phase)
+    if weight_bp and resume_phase is not None:  # going on leads to no more than is held
+        resume_phase = replace(resume_phase, weight_bp=min(resume_phase.weight_bp, weight_bp))
     held = replace(
         settled,
         state=State.ROLLED_BACK,
-        phase=phase_at_or_below(plan.phases, weight_bp),
+        phase=_entered(plan, weight_bp),
         weight_bp=weight_bp,
         pinned=False,
         soaked_s=0.0,
         descent=None,
-        resume_phase=saved.resume_phase if saved.phase is None else max(0, saved.phase - 1),
+        resume_phase=resume_phase,
     )
     return held, "a decrease was published that had not been written: kept"
 
@@ -183,12 +200,28 @@ def _in_mode(settled: Rollout, why: str, saved: Rollout | None, mode: Mode) -> t
 
 
 def _fitted(plan: RolloutPlan, s: Rollout, why: str) -> tuple[Rollout, str]:
-    """Where the phases in the config have changed under a migration in flight, hold its weight for an operator."""
-    if s.phase is None or s.state is State.COMPLETED:
-        return replace(s, phase=None if s.phase is None else len(plan.phases) - 1), why
-    known = s.phase < len(plan.phases)
-    if known and (s.weight_bp in (0, plan.phases[s.phase].weight_bp) or s.state is State.ROLLED_BACK):
+    """Hold the phase against the configuration's, by its weight. One that is gone is held for an operator."""
+    if s.phase is None:
         return s, why
-    phase = phase_at_or_below(plan.phases, s.weight_bp)
-    held = replace(s, state=State.ROLLED_BACK, phase=phase, descent=None, soaked_s=0.0, resume_phase=phase or 0)
-    return held, f"{why}; the configured phases have changed: held"
+    here = _entered(plan, s.phase.weight_bp)
+    if here is not None:
+        if here != s.phase:
+            why = f'{why}; phase "{s.phase.name}" is called "{here.name}" now'
+        return replace(s, phase=here), why
+    gone = f'the configuration has no phase of {percent_of(s.phase.weight_bp):g} % ("{s.phase.name}") any more'
+    if s.state not in (State.RUNNING, State.PAUSED):
+        return s, f"{why}; {gone}"
+    held = replace(
+        s,
+        state=State.ROLLED_BACK,
+        phase=s.phase if s.weight_bp else None,
+        soaked_s=0.0,
+        resume_phase=s.phase,
+    )
+    return held, f"{why}; {gone}: held at {percent_of(s.weight_bp):g} % until an operator goes on"
+
+
+def _entered(plan: RolloutPlan, weight_bp: int) -> EnteredPhase | None:
+    """The phase of exactly this weight; None where the configuration has none."""
+    phase = phase_at(plan.phases, weight_bp)
+    return None if phase is None else EnteredPhase(phase.name, weight_bp)

@@ -6,15 +6,16 @@ weight is published before anything else. When an act is allowed is decided by t
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from msgspec.structs import asdict, replace
 
-from control.plan.phases import percent_of, phase_at_or_below
+from control.plan.phases import Phase, percent_of, phase_at_or_below
 from control.plan.times import Now
 from control.rollout.model import (
     Act,
     Descent,
+    EnteredPhase,
     Entry,
     Notify,
     On,
@@ -53,27 +54,27 @@ def _ask(
     now: Now,
     kind: str,
     to: State,
-    phase: int,
+    phase: Phase | EnteredPhase | None,
     *,
     soaked_s: float = 0.0,
     new_phase: bool = True,
 ) -> Step:
-    revision = s.revision + 1
-    weight_bp = plan.phases[phase].weight_bp
-    pinned = to is State.COMPLETED
-    wanted = Raise(kind, to, phase, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
+    assert phase is not None
+    revision, weight_bp, pinned = s.revision + 1, phase.weight_bp, to is State.COMPLETED
+    entered = EnteredPhase(phase.name, weight_bp)
+    wanted = Raise(kind, to, entered, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
     detail = {
         "from_weight": percent_of(s.weight_bp),
         "to_weight": percent_of(weight_bp),
-        "phase": plan.phases[phase].name,
+        "phase": phase.name,
         "revision": revision,
         "reason": e.reason,
     }
-    left = (_phase_left(plan, s, now),) if s.state is State.RUNNING else ()
+    left = (_phase_left(s, now),) if s.state is State.RUNNING else ()
     entries = (*left, Entry(kind, e.actor, detail | ({"forced": True} if e.forced else {})))
     if weight_bp < s.weight_bp:  # a start below what is held: a decrease after all
         lowered = raised(replace(s, revision=revision), wanted, now)
-        return lowered, (PublishWeight(weight_bp, pinned), Persist(entries), _told(plan, lowered))
+        return lowered, (PublishWeight(weight_bp, pinned), Persist(entries), _told(lowered))
     return replace(s, revision=revision, pending=wanted), (Persist(entries),)
 
 
@@ -102,25 +103,26 @@ def start(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the first phase, or for the one that the checkpoint says to go on from."""
     if e.resume:
         return resume_start(plan, s, e, now)
-    return _ask(plan, s, e, now, "start", State.RUNNING, 0)
+    return _ask(plan, s, e, now, "start", State.RUNNING, plan.phases[0])
 
 
 def resume_start(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the phase it was taken back to, or for the checkpoint's where it was taken back to none."""
-    assert s.resume_phase is not None
-    phase = min(s.resume_phase, len(plan.phases) - 1) if s.phase is None else s.phase
-    return _ask(plan, s, e, now, "resume", State.RUNNING, phase)
+    return _ask(plan, s, e, now, "resume", State.RUNNING, plan.resumed(s))
 
 
 def advance(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the next phase."""
-    assert s.phase is not None
-    return _ask(plan, s, e, now, "advance", State.RUNNING, s.phase + 1)
+    return _ask(plan, s, e, now, "advance", State.RUNNING, plan.following(s))
+
+
+def go_on(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
+    """Ask for the phase above a completed one: the run goes on, under a lease again."""
+    return _ask(plan, s, e, now, "resume", State.RUNNING, plan.following(s))
 
 
 def complete(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Ask for the last phase's weight to be pinned: it needs no lease from then on."""
-    assert s.phase is not None
     soaked_s = s.soaked(now.mono)
     return _ask(plan, s, e, now, "complete", State.COMPLETED, s.phase, soaked_s=soaked_s, new_phase=False)
 
@@ -130,7 +132,7 @@ def persisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     assert s.pending is not None
     up = raised(s, s.pending, now)
     # Written again, as done: after a reboot the board is new and cannot say that it was published.
-    return up, (PublishWeight(up.weight_bp, up.pinned), Persist(), _told(plan, up))
+    return up, (PublishWeight(up.weight_bp, up.pinned), Persist(), _told(up))
 
 
 def unpersisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
@@ -163,9 +165,11 @@ def resume(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def resume_weight(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Ask again for the phase's weight, which a reboot set to 0."""
-    assert s.phase is not None
-    return _ask(plan, s, e, now, "resume", State.RUNNING, s.phase, soaked_s=s.soaked_s, new_phase=False)
+    """Ask again for the phase's weight, which a reboot set to 0, or for the phase below it where it is gone."""
+    phase = plan.resumed(s)
+    same = phase is not None and s.phase is not None and phase.weight_bp == s.phase.weight_bp
+    soaked_s = s.soaked_s if same else 0.0
+    return _ask(plan, s, e, now, "resume", State.RUNNING, phase, soaked_s=soaked_s, new_phase=not same)
 
 
 def seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
@@ -177,35 +181,31 @@ def seen(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 # Lowering: published first.
 
 
-def _down_to(plan: RolloutPlan, s: Rollout, to: Literal["previous", "start"]) -> int | None:
-    """The phase below: the last with less weight than there is now, or none."""
-    if to == "start":
-        return None
-    return phase_at_or_below(plan.phases, s.weight_bp - 1)
-
-
 def _descend(
     plan: RolloutPlan,
     s: Rollout,
     e: RolloutEvent,
     now: Now,
     trigger: str,
-    phase: int | None,
+    phase: Phase | None,
     final: State,
     *,
     at_once: bool = False,
 ) -> Step:
     """Publish the lower weight, then write it down and notify. ``at_once``: hand open reads over without waiting."""
-    weight_bp = 0 if phase is None else min(plan.phases[phase].weight_bp, s.weight_bp)
-    within = ABORT_WITHIN_S if s.phase is None else float(plan.phases[s.phase].rollback_within_s)
+    weight_bp = 0 if phase is None else phase.weight_bp
+    current = plan.current(s)
+    within = ABORT_WITHIN_S if current is None else float(current.rollback_within_s)
     if s.descent is not None:
         within = max(LEFT_AT_LEAST_S, s.descent.decided + s.descent.within_s - now.mono)
     from_bp = s.descent.from_bp if s.descent is not None else s.weight_bp
-    failed = s.phase if s.descent is None else None
+    resume_phase = s.resume_phase
+    if s.descent is None and s.phase is not None:
+        resume_phase = phase_before(plan, s.phase) if trigger in _PHASE_FAILED else s.phase
     lowered = replace(
         s,
         state=State.ROLLING_BACK,
-        phase=phase,
+        phase=None if phase is None else EnteredPhase(phase.name, weight_bp),
         weight_bp=weight_bp,
         pinned=False,
         revision=s.revision + 1,
@@ -215,7 +215,7 @@ def _descend(
         soaking_since=None,
         verified=False,
         pending=None,
-        resume_phase=s.resume_phase if failed is None else max(0, failed - (trigger in _PHASE_FAILED)),
+        resume_phase=resume_phase,
         descent=Descent(
             trigger=trigger,
             reason=e.reason,
@@ -233,19 +233,25 @@ def _descend(
         cut_over_at=now.mono if at_once else now.mono + within * CUT_OVER_AT,
         cancel_at=now.mono + within * (AT_ONCE_CANCEL_AT if at_once else CANCEL_AT),
     )
-    left = (_phase_left(plan, s, now),) if s.phase is not None and s.state in (State.RUNNING, State.PAUSED) else ()
+    left = (_phase_left(s, now),) if s.phase is not None and s.state in (State.RUNNING, State.PAUSED) else ()
     entries = (*left, Entry("rollback" if final is State.ROLLED_BACK else trigger, e.actor, asdict(begun)))
     return lowered, (publish, Persist(entries), Notify(begun))
 
 
+def phase_before(plan: RolloutPlan, failed: EnteredPhase) -> EnteredPhase:
+    """The phase to go on from after one that failed: the next with less weight, or itself where there is none."""
+    below = phase_at_or_below(plan.phases, failed.weight_bp - 1)
+    return failed if below is None else EnteredPhase(below.name, below.weight_bp)
+
+
 def rollback(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
     """Go down by command."""
-    return _descend(plan, s, e, now, "command", _down_to(plan, s, e.to), State.ROLLED_BACK)
+    return _descend(plan, s, e, now, "command", plan.below(s, e.to), State.ROLLED_BACK)
 
 
 def breach(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """Go down because the target has failed."""
-    return _descend(plan, s, e, now, "breach", _down_to(plan, s, plan.on_breach), State.ROLLED_BACK)
+    """Go down because the target has failed: as far as the judge says, or else as far as the configuration does."""
+    return _descend(plan, s, e, now, "breach", plan.below(s, e.to or plan.on_breach), State.ROLLED_BACK)
 
 
 def lease_lost(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
@@ -338,13 +344,12 @@ def _entry(e: RolloutEvent, s: Rollout) -> Entry:
     )
 
 
-def _phase_left(plan: RolloutPlan, s: Rollout, now: Now) -> Entry:
+def _phase_left(s: Rollout, now: Now) -> Entry:
     """The facts of the phase that ends; whoever persists it adds what the arms did in it."""
     assert s.phase is not None
-    phase = plan.phases[s.phase]
     detail = {
-        "name": phase.name,
-        "weight": phase.weight,
+        "name": s.phase.name,
+        "weight": percent_of(s.phase.weight_bp),
         "entered_at": s.entered_at,
         "left_at": now.unix,
         "soaked_s": round(s.soaked(now.mono), 3),
@@ -352,8 +357,8 @@ def _phase_left(plan: RolloutPlan, s: Rollout, now: Now) -> Entry:
     return Entry("phase_left", "phasegate", detail)
 
 
-def _told(plan: RolloutPlan, s: Rollout) -> Notify:
-    name = plan.phases[s.phase].name if s.phase is not None else None
+def _told(s: Rollout) -> Notify:
+    name = s.phase.name if s.phase is not None else None
     return Notify(PhaseChange(s.state, name, percent_of(s.weight_bp)))
 
 

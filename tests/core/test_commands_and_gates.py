@@ -17,6 +17,8 @@ from control.plan.phases import Phase
         ({"action": "start"}, Command("start", "ci")),
         ({"action": "start", "resume": True}, Command("start", "ci", resume=True)),
         ({"action": "rollback", "to": "start", "reason": "x"}, Command("rollback", "ci", reason="x", to="start")),
+        ({"action": "rollback", "to": "half"}, Command("rollback", "ci", to="half")),
+        ({"action": "advance", "to": "half"}, Command("advance", "ci", to="half")),
         ({"action": "pause", "expected_revision": 3}, Command("pause", "ci", expected_revision=3)),
         ({"action": "pause", "expected_revision": None}, Command("pause", "ci")),
         ({"action": "advance", "force": True, "reason": "y"}, Command("advance", "ci", reason="y", force=True)),
@@ -35,7 +37,7 @@ def test_bodies_become_commands(body: object, expected: Command) -> None:
         ({"action": "reset"}, "action: expected"),
         ({"action": "explode"}, "action: expected"),
         ({"action": ["start"]}, "action: expected"),
-        ({"action": "pause", "to": "start"}, 'to: goes with "rollback", not with pause'),
+        ({"action": "pause", "to": "start"}, 'to: goes with "advance" or "rollback", not with pause'),
         ({"action": "start", "bogus": 1}, "bogus: unknown key"),
         ({"action": "advance", "force": True}, "reason: a forced action needs one"),
         ({"action": "pause", "reason": "x" * 501}, "reason: expected a text of at most 500 characters"),
@@ -51,7 +53,7 @@ def test_mistaken_bodies_are_told_in_words(body: object, said: str) -> None:
 
 def test_every_mistake_of_a_body_is_told_at_once() -> None:
     with pytest.raises(Malformed) as caught:
-        parse({"action": "rollback", "to": "nowhere", "force": True, "x": 1}, "ci")
+        parse({"action": "rollback", "to": "", "force": True, "x": 1}, "ci")
     assert len(caught.value.problems) == 4
 
 

@@ -13,6 +13,7 @@ from control.plan.times import Now
 from control.rollout.machine import TRANSITIONS, step
 from control.rollout.model import (
     Descent,
+    EnteredPhase,
     On,
     Persist,
     PublishWeight,
@@ -28,30 +29,41 @@ PLAN = RolloutPlan(DEFAULT_PHASES)
 NOW = Now(1000.0, 1_700_000_000.0)
 
 
-def held(state: State, phase: int | None, **more: object) -> Rollout:
-    weight = 0 if phase is None else DEFAULT_PHASES[phase].weight_bp
-    s = Rollout(state=state, phase=phase, weight_bp=weight, revision=7, generation=3, verified=True)
+ENTERED = tuple(EnteredPhase(phase.name, phase.weight_bp) for phase in DEFAULT_PHASES)
+
+
+def held(state: State, place: int | None, **more: object) -> Rollout:
+    phase = None if place is None else ENTERED[place]
+    s = Rollout(
+        state=state,
+        phase=phase,
+        weight_bp=0 if phase is None else phase.weight_bp,
+        revision=7,
+        generation=3,
+        verified=True,
+    )
     return replace(s, soaking_since=900.0 if state is State.RUNNING else None, entered_at=1.0, **more)
 
 
 def descending(phase: int | None, final: State) -> Rollout:
     descent = Descent("command", "", 5000, 999.0, 999.0, 20.0, final)
-    return replace(held(State.ROLLING_BACK, phase, resume_phase=1, descent=descent), verified=False)
+    return replace(held(State.ROLLING_BACK, phase, resume_phase=ENTERED[1], descent=descent), verified=False)
 
 
 STARTS = {
     "idle": held(State.IDLE, None),
-    "running": held(State.RUNNING, 1, resume_phase=1),
-    "running last": held(State.RUNNING, 4, resume_phase=4),
-    "paused": held(State.PAUSED, 2, resume_phase=2),
-    "paused at 0": replace(held(State.PAUSED, 2, resume_phase=2), weight_bp=0),
+    "running": held(State.RUNNING, 1, resume_phase=ENTERED[1]),
+    "running last": held(State.RUNNING, 4, resume_phase=ENTERED[4]),
+    "paused": held(State.PAUSED, 2, resume_phase=ENTERED[2]),
+    "paused at 0": replace(held(State.PAUSED, 2, resume_phase=ENTERED[2]), weight_bp=0),
     "rolling back": descending(0, State.ROLLED_BACK),
     "aborting": descending(None, State.ABORTED),
     "resetting": descending(None, State.IDLE),
-    "rolled back": held(State.ROLLED_BACK, 1, resume_phase=1),
-    "rolled back to 0": held(State.ROLLED_BACK, None, resume_phase=0),
+    "rolled back": held(State.ROLLED_BACK, 1, resume_phase=ENTERED[1]),
+    "rolled back to 0": held(State.ROLLED_BACK, None, resume_phase=ENTERED[0]),
     "completed": replace(held(State.COMPLETED, 4), pinned=True),
-    "aborted": held(State.ABORTED, None, resume_phase=2),
+    "completed below": replace(held(State.COMPLETED, 2), pinned=True),
+    "aborted": held(State.ABORTED, None, resume_phase=ENTERED[2]),
     "aborted, nothing to resume": held(State.ABORTED, None),
 }
 
@@ -63,6 +75,9 @@ EVENTS = {
     "resume": RolloutEvent(On.RESUME),
     "back": RolloutEvent(On.ROLLBACK),
     "back to 0": RolloutEvent(On.ROLLBACK, to="start"),
+    "back to early": RolloutEvent(On.ROLLBACK, to="early"),
+    "back to initial": RolloutEvent(On.ROLLBACK, to="initial"),
+    "advance to half": RolloutEvent(On.ADVANCE, to="half"),
     "abort": RolloutEvent(On.ABORT),
     "reset": RolloutEvent(On.RESET),
     "promote": RolloutEvent(On.PROMOTE),
@@ -85,6 +100,8 @@ LEADS: dict[str, dict[str, str]] = {
     },
     "running": {
         "advance": "> running 50",
+        "advance to half": "> running 50",
+        "back to initial": "rolling_back 5",
         "promote": "> running 50",
         "pause": "paused 25",
         "back": "rolling_back 5",
@@ -96,6 +113,8 @@ LEADS: dict[str, dict[str, str]] = {
     },
     "running last": {
         "advance": "> completed 100",
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "promote": "> completed 100",
         "pause": "paused 100",
         "back": "rolling_back 75",
@@ -106,6 +125,8 @@ LEADS: dict[str, dict[str, str]] = {
         "lease lost": "rolling_back 0",
     },
     "paused": {
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "resume": "running 50",
         "back": "rolling_back 25",
         "back to 0": "rolling_back 0",
@@ -122,6 +143,7 @@ LEADS: dict[str, dict[str, str]] = {
         "reset": "idle 0",
     },
     "rolling back": {
+        "back to initial": "rolling_back 5",
         "back": "rolling_back 5",
         "back to 0": "rolling_back 0",
         "abort": "rolling_back 0",
@@ -147,6 +169,7 @@ LEADS: dict[str, dict[str, str]] = {
         "drained": "idle 0",
     },
     "rolled back": {
+        "back to initial": "rolling_back 5",
         "start": "running 5",
         "resume start": "> running 25",
         "resume": "> running 25",
@@ -167,8 +190,20 @@ LEADS: dict[str, dict[str, str]] = {
         "reset": "idle 0",
     },
     "completed": {
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "back": "rolling_back 75",
         "back to 0": "rolling_back 0",
+        "abort": "rolling_back 0",
+        "reset": "rolling_back 0",
+    },
+    "completed below": {
+        "advance": "> running 75",
+        "resume start": "> running 75",
+        "back": "rolling_back 25",
+        "back to 0": "rolling_back 0",
+        "back to early": "rolling_back 25",
+        "back to initial": "rolling_back 5",
         "abort": "rolling_back 0",
         "reset": "rolling_back 0",
     },
@@ -227,6 +262,45 @@ def _pending(s: Rollout) -> list[Rollout]:
     """``s`` with each increase it takes waiting for the store."""
     asked = [step(PLAN, s, event, NOW)[0] for event in EVENTS.values()]
     return [replace(a, pending=replace(a.pending, revision=8)) for a in asked if a.pending is not None]
+
+
+@pytest.mark.parametrize(
+    ("start", "event", "message", "hint"),
+    [
+        ("running", RolloutEvent(On.ADVANCE, to="complete"), "not the next phase", '"half" (50 %)'),
+        ("running", RolloutEvent(On.ADVANCE, to="early"), "not the next phase", '"half" (50 %)'),
+        ("running", RolloutEvent(On.ADVANCE, to="start"), "not the next phase", '"half" (50 %)'),
+        ("running last", RolloutEvent(On.ADVANCE, to="complete"), "not next", "without a name completes it"),
+        ("running", RolloutEvent(On.ROLLBACK, to="half"), 'from 25 % to "half"', 'start (0 %), "initial" (5 %)'),
+        ("running", RolloutEvent(On.ROLLBACK, to="early"), 'from 25 % to "early"', 'start (0 %), "initial" (5 %)'),
+        ("running", RolloutEvent(On.ROLLBACK, to="erly"), 'from 25 % to "erly"', 'start (0 %), "initial" (5 %)'),
+        (
+            "rolling back",
+            RolloutEvent(On.ROLLBACK, to="early"),
+            'from 5 % to "early"',
+            'start (0 %), "initial" (5 %)',
+        ),
+        ("idle", RolloutEvent(On.ROLLBACK, to="early"), 'from 0 % to "early"', "start (0 %)"),
+        ("paused", RolloutEvent(On.ADVANCE, to="majority"), "not possible in state paused", "Resume first"),
+    ],
+)
+def test_a_phase_that_is_not_where_the_command_leads_is_refused_with_those_that_are(
+    start: str, event: RolloutEvent, message: str, hint: str
+) -> None:
+    after, effects = step(PLAN, STARTS[start], event, NOW)
+    (refused,) = effects
+    assert isinstance(refused, Refuse)
+    assert after == STARTS[start]
+    assert message in refused.message
+    assert hint in refused.hint
+
+
+def test_a_rollback_that_is_under_way_goes_further_down_to_a_phase_by_its_name() -> None:
+    going = replace(STARTS["rolling back"], phase=ENTERED[2], weight_bp=5000)
+    for to, weight_bp in (("half", 5000), ("early", 2500), ("start", 0), ("previous", 5000)):
+        after, effects = step(PLAN, going, RolloutEvent(On.ROLLBACK, to=to), NOW)
+        assert (after.state, after.weight_bp) == (State.ROLLING_BACK, weight_bp)
+        assert bool(effects) is (weight_bp < 5000)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -295,7 +369,7 @@ def test_a_second_increase_waits_for_the_first() -> None:
 def test_a_failed_store_calls_an_increase_off_and_changes_no_weight() -> None:
     asked, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE), NOW)
     off, effects = step(PLAN, asked, RolloutEvent(On.UNPERSISTED, revision=8, reason="disk full"), NOW)
-    assert (off.state, off.phase, off.weight_bp, off.pending) == (State.RUNNING, 1, 2500, None)
+    assert (off.state, off.phase, off.weight_bp, off.pending) == (State.RUNNING, ENTERED[1], 2500, None)
     assert [type(effect) for effect in effects] == [Persist]
 
 

@@ -1,6 +1,7 @@
 """A rollout in a world that goes wrong: random commands, verdicts, crashes, reboots, slow and failing stores, clocks.
 
-A crash may come after any effect. 20,000 steps are walked, in walks of 100 with a seed each; more of them by
+The configuration is edited under it: phases are added, taken out, renamed and given other weights, at any step. A
+crash may come after any effect. 20,000 steps are walked, in walks of 100 with a seed each; more of them by
 ``PHASEGATE_MODEL_STEPS=1000000 python -m pytest tests/core/test_rollout_model.py``. A walk that fails tells its seed
 and its last steps.
 """
@@ -16,18 +17,18 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from control.plan.phases import DEFAULT_PHASES
+from control.plan.phases import DEFAULT_PHASES, FULL_BP, Phase
 from control.plan.times import Now
 from control.rollout.machine import RAISING as RAISES
-from control.rollout.machine import step
+from control.rollout.machine import TRANSITIONS, step
 from control.rollout.model import On, Persist, PublishWeight, Refuse, Rollout, RolloutEvent, RolloutPlan, State
 from control.rollout.recovery import BoardWord, recover, rejoin, wait
 from proxy.settings import Mode
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))
 STEPS_A_WALK = 100
-PLAN = RolloutPlan(DEFAULT_PHASES)
-WEIGHTS = {0, *(phase.weight_bp for phase in DEFAULT_PHASES)}
+FIRST_PLAN = RolloutPlan(DEFAULT_PHASES)
+LEADS_TO = {(row.state, row.on, row.to) for row in TRANSITIONS}
 LEASE_S = 10.0
 COMMANDS = (On.START, On.ADVANCE, On.PAUSE, On.RESUME, On.ROLLBACK, On.ABORT, On.RESET)
 RAISING = (On.START, On.ADVANCE, On.ADVANCE)
@@ -62,6 +63,10 @@ class World:
         self.waiting = False  # for a checkpoint that cannot be read
         self.left, self.lapsed = self.word, False  # what the last process left
         self.read_late: list[bool] = []  # for each checkpoint that was: whether something was decided before it
+        self.plan = FIRST_PLAN
+        self.weights = {0}  # that were configured at some time
+        self.decided_bp = 0  # the weight of the last increase that was published: nothing but a decision goes beyond
+        self.met: Counter[str] = Counter()
         self.begin()
 
     # What the coordinator does.
@@ -79,13 +84,14 @@ class World:
     def begin(self) -> None:
         """The control process starts; the store cannot always be read."""
         self.left, self.lapsed = self.word, self.mono >= self.lease_until
+        self.weights |= {phase.weight_bp for phase in self.plan.phases}
         self.state = Rollout()
         self.waiting = self.random.random() < 0.3
         if not self.waiting:
             self.go_on()
             return
         effective = self.effective()
-        self.state, effects = wait(PLAN, BoardWord(*self.word), Mode.HYBRID, self.lapsed)
+        self.state, effects = wait(self.plan, BoardWord(*self.word), Mode.HYBRID, self.lapsed)
         self.carry_out(effects)  # and not as recovering: a way up would be found
         assert self.effective() == effective
 
@@ -106,12 +112,13 @@ class World:
     def go_on(self) -> None:
         """From the checkpoint, if nothing was decided without it."""
         before, effective, left = self.left, self.effective(), BoardWord(*self.left)
-        at_once, _ = recover(PLAN, self.saved, left, Mode.HYBRID, self.now(), self.lapsed)
+        at_once, _ = recover(self.plan, self.saved, left, Mode.HYBRID, self.now(), self.lapsed)
         self.state, effects = recover(
-            PLAN, self.saved, left, Mode.HYBRID, self.now(), self.lapsed, BoardWord(*self.word)
+            self.plan, self.saved, left, Mode.HYBRID, self.now(), self.lapsed, BoardWord(*self.word)
         )
         assert replace(self.state, generation=0) == replace(at_once, generation=0)
         self.carry_out(effects, recovering=True)
+        assert self.state.state is not State.RUNNING or self.plan.current(self.state) is not None
         if before.generation:
             assert self.word.weight_bp <= before.weight_bp
             if self.lowered_last and before.weight_bp == 0:
@@ -126,9 +133,40 @@ class World:
         if event.kind is not On.LEASE_LOST and self.leased() and self.mono >= self.lease_until:
             self.apply(RolloutEvent(On.LEASE_LOST))
         before = self.state
-        self.state, effects = step(PLAN, before, event, self.now())
+        self.state, effects = step(self.plan, before, event, self.now())
+        taken = not any(isinstance(effect, Refuse) for effect in effects)
+        if taken:
+            self.the_table_has_a_row(before, event)
+            self.an_increase_goes_no_further_than_it_may(before, event)
         self.carry_out(effects)
-        return before, not any(isinstance(effect, Refuse) for effect in effects)
+        return before, taken
+
+    def the_table_has_a_row(self, before: Rollout, event: RolloutEvent) -> None:
+        after = self.state.state
+        published = event.kind is On.PERSISTED and before.pending is not None and after is before.pending.to
+        assert after is before.state or published or (before.state, event.kind, after) in LEADS_TO
+
+    def an_increase_goes_no_further_than_it_may(self, before: Rollout, event: RolloutEvent) -> None:
+        """Each kind of decision leads to the weight that it is for, by the configuration of this moment."""
+        asked = self.state.pending
+        if asked is None or asked is before.pending:
+            return
+        assert asked.weight_bp == asked.phase.weight_bp
+        weights = [phase.weight_bp for phase in self.plan.phases]
+        if asked.kind == "start":
+            assert asked.weight_bp == weights[0]
+        elif asked.kind == "resume" and before.state is not State.COMPLETED:
+            assert asked.weight_bp <= self.decided_bp
+            assert asked.weight_bp <= before.weight_bp or not before.weight_bp
+            assert not any(asked.weight_bp < weight <= (before.resumable_bp or 0) for weight in weights)
+        elif asked.kind == "complete":
+            assert asked.weight_bp == before.weight_bp
+        else:
+            assert asked.weight_bp == min(weight for weight in weights if weight > before.weight_bp)
+        if before.state is State.COMPLETED:
+            self.met["beyond"] += 1
+        if before.weight_bp and asked.kind == "resume":
+            self.met["resumed"] += 1
 
     def carry_out(self, effects: tuple[object, ...], recovering: bool = False) -> None:
         for effect in effects:
@@ -151,9 +189,8 @@ class World:
             assert self.saved is not None
             assert self.saved.pending is not None
             assert self.saved.pending.weight_bp == effect.weight_bp
-            allowed = {0, *(p for p in (self.saved.resume_phase, self.saved.phase) if p is not None)}
-            allowed |= {self.saved.phase + 1} if self.saved.phase is not None else set()
-            assert self.saved.pending.phase in allowed
+            self.decided_bp = effect.weight_bp
+        assert effect.weight_bp <= max(self.decided_bp, self.word.weight_bp)
         self.lowered_last = effect.weight_bp < self.word.weight_bp or effect.weight_bp == 0
         if effect.weight_bp and not effect.pinned:
             self.lease_until = self.mono + LEASE_S
@@ -171,9 +208,11 @@ class World:
             State.PAUSED: On.RESUME,
             State.ROLLED_BACK: On.RESUME,
             State.ROLLING_BACK: On.DRAINED,
+            State.COMPLETED: On.ADVANCE,
         }
         self.apply(RolloutEvent(onward.get(self.state.state, On.START)))
-        self.saved, self.saving, self.dirty = self.state, None, False
+        self.saved = self.state
+        self.saving, self.dirty = None, False
         if self.state.pending is not None:
             self.apply(RolloutEvent(On.PERSISTED, revision=self.state.revision))
         self.apply(RolloutEvent(On.SEEN))
@@ -182,8 +221,8 @@ class World:
         kind, before = self.random.choice((*COMMANDS, *RAISING)), self.word.weight_bp
         if self.waiting and kind in RAISES:
             return
-        to = self.random.choice(("previous", "start"))
-        self.apply(RolloutEvent(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))  # type: ignore[arg-type]
+        to = self.random.choice((None, "previous", "start", *(phase.name for phase in self.plan.phases)))
+        self.apply(RolloutEvent(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))
         if kind in (On.ABORT, On.RESET):
             assert self.word.weight_bp == 0
         if kind in LOWERING:
@@ -219,8 +258,9 @@ class World:
 
     def store_has_written(self) -> None:
         if self.saving is not None:
-            self.saved, self.saving = self.saving, None
-            self.apply(RolloutEvent(On.PERSISTED, revision=self.saved.revision))
+            written, self.saving = self.saving, None
+            self.saved = written
+            self.apply(RolloutEvent(On.PERSISTED, revision=written.revision))
 
     def store_fails(self) -> None:
         if self.saving is None:
@@ -242,36 +282,88 @@ class World:
         self.mono += self.random.choice((0.1, 3.0, 9.9, 10.0, 400.0))
         self.unix += self.random.randint(-(10**6), 10**6)
 
+    def the_configuration_is_edited(self) -> None:
+        """Phases are added, taken out, renamed or given another weight, as an operator's editor can."""
+        phases = list(self.plan.phases)
+        for _ in range(self.random.randint(1, 3)):
+            place = self.random.randrange(len(phases))
+            weight = self.random.choice((1, 5, 10, 25, 40, 50, 60, 75, 90, 100))
+            taken = {phase.weight_bp for phase in phases}
+            kind = self.random.choice(("add", "remove", "rename", "reweight", "put back"))
+            if kind == "add" and weight * 100 not in taken:
+                phases.append(Phase(self.a_name(phases), float(weight)))
+            elif kind == "remove" and len(phases) > 1:
+                del phases[place]
+            elif kind == "rename":
+                phases[place] = Phase(self.a_name(phases), phases[place].weight)
+            elif kind == "reweight" and weight * 100 not in taken:
+                phases[place] = Phase(phases[place].name, float(weight))
+            elif kind == "put back":
+                phases = list(DEFAULT_PHASES)
+            phases.sort(key=lambda phase: phase.weight)
+        self.plan = replace(self.plan, phases=tuple(phases), on_breach=self.random.choice(("previous", "start")))
+        self.met["gone"] += self.word.weight_bp > 0 and self.word.weight_bp not in {p.weight_bp for p in phases}
+
+    def a_name(self, phases: list[Phase]) -> str:
+        names = [name for name in "abcdefgh" if name not in {phase.name for phase in phases}]
+        return self.random.choice(names)
+
+    def reload(self) -> None:
+        """A new control process with an edited configuration; the one before had written what it knew."""
+        if not self.waiting and self.state.pending is None:
+            self.saved = self.state
+        self.the_configuration_is_edited()
+        self.crash()
+
+    def restart_with_other_workers(self) -> None:
+        """Everything ends and begins with a board of another layout, which has the words of the one before."""
+        if self.random.random() < 0.5:
+            self.the_configuration_is_edited()
+        self.word = Word(*self.word)
+        self.mono += 0.5
+        self.crash_after_writing()
+
     def crash(self) -> None:
         self.fuse, self.dirty, self.saving = -1, False, None
         self.begin()
 
     def crash_after_writing(self) -> None:
         """What the store was at has come through, and nobody heard of it."""
-        self.saved = self.saving or self.saved
+        if self.saving is not None:
+            self.saved = self.saving
         self.crash()
 
     def reboot(self) -> None:
         self.word, self.lease_until, self.mono = Word(), 0.0, 5.0
+        if self.random.random() < 0.3:
+            self.the_configuration_is_edited()
         self.crash()
 
     # What always holds.
 
     def the_board_shows_the_state(self) -> None:
         assert self.word == (self.state.generation, self.state.weight_bp, self.state.pinned)
-        assert self.word.weight_bp in WEIGHTS
+        assert self.word.weight_bp in self.weights
+        assert self.word.weight_bp <= FULL_BP
 
     def the_state_is_a_legal_one(self) -> None:
         s = self.state
         assert (s.state is State.ROLLING_BACK) == (s.descent is not None)
         assert s.pinned == (s.state is State.COMPLETED)
-        if s.state in (State.RUNNING, State.COMPLETED):
+        if s.state is State.RUNNING:
             assert s.phase is not None
-            assert s.weight_bp == DEFAULT_PHASES[s.phase].weight_bp
+            assert s.weight_bp == s.phase.weight_bp
+        if s.phase is not None:
+            assert s.weight_bp in (0, s.phase.weight_bp)
+        assert s.resumable_bp is None or s.resumable_bp <= max(self.decided_bp, s.weight_bp)
+        if s.weight_bp:
+            assert s.resumable_bp == s.weight_bp
+        if s.state is State.COMPLETED:
+            assert s.weight_bp
         if s.state in (State.IDLE, State.ABORTED):
             assert s.weight_bp == 0
         if s.pending is not None:
-            assert s.state not in (State.ROLLING_BACK, State.COMPLETED)
+            assert s.state is not State.ROLLING_BACK
         if s.soaking_since is not None:
             assert s.verified
             assert s.state is State.RUNNING
@@ -298,10 +390,12 @@ LIKELY: dict[Callable[[World], None], int] = {
     World.crash: 1,
     World.crash_after_writing: 1,
     World.reboot: 1,
+    World.reload: 1,
+    World.restart_with_other_workers: 1,
 }
 
 
-def walk(seed: int, met: Counter[tuple[State, bool]]) -> list[bool]:
+def walk(seed: int, met: Counter[tuple[State, bool]]) -> World:
     """One walk; fails with what led there."""
     world = World(seed)
     for what in world.random.choices(list(LIKELY), list(LIKELY.values()), k=STEPS_A_WALK):
@@ -313,13 +407,16 @@ def walk(seed: int, met: Counter[tuple[State, bool]]) -> list[bool]:
         except AssertionError as error:
             pytest.fail(f"seed {seed}: {error}\n" + "\n".join(world.trail[-10:]))
         met[world.state.state, world.state.pending is not None] += 1
-    return world.read_late
+    return world
 
 
 def test_no_walk_ends_in_an_illegal_state_or_above_the_weight_it_may_have() -> None:
     met: Counter[tuple[State, bool]] = Counter()
-    read_late = [late for seed in range(STEPS // STEPS_A_WALK) for late in walk(seed, met)]
+    worlds = [walk(seed, met) for seed in range(STEPS // STEPS_A_WALK)]
+    read_late = [late for world in worlds for late in world.read_late]
     # The walks must have been where it is interesting, or they have shown nothing.
     assert {state for state, _ in met} == set(State)
     assert sum(count for (_, pending), count in met.items() if pending) > STEPS / 100
     assert min(read_late.count(True), read_late.count(False)) > STEPS / 1000
+    for what in ("gone", "resumed", "beyond"):
+        assert sum(world.met[what] for world in worlds) > STEPS / 10_000

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from control.judge.document import verdict_document
 from control.report.wording import (
+    after_rollback,
     audit_detail,
     audit_line,
     changes,
@@ -43,6 +44,18 @@ def test_a_rollback_line_has_reason_steps_and_whether_it_was_in_time() -> None:
     assert "decided 1 ms, seen by all 10 ms, drained 40 ms" in said
     assert "complete after 51 ms, within its limit" in said
     assert "LATER" in rollback_line(replace(last, within_deadline=False))
+
+
+def test_after_a_rollback_the_way_to_the_start_is_said_where_there_is_one() -> None:
+    held = after_rollback(status(state="rolled_back", weight=25.0))
+    assert held == "25 % is on the target still; `phasegate rollback --to start` takes it all the way to 0 %"
+    assert after_rollback(status(state="rolled_back", weight=0.0)) == "0 % is on the target: all is on the source"
+
+
+def test_a_completed_migration_with_phases_above_says_how_to_go_on() -> None:
+    said = next_line(status(state="completed", weight=50.0, phase=current(2, "half", 50.0)))
+    assert "`phasegate advance` goes on to majority, 75 %" in said
+    assert next_line(status(state="completed", weight=100.0)).startswith("nothing: ")
 
 
 def test_nothing_is_said_of_a_status_like_the_last() -> None:

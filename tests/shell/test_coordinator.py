@@ -20,8 +20,10 @@ from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
+from control.plan.phases import Phase
 from control.plan.times import Now
-from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
+from control.report.wording import next_line
+from control.rollout.model import EnteredPhase, Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
@@ -30,6 +32,7 @@ from proxy.board.board import Board
 from tests.support.patience import WITHIN_S
 
 Make = Callable[..., Any]
+INITIAL, EARLY = EnteredPhase("initial", 500), EnteredPhase("early", 2500)
 LONG = {"migrations": {"phase6": {"validate_every": "60s", "max_soak": "600s", "min_samples": 10**6}}}
 
 
@@ -56,6 +59,7 @@ class Memory:
     def __init__(self) -> None:
         self.saved: Checkpoint | None = None
         self.entries: list[str] = []
+        self.details: list[dict[str, Any]] = []
         self.saves = 0
         self.waiting = 0
         self.failing: str | None = None
@@ -81,6 +85,7 @@ class Memory:
         self.saved = Checkpoint(document, 1.0)
         self.saves += 1
         self.entries += [entry.kind for _, entry in entries]
+        self.details += [entry.detail for _, entry in entries]
         return [AuditLine(i, at, e.kind, e.actor, e.detail, "", "") for i, (at, e) in enumerate(entries)]
 
     async def checkpoint(self, migration: str) -> Checkpoint | None:
@@ -104,6 +109,7 @@ class Scene:
         self.board, self.settings = board, settings
         self.clock, self.store = HandClock(), Memory()
         self.health: list[Check] = []
+        self.answers = True  # the target, to a probe
         self.told: list[type] = []
         self.coordinator = self.make()
 
@@ -112,7 +118,7 @@ class Scene:
             return self.health
 
         async def probe() -> bool:
-            return True
+            return self.answers
 
         return Coordinator(
             "phase6",
@@ -301,7 +307,7 @@ async def test_a_new_process_goes_on_within_the_lease(scene: Scene) -> None:
     await scene.coordinator.recover()
     await scene.settle()
     s = scene.coordinator.state
-    assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
+    assert (s.state, s.phase, scene.weight) == (State.RUNNING, EARLY, 2500)
     assert scene.leased_s == pytest.approx(3.0)
 
 
@@ -314,7 +320,7 @@ async def test_a_new_process_after_the_lease_holds_at_0_and_resumes_where_it_was
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
     saver = asyncio.create_task(scene.coordinator.outbox.run())
     await scene.act("resume")
-    assert (scene.coordinator.state.phase, scene.weight) == (1, 2500)
+    assert (scene.coordinator.state.phase, scene.weight) == (EARLY, 2500)
     saver.cancel()
 
 
@@ -341,6 +347,72 @@ async def test_a_completed_migration_is_where_it_was_after_a_reboot(
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 10_000)
+
+
+def with_phases(scene: Scene, *phases: Phase) -> None:
+    """The configuration as it is after an edit of the phases."""
+    migrations = {"phase6": replace(scene.settings.migrations["phase6"], phases=phases)}
+    scene.settings = replace(scene.settings, migrations=migrations)
+
+
+async def test_a_completed_migration_goes_on_to_a_phase_that_was_added_above_it(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    half = Phase("half", 50.0)
+    with_phases(scene, half)
+    await begin_anew()
+    await scene.act("start")
+    await scene.act("advance")
+    assert scene.coordinator.state.state is State.COMPLETED
+    with pytest.raises(CommandRefused, match="not possible in state completed"):
+        await scene.act("advance")
+    with_phases(scene, half, Phase("most", 80.0), Phase("all", 100.0))
+    scene.clock.mono += 1000.0
+    await begin_anew()
+    assert (scene.coordinator.state.state, scene.weight) == (State.COMPLETED, 5000)
+    assert "`phasegate advance` goes on to most, 80 %" in next_line(scene.coordinator.status())
+    await scene.act("advance", to="most")
+    assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 8000)
+    assert scene.leased_s == pytest.approx(3.0)
+    assert not scene.board.word(0).flags & layouts.PINNED
+    await scene.act("rollback")
+    assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 5000)
+
+
+async def test_a_weight_whose_phase_is_gone_is_held_and_going_on_leads_below_it(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    with_phases(scene, Phase("half", 50.0), Phase("all", 100.0))
+    await begin_anew()
+    status = scene.coordinator.status()
+    assert (status.state, status.weight, status.phase) == (State.ROLLED_BACK, 25.0, None)
+    with pytest.raises(CommandRefused, match="no phase has at most the 25 %") as caught:
+        await scene.act("resume")
+    assert '"half" (50 %), "all" (100 %)' in caught.value.hint
+    with_phases(scene, Phase("tenth", 10.0), Phase("half", 50.0), Phase("all", 100.0))
+    await begin_anew()
+    assert scene.weight == 2500
+    assert scene.coordinator.status().checkpoint.resume_phase == "tenth"
+    await scene.act("resume")
+    assert (scene.coordinator.state.state, scene.weight) == (State.RUNNING, 1000)
+
+
+async def test_a_renamed_phase_goes_on_with_its_soak(
+    scene: Scene, begin_anew: Callable[..., Awaitable[None]]
+) -> None:
+    await scene.act("start")
+    scene.clock.mono += 2.0
+    saves = scene.store.saves
+    scene.coordinator.save_soon()
+    await until(lambda: scene.store.saves > saves)
+    with_phases(scene, Phase("first", 5.0), Phase("all", 100.0))
+    await begin_anew()
+    status = scene.coordinator.status()
+    assert status.phase is not None
+    assert (status.state, status.phase.name, status.phase.soaked_s) == (State.RUNNING, "first", pytest.approx(2.0))
+    assert 'phase "initial" is called "first" now' in scene.store.details[-1]["why"]
 
 
 async def test_without_a_checkpoint_what_is_in_flight_goes_to_0(scene: Scene) -> None:
@@ -426,7 +498,7 @@ async def test_what_is_in_flight_goes_on_once_a_store_is_read(
     scene.store.readable.set()
     await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     s = scene.coordinator.state
-    assert (s.state, s.phase, scene.weight) == (State.RUNNING, 1, 2500)
+    assert (s.state, s.phase, scene.weight) == (State.RUNNING, EARLY, 2500)
     await scene.act("advance")
     assert scene.weight == 5000
 
@@ -449,7 +521,7 @@ async def test_a_way_down_needs_no_store_and_holds_when_it_is_read(
     assert (scene.weight, after.state) == (weight, state)
     assert after.revision > before.revision
     assert after.started_at == before.started_at
-    assert after.resume_phase == (None if action == "reset" else before.phase if action == "abort" else 0)
+    assert after.resume_phase == (None if action == "reset" else before.phase if action == "abort" else INITIAL)
     assert scene.store.entries[-3:] == [action, "rollback_complete", "recovered"]
 
 
@@ -464,7 +536,7 @@ async def test_a_lease_that_runs_out_before_a_store_is_read_stays_lost(
     scene.store.unreadable = None
     await until(lambda: scene.coordinator.outbox.known and not scene.coordinator.outbox.entries)
     assert (scene.coordinator.state.state, scene.weight) == (State.ROLLED_BACK, 0)
-    assert scene.coordinator.state.resume_phase == 0
+    assert scene.coordinator.state.resume_phase == INITIAL
 
 
 @pytest.mark.parametrize(("mode", "weight"), [("mock", 0), ("firestore", 10_000), ("source", 0), ("target", 10_000)])
@@ -638,6 +710,40 @@ async def test_a_target_that_fails_is_asked_beside_the_requests(control_plane: M
     status = await plane.until(lambda s: s["state"] == "rolled_back")
     assert status["last_rollback"]["trigger"] == "breach"
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("failed", "answers", "weight", "said"),
+    [
+        (3, True, 0, "the target fails whole: 12 of 12 requests since it began to fail"),
+        (2, False, 0, "the target fails whole: it answers no health check either"),
+        (1, True, 2500, "error_rate: "),
+    ],
+    ids=["everything fails", "the probes fail too", "a third fails"],
+)
+async def test_what_surely_fails_whole_goes_to_the_start_at_once(
+    scene: Scene, failed: int, answers: bool, weight: int, said: str
+) -> None:
+    scene.answers = answers
+    await scene.act("start")
+    for _ in range(2):
+        await scene.act("advance")
+    assert (scene.weight, scene.coordinator.plan.on_breach) == (5000, "previous")
+    series = scene.board.layout.series(0, 0, 0, TARGET)
+    if failed == 3:  # they come in one look, so that the first breach has them all
+        scene.board.cells[series + layouts.C_BUCKETS] += 12
+        scene.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += 12
+    for _ in range(200):
+        scene.clock.mono += 0.25
+        await scene.settle()
+        if scene.weight != 5000:
+            break
+        if failed < 3:
+            scene.board.cells[series + layouts.C_BUCKETS] += 3 if failed == 1 else 2
+            scene.board.cells[series + layouts.C_FAULTS + FaultKind.UNAVAILABLE] += failed
+    assert (scene.weight, scene.coordinator.state.state) == (weight, State.ROLLED_BACK)
+    assert scene.coordinator.state.last_rollback is not None
+    assert scene.coordinator.state.last_rollback.reason.startswith(said)
 
 
 async def test_the_status_survives_a_store_that_cannot_be_opened(

@@ -133,6 +133,16 @@ MISTAKES = [
         'mode = "hybird"',
         'migrations.phase6.mode: expected "hybrid", "source" or "target", found "hybird"',
     ),
+    (
+        'name = "initial"',
+        'name = "start"',
+        'migrations.phase6.phases[0].name: "start" says where a rollback goes',
+    ),
+    (
+        'name = "initial"',
+        'name = "previous"',
+        'migrations.phase6.phases[0].name: "previous" says where a rollback goes',
+    ),
     ("weight = 5", "weight = 500", "migrations.phase6.phases[0].weight: expected a number above 0 and at most 100"),
     ("weight = 5", 'weight = "5"', "migrations.phase6.phases[0].weight: expected a number"),
     ('min_soak = "5m"', "min_soak = -1", "migrations.phase6.phases[0].min_soak: expected a duration"),

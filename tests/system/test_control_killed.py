@@ -27,9 +27,9 @@ from backends.durations import encode_hook
 from control.api.client import ControlClient
 from control.api.unanswered import ApiError
 from control.lead import crashpoints as faults
-from control.lead.coordinator import CheckpointDocument
+from control.lead.checkpoint import CheckpointDocument
 from control.plan.settings import Settings, parse
-from control.rollout.model import Entry, Rollout, State
+from control.rollout.model import EnteredPhase, Entry, Rollout, State
 from control.store.sqlite import Store
 from proxy.board import layout as layouts
 from proxy.board.board import Board, boot_id
@@ -142,15 +142,16 @@ class Scene:
         until_ns = time.monotonic_ns() + int(LEASE_S * 1e9)
         self.board.renew_lease(0, until_ns)
         generation = self.board.publish(0, 500, pinned=False, now_ns=time.monotonic_ns())
+        initial = EnteredPhase("initial", 500)
         running = Rollout(
             state=State.RUNNING,
-            phase=0,
+            phase=initial,
             weight_bp=500,
             revision=2,
             generation=generation,
             started_at=1.0,
             entered_at=1.0,
-            resume_phase=0,
+            resume_phase=initial,
         )
         store = Store(self.folder / "control.db")
         document = msgspec.json.encode(CheckpointDocument(running)).decode()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from control.api.client import ControlClient
+from tests.support.patience import WITHIN_S
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
@@ -26,6 +27,7 @@ origin = "http://127.0.0.1:1"
 listen = ["127.0.0.1:0"]
 workers = 2
 run_dir = "run"
+body_timeout = "10m"
 [backends.mock]
 kind = "mock"
 [backends.other]
@@ -74,7 +76,7 @@ def served(tmp_path: Path, until: Callable[..., None]) -> Iterator[dict[str, Any
 
 
 def status(found: dict[str, Any], path: str) -> tuple[int, str | None]:
-    connection = HTTPConnection(found["proxy"][0], timeout=30)
+    connection = HTTPConnection(found["proxy"][0], timeout=WITHIN_S)
     with closing(connection):
         connection.request("GET", path, headers={"Connection": "close"})
         with connection.getresponse() as response:
@@ -84,7 +86,7 @@ def status(found: dict[str, Any], path: str) -> tuple[int, str | None]:
 
 def test_a_new_route_costs_nothing_that_is_under_way(served: dict[str, Any], until: Callable[..., None]) -> None:
     host, port = served["proxy"][0].split(":")
-    with socket.create_connection((host, int(port)), 30) as sock:
+    with socket.create_connection((host, int(port)), WITHIN_S) as sock:
         sock.sendall(b"PUT /api/dashboard/metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 19\r\n\r\n{")
         assert status(served, "/api/scans") == (502, None), "no data request yet, and there is no app"
         served["config"].write_text(CONFIG.format(routes='"/api/dashboard/*", "/api/scans"'))

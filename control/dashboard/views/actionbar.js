@@ -105,7 +105,8 @@ export function Actions({ status, identity, link, take }) {
 function outcome(action, after) {
   const last = after.last_rollback;
   if (["rollback", "abort", "reset"].includes(action.action) && last && after.state !== "rolling_back") {
-    return `${action.label}: done, ${weight(after.weight)} on the target; took ${ms(last.total_ms)}.`;
+    const further = action.action === "rollback" && after.weight > 0 ? " “Roll back to 0 %” goes all the way." : "";
+    return `${action.label}: done, ${weight(after.weight)} on the target; took ${ms(last.total_ms)}.${further}`;
   }
   return `${action.label}: done, ${weight(after.weight)} on the target.`;
 }
