@@ -149,6 +149,8 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     }
     await asyncio.gather(*(coordinator.recover() for coordinator in coordinators.values()))
     board.forget_end()
+    # From here on they renew the leases, however long the API takes to come up on a busy machine.
+    loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     kept = (run_dir / SESSIONS, f"{boot_id():x}")
     gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings), kept)
     api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
@@ -159,7 +161,6 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     dashboard = f"http://{host}:{listening.getsockname()[1]}/admin/migration"
     _log.info("control_serving", migrations=list(coordinators), dashboard=dashboard)
     webhooks.start()
-    loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     loops.append(asyncio.create_task(arms.run(), name="arms"))
     loops.append(asyncio.create_task(priority.keep(), name="priority"))
     ending = asyncio.create_task(stop.wait())
