@@ -221,22 +221,33 @@ def _between(page: Path, text: str, name: str, body: str) -> str:
 
 def configuration() -> Iterator[str]:
     yield _INTRO
+    yield "## At the top of the file\n"
+    yield "Before any table.\n"
+    hints = get_type_hints(settings.Settings, include_extras=True)
+    yield from _keys(
+        settings.Settings, [key for key in fields(settings.Settings) if not list(_shapes(hints[key.name]))]
+    )
     for heading, shape in _tables("", settings.Settings):
-        comments = _comments(shape)
-        hints = get_type_hints(shape, include_extras=True)
         yield f"## `{heading}`\n"
         yield f"{_first_line(shape)}\n"
-        yield "| key | is | default | meaning |"
-        yield "|---|---|---|---|"
-        for field in fields(shape):
-            meaning = _MEANINGS.get((shape, field.encode_name)) or comments.get(field.name)
-            if meaning is None and (inner := next(_shapes(hints[field.name]), None)):
-                meaning = _first_line(inner)
-            if meaning is None:
-                where = "write it in a comment behind the field, or in control/reference.py"
-                raise ValueError(f"{shape.__name__}.{field.encode_name} has no meaning: {where}")
-            yield f"| `{field.encode_name}` | {_words(hints[field.name])} | {_default(field)} | {meaning} |"
-        yield ""
+        yield from _keys(shape, fields(shape))
+
+
+def _keys(shape: type[Struct], keys: Iterable[FieldInfo]) -> Iterator[str]:
+    """The keys of a table, a row each."""
+    comments = _comments(shape)
+    hints = get_type_hints(shape, include_extras=True)
+    yield "| key | is | default | meaning |"
+    yield "|---|---|---|---|"
+    for field in keys:
+        meaning = _MEANINGS.get((shape, field.encode_name)) or comments.get(field.name)
+        if meaning is None and (inner := next(_shapes(hints[field.name]), None)):
+            meaning = _first_line(inner)
+        if meaning is None:
+            where = "write it in a comment behind the field, or in control/reference.py"
+            raise ValueError(f"{shape.__name__}.{field.encode_name} has no meaning: {where}")
+        yield f"| `{field.encode_name}` | {_words(hints[field.name])} | {_default(field)} | {meaning} |"
+    yield ""
 
 
 def _tables(path: str, shape: type[Struct]) -> Iterator[tuple[str, type[Struct]]]:

@@ -30,12 +30,19 @@ SESSIONS: Final = "sessions.json"
 
 def serve(config: str | Path) -> int:
     """Serve traffic by a configuration file until told to end; returns the exit code. Raises ``CannotStartError``."""
+    from control.lead.succession import ConfiguredSuccession
     from proxy.process import supervisor
 
     def read() -> supervisor.Launch:
         settings = load(config)
         _check_fixtures(config, settings)
-        return supervisor.Launch(settings.plan(), settings.control.listen, "control.serve", encode(settings).decode())
+        return supervisor.Launch(
+            settings.plan(),
+            settings.control.listen,
+            "control.serve",
+            encode(settings).decode(),
+            ConfiguredSuccession(settings, Path(settings.proxy.run_dir) / STORE),
+        )
 
     try:
         return supervisor.supervise(read)
@@ -101,8 +108,9 @@ async def control(orders: ControlOrders) -> None:
     listening.setblocking(False)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    # Ctrl-C reaches every process at once, and is the supervisor's to act on: control ends after the workers.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
     await lead(settings, board, listening, stop)
 
 
@@ -140,6 +148,9 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
         for index, (name, migration) in enumerate(settings.migrations.items())
     }
     await asyncio.gather(*(coordinator.recover() for coordinator in coordinators.values()))
+    board.forget_end()
+    # From here on they renew the leases, however long the API takes to come up on a busy machine.
+    loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     kept = (run_dir / SESSIONS, f"{boot_id():x}")
     gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings), kept)
     api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
@@ -150,7 +161,6 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     dashboard = f"http://{host}:{listening.getsockname()[1]}/admin/migration"
     _log.info("control_serving", migrations=list(coordinators), dashboard=dashboard)
     webhooks.start()
-    loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     loops.append(asyncio.create_task(arms.run(), name="arms"))
     loops.append(asyncio.create_task(priority.keep(), name="priority"))
     ending = asyncio.create_task(stop.wait())
@@ -159,10 +169,10 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
         for task in done:
             task.result()  # a loop that died takes the process with it: it is started anew, and recovers
     finally:
+        await runner.cleanup()  # while the loops go on renewing the lease: an open stream may hold it up
         for task in (*loops, ending):
             task.cancel()
         await asyncio.gather(*loops, ending, return_exceptions=True)
-        await runner.cleanup()
         await asyncio.gather(*(coordinator.close() for coordinator in coordinators.values()))
         await store.close()
         await webhooks.close()

@@ -28,10 +28,13 @@ class Lease:
         self._ends: float | None = None  # None: none that could run out
 
     def take_over(self, mono: float) -> bool:
-        """Go on with what the process before this one renewed last; False where that has run out."""
+        """Go on with what the process before this one renewed last; False where that has run out.
+
+        After an orderly end, what counts is whether it had run out by then: nobody was there to use it since.
+        """
         left_ns = self._board.lease_until(self._index)
         self._ends = of_ns(left_ns) if left_ns > ns(mono) else None
-        return self._ends is not None
+        return left_ns > (self._board.ended_at() or ns(mono))
 
     def due(self, mono: float) -> bool:
         """Whether it is time to renew."""

@@ -47,6 +47,7 @@ class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     target: str
     routes: tuple[str, ...]
+    was: str | None = None  # the name that it had before: it goes on with all that is known under that name
     mode: Mode = Mode.HYBRID
     validate_every_s: Duration = field(default=Duration(30.0), name="validate_every")
     lease_s: Duration = field(default=Duration(10.0), name="lease")
@@ -90,6 +91,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     migrations: dict[str, Migration]
     proxy: Proxy = Proxy()
     control: Control = Control()
+    abandon: tuple[str, ...] = ()  # migrations that are given up: nothing is left of them but their audit trail
 
     def plan(self) -> Plan:
         """What the data plane needs of it, with the number of workers decided."""
@@ -188,6 +190,7 @@ class _Parts:
     control: Control | None
     backends: dict[str, Backend | None]
     migrations: dict[str, Migration | None]
+    abandon: tuple[str, ...]
 
 
 def _meanings(document: Mapping[str, Any]) -> Iterator[str]:
@@ -197,6 +200,7 @@ def _meanings(document: Mapping[str, Any]) -> Iterator[str]:
         _section(Control, document.get("control", {})),
         _sections(Backend, document.get("backends")),
         _sections(Migration, document.get("migrations")),
+        _section(_Abandoned, {"abandon": document.get("abandon", [])}).abandon,
     )
     for check in _CHECKS:
         yield from check(parts)
@@ -210,6 +214,10 @@ def _section(shape: Any, value: object) -> Any:
 
 def _sections(shape: Any, value: object) -> dict[str, Any]:
     return {name: _section(shape, inner) for name, inner in value.items()} if isinstance(value, dict) else {}
+
+
+class _Abandoned(Struct, frozen=True):
+    abandon: tuple[str, ...] = ()
 
 
 def _addresses(parts: _Parts) -> Iterator[str]:
@@ -295,6 +303,21 @@ def _routes(parts: _Parts) -> Iterator[str]:
             yield f"{join('migrations', other)}.routes: {both} belongs to migration {shown(one)} already"
 
 
+def _earlier_names(parts: _Parts) -> Iterator[str]:
+    """A name is continued by one migration at most, or given up, and is then no migration's own."""
+    taken = {name: join("migrations", name) for name in parts.migrations}
+    for name, migration in parts.migrations.items():
+        if migration is None or migration.was is None:
+            continue
+        path = f"{join('migrations', name)}.was"
+        if migration.was in taken:
+            yield f"{path}: {shown(migration.was)} is {taken[migration.was]} already; expected an earlier name"
+        taken.setdefault(migration.was, path)
+    for i, name in enumerate(parts.abandon):
+        if name in taken:
+            yield f"abandon[{i}]: {shown(name)} is {taken[name]} already; what is configured is not given up"
+
+
 def _phases(parts: _Parts) -> Iterator[str]:
     for name, migration in parts.migrations.items():
         if migration is None:
@@ -371,6 +394,7 @@ _CHECKS: Final[tuple[Callable[[_Parts], Iterator[str]], ...]] = (
     _proxy,
     _arms,
     _routes,
+    _earlier_names,
     _phases,
     _times,
     _access,

@@ -39,7 +39,8 @@ def recover(
     """Go on from what is known: never with more weight than the checkpoint says, nor than the board says.
 
     ``saved`` is None where there is no checkpoint (the first start, or a store that was set aside). Generation 0
-    means a new board: the first start, a reboot, or another layout. Then a migration in flight is held at 0 until an
+    means that the board knows nothing of it: the first start, a reboot, or a board that was lost. A board of another
+    layout has the words of the one before. Then a migration in flight is held at 0 until an
     operator resumes; a completed one stays, because the data written since is on the target. ``lapsed``: the lease
     had run out, so the workers are at 0 already and stay there. ``here`` is what the board says now, where ``wait``
     has changed it since.

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -39,6 +39,7 @@ BUSY_TIMEOUT_S: Final = 5.0  # how long to wait for a lock that another reader o
 PAGE_MAX: Final = 1000  # entries per page of the trail
 RUN_MAX: Final = 10_000  # entries of a run that a report reads: a bound on its memory and time
 _AFTER_ALL: Final = 1 << 62  # above every sequence number
+_EVER: Final = float(1 << 62)  # after every time
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS checkpoint (
     migration TEXT PRIMARY KEY,
@@ -104,15 +105,26 @@ class Store:
     def save(
         self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float
     ) -> list[AuditLine]:
-        """Write a checkpoint and its audit entries (each with its Unix time) in one transaction, synced to disk."""
+        """Write a checkpoint and its audit entries (each with its Unix time), all or nothing, synced to disk."""
+        with self._transaction():
+            return self._save(migration, document, entries, now)
+
+    def _save(
+        self, migration: str, document: str, entries: Sequence[tuple[float, Entry]], now: float
+    ) -> list[AuditLine]:
+        lines = list(self._append(migration, entries))
+        head = (lines[-1].seq, lines[-1].hash) if lines else self._head(migration)
+        self._db.execute(
+            "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?)", (migration, document, now, *head)
+        )
+        return lines
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                lines = list(self._append(migration, entries))
-                head = (lines[-1].seq, lines[-1].hash) if lines else self._head(migration)
-                self._db.execute(
-                    "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?)", (migration, document, now, *head)
-                )
+                yield
                 self._db.execute("COMMIT")
             except BaseException:
                 # After some failures SQLite has already rolled the transaction back.
@@ -121,7 +133,6 @@ class Store:
                 raise
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from error
-        return lines
 
     def _head(self, migration: str) -> tuple[int, str]:
         """Number and hash of the entry that the next one follows.
@@ -168,14 +179,36 @@ class Store:
         )
         return [_line(row) for row in rows]
 
-    def run(self, migration: str) -> list[AuditLine]:
-        """The entries since the last start of a run, oldest first, including those of recoveries."""
+    def rename(self, old: str, new: str, left: str, facts: dict[str, Any], now: float) -> None:
+        """Go on with ``old``'s checkpoint as ``new``'s; both trails say so, all or nothing.
+
+        ``left`` is the checkpoint that ``old`` is left with: its trail needs one that knows the last entry.
+        """
+        moved = self.checkpoint(old)
+        if moved is None:
+            return
+        with self._transaction():
+            self._save(old, left, [(now, Entry("renamed", "phasegate", {"to": new, **facts}))], now)
+            self._save(new, moved.document, [(now, Entry("renamed", "phasegate", {"from": old, **facts}))], now)
+
+    def run(self, migration: str, before: float = _EVER) -> list[AuditLine]:
+        """The lines since the last start of a run, oldest first, the recoveries between them included.
+
+        Where the migration was renamed since, the run's first lines are in the trail of its earlier name. ``before``
+        (Unix time) is when that name ended: it may have been another migration's since.
+        """
         rows = self._query(
-            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit WHERE migration = ?1 AND seq >="
-            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND kind = 'start') ORDER BY seq LIMIT ?2",
-            (migration, RUN_MAX),
+            "SELECT seq, at, kind, actor, detail, previous, hash FROM audit"
+            " WHERE migration = ?1 AND at < ?2 AND seq >="
+            " (SELECT max(seq) FROM audit WHERE migration = ?1 AND at < ?2"
+            " AND (kind = 'start' OR (kind = 'renamed' AND json_extract(detail, '$.from') IS NOT NULL)))"
+            " ORDER BY seq LIMIT ?3",
+            (migration, before, RUN_MAX),
         )
-        return [_line(row) for row in rows]
+        lines = [_line(row) for row in rows]
+        if not lines or lines[0].kind == "start":
+            return lines
+        return [*self.run(str(lines[0].detail["from"]), lines[0].at), *lines][:RUN_MAX]
 
     def verify(self, migration: str) -> Trail:
         """Check the migration's chain."""
@@ -284,17 +317,36 @@ class StoreThread:
             raise
 
 
+def checkpoints_in(path: Path) -> dict[str, str]:
+    """The documents saved last in a store's file, by migration; none where there is no file. It stays as it is.
+
+    Raises ``StoreError`` where it cannot be read.
+    """
+    if not path.exists():
+        return {}
+    sql = "SELECT migration, CAST(document AS BLOB) FROM checkpoint"
+    with _reading(path) as db:
+        return {migration: document.decode("utf-8", "replace") for migration, document in db.execute(sql).fetchall()}
+
+
 def verify_file(path: Path) -> dict[str, Trail]:
     """Check every chain in a store's file, whether in use or not, or in a copy. Changes neither the file nor its log.
 
     Raises ``StoreError`` where it cannot be read.
     """
-    path = path.resolve()  # the log lies beside the file itself, not beside a symbolic link to it
+    with _reading(path) as db:
+        return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A store's file, in use or not, as of one moment, whatever is written meanwhile. Raises ``StoreError``."""
+    path = path.resolve()  # the log lies beside the file, not beside a link to it
     with tempfile.TemporaryDirectory() as folder:
         try:
             with closing(_open_to_read(path, Path(folder))) as db:
-                db.execute("BEGIN")  # one snapshot of trails and checkpoints, even while phasegate writes
-                return {migration: _follow(db, migration) for (migration,) in db.execute(_MIGRATIONS).fetchall()}
+                db.execute("BEGIN")
+                yield db
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,20 +66,32 @@ class Board:
         self.cells = memoryview(mapped).cast("Q")
 
     @classmethod
-    def create(cls, path: Path, layout: Layout, boot: int) -> Board:
-        """Write the complete file, then rename it into place: no process ever maps half a board. Supervisor only."""
+    def create(
+        cls, path: Path, layout: Layout, boot: int, fill: Callable[[Board], None] = lambda board: None
+    ) -> Board:
+        """Write the complete file, then rename it into place: no process ever maps half a board. Supervisor only.
+
+        ``fill`` writes on it what an earlier board said, before the rename.
+        """
         new = path.with_suffix(".new")
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            size = layout.cells() * 8
+            size = layout.file_bytes()
             # posix_fallocate, not truncate: a full disk must be an error here, not a SIGBUS in a worker later.
             os.posix_fallocate(fd, 0, size)
             board = cls(path, layout, mmap.mmap(fd, size))
         finally:
             os.close(fd)
+        description = layout.description()
+        start = layout.cells() * at.CELL_BYTES
+        mapped = board._mapped
+        mapped[start : start + len(description)] = description
+        board.cells[at.H_DESCRIPTION_AT] = layout.cells()
+        board.cells[at.H_DESCRIPTION_BYTES] = len(description)
         board.cells[at.H_LAYOUT] = layout.digest()
         board.cells[at.H_BOOT] = boot
         board.cells[at.H_MAGIC] = at.MAGIC
+        fill(board)
         new.rename(path)
         return board
 
@@ -91,7 +103,7 @@ class Board:
         except FileNotFoundError:
             raise BoardError(f"{path}: no such board") from None
         try:
-            size = layout.cells() * 8
+            size = layout.file_bytes()
             if os.fstat(fd).st_size != size:
                 raise BoardError(f"{path}: another size than this configuration's board")
             board = cls(path, layout, mmap.mmap(fd, size))
@@ -147,6 +159,28 @@ class Board:
     def control(self) -> tuple[int, int]:
         """The control process's pid and last heartbeat (CLOCK_MONOTONIC ns)."""
         return self.cells[at.H_CONTROL_PID], self.cells[at.H_CONTROL_HEARTBEAT]
+
+    # An orderly end: written by the supervisor when no other process runs, and forgotten by control.
+
+    def end(self, now_ns: int) -> None:
+        """Say when the last worker had ended as told: until a control process leads again, no lease runs out."""
+        self.cells[at.H_ENDED_AT] = now_ns
+
+    def ended_at(self) -> int:
+        """When an orderly end was from which no control process has gone on yet; 0: there was none."""
+        return self.cells[at.H_ENDED_AT]
+
+    def go_on_after(self, ended_at: int, now_ns: int) -> None:
+        """Take the time since an orderly end for none: what was left of each lease is left of it now."""
+        for m in range(len(self.layout.migrations)):
+            until = self.lease_until(m)
+            if until:
+                self.renew_lease(m, until + now_ns - ended_at)
+        self.cells[at.H_ENDED_AT] = now_ns
+
+    def forget_end(self) -> None:
+        """Control leads again: from here on a lease that runs out is lost."""
+        self.cells[at.H_ENDED_AT] = 0
 
     # Workers' rows: read by control.
 

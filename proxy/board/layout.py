@@ -1,10 +1,13 @@
 """The board's layout: the cells of each kind of row, and the order of the rows. Pure.
 
-    header      magic, layout, boot, the control process's pid and heartbeat
+    header      magic, layout, boot, the control process's pid and heartbeat, when an orderly end was, and where the
+                description lies
     migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
     workers     one row per slot: pid, heartbeat, process figures; by migration the generation it has seen, requests
                 in flight, its data source's gauges, and by operation and arm the counts and the latency histogram
     marks       by migration and bucket: when a session of the bucket last made a change that the target lacked
+    description the layout itself, as JSON: by it any other version, and any other configuration, finds a migration's
+                cells by their names
 
 Every cell's index is a plain ``Final`` number, because these are used on every request and compiled code treats such
 a number as a literal.
@@ -13,6 +16,8 @@ a number as a literal.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -20,7 +25,8 @@ from backends.arm import ARMS, GAUGES
 from backends.errors import FaultKind
 from proxy.board import histogram
 
-MAGIC: Final = int.from_bytes(b"phsgate1", "little")
+MAGIC: Final = int.from_bytes(b"phsgate2", "little")
+CELL_BYTES: Final = 8
 BUCKETS: Final = 10_000  # of sticky keys; a weight in basis points is the number of buckets on the target
 
 # Header cells.
@@ -29,6 +35,9 @@ H_LAYOUT: Final = 1
 H_BOOT: Final = 2
 H_CONTROL_PID: Final = 3
 H_CONTROL_HEARTBEAT: Final = 4
+H_ENDED_AT: Final = 5  # when the last worker of a run had ended as told; 0 while one runs, or after it was killed
+H_DESCRIPTION_AT: Final = 6  # the description's first cell
+H_DESCRIPTION_BYTES: Final = 7
 HEADER_CELLS: Final = 16
 
 # A migration's cells, written by control.
@@ -38,6 +47,14 @@ M_CUT_OVER_AT: Final = 2
 M_CANCEL_AT: Final = 3
 M_PUBLISHED_AT: Final = 4
 MIGRATION_CELLS: Final = 8
+# By these names a migration's cells are carried over to a board of another layout, or of a later version.
+MIGRATION_FIELDS: Final[Mapping[str, int]] = {
+    "word": M_WORD,
+    "lease_until": M_LEASE_UNTIL,
+    "cut_over_at": M_CUT_OVER_AT,
+    "cancel_at": M_CANCEL_AT,
+    "published_at": M_PUBLISHED_AT,
+}
 
 # A worker's own cells.
 W_PID: Final = 0
@@ -113,6 +130,11 @@ class Layout:
         text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS, BUCKETS))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
+    def description(self) -> bytes:
+        """For a reader that does not know this layout: the first cell of each migration, and its cells' names."""
+        places = {name: self.migration(m) for m, (name, _) in enumerate(self.migrations)}
+        return json.dumps({"migrations": places, "cells": dict(MIGRATION_FIELDS)}).encode()
+
     def migration(self, m: int) -> int:
         """The first cell of migration ``m``."""
         return HEADER_CELLS + m * MIGRATION_CELLS
@@ -135,8 +157,12 @@ class Layout:
         return self.worker(self.workers) + m * BUCKETS
 
     def cells(self) -> int:
-        """How many cells the board has."""
+        """How many cells the board has, the description left out."""
         return self.marks(len(self.migrations))
+
+    def file_bytes(self) -> int:
+        """How long the file is: the cells, and the description in whole cells."""
+        return (self.cells() + -(-len(self.description()) // CELL_BYTES)) * CELL_BYTES
 
     def _share_cells(self, m: int) -> int:
         return SHARE_CELLS + len(self.migrations[m][1]) * len(ARMS) * SERIES_CELLS

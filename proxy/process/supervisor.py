@@ -4,7 +4,7 @@ It does nothing else. It owns one listening socket a worker and address (SO_REUS
 loses what it had in flight and nothing more: its accept queue waits for the next one. It never reads a request, never
 opens a backend and holds no state that a child needs to go on. Signals are waited for, never handled in between:
 
-    SIGTERM, SIGINT   every child drains, then this process ends
+    SIGTERM, SIGINT   the workers drain while control goes on renewing the lease; then control ends, and this process
     SIGHUP            the config is read again; if it is good, control is restarted and workers are replaced one by
                       one, each only when its successor serves
     SIGCHLD           a child ended: restart it, later and later if it keeps ending
@@ -12,25 +12,27 @@ opens a backend and holds no state that a child needs to go on. Signals are wait
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, monotonic_ns
-from typing import IO, Final
+from time import monotonic, monotonic_ns, sleep
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from backends.durations import encode_hook
 from proxy.board.board import Board, BoardError, boot_id
-from proxy.board.layout import M_LEASE_UNTIL, M_WORD, Layout
+from proxy.board.carrying import LeftBoard, carry, read_left
+from proxy.board.first import Expected, named, read_first
+from proxy.board.layout import Layout, Word
 from proxy.migration.routes import layout
+from proxy.process import rundir
 from proxy.process.form import form
 from proxy.process.listening import address_of, bind
 from proxy.process.logs import STDERR
@@ -46,9 +48,27 @@ _WORKER_HUNG_S: Final = 10.0
 _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
 _KILL_AFTER_S: Final = 5.0  # beyond the drain's time
+_CONTROL_ENDS_S: Final = 10.0  # that control may take to end: it writes what the store has yet to take
 _POLL_S: Final = 1.0
 _ORPHANS_S: Final = 5.0  # that the workers of a supervisor which was killed may take to notice and leave
 _SUCCESSOR_POLL_S: Final = 0.02  # while a replaced worker's successor is starting
+
+
+class Succession(Protocol):
+    """What whoever reads the configuration knows of the migrations in the run directory."""
+
+    @property
+    def was(self) -> Mapping[str, str]:
+        """A migration's name → the name that it had before."""
+
+    def refusal(self, words: Mapping[str, Word]) -> str | None:
+        """Why the configuration may not take the place of what is in the run directory; ``words``: on the board."""
+
+    def expected(self) -> Expected:
+        """The words that the checkpoints may have on the board, by migration."""
+
+    def take_over(self) -> None:
+        """Rename and abandon what the configuration says; no control process runs. Raises ``CannotStartError``."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,7 @@ class Launch:
     control_listen: str
     control_module: str
     control_orders: str
+    succession: Succession
 
 
 @dataclass
@@ -89,6 +110,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _await_end(pid: int, within_s: float) -> None:
+    """Wait for a process to end, if there is one: what it publishes last must be seen."""
+    end = monotonic() + within_s
+    while pid and _is_alive(pid) and monotonic() < end:
+        sleep(_SUCCESSOR_POLL_S)
+
+
 class Supervisor:
     """One run, from binding to the last child's end."""
 
@@ -100,14 +128,24 @@ class Supervisor:
         plan = self._launch.plan
         check_files(plan)
         self._run_dir = Path(plan.proxy.run_dir)
-        self._lock = self._take_run_dir()
+        self._lock = rundir.take(self._run_dir)
+        rundir.form(self._run_dir)
         self._workers = plan.proxy.workers or os.cpu_count() or 1
         self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
-        # Where an earlier run was killed, its workers may hold the addresses for the moment they need to notice.
-        patience_s = _ORPHANS_S if (self._run_dir / "ready.json").exists() else 0.0
+        # Where an earlier run was killed, its children may live for the moment they need to notice.
+        was_killed = (self._run_dir / "ready.json").exists()
+        patience_s = _ORPHANS_S if was_killed else 0.0
         self._sockets = [bind(listener.address, self._workers, patience_s) for listener in plan.proxy.all_listeners()]
         (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
-        self._board = self._open_board(plan)
+        left = self._left(self._launch, was_killed=was_killed)
+        if left is not None and was_killed:
+            _await_end(left.control_pid, _ORPHANS_S)
+            left = self._left(self._launch, was_killed=was_killed)
+        if refusal := self._launch.succession.refusal({} if left is None else left.words()):
+            raise CannotStartError(refusal)
+        self._launch.succession.take_over()
+        self._board = self._open_board(self._launch, left)
+        rundir.note_form(self._run_dir)
         self._control = _Child("control", self._start_control, self._board)
         self._slots = [self._slot(i) for i in range(self._workers)]
         self._leaving: list[_Child] = []  # replaced workers that are still draining
@@ -136,59 +174,50 @@ class Supervisor:
 
     # What there is before the first child
 
-    def _take_run_dir(self) -> IO[str]:
-        try:
-            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self._run_dir / "lock").open("a+")
-        except OSError as error:
-            raise CannotStartError(
-                f"cannot use the run directory {self._run_dir}: {error.strerror}; "
-                "let this user write there, or choose another proxy.run_dir"
-            ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise CannotStartError(
-                f"another phasegate (process {owner}) uses the run directory {self._run_dir}; "
-                "stop it, or give this one another proxy.run_dir"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
-
-    def _open_board(self, plan: Plan) -> Board:
-        """The board of an earlier run on this boot, with its counts and weights, or a new one."""
+    def _left(self, launch: Launch, *, was_killed: bool) -> LeftBoard | None:
+        """What the board in the run directory says, whichever configuration or version it was made for."""
         path = self._run_dir / "board"
-        shape = layout(plan, self._rows)
+        left = read_left(path, self._boot)
+        if left is not None:
+            return left
+        expected = launch.succession.expected()
+        migrations = layout(launch.plan, self._rows).migrations
+        first = read_first(path, self._boot, max(len(expected), len(migrations)))
+        if first is None:
+            return None
+        was = launch.succession.was
+        earlier = [(was.get(name, name), operations) for name, operations in migrations]
+        return named(first, earlier, expected, ended=not was_killed)
+
+    def _open_board(self, launch: Launch, left: LeftBoard | None) -> Board:
+        """The board of an earlier run on this boot with its counts, or a new one; with the weights either way."""
+        shape = layout(launch.plan, self._rows)
+        board = self._same_board(shape) or self._new_board(shape, left, launch.succession.was)
+        if left is not None and left.ended_at:
+            board.go_on_after(left.ended_at, monotonic_ns())
+        return board
+
+    def _same_board(self, shape: Layout) -> Board | None:
+        """The board as it is, where it fits and nobody writes to it."""
         try:
-            found = Board.open(path, shape, self._boot)
+            found = Board.open(self._run_dir / "board", shape, self._boot)
         except BoardError:
-            return self._new_board(shape, None)
+            return None
         if any(worker.pid and _is_alive(worker.pid) for worker in found.workers()):
             # Workers of a supervisor that was killed are still finishing, and write their rows.
-            return self._new_board(shape, found)
+            found.close()
+            return None
         for row in range(self._rows):
             found.clear_volatile(row)
         return found
 
-    def _new_board(self, shape: Layout, old: Board | None) -> Board:
-        """A board with nothing counted; migrations that the old one had keep their weight."""
+    def _new_board(self, shape: Layout, left: LeftBoard | None, was: Mapping[str, str]) -> Board:
+        """A board with nothing counted; migrations that an earlier one had keep their weight and their lease."""
         path = self._run_dir / "board"
         try:
-            new = Board.create(path, shape, self._boot)
+            return Board.create(path, shape, self._boot, lambda new: None if left is None else carry(left, new, was))
         except OSError as error:
             raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
-        names = [] if old is None else [name for name, _ in old.layout.migrations]
-        for m, (name, _) in enumerate(shape.migrations):
-            if old is not None and name in names:
-                before, after = old.layout.migration(names.index(name)), shape.migration(m)
-                for cell in (M_LEASE_UNTIL, M_WORD):
-                    new.cells[after + cell] = old.cells[before + cell]
-        return new
 
     def _announce(self) -> None:
         """Say where everything is: to people on the log, to scripts in ``ready.json``."""
@@ -323,15 +352,42 @@ class Supervisor:
         if fixed:
             _log.error("reload_refused", reason=f"{', '.join(fixed)} can be changed by a restart only")
             return
+        left = read_left(self._board.path, self._boot)
+        if refusal := launch.succession.refusal({} if left is None else left.words()):
+            _log.error("reload_refused", reason=refusal)
+            return
+        # The words are read when no control process can publish any more: a decrease between the two would be lost.
+        self._end_control()
+        try:
+            launch.succession.take_over()
+            self._take_board(launch)
+        except CannotStartError as error:
+            _log.error("reload_refused", reason=str(error))
+            return  # control is started again, by the old configuration
         self._launch = launch
+        _log.info("reloading")
+        self._replacing = list(range(self._workers))
+
+    def _take_board(self, launch: Launch) -> None:
+        """Have the children that are started from here on use the board that a new config needs."""
         shape = layout(launch.plan, self._rows)
         if shape != self._board.layout:
-            self._board = self._new_board(shape, self._board)  # the old workers keep the old one
-        _log.info("reloading")
-        if self._control.process is not None:
-            self._control.process.terminate()
-            self._control.history = RestartHistory()
-        self._replacing = list(range(self._workers))
+            left = read_left(self._board.path, self._boot)
+            self._board = self._new_board(shape, left, launch.succession.was)  # the old workers keep the old one
+
+    def _end_control(self) -> None:
+        """Have the control process end, and wait for it; the next look starts it again."""
+        control = self._control
+        if control.process is not None:
+            control.process.terminate()
+            try:
+                control.process.wait(_CONTROL_ENDS_S)
+            except subprocess.TimeoutExpired:
+                control.process.kill()
+                control.process.wait()
+            self._pass_on(control)
+            control.process = None
+        control.history, control.due = RestartHistory(), 0.0
 
     def _replace(self) -> None:
         """One step of replacing workers: a successor first, and only when it serves, the old one leaves."""
@@ -359,20 +415,41 @@ class Supervisor:
         return max(0.0, min([_POLL_S, *due]))
 
     def _stop(self) -> None:
-        """Let every child drain; end by force what does not in its time, or when told to end once more."""
-        running = [child.process for child in self._children() if child.process is not None]
-        for process in running:
-            process.terminate()
-        end = monotonic() + self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S
-        while any(process.poll() is None for process in running):
-            received = signal.sigtimedwait(_SIGNALS, max(0.0, min(_POLL_S, end - monotonic())))
-            impatient = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
-            if impatient or monotonic() >= end:
-                for process in running:
-                    process.kill()
+        """Let the workers drain, then control end; by force what does not in its time, or when told to end once more.
+
+        Control leads until the last worker has ended, so a slow request costs no lease.
+        """
+        workers = [child for child in self._children() if child is not self._control and child.process is not None]
+        for child in workers:
+            assert child.process is not None
+            child.process.terminate()
+        impatient = self._await(workers, self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S, keep_control=True)
+        ended_at = monotonic_ns()  # nobody uses the target from here on
+        if self._control.process is not None:
+            self._control.process.terminate()
+            self._await([self._control], 0.0 if impatient else _CONTROL_ENDS_S)
         for child in self._children():
             self._pass_on(child)
+        for row in range(self._rows):
+            self._board.clear_volatile(row)
+        self._board.end(ended_at)
         (self._run_dir / "ready.json").unlink(missing_ok=True)
+
+    def _await(self, children: list[_Child], within_s: float, *, keep_control: bool = False) -> bool:
+        """Wait for children to end, and kill what has not in time; whether it was told not to wait."""
+        end = monotonic() + within_s
+        impatient = False
+        while any(child.process is not None and child.process.poll() is None for child in children):
+            if keep_control:
+                self._keep(self._control)
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, min(_POLL_S, end - monotonic())))
+            impatient = impatient or (received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT))
+            if impatient or monotonic() >= end:
+                for child in children:
+                    if child.process is not None:
+                        child.process.kill()
+                        child.process.wait()
+        return impatient
 
 
 def supervise(load: Callable[[], Launch]) -> int:
