@@ -123,7 +123,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     run_dir = Path(settings.proxy.run_dir)
     store = StoreThread(run_dir / STORE)
     arms = Arms(settings)
-    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()})
+    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()}, run_dir)
     coordinators = {
         name: Coordinator(
             name,
