@@ -90,7 +90,10 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "thresholds"): "what a healthy target keeps to",
     (settings.Migration, "windows"): "hours in which a phase may begin; without any, always",
     (settings.Migration, "freezes"): "spans in which no phase begins",
-    (settings.Migration, "webhooks"): "who is told of phase changes and rollbacks",
+    (
+        settings.Migration,
+        "webhooks",
+    ): "who is told of phase changes, rollbacks, approvals that are waited for, holds and lost leases",
     (phases.Phase, "name"): "shown everywhere",
     (phases.Phase, "weight"): "the target's share of data requests, in percent, in steps of 0.01",
     (phases.Phase, "min_soak"): "the least time in this phase",

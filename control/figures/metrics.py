@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
+from control.plan.gates import Hold, HoldKind
 from control.plan.phases import FULL_BP
 from control.rollout.model import Rollout, State
 from proxy.board import histogram
@@ -47,6 +48,13 @@ class Led(Protocol):
     def store_error(self) -> str | None:
         """Why the store was not written last time."""
 
+    leases_lost: int
+    lease_lost_at: float | None
+
+    @property
+    def holds(self) -> Sequence[Hold]:
+        """What keeps an earned phase from beginning now."""
+
     @property
     def index(self) -> int:
         """Its migration's place on the board."""
@@ -69,6 +77,7 @@ class _Now(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._rollouts()
+        yield from self._waits()
         yield from self._requests()
         yield from self._sources()
         yield from self._workers()
@@ -98,6 +107,32 @@ class _Now(Collector):
         for who, seconds in (self._led[0].age_s() if self._led else {}).items():
             age.add_metric([who], seconds)
         yield from (weight, phase, revision, state, store, rollback, age)
+
+    def _waits(self) -> Iterator[Metric]:
+        """What an earned phase waits for, and lost leases."""
+        held = GaugeMetricFamily(
+            "phasegate_held",
+            "1 where an earned phase is kept from beginning by this kind of reason",
+            labels=["migration", "reason_kind"],
+        )
+        approval = GaugeMetricFamily(
+            "phasegate_approval_waiting",
+            "1 where an earned phase waits for an operator's advance",
+            labels=["migration"],
+        )
+        lost = CounterMetricFamily("phasegate_lease_lost", "Leases lost, as this process knows", labels=["migration"])
+        lost_at = GaugeMetricFamily(
+            "phasegate_lease_lost_timestamp_seconds", "When the last of them was lost, or 0", labels=["migration"]
+        )
+        for one in self._led:
+            kinds = {hold.kind for hold in one.holds}
+            for kind in HoldKind:
+                if kind is not HoldKind.APPROVAL:
+                    held.add_metric([one.name, kind.value], float(kind in kinds))
+            approval.add_metric([one.name], float(HoldKind.APPROVAL in kinds))
+            lost.add_metric([one.name], one.leases_lost)
+            lost_at.add_metric([one.name], one.lease_lost_at or 0.0)
+        yield from (held, approval, lost, lost_at)
 
     def _requests(self) -> Iterator[Metric]:
         labels = ["migration", "operation", "arm"]

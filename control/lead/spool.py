@@ -1,9 +1,9 @@
 """The spool of webhook messages: what a receiver has not taken yet, kept in the run directory over every restart.
 
 A file of JSON lines that only grows: a message with the receivers it is for, and a receipt for each that has taken
-it. It is written anew, with what still waits, when it is mostly receipts, at each start, and after a failed write,
-which may have left half a line. All of it is in memory too: where the disk is full or broken, messages are delivered
-from there and written down as soon as the disk takes them. It holds no address and no key, only a digest of both.
+it. It is written anew, with what still waits, when it is mostly receipts, and where a write failed or broke off and
+left half a line. All of it is in memory too: where the disk is full or broken, messages are delivered from there and
+written down as soon as the disk takes them. It holds no address and no key, only a digest of both.
 
 The file is read and written on a thread of its own: a slow disk never holds up the event loop. Writing begins at
 once, so that a process that is killed loses at most what was added in its last moment. The disk is not synced for
@@ -60,6 +60,8 @@ class SpoolFile:
         self._path = path
         self._fd: int | None = None
         self.damaged = 0  # lines that were read and not understood
+        self.whole = True  # what was read ends where a line ends, and all of it was understood
+        self.size = 0  # bytes read
 
     def load(self) -> list[SpooledMessage]:
         """What waits, oldest first, each for the receivers that have not taken it. No file: nothing waits."""
@@ -69,9 +71,9 @@ class SpoolFile:
         except FileNotFoundError:
             return []
         with os.fdopen(fd, "rb") as file:
-            lines = file.read().split(b"\n")
-        self.damaged = 0
-        for line in lines:
+            content = file.read()
+        self.damaged, self.size = 0, len(content)
+        for line in content.split(b"\n"):
             if not line:
                 continue
             try:
@@ -84,6 +86,7 @@ class SpoolFile:
                 waiting[read.id] = msgspec.structs.replace(read, body=read.body.copy())
             elif read.id in waiting:
                 without(waiting, read)
+        self.whole = not self.damaged and (not content or content.endswith(b"\n"))
         return list(waiting.values())
 
     def append(self, data: bytes) -> None:
@@ -136,7 +139,7 @@ class Spool:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._waiting: dict[str, SpooledMessage] = {}
         self._unwritten: list[bytes] = []  # lines for the end of the file
-        self._anew = True  # the file must be written anew; at first it has yet to be read
+        self._anew = False  # the file must be written anew
         self._written = 0  # bytes of the file
         self._job: asyncio.Task[None] | None = None
         self._closed = False
@@ -145,7 +148,7 @@ class Spool:
 
     def start(self) -> None:
         """Begin to read and write; ``loaded`` is what the file held."""
-        self._go_on()
+        self._begin()
 
     def add(self, message: SpooledMessage) -> None:
         """A message that is to reach its receivers."""
@@ -178,15 +181,19 @@ class Spool:
         if len(self._unwritten) > UNWRITTEN_MAX:
             self._unwritten.clear()
             self._anew = True
-        self._go_on()
+        self._begin()
 
-    def _go_on(self) -> None:
-        if (self._job is None or self._job.done()) and not self._closed and (self._anew or self._unwritten):
+    def _behind(self) -> bool:
+        """Whether there is something to read or write."""
+        return self._anew or bool(self._unwritten) or not self.loaded.done()
+
+    def _begin(self) -> None:
+        if (self._job is None or self._job.done()) and not self._closed and self._behind():
             self._job = asyncio.create_task(self._work(), name="spool")
 
     async def _work(self) -> None:
         """Bring the file up to date. A failed write is followed by writing all anew."""
-        while self._anew or self._unwritten:
+        while self._behind():
             try:
                 await self._step()
             except OSError as error:
@@ -209,6 +216,8 @@ class Spool:
                 _log.error("webhook_spool_damaged", lines=self._file.damaged)
             newer, self._waiting = self._waiting, {message.id: message for message in older}
             self._waiting |= newer
+            self._written = self._file.size
+            self._anew |= not self._file.whole
             self.loaded.set_result(older)
         live = b"".join(map(_line, self._waiting.values())) if self._anew or self._is_mostly_garbage() else None
         if live is not None:
@@ -216,7 +225,7 @@ class Spool:
             self._unwritten.clear()
             await self._off_loop(partial(self._file.replace, live))
             self._written = len(live)
-        else:
+        elif self._unwritten:
             data = b"".join(self._unwritten)
             self._unwritten.clear()
             await self._off_loop(partial(self._file.append, data))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,29 +18,46 @@ import msgspec
 import structlog
 from msgspec.structs import asdict
 
-from control.lead.documents import Message, PhaseChangeMessage, RollbackCompleteMessage, RollbackMessage
+from control.lead.documents import (
+    ApprovalNeededMessage,
+    HeldMessage,
+    LeaseLostMessage,
+    Message,
+    PhaseChangeMessage,
+    RollbackCompleteMessage,
+    RollbackMessage,
+)
+from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.lead.receiver import BACKOFF_S, Receiver, receiver_id
 from control.lead.spool import Spool, SpooledMessage
 from control.plan.settings import Webhook
 from control.plan.times import rfc3339
-from control.rollout.model import News, PhaseChange, Rollback, RollbackBegun
+from control.rollout.model import PhaseChange, Rollback, RollbackBegun
 
 _log = structlog.get_logger("phasegate.webhooks")
 
 SPOOL: Final = "webhooks.spool"
+REASON_MAX: Final = 2000  # characters: a backend's own words may be long, and messages wait in memory
 READ_WITHIN_S: Final = 2.0  # how long the spool is waited for before newer messages are sent
 
 
-def message_of(migration: str, unix: float, news: News, revision: int) -> Message:
-    """What receivers are sent of something that happened at a Unix time."""
-    at = rfc3339(unix)
-    match news:
-        case PhaseChange():
-            return PhaseChangeMessage(migration, at, **asdict(news), revision=revision)
-        case RollbackBegun():
-            return RollbackMessage(migration, at, **asdict(news))
-        case Rollback():
-            return RollbackCompleteMessage(migration, at, **asdict(news), revision=revision)
+# What each kind of news is sent as.
+_MESSAGE_OF: Final[dict[type[Told], Callable[..., Message]]] = {
+    PhaseChange: PhaseChangeMessage,
+    RollbackBegun: RollbackMessage,
+    Rollback: RollbackCompleteMessage,
+    ApprovalNeeded: ApprovalNeededMessage,
+    Held: HeldMessage,
+    LeaseLost: LeaseLostMessage,
+}
+
+
+def message_of(migration: str, unix: float, news: Told, revision: int) -> Message:
+    """What receivers are sent of something that happened at a Unix time, after which the rollout has ``revision``."""
+    facts = {"revision": revision} | asdict(news)
+    if "reason" in facts:
+        facts["reason"] = facts["reason"][:REASON_MAX]
+    return _MESSAGE_OF[type(news)](migration, rfc3339(unix), **facts)
 
 
 def spooled(message: Message, to: Sequence[str]) -> SpooledMessage:
@@ -89,7 +106,7 @@ class Webhooks:
         if gone:
             _log.warning("webhook_receiver_gone", dropped=len(gone))
 
-    def notify(self, migration: str, news: News, revision: int) -> None:
+    def notify(self, migration: str, news: Told, revision: int) -> None:
         """Tell the migration's receivers what happened; ``revision`` is the rollout's after it."""
         names = self._receivers_of.get(migration, ())
         if names:

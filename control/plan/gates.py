@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal
+from enum import StrEnum
+from typing import Annotated, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from msgspec import Meta, Struct, field
@@ -18,6 +19,24 @@ from control.plan.phases import Phase
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+class HoldKind(StrEnum):
+    """What kind of thing keeps an earned phase from beginning."""
+
+    WINDOW = "window"
+    FREEZE = "freeze"
+    APPROVAL = "approval"
+    HEALTH = "health"
+    LAG = "lag"
+
+
+class Hold(NamedTuple):
+    """One thing that keeps an earned phase from beginning. While it lasts ``name`` stays; ``reason`` may change."""
+
+    kind: HoldKind
+    name: str
+    reason: str  # in words
 
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,32 +56,34 @@ class Freeze(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-def closed(windows: Sequence[Window], freezes: Sequence[Freeze], unix: float) -> list[str]:
-    """Why no phase may begin at this time, in words; nothing where one may."""
+def closed(windows: Sequence[Window], freezes: Sequence[Freeze], unix: float) -> list[Hold]:
+    """Why no phase may begin at this time; nothing where one may."""
     now = datetime.fromtimestamp(unix, UTC)
     reasons = [
         f"frozen until {freeze.ends.isoformat()}" + (f": {freeze.reason}" if freeze.reason else "")
         for freeze in freezes
         if freeze.begins <= now < freeze.ends
     ]
+    holds = [Hold(HoldKind.FREEZE, reason, reason) for reason in reasons]
     if windows and not any(_within(window, now) for window in windows):
         zones = dict.fromkeys(window.tz for window in windows)
         hours = "; ".join(
             f"({zone}): {_hours([window for window in windows if window.tz == zone])}" for zone in zones
         )
-        reasons.append(f"outside the hours allowed {hours}")
-    return reasons
+        holds.append(Hold(HoldKind.WINDOW, "hours", f"outside the hours allowed {hours}"))
+    return holds
 
 
 def _hours(windows: Sequence[Window]) -> str:
     return ", ".join(f"{' '.join(window.days)} {window.opens} to {window.closes}" for window in windows)
 
 
-def approval(phase: Phase | None) -> list[str]:
+def approval(phase: Phase | None) -> list[Hold]:
     """Why the phase may not begin by itself; ``None`` is completion, which needs no approval."""
     if phase is None or not phase.approval:
         return []
-    return [f'phase "{phase.name}" waits for approval: an operator\'s advance begins it']
+    reason = f'phase "{phase.name}" waits for approval: an operator\'s advance begins it'
+    return [Hold(HoldKind.APPROVAL, phase.name, reason)]
 
 
 def _within(window: Window, moment: datetime) -> bool:

@@ -38,7 +38,7 @@ ZONE_LIKENESS: Final = 0.5  # of difflib: "Paris" is meant for "Europe/Paris"
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is told of phase changes and rollbacks; signed with the key in the environment variable ``secret_env``."""
+    """Who is told of what happens to a migration; signed with the key in the environment variable ``secret_env``."""
 
     url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
     secret_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from control.lead.commands import Command, Malformed, parse
-from control.plan.gates import Freeze, Window, approval, closed
+from control.plan.gates import Freeze, Hold, Window, approval, closed
 from control.plan.phases import Phase
 
 
@@ -57,6 +57,10 @@ def test_every_mistake_of_a_body_is_told_at_once() -> None:
 
 def unix(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def reasons(holds: list[Hold]) -> list[str]:
+    return [hold.reason for hold in holds]
 
 
 OFFICE = Window("09:00", "17:00", ("mon", "tue", "wed", "thu", "fri"))
@@ -142,16 +146,16 @@ def test_a_day_is_the_zones_own() -> None:
 def test_outside_the_hours_the_zone_is_named() -> None:
     night, noon = Window("22:00", "04:00", ("fri",), "Europe/Paris"), Window("12:00", "13:00", ("sat",))
     at = unix("2026-11-20T15:00")
-    assert closed((night,), (), at) == ["outside the hours allowed (Europe/Paris): fri 22:00 to 04:00"]
-    assert closed((noon,), (), at) == ["outside the hours allowed (UTC): sat 12:00 to 13:00"]
+    assert reasons(closed((night,), (), at)) == ["outside the hours allowed (Europe/Paris): fri 22:00 to 04:00"]
+    assert reasons(closed((noon,), (), at)) == ["outside the hours allowed (UTC): sat 12:00 to 13:00"]
     both = "outside the hours allowed (Europe/Paris): fri 22:00 to 04:00; (UTC): sat 12:00 to 13:00"
-    assert closed((night, noon), (), at) == [both]
+    assert reasons(closed((night, noon), (), at)) == [both]
 
 
 def test_a_freeze_closes_and_says_why() -> None:
     freeze = Freeze(datetime(2026, 12, 20, tzinfo=UTC), datetime(2027, 1, 4, tzinfo=UTC), "holidays")
     assert closed((), (freeze,), unix("2026-12-19T23:59")) == []
-    assert "holidays" in closed((), (freeze,), unix("2026-12-20T00:00"))[0]
+    assert "holidays" in closed((), (freeze,), unix("2026-12-20T00:00"))[0].reason
     assert closed((), (freeze,), unix("2027-01-04T00:00")) == []
 
 
@@ -162,4 +166,4 @@ def test_no_windows_and_no_freezes_are_always_open() -> None:
 def test_only_a_phase_that_asks_for_it_waits_for_approval() -> None:
     assert approval(None) == []
     assert approval(Phase("half", 50.0)) == []
-    assert "half" in approval(Phase("half", 50.0, approval=True))[0]
+    assert "half" in approval(Phase("half", 50.0, approval=True))[0].reason

@@ -17,11 +17,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from control.lead import receiver as receivers
+from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.lead.receiver import ATTEMPTS, QUEUE_MAX, Receiver, signature
 from control.lead.spool import Spool, SpooledMessage, SpoolFile
-from control.lead.webhooks import SPOOL, Webhooks, message_of, spooled
+from control.lead.webhooks import REASON_MAX, SPOOL, Webhooks, message_of, spooled
 from control.plan.settings import Webhook
-from control.rollout.model import News, PhaseChange, Rollback, RollbackBegun, State
+from control.rollout.model import PhaseChange, Rollback, RollbackBegun, State
 
 BEGUN = RollbackBegun("breach", 25.0, 5.0, "errors", 7)
 MESSAGE = spooled(message_of("phase6", 1_700_000_000.0, BEGUN, 7), ("it",))
@@ -107,10 +108,26 @@ async def test_a_message_is_signed_so_that_its_receiver_can_tell(
                 "within_deadline": True,
             },
         ),
+        (
+            ApprovalNeeded("half", 50.0, "it waits"),
+            "approval_needed",
+            {"phase": "half", "weight": 50.0, "reason": "it waits"},
+        ),
+        (
+            Held("window", None, None, "outside the hours"),
+            "held",
+            {"reason_kind": "window", "phase": None, "weight": None, "reason": "outside the hours"},
+        ),
+        (LeaseLost(25.0, "it ran out"), "lease_lost", {"from_weight": 25.0, "reason": "it ran out"}),
+        (
+            Held("health", "half", 50.0, "x" * 10_000),
+            "held",
+            {"reason_kind": "health", "phase": "half", "weight": 50.0, "reason": "x" * REASON_MAX},
+        ),
     ],
 )
 def test_a_message_says_what_happened_when_to_whom_and_at_which_revision(
-    news: News, event: str, detail: dict[str, Any]
+    news: Told, event: str, detail: dict[str, Any]
 ) -> None:
     said = {"event": event, "migration": "phase6", "at": "2023-11-14T22:13:20.000Z", **detail, "revision": 7}
     assert json.loads(msgspec.json.encode(message_of("phase6", 1_700_000_000.0, news, 7))) == said
@@ -204,7 +221,7 @@ async def test_a_killed_process_leaves_what_it_was_told(inbox: Inbox, tmp_path: 
         killed.notify("phase6", phase(number), number)
     await got(inbox, 1)
     # Never closed: what a second process finds is what the first had written by itself.
-    assert [message.event for message in SpoolFile(tmp_path / SPOOL).load()] == ["phase_change"] * 3
+    await until(lambda: len(SpoolFile(tmp_path / SPOOL).load()) == 3)
     await killed.close()
 
 
@@ -313,7 +330,6 @@ async def test_a_write_that_fails_halfway_costs_no_message(
     hooks._spool._retry_s = 0.01
     hooks.start()
     await hooks._spool.loaded
-    await until(lambda: (tmp_path / SPOOL).exists())
     real, whole = os.write, [False]
 
     def half(fd: int, data: bytes) -> int:
@@ -342,7 +358,14 @@ def test_a_spool_that_breaks_off_or_is_damaged_gives_what_can_be_read(tmp_path: 
     file.close()
     assert [message.id for message in file.load()] == [MESSAGE.id, "another"]
     assert file.damaged == 2
+    assert not file.whole
     assert file.load()[0] == MESSAGE
+    file.replace(line[:-1])  # whole but for its end: what follows would be written onto it
+    assert file.load() == [MESSAGE]
+    assert (file.damaged, file.whole) == (0, False)
+    file.replace(line)
+    assert file.load() == [MESSAGE]
+    assert file.whole
 
 
 def test_the_spool_is_readable_by_its_owner_alone_and_follows_no_link(tmp_path: Path) -> None:
