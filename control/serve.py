@@ -142,7 +142,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     await asyncio.gather(*(coordinator.recover() for coordinator in coordinators.values()))
     kept = (run_dir / SESSIONS, f"{boot_id():x}")
     gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings), kept)
-    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
+    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings), [*webhooks.receivers.values()])
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     await web.SockSite(runner, listening).start()

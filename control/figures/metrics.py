@@ -63,21 +63,37 @@ class Led(Protocol):
         """How old the board's signs of life are."""
 
 
-def exposition(board: Board, led: Sequence[Led]) -> bytes:
+class Addressee(Protocol):
+    """What is shown of a receiver of webhooks."""
+
+    dropped: int
+
+    @property
+    def host(self) -> str:
+        """Where it is."""
+
+    @property
+    def waiting(self) -> int:
+        """How many messages it has not taken."""
+
+
+def exposition(board: Board, led: Sequence[Led], told: Sequence[Addressee]) -> bytes:
     """Everything, now."""
     registry = CollectorRegistry()
-    registry.register(_Now(board, led))
+    registry.register(_Now(board, led, told))
     return generate_latest(registry)
 
 
 class _Now(Collector):
-    def __init__(self, board: Board, led: Sequence[Led]) -> None:
+    def __init__(self, board: Board, led: Sequence[Led], told: Sequence[Addressee]) -> None:
         self._board = board
         self._led = led
+        self._told = told
 
     def collect(self) -> Iterator[Metric]:
         yield from self._rollouts()
         yield from self._waits()
+        yield from self._webhooks()
         yield from self._requests()
         yield from self._sources()
         yield from self._workers()
@@ -133,6 +149,18 @@ class _Now(Collector):
             lost.add_metric([one.name], one.leases_lost)
             lost_at.add_metric([one.name], one.lease_lost_at or 0.0)
         yield from (held, approval, lost, lost_at)
+
+    def _webhooks(self) -> Iterator[Metric]:
+        """By host: the path of a webhook is often its secret."""
+        waiting = GaugeMetricFamily("phasegate_webhook_waiting", "Messages that are not taken yet", labels=["host"])
+        dropped = CounterMetricFamily(
+            "phasegate_webhook_dropped", "Messages that will not reach their receiver", labels=["host"]
+        )
+        for host in sorted({one.host for one in self._told}):
+            here = [one for one in self._told if one.host == host]
+            waiting.add_metric([host], sum(one.waiting for one in here))
+            dropped.add_metric([host], sum(one.dropped for one in here))
+        yield from (waiting, dropped)
 
     def _requests(self) -> Iterator[Metric]:
         labels = ["migration", "operation", "arm"]

@@ -59,7 +59,12 @@ class Receiver:
         self.dropped = 0
         self.unsigned = bool(hook.secret_env and not self._key)  # its messages wait for a process that has the key
         if self.unsigned:
-            _log.error("webhook_key_missing", host=self._host(), variable=hook.secret_env)
+            _log.error("webhook_key_missing", host=self.host, variable=hook.secret_env)
+
+    @property
+    def host(self) -> str:
+        """Where it is, as logs and metrics say it: the path of a webhook is often its secret."""
+        return self._url.split("/")[2].rpartition("@")[2]
 
     @property
     def waiting(self) -> int:
@@ -85,7 +90,7 @@ class Receiver:
     def _drop(self, message: SpooledMessage, reason: str) -> None:
         self.dropped += 1
         self._took(message.id)
-        _log.warning("webhook_dropped", host=self._host(), dropped=self.dropped, reason=reason)
+        _log.warning("webhook_dropped", host=self.host, dropped=self.dropped, reason=reason)
 
     async def run(self) -> None:
         """Send what comes, one after the other, until cancelled."""
@@ -113,11 +118,11 @@ class Receiver:
             problem, is_refused = await self._send(session, message)
             if problem is None:
                 if attempt > 1:
-                    _log.info("webhook_delivered", host=self._host(), attempt=attempt, waiting=len(self._queue) - 1)
+                    _log.info("webhook_delivered", host=self.host, attempt=attempt, waiting=len(self._queue) - 1)
                 return None
             refused += is_refused
             if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a receiver that is away for hours does not fill the log
-                _log.warning("webhook_failed", host=self._host(), attempt=attempt, reason=problem)
+                _log.warning("webhook_failed", host=self.host, attempt=attempt, reason=problem)
             if refused >= ATTEMPTS:
                 return problem
             backoff_s = min(BACKOFF_MAX_S, self._backoff_s * 2.0 ** min(attempt - 1, 16))
@@ -140,7 +145,3 @@ class Receiver:
                 return f"answered {response.status}", response.status in REFUSED
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return type(error).__name__, False
-
-    def _host(self) -> str:
-        # The path of a webhook is often its secret.
-        return self._url.split("/")[2].rpartition("@")[2]
