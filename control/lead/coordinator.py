@@ -41,8 +41,10 @@ from control.rollout.model import (
     Notify,
     On,
     Persist,
+    PhaseChange,
     PublishWeight,
     Refuse,
+    RollbackBegun,
     Rollout,
     RolloutEvent,
     RolloutPlan,
@@ -149,10 +151,31 @@ class Coordinator:
         else:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
+            if rollout is not None:
+                self._tell_recovered(rollout, effects)
         self._carry_out(effects, now)
         if rollout is not None and baseline is not None and self.state.phase == rollout.phase:
             self._observer.restore(baseline)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
+
+    def _tell_recovered(self, saved: Rollout, effects: Sequence[Effect]) -> None:
+        """Tell of a weight that is not the checkpoint's: the process before may have been killed before it could.
+
+        Where it could, receivers are told twice, as they may be.
+        """
+        s, wanted = self.state, saved.pending
+        if s.weight_bp < saved.weight_bp and not self._lapsed:  # a lapse is told as a lost lease
+            why = "; ".join(
+                str(entry.detail["why"])
+                for effect in effects
+                if isinstance(effect, Persist)
+                for entry in effect.entries
+            )
+            weights = percent_of(saved.weight_bp), percent_of(s.weight_bp)
+            self.tell(RollbackBegun("recovered", *weights, why, s.revision))
+        elif wanted is not None and (s.state, s.weight_bp) == (wanted.to, wanted.weight_bp):
+            name = None if s.phase is None else self.plan.phases[s.phase].name
+            self.tell(PhaseChange(s.state, name, percent_of(s.weight_bp)))
 
     def _word(self) -> BoardWord:
         word = self._board.word(self.index)

@@ -158,7 +158,7 @@ class PhaseChangeMessage(Message, frozen=True, tag="phase_change"):
 class RollbackMessage(Message, frozen=True, tag="rollback"):
     """A lower weight was published; what the target has open is waited for."""
 
-    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`
+    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`; `recovered`: found when control started
     from_weight: float
     to_weight: float
     reason: str

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -18,12 +19,13 @@ from control.checks.check import Check
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
-from control.lead.coordinator import Coordinator
+from control.lead.coordinator import CheckpointDocument, Coordinator
 from control.lead.execution import CommandRefused
 from control.lead.judging import HEALTH_AGAIN_S, TELL_AGAIN_S
 from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.plan.times import Now
-from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
+from control.rollout.machine import step
+from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, Rollout, RolloutEvent, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
@@ -223,6 +225,49 @@ async def test_a_process_that_goes_on_within_the_lease_has_lost_none(scene: Scen
     await scene.act("rollback")
     assert LeaseLost not in scene.told
     assert scene.coordinator.leases_lost == 0
+
+
+def remember(scene: Scene, rollout: Rollout) -> None:
+    """Put the store back to a checkpoint that was written before."""
+    scene.store.saved = Checkpoint(msgspec.json.encode(CheckpointDocument(rollout)).decode(), 1.0)
+
+
+async def test_an_increase_that_nobody_was_told_of_is_told_by_the_next_process(scene: Scene) -> None:
+    await scene.act("start")
+    before = scene.coordinator.state
+    await scene.act("advance")
+    asked, _ = step(scene.coordinator.plan, before, RolloutEvent(On.ADVANCE), scene.clock.now())
+    remember(scene, asked)
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.news == [PhaseChange(State.RUNNING, "early", 25.0)]
+
+
+async def test_an_increase_that_was_called_off_is_not_told(scene: Scene) -> None:
+    await scene.act("start")
+    asked, _ = step(scene.coordinator.plan, scene.coordinator.state, RolloutEvent(On.ADVANCE), scene.clock.now())
+    remember(scene, asked)
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.news == []
+
+
+async def test_a_decrease_that_nobody_was_told_of_is_told_by_the_next_process(scene: Scene) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    before = scene.coordinator.state
+    await scene.act("rollback")
+    remember(scene, before)
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    (told,) = scene.news
+    assert isinstance(told, RollbackBegun)
+    assert (told.trigger, told.from_weight, told.to_weight) == ("recovered", 25.0, 5.0)
+    assert told.revision == scene.coordinator.state.revision
+    assert "decrease" in told.reason
 
 
 async def test_a_command_after_a_lost_lease_does_not_raise_either(scene: Scene) -> None:
