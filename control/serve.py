@@ -131,7 +131,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     run_dir = Path(settings.proxy.run_dir)
     store = StoreThread(run_dir / STORE)
     arms = Arms(settings)
-    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()})
+    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()}, run_dir)
     coordinators = {
         name: Coordinator(
             name,
@@ -153,7 +153,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     loops = [asyncio.create_task(c.run(), name=f"coordinator {name}") for name, c in coordinators.items()]
     kept = (run_dir / SESSIONS, f"{boot_id():x}")
     gatekeeper = Gatekeeper(settings.control, time.monotonic, _verifier(settings), kept)
-    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings))
+    api = Api(settings, coordinators, store, gatekeeper, board, _dry_run(settings), [*webhooks.receivers.values()])
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     await web.SockSite(runner, listening).start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,7 @@ from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
+from control.lead.receiver import Receiver
 from control.plan.settings import Settings
 from control.report import build as report
 from control.report.documents import TrailHead
@@ -80,13 +81,16 @@ class Api:
         gatekeeper: Gatekeeper,
         board: Board,
         dry_run: Callable[[], Awaitable[list[Check]]],
+        receivers: Sequence[Receiver] = (),
     ) -> None:
+        """``receivers`` are those of webhooks."""
         self._settings = settings
         self._coordinators = coordinators
         self._store = store
         self._gatekeeper = gatekeeper
         self._board = board
         self._dry_run = dry_run
+        self._receivers = receivers
         self._streams = Streams(store, _HEADERS)
         # Built once: these calls need no credentials, and building one document takes 5 ms of CPU.
         self._control_document = msgspec.json.encode(openapi.document(_version(), open_to_all=gatekeeper.open))
@@ -285,7 +289,7 @@ class Api:
     # The process.
 
     async def _prometheus(self, request: web.Request, who: Identity) -> web.Response:
-        text = metrics.exposition(self._board, list(self._coordinators.values()))
+        text = metrics.exposition(self._board, list(self._coordinators.values()), self._receivers)
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request, who: Identity) -> web.Response:

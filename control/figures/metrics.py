@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from backends.arm import ARMS, GAUGES, LEVELS
 from backends.errors import FaultKind
 from control.figures.counts import BYTES_PER_KB
+from control.plan.gates import Hold, HoldKind
 from control.plan.phases import FULL_BP
 from control.rollout.model import Rollout, RolloutPlan, State
 from proxy.board import histogram
@@ -48,6 +49,13 @@ class Led(Protocol):
     def store_error(self) -> str | None:
         """Why the last write to the store failed; None where it succeeded."""
 
+    leases_lost: int
+    lease_lost_at: float | None
+
+    @property
+    def holds(self) -> Sequence[Hold]:
+        """What keeps an earned phase from beginning now."""
+
     @property
     def index(self) -> int:
         """The migration's index on the board."""
@@ -56,20 +64,37 @@ class Led(Protocol):
         """Seconds since the last heartbeat: of the oldest worker's, and of the control process."""
 
 
-def exposition(board: Board, led: Sequence[Led]) -> bytes:
+class Addressee(Protocol):
+    """What is shown of a receiver of webhooks."""
+
+    dropped: int
+
+    @property
+    def host(self) -> str:
+        """The receiver's host and port."""
+
+    @property
+    def waiting(self) -> int:
+        """How many messages it has not taken yet."""
+
+
+def exposition(board: Board, led: Sequence[Led], told: Sequence[Addressee]) -> bytes:
     """All metrics, with their values now."""
     registry = CollectorRegistry()
-    registry.register(_Now(board, led))
+    registry.register(_Now(board, led, told))
     return generate_latest(registry)
 
 
 class _Now(Collector):
-    def __init__(self, board: Board, led: Sequence[Led]) -> None:
+    def __init__(self, board: Board, led: Sequence[Led], told: Sequence[Addressee]) -> None:
         self._board = board
         self._led = led
+        self._told = told
 
     def collect(self) -> Iterator[Metric]:
         yield from self._rollouts()
+        yield from self._waits()
+        yield from self._webhooks()
         yield from self._requests()
         yield from self._sources()
         yield from self._workers()
@@ -100,6 +125,44 @@ class _Now(Collector):
         for who, seconds in (self._led[0].age_s() if self._led else {}).items():
             age.add_metric([who], seconds)
         yield from (weight, phase, revision, state, store, rollback, age)
+
+    def _waits(self) -> Iterator[Metric]:
+        """What an earned phase waits for, and lost leases."""
+        held = GaugeMetricFamily(
+            "phasegate_held",
+            "1 where an earned phase is kept from beginning by this kind of reason",
+            labels=["migration", "reason_kind"],
+        )
+        approval = GaugeMetricFamily(
+            "phasegate_approval_waiting",
+            "1 where an earned phase waits for an operator's advance",
+            labels=["migration"],
+        )
+        lost = CounterMetricFamily("phasegate_lease_lost", "Leases lost, as this process knows", labels=["migration"])
+        lost_at = GaugeMetricFamily(
+            "phasegate_lease_lost_timestamp_seconds", "When the last of them was lost, or 0", labels=["migration"]
+        )
+        for one in self._led:
+            kinds = {hold.kind for hold in one.holds}
+            for kind in HoldKind:
+                if kind is not HoldKind.APPROVAL:
+                    held.add_metric([one.name, kind.value], float(kind in kinds))
+            approval.add_metric([one.name], float(HoldKind.APPROVAL in kinds))
+            lost.add_metric([one.name], one.leases_lost)
+            lost_at.add_metric([one.name], one.lease_lost_at or 0.0)
+        yield from (held, approval, lost, lost_at)
+
+    def _webhooks(self) -> Iterator[Metric]:
+        """By host: the path of a webhook is often its secret."""
+        waiting = GaugeMetricFamily("phasegate_webhook_waiting", "Messages that are not taken yet", labels=["host"])
+        dropped = CounterMetricFamily(
+            "phasegate_webhook_dropped", "Messages that will not reach their receiver", labels=["host"]
+        )
+        for host in sorted({one.host for one in self._told}):
+            here = [one for one in self._told if one.host == host]
+            waiting.add_metric([host], sum(one.waiting for one in here))
+            dropped.add_metric([host], sum(one.dropped for one in here))
+        yield from (waiting, dropped)
 
     def _requests(self) -> Iterator[Metric]:
         labels = ["migration", "operation", "arm"]

@@ -28,21 +28,25 @@ from control.lead.commands import Command
 from control.lead.documents import Status
 from control.lead.judging import Judging, Probe
 from control.lead.lease import Lease, leased
+from control.lead.news import LeaseLost, Told
 from control.lead.observer import Observer, WeightRecord
 from control.lead.publishing import Publisher
 from control.lead.readiness import HealthCheck, Readiness
 from control.lead.saving import Outbox, OutboxOwner
+from control.plan.gates import Hold
+from control.plan.phases import percent_of
 from control.plan.settings import Migration
 from control.plan.times import Now, ns
 from control.rollout.machine import step
 from control.rollout.model import (
     Effect,
-    News,
     Notify,
     On,
     Persist,
+    PhaseChange,
     PublishWeight,
     Refuse,
+    RollbackBegun,
     Rollout,
     RolloutEvent,
     RolloutPlan,
@@ -81,7 +85,7 @@ class Coordinator:
         probe: Probe,
         *,
         kinds: tuple[str, str] = ("mock", "firestore"),
-        notify: Callable[[str, News, int], None] = lambda name, news, revision: None,
+        notify: Callable[[str, Told, int], None] = lambda name, news, revision: None,
     ) -> None:
         """``index`` is the migration's place on the board; ``kinds`` names the arms' backends; ``notify`` is told the
         migration's name, what happened, and the revision after it.
@@ -103,6 +107,8 @@ class Coordinator:
         self._notify = notify
         self._lease = Lease(board, index, migration.lease_s)
         self.judging = Judging(self, migration, self._observer, self.readiness, probe, clock)
+        self.leases_lost = 0  # while this process led, and the one that ran out before it
+        self.lease_lost_at: float | None = None  # Unix time of the last
         self._pulse = asyncio.Event()
         self._left = BoardWord(0, 0, False)  # what the board said when this process began
         self._lapsed = False  # and whether its lease had run out
@@ -126,6 +132,8 @@ class Coordinator:
             self.state, effects = wait(self.plan, self._left, self.settings.mode, self._lapsed)
             self._carry_out(effects, now)
             self.save_soon()
+        if self._lapsed and self._left.weight_bp and not self._left.pinned:
+            self._tell_lease_lost(self._left.weight_bp, "the lease ran out while control was not running")
         self._renew(now)
         self._recovered = True
 
@@ -138,10 +146,31 @@ class Coordinator:
         else:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
+            if rollout is not None:
+                self._tell_recovered(rollout, effects)
         self._carry_out(effects, now)
         if rollout is not None and baseline is not None and self.state.weight_bp == rollout.weight_bp:
             self._observer.restore(baseline)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
+
+    def _tell_recovered(self, saved: Rollout, effects: Sequence[Effect]) -> None:
+        """Tell of a weight that is not the checkpoint's: the process before may have been killed before it could.
+
+        Where it could, receivers are told twice, as they may be.
+        """
+        s, wanted = self.state, saved.pending
+        if s.weight_bp < saved.weight_bp and not self._lapsed:  # a lapse is told as a lost lease
+            why = "; ".join(
+                str(entry.detail["why"])
+                for effect in effects
+                if isinstance(effect, Persist)
+                for entry in effect.entries
+            )
+            weights = percent_of(saved.weight_bp), percent_of(s.weight_bp)
+            self.tell(RollbackBegun("recovered", *weights, why, s.revision))
+        elif wanted is not None and (s.state, s.weight_bp) == (wanted.to, wanted.weight_bp):
+            name = None if s.phase is None else s.phase.name
+            self.tell(PhaseChange(s.state, name, percent_of(s.weight_bp)))
 
     def _word(self) -> BoardWord:
         word = self._board.word(self.index)
@@ -191,14 +220,26 @@ class Coordinator:
 
     def _lapse(self, now: Now) -> None:
         """Where the lease has run out, the workers are at 0: say so on the board before anything can renew it."""
-        lost = self._lease.lost(self.state, now.mono)
-        if lost is not None:
-            self.apply(lost)
+        self._lose(self._lease.lost(self.state, now.mono))
 
     def _renew(self, now: Now) -> None:
-        lost = self._lease.renew_or_lose(now.mono, self.mono) if leased(self.state) else None
+        self._lose(self._lease.renew_or_lose(now.mono, self.mono) if leased(self.state) else None)
+
+    def _lose(self, lost: RolloutEvent | None) -> None:
+        """Take the weight back on the board where the lease was lost, and then tell."""
         if lost is not None:
+            from_bp = self.state.weight_bp
             self.apply(lost)
+            self._tell_lease_lost(from_bp, lost.reason)
+
+    def _tell_lease_lost(self, from_bp: int, reason: str) -> None:
+        self.leases_lost += 1
+        self.lease_lost_at = self._clock.now().unix
+        self.tell(LeaseLost(percent_of(from_bp), reason))
+
+    def tell(self, news: Told) -> None:
+        """Notify the migration's webhooks of something that is no change of the rollout; never waits."""
+        self._notify(self.name, news, self.state.revision)
 
     # What the workers show.
 
@@ -386,6 +427,11 @@ class Coordinator:
     def store_error(self) -> str | None:
         """Why the store was not written last time; None where it was."""
         return self.outbox.error
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """What keeps an earned phase from beginning now."""
+        return self.judging.holds
 
     def age_s(self) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""

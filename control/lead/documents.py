@@ -159,7 +159,7 @@ class PhaseChangeMessage(Message, frozen=True, tag="phase_change"):
 class RollbackMessage(Message, frozen=True, tag="rollback"):
     """A lower weight was published; what the target has open is waited for."""
 
-    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`
+    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`; `recovered`: found when control started
     from_weight: float
     to_weight: float
     reason: str
@@ -181,4 +181,41 @@ class RollbackCompleteMessage(Message, frozen=True, tag="rollback_complete"):
     revision: int
 
 
-MESSAGES: Final = (PhaseChangeMessage, RollbackMessage, RollbackCompleteMessage)
+class ApprovalNeededMessage(Message, frozen=True, tag="approval_needed"):
+    """A phase is earned, and begins when an operator advances to it. Once, and again after a restart of control."""
+
+    phase: str
+    weight: float  # percent, of that phase
+    reason: str
+    revision: int
+
+
+class HeldMessage(Message, frozen=True, tag="held"):
+    """A phase is earned, and something else keeps it from beginning; it begins by itself when that is over.
+
+    Once for each thing that comes in the way.
+    """
+
+    reason_kind: str  # `window`, `freeze`, `health` or `lag`
+    phase: str | None  # that was earned; null is completion
+    weight: float | None  # percent, of that phase
+    reason: str
+    revision: int
+
+
+class LeaseLostMessage(Message, frozen=True, tag="lease_lost"):
+    """Control was away for longer than its lease: workers went back to the source by themselves."""
+
+    from_weight: float
+    reason: str
+    revision: int
+
+
+MESSAGES: Final = (
+    PhaseChangeMessage,
+    RollbackMessage,
+    RollbackCompleteMessage,
+    ApprovalNeededMessage,
+    HeldMessage,
+    LeaseLostMessage,
+)

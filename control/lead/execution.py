@@ -95,7 +95,9 @@ async def _pass(readiness: Readiness, command: Command) -> None:
         problems += readiness.closed()
     if problems:
         hint = "Mend it, or repeat with force and a reason."
-        raise CommandRefused("check_failed", f"{command.action} was not tried: {'; '.join(problems)}", hint)
+        raise CommandRefused(
+            "check_failed", f"{command.action} was not tried: {'; '.join(hold.reason for hold in problems)}", hint
+        )
 
 
 async def _raised(leader: Leader, revision: int) -> None:

@@ -16,14 +16,17 @@ from control.judge.evidence import PROBES
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead.clock import Clock
+from control.lead.news import ApprovalNeeded, Held, Told
 from control.lead.observer import Observer
 from control.lead.readiness import Readiness
+from control.plan.gates import Hold, HoldKind
 from control.plan.phases import START, Phase
 from control.plan.settings import Migration
 from control.plan.times import Now
 from control.rollout.model import On, Refuse, Rollout, RolloutEvent, RolloutPlan, State
 
 HEALTH_AGAIN_S: Final = 1.0  # between health checks that hold up an earned advance
+TELL_AGAIN_S: Final = 300.0  # before the same hold is told anew: a backend that comes and goes is no news each second
 
 # Where weight is held under a lease, a breach takes it back. A completed migration is judged too, but taking it back
 # is an operator's decision.
@@ -45,6 +48,9 @@ class Judged(Protocol):
 
     def save_soon(self) -> None:
         """Write a checkpoint: it has the soak that was earned so far."""
+
+    def tell(self, news: Told) -> None:
+        """Notify the migration's webhooks; never waits."""
 
 
 class Judging:
@@ -68,7 +74,10 @@ class Judging:
         self._checking: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._checked_at = 0.0
-        self._unwell: tuple[str, ...] = ()  # what the last health check held an earned advance up with
+        self._unwell: tuple[Hold, ...] = ()  # what the last health check held an earned advance up with
+        self.holds: tuple[Hold, ...] = ()  # what holds an earned advance up now
+        self._told: dict[tuple[HoldKind, str], float] = {}  # when each hold of this state was told last
+        self._lasting: set[tuple[HoldKind, str]] = set()  # those of the last earned verdict
         self._earned: PhaseVerdict | None = None  # the newest verdict, where it asks for the next phase
 
     def look(self, now: Now) -> None:
@@ -88,8 +97,10 @@ class Judging:
             self.consider(self._observer.weigh(s, self._phase(), now), now)
 
     def forget_health(self) -> None:
-        """The state has changed: the next earned advance is checked anew."""
-        self._unwell = ()
+        """The state has changed: the next earned advance is checked anew, and what holds it up is told anew."""
+        self._unwell = self.holds = ()
+        self._told.clear()
+        self._lasting.clear()
 
     def cancel(self) -> None:
         """End what is under way."""
@@ -117,16 +128,32 @@ class Judging:
         """Act on a verdict."""
         s = self._leader.state
         self._earned = None
+        held: tuple[Hold, ...] = ()
         if verdict.outcome is VerdictOutcome.ROLL_BACK and s.state in _TAKEN_BACK:
             self._leader.apply(self._breach(verdict, now))
         elif verdict.outcome is VerdictOutcome.PROMOTE and s.state is State.RUNNING and s.pending is None:
             self._earned = verdict
             closed = self._readiness.held(self._following())
-            if held := (*closed, *self._unwell):
-                shown = replace(verdict, outcome=VerdictOutcome.HOLD, summary=(*held, *verdict.summary))
+            held = (*closed, *self._unwell)
+            if held:
+                reasons = tuple(hold.reason for hold in held)
+                shown = replace(verdict, outcome=VerdictOutcome.HOLD, summary=(*reasons, *verdict.summary))
                 self._observer.verdict = shown
+            self._tell(held, now)
             if not closed:
                 self._check_then_promote(now)
+        self.holds = held
+
+    def _tell(self, held: tuple[Hold, ...], now: Now) -> None:
+        """Tell of each hold when it begins, and not of one that was told a moment ago."""
+        before, self._lasting = self._lasting, {(hold.kind, hold.name) for hold in held}
+        following = self._following()
+        for hold in held:
+            known = (hold.kind, hold.name)
+            told = self._told.get(known)
+            if known not in before and (told is None or now.mono - told >= TELL_AGAIN_S):
+                self._told[known] = now.mono
+                self._leader.tell(_news(hold, following))
 
     def _breach(self, verdict: PhaseVerdict, now: Now) -> RolloutEvent:
         """The breach; what surely fails whole goes to the start at once, whatever ``on_breach`` says."""
@@ -156,3 +183,10 @@ class Judging:
                 self._leader.apply(RolloutEvent(On.PROMOTE, reason="; ".join(earned.reasons), revision=revision))
         finally:
             self._checking = None
+
+
+def _news(hold: Hold, following: Phase | None) -> Told:
+    phase, weight = (None, None) if following is None else (following.name, following.weight)
+    if hold.kind is HoldKind.APPROVAL and phase is not None and weight is not None:
+        return ApprovalNeeded(phase, weight, hold.reason)
+    return Held(hold.kind.value, phase, weight, hold.reason)

@@ -11,6 +11,7 @@ from control.checks.check import Check, failed
 from control.figures.counts import lag
 from control.lead.clock import Clock
 from control.plan import gates
+from control.plan.gates import Hold, HoldKind
 from control.plan.phases import Phase
 from control.plan.settings import Migration
 from proxy.board.board import Board
@@ -21,7 +22,7 @@ HealthCheck = Callable[[], Awaitable[list[Check]]]  # of both backends
 
 
 class Readiness:
-    """What stands in the way of one migration's next increase, in words."""
+    """What stands in the way of one migration's next increase."""
 
     def __init__(self, board: Board, index: int, migration: Migration, health: HealthCheck, clock: Clock) -> None:
         self._board = board
@@ -30,20 +31,23 @@ class Readiness:
         self._health = health
         self._clock = clock
 
-    async def unwell(self) -> list[str]:
-        """Which checks fail now, in words; takes as long as the backends take, and at most ``HEALTH_WITHIN_S``."""
+    async def unwell(self) -> list[Hold]:
+        """Which checks fail now; takes as long as the backends take, and at most ``HEALTH_WITHIN_S``."""
         behind = checks.lag(*lag(self._board, self._index, self._clock.now().mono))
         try:
             async with asyncio.timeout(HEALTH_WITHIN_S):
                 found = [*await self._health(), behind]
         except TimeoutError:
             found = [Check("health", False, f"no answer within {HEALTH_WITHIN_S:g} s", "Look at the backends.")]
-        return [f"{check.name}: {check.found}" for check in failed(found)]
+        return [
+            Hold(HoldKind.LAG if check is behind else HoldKind.HEALTH, check.name, f"{check.name}: {check.found}")
+            for check in failed(found)
+        ]
 
-    def closed(self) -> list[str]:
+    def closed(self) -> list[Hold]:
         """Why no phase may begin at this hour."""
         return gates.closed(self._settings.windows, self._settings.freezes, self._clock.now().unix)
 
-    def held(self, following: Phase | None) -> list[str]:
+    def held(self, following: Phase | None) -> list[Hold]:
         """Why ``following`` may not begin by itself now, whatever the verdict; None is completion."""
         return self.closed() + gates.approval(following)

@@ -7,6 +7,7 @@ SHA-256, a webhook's key by the name of an environment variable.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from zoneinfo import available_timezones
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -32,10 +34,11 @@ from proxy.settings import located as place_app_and_proxy
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
+ZONE_LIKENESS: Final = 0.5  # of difflib: "Paris" is meant for "Europe/Paris"
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is told of phase changes and rollbacks; signed with the key in the environment variable ``secret_env``."""
+    """Who is told of what happens to a migration; signed with the key in the environment variable ``secret_env``."""
 
     url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
     secret_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
@@ -354,6 +357,12 @@ def _times(parts: _Parts) -> Iterator[str]:
             yield f"{path}.lease: expected 300ms to {LEASE_MAX_S:g}s, found {migration.lease_s:g}s"
         if migration.validate_every_s <= 0:
             yield f"{path}.validate_every: expected more than 0"
+        for i, window in enumerate(migration.windows):
+            if window.tz not in available_timezones():
+                near = difflib.get_close_matches(window.tz, sorted(available_timezones()), 1, ZONE_LIKENESS)
+                meant = f"; did you mean {shown(near[0])}?" if near else ""
+                expected = 'expected a time zone such as "Europe/Paris" or "UTC"'
+                yield f"{path}.windows[{i}].tz: {expected}, found {shown(window.tz)}{meant}"
         for i, freeze in enumerate(migration.freezes):
             if freeze.ends <= freeze.begins:
                 yield f"{path}.freezes[{i}].to: expected a time after {freeze.begins.isoformat()}"

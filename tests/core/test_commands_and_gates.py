@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from control.lead.commands import Command, Malformed, parse
-from control.plan.gates import Freeze, Window, approval, closed
+from control.plan.gates import Freeze, Hold, Window, approval, closed
 from control.plan.phases import Phase
 
 
@@ -61,6 +61,10 @@ def unix(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
+def reasons(holds: list[Hold]) -> list[str]:
+    return [hold.reason for hold in holds]
+
+
 OFFICE = Window("09:00", "17:00", ("mon", "tue", "wed", "thu", "fri"))
 NIGHT = Window("22:00", "04:00", ("fri",))
 SATURDAY = Window("00:00", "00:00", ("sat",))
@@ -93,10 +97,67 @@ def test_windows(window: Window, at: str, is_open: bool) -> None:
     assert (not closed((window,), (), unix(at))) is is_open
 
 
+# In Paris the clocks go from 02:00 to 03:00 on 29 March 2026, and from 03:00 back to 02:00 on 25 October 2026, both
+# at 01:00 UTC and on a Sunday. In Havana they went back from 01:00 to 00:00 on 2 November 2025, at 05:00 UTC.
+@pytest.mark.parametrize(
+    ("opens", "closes", "tz", "at", "is_open"),
+    [
+        ("09:00", "17:00", "Europe/Paris", "2026-03-28T07:59", False),  # winter: an hour before UTC
+        ("09:00", "17:00", "Europe/Paris", "2026-03-28T08:00", True),
+        ("09:00", "17:00", "Europe/Paris", "2026-03-29T06:59", False),  # summer: two
+        ("09:00", "17:00", "Europe/Paris", "2026-03-29T07:00", True),
+        ("09:00", "17:00", "Europe/Paris", "2026-03-29T15:00", False),
+        ("09:00", "17:00", "Europe/Paris", "2026-10-25T07:59", False),  # winter again
+        ("09:00", "17:00", "Europe/Paris", "2026-10-25T08:00", True),
+        ("02:30", "04:00", "Europe/Paris", "2026-03-29T00:59", False),  # 02:30 is skipped: it opens at 03:00
+        ("02:30", "04:00", "Europe/Paris", "2026-03-29T01:00", True),
+        ("02:30", "04:00", "Europe/Paris", "2026-03-29T02:00", False),
+        ("01:00", "02:30", "Europe/Paris", "2026-03-29T00:59", True),  # and one until then closes at 03:00
+        ("01:00", "02:30", "Europe/Paris", "2026-03-29T01:00", False),
+        ("02:10", "02:50", "Europe/Paris", "2026-03-29T00:59", False),  # skipped whole
+        ("02:10", "02:50", "Europe/Paris", "2026-03-29T01:00", False),
+        ("02:30", "04:00", "Europe/Paris", "2026-10-25T00:29", False),  # 02:30 comes twice: the first opens it
+        ("02:30", "04:00", "Europe/Paris", "2026-10-25T00:30", True),
+        ("02:30", "04:00", "Europe/Paris", "2026-10-25T01:10", True),  # 02:10 for the second time
+        ("02:30", "04:00", "Europe/Paris", "2026-10-25T02:59", True),
+        ("02:30", "04:00", "Europe/Paris", "2026-10-25T03:00", False),
+        ("01:00", "02:30", "Europe/Paris", "2026-10-25T00:29", True),  # the first closes it, and it stays closed
+        ("01:00", "02:30", "Europe/Paris", "2026-10-25T00:30", False),
+        ("01:00", "02:30", "Europe/Paris", "2026-10-25T01:00", False),
+        ("01:00", "02:30", "Europe/Paris", "2026-10-25T01:20", False),
+        ("02:00", "03:00", "Europe/Paris", "2026-10-25T01:59", True),  # both hours
+        ("02:00", "03:00", "Europe/Paris", "2026-10-25T02:00", False),
+        ("22:00", "02:30", "Europe/Paris", "2026-10-25T00:29", True),  # over midnight
+        ("22:00", "02:30", "Europe/Paris", "2026-10-25T01:00", False),
+        ("00:00", "00:00", "Europe/Paris", "2026-10-25T01:30", True),
+        ("00:30", "02:00", "America/Havana", "2025-11-02T04:30", True),
+        ("00:30", "02:00", "America/Havana", "2025-11-02T05:10", True),
+        ("00:30", "02:00", "America/Havana", "2025-11-02T07:00", False),
+    ],
+)
+def test_windows_follow_the_clocks_of_their_zone(opens: str, closes: str, tz: str, at: str, is_open: bool) -> None:
+    assert (not closed((Window(opens, closes, tz=tz),), (), unix(at))) is is_open
+
+
+def test_a_day_is_the_zones_own() -> None:
+    monday = Window("00:00", "06:00", ("mon",), "Pacific/Auckland")
+    assert closed((monday,), (), unix("2026-11-29T12:00")) == []  # Monday, 01:00 there
+    assert closed((monday,), (), unix("2026-11-30T12:00"))
+
+
+def test_outside_the_hours_the_zone_is_named() -> None:
+    night, noon = Window("22:00", "04:00", ("fri",), "Europe/Paris"), Window("12:00", "13:00", ("sat",))
+    at = unix("2026-11-20T15:00")
+    assert reasons(closed((night,), (), at)) == ["outside the hours allowed (Europe/Paris): fri 22:00 to 04:00"]
+    assert reasons(closed((noon,), (), at)) == ["outside the hours allowed (UTC): sat 12:00 to 13:00"]
+    both = "outside the hours allowed (Europe/Paris): fri 22:00 to 04:00; (UTC): sat 12:00 to 13:00"
+    assert reasons(closed((night, noon), (), at)) == [both]
+
+
 def test_a_freeze_closes_and_says_why() -> None:
     freeze = Freeze(datetime(2026, 12, 20, tzinfo=UTC), datetime(2027, 1, 4, tzinfo=UTC), "holidays")
     assert closed((), (freeze,), unix("2026-12-19T23:59")) == []
-    assert "holidays" in closed((), (freeze,), unix("2026-12-20T00:00"))[0]
+    assert "holidays" in closed((), (freeze,), unix("2026-12-20T00:00"))[0].reason
     assert closed((), (freeze,), unix("2027-01-04T00:00")) == []
 
 
@@ -107,4 +168,4 @@ def test_no_windows_and_no_freezes_are_always_open() -> None:
 def test_only_a_phase_that_asks_for_it_waits_for_approval() -> None:
     assert approval(None) == []
     assert approval(Phase("half", 50.0)) == []
-    assert "half" in approval(Phase("half", 50.0, approval=True))[0]
+    assert "half" in approval(Phase("half", 50.0, approval=True))[0].reason

@@ -487,7 +487,10 @@ def test_every_reference_of_the_document_leads_somewhere_and_nothing_is_left_ove
 
 
 def test_every_message_of_a_webhook_is_described_by_its_event() -> None:
-    assert list(DOCUMENT["webhooks"]) == ["phase_change", "rollback", "rollback_complete"]
+    assert list(DOCUMENT["webhooks"]) == [
+        *("phase_change", "rollback", "rollback_complete"),
+        *("approval_needed", "held", "lease_lost"),
+    ]
     for kind in MESSAGES:
         schema = SCHEMAS[kind.__name__]
         assert schema["properties"]["event"]["enum"] == [kind.__struct_config__.tag]

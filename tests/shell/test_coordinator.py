@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -18,12 +19,25 @@ from control.checks.check import Check
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead.commands import Command
-from control.lead.coordinator import Coordinator
+from control.lead.coordinator import CheckpointDocument, Coordinator
 from control.lead.execution import CommandRefused
+from control.lead.judging import HEALTH_AGAIN_S, TELL_AGAIN_S
+from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.plan.phases import Phase
 from control.plan.times import Now
 from control.report.wording import next_line
-from control.rollout.model import EnteredPhase, Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
+from control.rollout.machine import step
+from control.rollout.model import (
+    EnteredPhase,
+    Entry,
+    On,
+    PhaseChange,
+    Rollback,
+    RollbackBegun,
+    Rollout,
+    RolloutEvent,
+    State,
+)
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
@@ -111,6 +125,7 @@ class Scene:
         self.health: list[Check] = []
         self.answers = True  # the target, to a probe
         self.told: list[type] = []
+        self.news: list[Told] = []
         self.coordinator = self.make()
 
     def make(self) -> Coordinator:
@@ -129,8 +144,17 @@ class Scene:
             self.clock,
             health,
             probe,
-            notify=lambda name, news, revision: self.told.append(type(news)),
+            notify=self.tell,
         )
+
+    def tell(self, name: str, news: Told, revision: int) -> None:
+        self.told.append(type(news))
+        self.news.append(news)
+
+    async def consider(self, verdict: PhaseVerdict) -> None:
+        """Hand a verdict to the judging, and let its health check answer."""
+        self.coordinator.judging.consider(verdict, self.clock.now())
+        await self.settle()
 
     def workers_see(self) -> None:
         """One worker shows the generation, and has nothing open."""
@@ -192,6 +216,75 @@ async def test_a_lease_that_ran_out_is_never_silently_renewed(scene: Scene) -> N
     assert scene.coordinator.state.state is State.ROLLED_BACK
     assert scene.coordinator.state.last_rollback is not None
     assert scene.coordinator.state.last_rollback.trigger == "lease_lost"
+    (lost,) = [news for news in scene.news if isinstance(news, LeaseLost)]
+    assert (lost.from_weight, scene.coordinator.leases_lost) == (5.0, 1)
+    assert scene.coordinator.lease_lost_at == scene.clock.unix
+    assert "ran out" in lost.reason
+
+
+async def test_a_lease_that_ran_out_while_nobody_led_is_told_by_the_next_process(scene: Scene) -> None:
+    await scene.act("start")
+    scene.clock.mono += 5.0
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.news == [LeaseLost(5.0, "the lease ran out while control was not running")]
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert len(scene.news) == 1, "it is at 0 now, and nothing was lost again"
+
+
+async def test_a_process_that_goes_on_within_the_lease_has_lost_none(scene: Scene) -> None:
+    await scene.act("start")
+    scene.clock.mono += 1.0
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    await scene.act("rollback")
+    assert LeaseLost not in scene.told
+    assert scene.coordinator.leases_lost == 0
+
+
+def remember(scene: Scene, rollout: Rollout) -> None:
+    """Put the store back to a checkpoint that was written before."""
+    scene.store.saved = Checkpoint(msgspec.json.encode(CheckpointDocument(rollout)).decode(), 1.0)
+
+
+async def test_an_increase_that_nobody_was_told_of_is_told_by_the_next_process(scene: Scene) -> None:
+    await scene.act("start")
+    before = scene.coordinator.state
+    await scene.act("advance")
+    asked, _ = step(scene.coordinator.plan, before, RolloutEvent(On.ADVANCE), scene.clock.now())
+    remember(scene, asked)
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.news == [PhaseChange(State.RUNNING, "early", 25.0)]
+
+
+async def test_an_increase_that_was_called_off_is_not_told(scene: Scene) -> None:
+    await scene.act("start")
+    asked, _ = step(scene.coordinator.plan, scene.coordinator.state, RolloutEvent(On.ADVANCE), scene.clock.now())
+    remember(scene, asked)
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.news == []
+
+
+async def test_a_decrease_that_nobody_was_told_of_is_told_by_the_next_process(scene: Scene) -> None:
+    await scene.act("start")
+    await scene.act("advance")
+    before = scene.coordinator.state
+    await scene.act("rollback")
+    remember(scene, before)
+    scene.news.clear()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    (told,) = scene.news
+    assert isinstance(told, RollbackBegun)
+    assert (told.trigger, told.from_weight, told.to_weight) == ("recovered", 25.0, 5.0)
+    assert told.revision == scene.coordinator.state.revision
+    assert "decrease" in told.reason
 
 
 async def test_a_command_after_a_lost_lease_does_not_raise_either(scene: Scene) -> None:
@@ -610,6 +703,7 @@ async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane
     await plane.act("start")
     status = await plane.until(lambda s: "waits for approval" in " ".join(s["verdict"]["reasons"]))
     assert (status["verdict"]["outcome"], status["weight"]) == ("hold", 50.0)
+    assert 'phasegate_approval_waiting{migration="phase6"} 1.0' in (await plane.call("GET", "/metrics"))[1]
     await plane.act("advance", reason="looks good")
     await plane.until(lambda s: s["state"] == "completed")
 
@@ -668,6 +762,78 @@ async def test_an_earned_phase_is_left_only_if_it_still_may_be_after_the_health_
     saver.cancel()
 
 
+async def test_an_approval_is_asked_for_once(scene: Scene) -> None:
+    await scene.act("start")
+    scene.news.clear()
+    ask_for_approval(scene)
+    for _ in range(5):
+        await scene.consider(EARNED)
+        await scene.consider(HOLDS)  # the evidence wavers
+        scene.clock.mono += 0.5
+    (asked,) = scene.news
+    assert isinstance(asked, ApprovalNeeded)
+    assert (asked.phase, asked.weight) == ("early", 25.0)
+    assert "waits for approval" in asked.reason
+    await scene.act("pause")
+    await scene.act("resume")
+    await scene.consider(EARNED)
+    assert len(scene.news) == 2, "an operator has acted since: it is asked for anew"
+
+
+async def test_what_holds_a_phase_is_told_once_for_each_new_reason(scene: Scene) -> None:
+    await scene.act("start")
+    scene.news.clear()
+    firestore, app = (Check(f"backend {name}", False, "no answer") for name in ("firestore", "app"))
+
+    async def health(*checks: Check) -> list[Any]:
+        scene.health = [*checks]
+        for number in range(4):
+            scene.health = [replace(check, found=f"no answer for {number} s") for check in checks]
+            await scene.consider(EARNED)
+            scene.clock.mono += HEALTH_AGAIN_S / 2
+            scene.coordinator.tick()
+        return [(news.reason_kind, news.reason.partition(":")[0]) for news in scene.news if isinstance(news, Held)]
+
+    assert await health(firestore) == [("health", "backend firestore")]
+    assert await health(firestore, app) == [("health", "backend firestore"), ("health", "backend app")]
+    assert len(await health(app)) == 2
+    assert len(await health(firestore)) == 2, "it comes and goes, and was told a moment ago"
+    await health(app)
+    scene.clock.unix += TELL_AGAIN_S
+    for _ in range(int(TELL_AGAIN_S)):
+        scene.clock.mono += 1.0
+        scene.coordinator.tick()
+    assert (await health(firestore))[2:] == [("health", "backend firestore")]
+    assert scene.news[0] == replace(scene.news[0], phase="early", weight=25.0)
+    assert scene.weight == 500
+
+
+async def test_what_holds_a_phase_is_over_when_it_is_no_longer_earned(scene: Scene) -> None:
+    await scene.act("start")
+    scene.health = [Check("backend firestore", False, "no answer")]
+    await scene.consider(EARNED)
+    await scene.consider(EARNED)
+    assert scene.coordinator.holds
+    await scene.consider(HOLDS)
+    assert scene.coordinator.holds == ()
+    await scene.consider(EARNED)
+    assert scene.coordinator.holds
+    await scene.act("pause")
+    assert scene.coordinator.holds == ()
+
+
+async def test_a_target_that_lags_is_told_as_such(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    await scene.act("start")
+    scene.news.clear()
+    monkeypatch.setattr("control.lead.readiness.lag", lambda *which: (60.0, 7, 0))
+    await scene.consider(EARNED)
+    await scene.consider(EARNED)
+    (held,) = scene.news
+    assert isinstance(held, Held)
+    assert held.reason_kind == "lag"
+    assert "lacks" in held.reason
+
+
 async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
     now = datetime.now(UTC)
     freeze = {"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}
@@ -678,6 +844,11 @@ async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
     await plane.act("start", force=True, reason="agreed")
     status = await plane.until(lambda s: "sale" in " ".join(s["verdict"]["reasons"]))
     assert status["weight"] == 5.0
+    text = (await plane.call("GET", "/metrics"))[1]
+    assert 'phasegate_held{migration="phase6",reason_kind="freeze"} 1.0' in text
+    assert 'phasegate_held{migration="phase6",reason_kind="window"} 0.0' in text
+    assert 'phasegate_approval_waiting{migration="phase6"} 0.0' in text
+    assert 'phasegate_lease_lost_total{migration="phase6"} 0.0' in text
 
 
 async def test_several_migrations_go_their_own_ways(control_plane: Make) -> None:

@@ -86,7 +86,7 @@ class Played:
         self.clock = HandClock()
         self.held = 0  # requests of an older generation that the target has open
         self.store = StoreThread(folder / "control.db")
-        self.hooks = Webhooks({"phase6": [Webhook(hook)]})
+        self.hooks = Webhooks({"phase6": [Webhook(hook)]}, folder)
         migration = settings.migrations["phase6"]
         self.coordinator = Coordinator(
             "phase6", 0, migration, board, self.store, self.clock, health, probe, notify=self.hooks.notify

@@ -62,7 +62,8 @@ async def leading(
     arm, stop, listening = SlowArm(), asyncio.Event(), socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     monkeypatch.setattr("control.checks.health.build_arm", lambda backend: arm)
-    settings = settings_of({"proxy": {"run_dir": str(tmp_path)}})
+    hook = {"url": "http://somebody:secret@127.0.0.1:1/secret-path"}
+    settings = settings_of({"proxy": {"run_dir": str(tmp_path)}, "migrations": {"phase6": {"webhooks": [hook]}}})
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(WITHIN_S)) as http:
         task = asyncio.create_task(lead(settings, make_board(), listening, stop))
@@ -91,3 +92,18 @@ async def test_a_backend_that_cannot_be_opened_ends_the_process(leading: Leading
     async with asyncio.timeout(WITHIN_S):
         with pytest.raises(RuntimeError, match="no such thing"):
             await leading.task
+
+
+async def test_metrics_say_how_far_a_webhook_is_behind_and_never_its_path(leading: Leading) -> None:
+    leading.arm.opened.set()
+
+    async def metrics() -> str:
+        async with leading.http.get("/metrics") as response:
+            return await response.text()
+
+    assert 'phasegate_webhook_waiting{host="127.0.0.1:1"} 0.0' in await metrics()
+    assert await leading.act("start") == 200
+    text = await metrics()
+    assert 'phasegate_webhook_waiting{host="127.0.0.1:1"} 1.0' in text
+    assert 'phasegate_webhook_dropped_total{host="127.0.0.1:1"} 0.0' in text
+    assert "secret" not in text

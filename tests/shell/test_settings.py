@@ -147,6 +147,17 @@ MISTAKES = [
     ("weight = 5", 'weight = "5"', "migrations.phase6.phases[0].weight: expected a number"),
     ('min_soak = "5m"', "min_soak = -1", "migrations.phase6.phases[0].min_soak: expected a duration"),
     ('lease = "10s"', 'lease = "2m"', "migrations.phase6.lease: expected 300ms to 38s"),
+    (
+        'lease = "10s"',
+        'windows = [{ from = "09:00", to = "17:00" }, { from = "09:00", to = "17:00", tz = "Paris" }]',
+        'migrations.phase6.windows[1].tz: expected a time zone such as "Europe/Paris" or "UTC", found "Paris"; '
+        'did you mean "Europe/Paris"?',
+    ),
+    (
+        'lease = "10s"',
+        'windows = [{ from = "09:00", to = "17:00", tz = "../UTC" }]',
+        "migrations.phase6.windows[0].tz: expected a time zone",
+    ),
     ("error_rate = 0.05", "error_rate = 5", "migrations.phase6.thresholds.error_rate: expected a number above 0"),
     ("ab" * 32, "ab", "control.tokens[0].sha256: expected"),
     ('role = "operator"', 'role = "root"', 'control.tokens[0].role: expected "operator" or "viewer"'),
@@ -175,6 +186,13 @@ def test_a_mistake_is_told_with_its_place(
     with pytest.raises(ConfigError) as caught:
         read(DOCUMENTED.replace(part, instead, 1))
     assert any(problem.startswith(said) for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_window_keeps_its_zone_on_the_way_to_control(read: Callable[[str], Settings]) -> None:
+    zone = 'windows = [{ from = "09:00", to = "17:00", tz = "Europe/Paris" }]'
+    settings = read(DOCUMENTED.replace('lease = "10s"', zone, 1))
+    (window,) = decode(encode(settings)).migrations["phase6"].windows
+    assert window.tz == "Europe/Paris"
 
 
 def test_many_mistakes_are_told_at_once(read: Callable[[str], Settings]) -> None:

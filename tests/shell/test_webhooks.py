@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,13 +16,25 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from control.lead.webhooks import QUEUE_MAX, Receiver, Webhooks, message_of, signature
+from control.lead import receiver as receivers
+from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
+from control.lead.receiver import ATTEMPTS, QUEUE_MAX, Receiver, signature
+from control.lead.spool import Spool, SpooledMessage, SpoolFile
+from control.lead.webhooks import REASON_MAX, SPOOL, Webhooks, message_of, spooled
 from control.plan.settings import Webhook
-from control.rollout.model import News, PhaseChange, Rollback, RollbackBegun, State
+from control.rollout.model import PhaseChange, Rollback, RollbackBegun, State
 from tests.support.patience import WITHIN_S
 
 BEGUN = RollbackBegun("breach", 25.0, 5.0, "errors", 7)
-MESSAGE = message_of("phase6", 1_700_000_000.0, BEGUN, 7)
+MESSAGE = spooled(message_of("phase6", 1_700_000_000.0, BEGUN, 7), ("it",))
+
+
+def forget(message_id: str) -> None:
+    """Nobody keeps what was taken."""
+
+
+def phase(number: int) -> PhaseChange:
+    return PhaseChange(State.RUNNING, f"phase {number}", float(number))
 
 
 class Inbox:
@@ -53,10 +67,10 @@ async def got(inbox: Inbox, count: int) -> None:
 
 
 async def test_a_message_is_signed_so_that_its_receiver_can_tell(
-    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_KEY", "a key")
-    hooks = Webhooks({"phase6": [Webhook(inbox.url, "HOOK_KEY")]})
+    hooks = Webhooks({"phase6": [Webhook(inbox.url, "HOOK_KEY")]}, tmp_path)
     hooks.start()
     hooks.notify("phase6", BEGUN, 7)
     hooks.notify("other", BEGUN, 7)
@@ -95,10 +109,26 @@ async def test_a_message_is_signed_so_that_its_receiver_can_tell(
                 "within_deadline": True,
             },
         ),
+        (
+            ApprovalNeeded("half", 50.0, "it waits"),
+            "approval_needed",
+            {"phase": "half", "weight": 50.0, "reason": "it waits"},
+        ),
+        (
+            Held("window", None, None, "outside the hours"),
+            "held",
+            {"reason_kind": "window", "phase": None, "weight": None, "reason": "outside the hours"},
+        ),
+        (LeaseLost(25.0, "it ran out"), "lease_lost", {"from_weight": 25.0, "reason": "it ran out"}),
+        (
+            Held("health", "half", 50.0, "x" * 10_000),
+            "held",
+            {"reason_kind": "health", "phase": "half", "weight": 50.0, "reason": "x" * REASON_MAX},
+        ),
     ],
 )
 def test_a_message_says_what_happened_when_to_whom_and_at_which_revision(
-    news: News, event: str, detail: dict[str, Any]
+    news: Told, event: str, detail: dict[str, Any]
 ) -> None:
     said = {"event": event, "migration": "phase6", "at": "2023-11-14T22:13:20.000Z", **detail, "revision": 7}
     assert json.loads(msgspec.json.encode(message_of("phase6", 1_700_000_000.0, news, 7))) == said
@@ -106,7 +136,7 @@ def test_a_message_says_what_happened_when_to_whom_and_at_which_revision(
 
 async def test_a_message_is_tried_again_as_the_same_delivery(inbox: Inbox) -> None:
     inbox.answers = [500, 302, 429]
-    receiver = Receiver(Webhook(inbox.url), backoff_s=0.01)
+    receiver = Receiver(Webhook(inbox.url), forget, backoff_s=0.01)
     task = asyncio.create_task(receiver.run())
     receiver.put(MESSAGE)
     await got(inbox, 4)
@@ -115,7 +145,7 @@ async def test_a_message_is_tried_again_as_the_same_delivery(inbox: Inbox) -> No
 
 
 async def test_a_receiver_that_is_away_holds_nothing_up(free_port: Callable[[], int]) -> None:
-    receiver = Receiver(Webhook(f"http://127.0.0.1:{free_port()}/"), backoff_s=10.0)
+    receiver = Receiver(Webhook(f"http://127.0.0.1:{free_port()}/"), forget, backoff_s=10.0)
     task = asyncio.create_task(receiver.run())
     for _ in range(QUEUE_MAX + 50):
         receiver.put(MESSAGE)
@@ -124,7 +154,7 @@ async def test_a_receiver_that_is_away_holds_nothing_up(free_port: Callable[[], 
 
 
 async def test_without_its_key_nothing_is_sent_unsigned(inbox: Inbox, capsys: Any) -> None:
-    receiver = Receiver(Webhook(inbox.url, "NOT_SET_ANYWHERE"))
+    receiver = Receiver(Webhook(inbox.url, "NOT_SET_ANYWHERE"), forget)
     task = asyncio.create_task(receiver.run())
     receiver.put(MESSAGE)
     await asyncio.sleep(0.05)
@@ -134,7 +164,7 @@ async def test_without_its_key_nothing_is_sent_unsigned(inbox: Inbox, capsys: An
 
 async def test_a_webhooks_path_is_never_logged(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
     inbox.answers = [500] * 2
-    receiver = Receiver(Webhook(inbox.url), backoff_s=0.01)
+    receiver = Receiver(Webhook(inbox.url), forget, backoff_s=0.01)
     task = asyncio.create_task(receiver.run())
     receiver.put(MESSAGE)
     await got(inbox, 3)
@@ -142,3 +172,241 @@ async def test_a_webhooks_path_is_never_logged(inbox: Inbox, capsys: pytest.Capt
     told = capsys.readouterr()
     assert "webhook_failed" in told.out + told.err
     assert "secret-path" not in told.out + told.err
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def phases(inbox: Inbox) -> list[str]:
+    """The messages in the order in which they came, by their phase."""
+    return [json.loads(body)["phase"] for _, body in inbox.got]
+
+
+def here(url: str) -> dict[str, list[Webhook]]:
+    return {"phase6": [Webhook(url)]}
+
+
+async def test_what_was_not_taken_is_sent_by_the_next_process_in_order(inbox: Inbox, tmp_path: Path) -> None:
+    inbox.answers = [200, 503, *[503] * 100]
+    first = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
+    first.start()
+    for number in range(3):
+        first.notify("phase6", phase(number), number)
+    await got(inbox, 3)
+    await first.close()
+    before = [headers["X-Phasegate-Delivery"] for headers, _ in inbox.got]
+    inbox.answers.clear()
+    inbox.got.clear()
+    second = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
+    second.notify("phase6", phase(3), 3)  # before it has read what the first one left
+    second.start()
+    await got(inbox, 3)
+    await second.close()
+    assert phases(inbox) == ["phase 1", "phase 2", "phase 3"]
+    assert inbox.got[0][0]["X-Phasegate-Delivery"] == before[-1]
+    third = Webhooks(here(inbox.url), tmp_path)
+    third.start()
+    await third._spool.loaded
+    await third.close()
+    assert third._spool.loaded.result() == []
+
+
+async def test_a_killed_process_leaves_what_it_was_told(inbox: Inbox, tmp_path: Path) -> None:
+    inbox.answers = [503] * 1000
+    killed = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
+    killed.start()
+    for number in range(3):
+        killed.notify("phase6", phase(number), number)
+    await got(inbox, 1)
+    # Never closed: what a second process finds is what the first had written by itself.
+    await until(lambda: len(SpoolFile(tmp_path / SPOOL).load()) == 3)
+    await killed.close()
+
+
+async def test_each_receiver_has_a_place_of_its_own_in_the_spool(inbox: Inbox, tmp_path: Path) -> None:
+    away = inbox.url.replace("secret-path", "nobody-here")
+    hooks = Webhooks({"phase6": [Webhook(away), Webhook(inbox.url), Webhook(inbox.url)]}, tmp_path, backoff_s=0.01)
+    hooks.start()
+    hooks.notify("phase6", phase(0), 0)
+    hooks.notify("phase6", phase(1), 1)
+    await got(inbox, 2)
+    await until(lambda: all(len(message.to) == 1 for message in hooks._spool._waiting.values()))
+    await hooks.close()
+    assert phases(inbox) == ["phase 0", "phase 1"]
+    left = SpoolFile(tmp_path / SPOOL).load()
+    assert [message.to for message in left] == [(receivers.receiver_id(Webhook(away)),)] * 2
+
+
+async def test_what_is_for_a_receiver_that_is_configured_no_more_is_dropped_and_logged(
+    tmp_path: Path, free_port: Callable[[], int], logged: list[Any]
+) -> None:
+    before = Webhooks(here(f"http://127.0.0.1:{free_port()}/"), tmp_path)
+    before.start()
+    before.notify("phase6", phase(0), 0)
+    await before.close()
+    after = Webhooks({}, tmp_path)
+    after.start()
+    await until(lambda: any(line["event"] == "webhook_receiver_gone" for line in logged))
+    await after.close()
+    assert SpoolFile(tmp_path / SPOOL).load() == []
+
+
+async def test_a_receiver_that_is_away_for_hours_costs_bounded_memory_and_disk(
+    tmp_path: Path, free_port: Callable[[], int], logged: list[Any]
+) -> None:
+    hooks = Webhooks(here(f"http://127.0.0.1:{free_port()}/"), tmp_path, backoff_s=10.0)
+    hooks.start()
+    await hooks._spool.loaded
+    for number in range(QUEUE_MAX * 12):
+        hooks.notify("phase6", phase(number), number)
+        if number % 100 == 0:
+            await until(lambda: not hooks._spool._unwritten)
+    await until(lambda: not hooks._spool._unwritten)
+    (receiver,) = hooks.receivers.values()
+    size = (tmp_path / SPOOL).stat().st_size
+    await hooks.close()
+    assert (receiver.waiting, receiver.dropped) == (QUEUE_MAX, QUEUE_MAX * 11)
+    assert sum(line["event"] == "webhook_dropped" for line in logged) == QUEUE_MAX * 11
+    left = SpoolFile(tmp_path / SPOOL).load()
+    assert json.loads(bytes(left[0].body))["phase"] == f"phase {QUEUE_MAX * 11}", "the newest stay"
+    assert len(left) == QUEUE_MAX
+    assert size < 3 * QUEUE_MAX * 500 + (1 << 20)
+
+
+async def test_a_message_that_is_refused_does_not_keep_back_the_others(inbox: Inbox, logged: list[Any]) -> None:
+    inbox.answers = [503, 404, *[422] * ATTEMPTS]
+    taken: list[str] = []
+    receiver = Receiver(Webhook(inbox.url), taken.append, backoff_s=0.0)
+    task = asyncio.create_task(receiver.run())
+    receiver.put(MESSAGE)
+    receiver.put(spooled(message_of("phase6", 0.0, phase(1), 8), ("it",)))
+    await got(inbox, ATTEMPTS + 3)
+    await until(lambda: len(taken) == 2)
+    task.cancel()
+    assert receiver.dropped == 1
+    assert [line["reason"] for line in logged if line["event"] == "webhook_dropped"] == ["answered 422"]
+
+
+async def test_a_receiver_that_is_away_fills_no_log(inbox: Inbox, logged: list[Any]) -> None:
+    inbox.answers = [404] * 40
+    receiver = Receiver(Webhook(inbox.url), forget, backoff_s=0.0)
+    task = asyncio.create_task(receiver.run())
+    receiver.put(MESSAGE)
+    await until(lambda: any(line["event"] == "webhook_delivered" for line in logged))
+    task.cancel()
+    failed = [line["attempt"] for line in logged if line["event"] == "webhook_failed"]
+    assert failed == [1, 2, 4, 8, 16, 32]
+
+
+async def test_messages_wait_in_memory_while_the_disk_takes_none(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    monkeypatch.setattr("control.lead.webhooks.READ_WITHIN_S", 0.05)
+    spool = tmp_path / SPOOL
+    spool.mkdir()  # nothing can be written there
+    hooks = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
+    hooks._spool._retry_s = 0.01
+    inbox.answers = [503] * 5
+    hooks.start()
+    hooks.notify("phase6", phase(0), 0)
+    await until(lambda: any(line["event"] == "webhook_spool_failed" for line in logged))
+    await got(inbox, 6)
+    inbox.answers = [503] * 1000
+    hooks.notify("phase6", phase(1), 1)
+    spool.rmdir()
+    await until(lambda: any(line["event"] == "webhook_spool_back" for line in logged))
+    await hooks.close()
+    (left,) = SpoolFile(spool).load()
+    assert json.loads(bytes(left.body))["phase"] == "phase 1"
+
+
+async def test_a_write_that_fails_halfway_costs_no_message(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    inbox.answers = [503] * 1000
+    hooks = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
+    hooks._spool._retry_s = 0.01
+    hooks.start()
+    await hooks._spool.loaded
+    real, whole = os.write, [False]
+
+    def half(fd: int, data: bytes) -> int:
+        if whole[0]:
+            return real(fd, data)
+        real(fd, bytes(data)[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("control.lead.spool.os.write", half)
+    hooks.notify("phase6", phase(0), 0)
+    await until(lambda: hooks._spool.failing)
+    hooks.notify("phase6", phase(1), 1)
+    whole[0] = True
+    await until(lambda: not hooks._spool.failing)
+    await hooks.close()
+    assert [json.loads(bytes(message.body))["phase"] for message in SpoolFile(tmp_path / SPOOL).load()] == [
+        "phase 0",
+        "phase 1",
+    ]
+
+
+def test_a_spool_that_breaks_off_or_is_damaged_gives_what_can_be_read(tmp_path: Path) -> None:
+    file = SpoolFile(tmp_path / "spool")
+    line = msgspec.json.encode(MESSAGE) + b"\n"
+    file.append(line + b"\xff{]\n" + line.replace(MESSAGE.id.encode(), b"another") + line[:40])
+    file.close()
+    assert [message.id for message in file.load()] == [MESSAGE.id, "another"]
+    assert file.damaged == 2
+    assert not file.whole
+    assert file.load()[0] == MESSAGE
+    file.replace(line[:-1])  # whole but for its end: what follows would be written onto it
+    assert file.load() == [MESSAGE]
+    assert (file.damaged, file.whole) == (0, False)
+    file.replace(line)
+    assert file.load() == [MESSAGE]
+    assert file.whole
+
+
+def test_the_spool_is_readable_by_its_owner_alone_and_follows_no_link(tmp_path: Path) -> None:
+    file = SpoolFile(tmp_path / "spool")
+    file.append(b"{}\n")
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o600
+    file.replace(b"")
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for act in (SpoolFile(tmp_path / "link").load, lambda: SpoolFile(tmp_path / "link").append(b"")):
+        with pytest.raises(OSError):
+            act()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_a_spool_holds_no_address_and_no_key(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_KEY", "a-key-of-somebody")
+    inbox.answers = [503] * 1000
+    hooks = Webhooks({"phase6": [Webhook(inbox.url, "HOOK_KEY")]}, tmp_path)
+    hooks.start()
+    hooks.notify("phase6", phase(0), 0)
+    await got(inbox, 1)
+    await hooks.close()
+    text = (tmp_path / SPOOL).read_text()
+    assert "phase 0" in text
+    assert "secret-path" not in text
+    assert "a-key" not in text
+
+
+async def test_a_spool_is_written_anew_when_it_is_mostly_receipts(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.start()
+    await spool.loaded
+    body = msgspec.Raw(msgspec.json.encode("x" * 4000))
+    for number in range(1000):
+        spool.add(SpooledMessage(str(number), ("it",), "held", body))
+        spool.took(str(number), "it")
+        if number % 20 == 0:
+            await until(lambda: not spool._unwritten)
+    await spool.close()
+    assert (tmp_path / "spool").stat().st_size < 2 << 20
