@@ -1,7 +1,8 @@
 """Where everything lies on the board: the cells of each kind of row, and how the rows follow each other. Pure.
 
     header      magic, layout, boot, the control process's pid and heartbeat
-    migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
+    migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines, and
+                the split: its version and its key
     workers     a row a slot: pid, heartbeat, process figures; by migration what it has seen and has in flight, its
                 data source's gauges, and by operation and arm the counts and the latency histogram
     marks       by migration and bucket: when a session of it last made a change that the target had yet to take
@@ -37,6 +38,9 @@ M_LEASE_UNTIL: Final = 1
 M_CUT_OVER_AT: Final = 2
 M_CANCEL_AT: Final = 3
 M_PUBLISHED_AT: Final = 4
+M_SPLIT_VERSION: Final = 5  # 0: no control process has written the split yet
+M_SPLIT_LOW: Final = 6
+M_SPLIT_HIGH: Final = 7
 MIGRATION_CELLS: Final = 8
 
 # A worker's own cells.
@@ -80,6 +84,9 @@ WEIGHT_MASK: Final = 0xFFFF
 FLAGS_SHIFT: Final = 16
 GENERATION_SHIFT: Final = 32
 
+_CELL_BITS: Final = 64
+_CELL_MASK: Final = (1 << _CELL_BITS) - 1
+
 # Flags of a migration's word.
 PINNED: Final = 1  # the weight needs no lease: a completed migration, or a mode that has one arm only
 
@@ -99,6 +106,22 @@ class Word(NamedTuple):
     def unpack(cls, cell: int) -> Word:
         """The state that a cell holds."""
         return cls(cell >> GENERATION_SHIFT, cell >> FLAGS_SHIFT & 0xFFFF, cell & WEIGHT_MASK)
+
+
+class SplitKey(NamedTuple):
+    """How the keys of a migration fall into its buckets; see ``proxy.migration.buckets`` for the versions."""
+
+    version: int
+    key: int  # 128 bits; of version 1 the CRC-32 to start from
+
+    def pack(self) -> tuple[int, int, int]:
+        """The cells, in their order."""
+        return self.version, self.key & _CELL_MASK, self.key >> _CELL_BITS
+
+    @classmethod
+    def unpack(cls, version: int, low: int, high: int) -> SplitKey:
+        """What the cells hold."""
+        return cls(version, high << _CELL_BITS | low)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ import structlog
 
 from backends.durations import encode_hook
 from proxy.board.board import Board, BoardError, boot_id
-from proxy.board.layout import M_LEASE_UNTIL, M_WORD, Layout
+from proxy.board.layout import M_LEASE_UNTIL, M_SPLIT_HIGH, M_SPLIT_LOW, M_SPLIT_VERSION, M_WORD, Layout
 from proxy.migration.routes import layout
 from proxy.process.form import form
 from proxy.process.listening import address_of, bind
@@ -186,7 +186,7 @@ class Supervisor:
         for m, (name, _) in enumerate(shape.migrations):
             if old is not None and name in names:
                 before, after = old.layout.migration(names.index(name)), shape.migration(m)
-                for cell in (M_LEASE_UNTIL, M_WORD):
+                for cell in (M_SPLIT_VERSION, M_SPLIT_LOW, M_SPLIT_HIGH, M_LEASE_UNTIL, M_WORD):
                     new.cells[after + cell] = old.cells[before + cell]
         return new
 
