@@ -20,7 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from control.figures.counts import workers
-from control.lead import crashpoints, execution, observer
+from control.lead import crashpoints, execution, observer, splitkey
 from control.lead.clock import Clock
 from control.lead.commands import Command
 from control.lead.documents import Status
@@ -44,6 +44,7 @@ from control.rollout.model import (
     Rollout,
     RolloutEvent,
     RolloutPlan,
+    RunSplit,
     State,
 )
 from control.rollout.recovery import BoardWord, recover, rejoin, wait
@@ -87,9 +88,10 @@ class Coordinator:
         *,
         kinds: tuple[str, str] = ("mock", "firestore"),
         notify: Callable[[str, News, int], None] = lambda name, news, revision: None,
+        split: RunSplit | None = None,
     ) -> None:
         """``index`` is the migration's place on the board; ``kinds`` names the arms' backends; ``notify`` is told the
-        migration's name, what happened, and the revision after it.
+        migration's name, what happened, and the revision after it; ``split`` is what a new run takes.
         """
         now = clock.now()
         owner = OutboxOwner(self._document, self._found, self._saved, self._failed)
@@ -97,8 +99,8 @@ class Coordinator:
         self.name = name
         self.index = index
         self.settings = migration
-        self.plan = RolloutPlan(migration.phases, migration.on_breach)
-        self.state = Rollout()
+        self.plan = RolloutPlan(migration.phases, migration.on_breach, split)
+        self.state = Rollout(split=splitkey.known(RunSplit(), name))
         self.raised_at = 0  # the revision of the last increase that was published
         self.outbox = Outbox(store, name, CheckpointDocument, clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
@@ -129,6 +131,7 @@ class Coordinator:
         else:
             _log.error("held_without_checkpoint", migration=self.name, reason=self.outbox.error)
             self.state, effects = wait(self.plan, self._left, self.settings.mode, self._lapsed)
+            self._settle_split()
             self._carry_out(effects, now)
             self.save_soon()
         self._renew(now)
@@ -143,10 +146,23 @@ class Coordinator:
         else:
             mode = self.settings.mode
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
+        self._settle_split()
+        self._show_split()
         self._carry_out(effects, now)
         if rollout is not None and baseline is not None and self.state.phase == rollout.phase:
             self._observer.restore(baseline)
         _log.info("recovered", migration=self.name, state=self.state.state.value, weight_bp=self.state.weight_bp)
+
+    def _settle_split(self) -> None:
+        board = self._board.split(self.index)
+        split = splitkey.settled(self.state.split, self.name, board, self._left.weight_bp)
+        self.state = replace(self.state, split=split)
+
+    def _show_split(self) -> None:
+        """Put the split onto the board: before the word, so that whoever sees the word sees its split."""
+        split = splitkey.for_board(self.state.split)
+        if self._board.split(self.index) != split:
+            self._board.set_split(self.index, split)
 
     def _word(self) -> BoardWord:
         word = self._board.word(self.index)
@@ -314,6 +330,7 @@ class Coordinator:
         crashpoints.point(f"{what}.publishing")
         if leased(self.state):
             self._lease.renew(now.mono)
+        self._show_split()
         generation = self._board.publish(
             self.index,
             effect.weight_bp,

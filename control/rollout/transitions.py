@@ -61,7 +61,10 @@ def _ask(
     revision = s.revision + 1
     weight_bp = plan.phases[phase].weight_bp
     pinned = to is State.COMPLETED
-    wanted = Raise(kind, to, phase, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
+    new_run = kind == "start"
+    # With another split visitors change sides: that harms nobody only while all of them are on the source.
+    split = plan.split if new_run and s.weight_bp == 0 else None
+    wanted = Raise(kind, to, phase, weight_bp, pinned, soaked_s, revision, new_run, new_phase, split)
     detail = {
         "from_weight": percent_of(s.weight_bp),
         "to_weight": percent_of(weight_bp),
@@ -95,6 +98,7 @@ def raised(s: Rollout, wanted: Raise, now: Now) -> Rollout:
         verified=False,
         resume_phase=wanted.phase,
         pending=None,
+        split=wanted.split or s.split,
     )
 
 

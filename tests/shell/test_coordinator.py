@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -17,16 +18,19 @@ from backends.errors import FaultKind
 from control.checks.check import Check
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
+from control.lead import splitkey
 from control.lead.commands import Command
 from control.lead.coordinator import Coordinator
 from control.lead.execution import CommandRefused
 from control.plan.times import Now
-from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, State
+from control.rollout.model import Entry, On, PhaseChange, Rollback, RollbackBegun, RolloutEvent, RunSplit, State
 from control.store.entry import AuditLine
 from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
 from proxy.board import layout as layouts
 from proxy.board.board import Board
+from proxy.board.layout import SplitKey
+from proxy.migration import buckets
 
 Make = Callable[..., Any]
 LONG = {"migrations": {"phase6": {"validate_every": "60s", "max_soak": "600s", "min_samples": 10**6}}}
@@ -104,6 +108,7 @@ class Scene:
         self.clock, self.store = HandClock(), Memory()
         self.health: list[Check] = []
         self.told: list[type] = []
+        self.split: RunSplit | None = None  # of a new run
         self.coordinator = self.make()
 
     def make(self) -> Coordinator:
@@ -123,6 +128,7 @@ class Scene:
             health,
             probe,
             notify=lambda name, news, revision: self.told.append(type(news)),
+            split=self.split,
         )
 
     def workers_see(self) -> None:
@@ -648,3 +654,75 @@ async def test_the_status_survives_a_store_that_cannot_be_opened(
     await scene.coordinator.recover()
     assert "unable to open" in str(scene.coordinator.status().checkpoint.error)
     await scene.store.close()  # type: ignore[attr-defined]
+
+
+PLAIN = buckets.plain("phase6")
+NEW = splitkey.new_run(bytes(32), "phase6")
+KEYED = splitkey.for_board(NEW)
+
+
+async def test_a_run_of_version_0_1_keeps_its_split_over_a_restart_and_a_resume(scene: Scene) -> None:
+    """Its checkpoint says nothing of a split, and neither does its board."""
+    await scene.act("start")
+    assert scene.board.split(0) == PLAIN
+    await scene.act("pause")
+    await scene.settle()
+    assert scene.store.saved is not None
+    document = msgspec.json.decode(scene.store.saved.document)
+    del document["rollout"]["split"]
+    scene.store.saved = Checkpoint(msgspec.json.encode(document).decode(), 1.0)
+    scene.board.set_split(0, SplitKey(0, 0))
+    scene.split = NEW
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    assert scene.board.split(0) == PLAIN
+    for action in ("resume", "advance", "abort"):
+        await scene.act(action)
+        assert scene.board.split(0) == PLAIN, action
+    await scene.act("start")
+    assert scene.board.split(0) == KEYED
+    saver.cancel()
+
+
+async def test_the_split_is_on_the_board_before_the_word_that_begins_its_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.split = NEW
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    order: list[object] = []
+    publish, set_split = scene.board.publish, scene.board.set_split
+
+    def published(m: int, weight_bp: int, **more: Any) -> int:
+        order.append(weight_bp)
+        return publish(m, weight_bp, **more)
+
+    def split(m: int, key: SplitKey) -> None:
+        assert scene.weight == 0
+        order.append(key)
+        set_split(m, key)
+
+    monkeypatch.setattr(scene.board, "publish", published)
+    monkeypatch.setattr(scene.board, "set_split", split)
+    await scene.act("start")
+    assert order == [KEYED, scene.weight]
+    saver.cancel()
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_without_its_checkpoint_a_run_keeps_the_boards_split(scene: Scene, readable: bool) -> None:
+    scene.split = NEW
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    await scene.act("start")
+    await scene.settle()
+    saver.cancel()
+    scene.store.saved, scene.store.unreadable = None, None if readable else "a broken disk"
+    scene.split = splitkey.new_run(b"another secret", "phase6")
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.board.split(0) == KEYED
+    assert splitkey.for_board(scene.coordinator.state.split) == KEYED
