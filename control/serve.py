@@ -19,7 +19,7 @@ import structlog
 
 from backends.kinds.registry import KINDS
 from control.checks.check import Check
-from control.lead import priority
+from control.lead import priority, splitkey
 from control.plan.settings import ConfigError, Settings, decode, encode, load
 
 _log = structlog.get_logger("phasegate.control")
@@ -36,6 +36,7 @@ def serve(config: str | Path) -> int:
     def read() -> supervisor.Launch:
         settings = load(config)
         _check_fixtures(config, settings)
+        _check_split_key(settings)
         return supervisor.Launch(
             settings.plan(),
             settings.control.listen,
@@ -69,6 +70,14 @@ def _check_fixtures(config: str | Path, settings: Settings) -> None:
             problems.append(f"{config}: backends.{name}.fixtures: {error}")
     if problems:
         raise ConfigError(problems)
+
+
+def _check_split_key(settings: Settings) -> None:
+    """Refuse a file that the control process would not take its secret from. Raises ``ConfigError``."""
+    try:
+        splitkey.read(Path(settings.proxy.run_dir))
+    except splitkey.SplitKeyError as error:
+        raise ConfigError([str(error)]) from None
 
 
 class ControlOrders(msgspec.Struct, frozen=True):
@@ -130,6 +139,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     clock = SystemClock()
     run_dir = Path(settings.proxy.run_dir)
     store = StoreThread(run_dir / STORE)
+    secret = splitkey.secret_of(run_dir)
     arms = Arms(settings)
     webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()}, run_dir)
     coordinators = {
@@ -144,6 +154,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
             arms.probe_of(migration),
             kinds=(settings.backends[migration.source].kind, settings.backends[migration.target].kind),
             notify=webhooks.notify,
+            split=splitkey.new_run(secret, name),
         )
         for index, (name, migration) in enumerate(settings.migrations.items())
     }

@@ -121,6 +121,7 @@ class Route(msgspec.Struct, frozen=True):
     source: str
     target: str
     mode: Mode = Mode.HYBRID
+    was: str | None = None  # its earlier name: a run of version 0.1 splits by the name that it began with
 
 
 class Plan(msgspec.Struct, frozen=True):

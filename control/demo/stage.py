@@ -17,9 +17,13 @@ from typing import Final
 from backends.kinds.firestore.emulator import EmulatorError, find_command
 from control.api.client import ControlClient
 from control.demo.children import Children, wait_for
+from control.lead import splitkey
 from control.terminal.exits import OK
 
 STARTED_WITHIN_S: Final = 90.0  # for each process, on a busy machine
+RUN_DIR: Final = "run"
+# Fixed, so that the same visitors move in every demo. Anybody can read it here: it protects nobody.
+SPLIT_SECRET: Final = b"phasegate's demo hides no split."
 PROJECT: Final = "demo-phasegate"
 MIGRATION: Final = "phase6"
 FIREBASE_TOOLS: Final = "firebase-tools@15"
@@ -39,7 +43,7 @@ origin = "{app}"
 [proxy]
 listen = ["{listen}"]
 workers = {workers}
-run_dir = "run"
+run_dir = "{run_dir}"
 
 [backends.mock]
 kind = "mock"
@@ -116,6 +120,7 @@ class DemoStage:
                 app=f"http://127.0.0.1:{app_port}",
                 listen=self.listen,
                 workers=self.workers,
+                run_dir=RUN_DIR,
                 project=self.project,
                 every=f"{min(VALIDATED_AT_LEAST_EVERY_S, self.phase_seconds / VALIDATIONS_A_PHASE):g}s",
                 soak=soak,
@@ -167,7 +172,10 @@ class DemoStage:
         self.children.end("warm-up")
 
     def serve(self, config: Path) -> subprocess.Popen[bytes]:
-        """Start phasegate with ``phasegate serve``."""
+        """Start phasegate with ``phasegate serve``, with the demo's own secret in its run directory."""
+        run_dir = self.folder / RUN_DIR
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        splitkey.write(run_dir, SPLIT_SECRET)
         return self.children.python("phasegate", "control.cli", "serve", "--config", str(config))
 
     def settle(self, child: subprocess.Popen[bytes]) -> None:
@@ -182,7 +190,7 @@ class DemoStage:
     def _listens(self) -> bool:
         """Whether phasegate has written its addresses. It picks free ports itself, so nothing else can take them."""
         try:
-            ready = json.loads((self.folder / "run" / "ready.json").read_text())
+            ready = json.loads((self.folder / RUN_DIR / "ready.json").read_text())
         except FileNotFoundError:
             return False
         (self.listen,), self.control = ready["proxy"], ready["control"]

@@ -21,7 +21,7 @@ import structlog
 from msgspec.structs import replace
 
 from control.figures.counts import workers
-from control.lead import crashpoints, execution, observer
+from control.lead import crashpoints, execution, observer, splitkey
 from control.lead.checkpoint import CheckpointDocument, decoded
 from control.lead.clock import Clock
 from control.lead.commands import Command
@@ -50,6 +50,7 @@ from control.rollout.model import (
     Rollout,
     RolloutEvent,
     RolloutPlan,
+    RunSplit,
     State,
 )
 from control.rollout.recovery import BoardWord, recover, rejoin, wait
@@ -86,9 +87,10 @@ class Coordinator:
         *,
         kinds: tuple[str, str] = ("mock", "firestore"),
         notify: Callable[[str, Told, int], None] = lambda name, news, revision: None,
+        split: RunSplit | None = None,
     ) -> None:
         """``index`` is the migration's place on the board; ``kinds`` names the arms' backends; ``notify`` is told the
-        migration's name, what happened, and the revision after it.
+        migration's name, what happened, and the revision after it; ``split`` is what a new run takes.
         """
         now = clock.now()
         owner = OutboxOwner(self._document, self._found, self._saved, self._failed)
@@ -96,8 +98,8 @@ class Coordinator:
         self.name = name
         self.index = index
         self.settings = migration
-        self.plan = RolloutPlan(migration.phases, migration.on_breach)
-        self.state = Rollout()
+        self.plan = RolloutPlan(migration.phases, migration.on_breach, split)
+        self.state = Rollout(split=splitkey.known(RunSplit(), self._first_name))
         self.raised_at = 0  # the revision of the last increase that was published
         self.outbox = Outbox(store, name, partial(decoded, migration.phases), clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
@@ -130,6 +132,7 @@ class Coordinator:
         else:
             _log.error("held_without_checkpoint", migration=self.name, reason=self.outbox.error)
             self.state, effects = wait(self.plan, self._left, self.settings.mode, self._lapsed)
+            self._settle_split()
             self._carry_out(effects, now)
             self.save_soon()
         if self._lapsed and self._left.weight_bp and not self._left.pinned:
@@ -148,6 +151,8 @@ class Coordinator:
             self.state, effects = recover(self.plan, rollout, self._left, mode, now, self._lapsed, self._word())
             if rollout is not None:
                 self._tell_recovered(rollout, effects)
+        self._settle_split()
+        self._show_split()
         self._carry_out(effects, now)
         if rollout is not None and baseline is not None and self.state.weight_bp == rollout.weight_bp:
             self._observer.restore(baseline)
@@ -171,6 +176,22 @@ class Coordinator:
         elif wanted is not None and (s.state, s.weight_bp) == (wanted.to, wanted.weight_bp):
             name = None if s.phase is None else s.phase.name
             self.tell(PhaseChange(s.state, name, percent_of(s.weight_bp)))
+
+    @property
+    def _first_name(self) -> str:
+        """The name that a run of version 0.1 splits by: its checkpoint holds no key."""
+        return self.settings.was or self.name
+
+    def _settle_split(self) -> None:
+        board = self._board.split(self.index)
+        split = splitkey.settled(self.state.split, self._first_name, board, self._left.weight_bp)
+        self.state = replace(self.state, split=split)
+
+    def _show_split(self) -> None:
+        """Put the split onto the board: before the word, so that whoever sees the word sees its split."""
+        split = splitkey.for_board(self.state.split)
+        if self._board.split(self.index) != split:
+            self._board.set_split(self.index, split)
 
     def _word(self) -> BoardWord:
         word = self._board.word(self.index)
@@ -350,6 +371,7 @@ class Coordinator:
         crashpoints.point(f"{what}.publishing")
         if leased(self.state):
             self._lease.renew(now.mono)
+        self._show_split()
         generation = self._board.publish(
             self.index,
             effect.weight_bp,

@@ -100,7 +100,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         """What the data plane needs of it, with the number of workers decided."""
         workers = self.proxy.workers or len(os.sched_getaffinity(0))
         routes = tuple(
-            Route(name, migration.routes, migration.source, migration.target, migration.mode)
+            Route(name, migration.routes, migration.source, migration.target, migration.mode, migration.was)
             for name, migration in self.migrations.items()
         )
         proxy = msgspec.structs.replace(self.proxy, workers=workers)

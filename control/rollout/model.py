@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from control.plan.phases import PREVIOUS, START, Phase, phase_above, phase_at, phase_at_or_below
 from control.plan.times import Now
@@ -73,6 +73,18 @@ class RolloutEvent(Struct, frozen=True):
     unheard: tuple[int, ...] = ()  # of a drain: slots of hung workers, which were left out
 
 
+class RunSplit(Struct, frozen=True):
+    """How keys fall into buckets in this run; what version 0.1 wrote, which knew one way only, is the default.
+
+    ``salt`` is the name that the migration had when the run began, and "" where it is not known. ``key`` is what the
+    workers go by, in hexadecimal digits; "" stands for what follows from version 1 and the migration's name.
+    """
+
+    version: Literal[1, 2] = 1
+    salt: str = ""
+    key: Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")] = ""
+
+
 class Raise(Struct, frozen=True):
     """An increase that waits for the store."""
 
@@ -85,6 +97,7 @@ class Raise(Struct, frozen=True):
     revision: int  # of the state that carries it
     new_run: bool  # a start, and not from a checkpoint
     new_phase: bool  # the phase is entered, and not gone on with
+    split: RunSplit | None = None  # of a new run that begins with nothing on the target
 
 
 class Descent(Struct, frozen=True):
@@ -134,6 +147,7 @@ class Rollout(Struct, frozen=True):
     pending: Raise | None = None
     descent: Descent | None = None
     last_rollback: Rollback | None = None
+    split: RunSplit = RunSplit()
 
     def soaked(self, mono: float) -> float:
         """Seconds of soak earned in this phase."""
@@ -154,6 +168,7 @@ class RolloutPlan(Struct, frozen=True):
 
     phases: tuple[Phase, ...]
     on_breach: Literal["previous", "start"] = "previous"
+    split: RunSplit | None = None  # that a new run takes; None: it keeps the one there is
 
     def following(self, s: Rollout) -> Phase | None:
         """The next phase: the first with more weight than is held now. None: the phase held is the last."""

@@ -91,6 +91,7 @@ def rejoin(saved: Rollout | None, here: Rollout) -> Step:
         revision=max(before.revision, here.revision) + 1,
         started_at=before.started_at,
         last_rollback=here.last_rollback or before.last_rollback,
+        split=before.split,
         resume_phase=here.resume_phase or _resume_phase(before),
     )
     if joined.state is State.IDLE:

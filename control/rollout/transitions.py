@@ -61,8 +61,11 @@ def _ask(
 ) -> Step:
     assert phase is not None
     revision, weight_bp, pinned = s.revision + 1, phase.weight_bp, to is State.COMPLETED
+    new_run = kind == "start"
+    # With another split visitors change sides: that harms nobody only while all of them are on the source.
+    split = plan.split if new_run and s.weight_bp == 0 else None
     entered = EnteredPhase(phase.name, weight_bp)
-    wanted = Raise(kind, to, entered, weight_bp, pinned, soaked_s, revision, kind == "start", new_phase)
+    wanted = Raise(kind, to, entered, weight_bp, pinned, soaked_s, revision, new_run, new_phase, split)
     detail = {
         "from_weight": percent_of(s.weight_bp),
         "to_weight": percent_of(weight_bp),
@@ -96,6 +99,7 @@ def raised(s: Rollout, wanted: Raise, now: Now) -> Rollout:
         verified=False,
         resume_phase=wanted.phase,
         pending=None,
+        split=wanted.split or s.split,
     )
 
 

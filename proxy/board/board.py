@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from backends.arm import GAUGES, LEVELS
 from proxy.board import layout as at
-from proxy.board.layout import Layout, Word
+from proxy.board.layout import Layout, SplitKey, Word
 from proxy.board.series import Series
 
 
@@ -150,6 +150,23 @@ class Board:
     def renew_lease(self, m: int, until_ns: int) -> None:
         """Let the workers send traffic to the target until then."""
         self.cells[self.layout.migration(m) + at.M_LEASE_UNTIL] = until_ns
+
+    def split(self, m: int) -> SplitKey:
+        """How the keys of migration ``m`` fall into its buckets; version 0: control has yet to say it."""
+        base = self.layout.migration(m)
+        return SplitKey.unpack(*self.cells[base + at.M_SPLIT_VERSION : base + at.M_SPLIT_HIGH + 1])
+
+    def set_split(self, m: int, split: SplitKey) -> None:
+        """Say how keys fall into buckets. Call it before ``publish``, and with a new key only while the weight is 0.
+
+        It takes several stores. A worker that reads between them has yet to see the weight that follows, and reads
+        again when it does.
+        """
+        base = self.layout.migration(m)
+        version, low, high = split.pack()
+        self.cells[base + at.M_SPLIT_LOW] = low
+        self.cells[base + at.M_SPLIT_HIGH] = high
+        self.cells[base + at.M_SPLIT_VERSION] = version
 
     def beat(self, pid: int, now_ns: int) -> None:
         """Write the control process's heartbeat."""

@@ -2,7 +2,8 @@
 
     header      magic, layout, boot, the control process's pid and heartbeat, when an orderly end was, and where the
                 description lies
-    migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines
+    migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines, and
+                the split: its version and its key
     workers     one row per slot: pid, heartbeat, process figures; by migration the generation it has seen, requests
                 in flight, its data source's gauges, and by operation and arm the counts and the latency histogram
     marks       by migration and bucket: when a session of the bucket last made a change that the target lacked
@@ -46,6 +47,9 @@ M_LEASE_UNTIL: Final = 1
 M_CUT_OVER_AT: Final = 2
 M_CANCEL_AT: Final = 3
 M_PUBLISHED_AT: Final = 4
+M_SPLIT_VERSION: Final = 5  # 0: no control process has written the split yet
+M_SPLIT_LOW: Final = 6
+M_SPLIT_HIGH: Final = 7
 MIGRATION_CELLS: Final = 8
 # By these names a migration's cells are carried over to a board of another layout, or of a later version.
 MIGRATION_FIELDS: Final[Mapping[str, int]] = {
@@ -54,6 +58,9 @@ MIGRATION_FIELDS: Final[Mapping[str, int]] = {
     "cut_over_at": M_CUT_OVER_AT,
     "cancel_at": M_CANCEL_AT,
     "published_at": M_PUBLISHED_AT,
+    "split_version": M_SPLIT_VERSION,
+    "split_low": M_SPLIT_LOW,
+    "split_high": M_SPLIT_HIGH,
 }
 
 # A worker's own cells.
@@ -97,6 +104,9 @@ WEIGHT_MASK: Final = 0xFFFF
 FLAGS_SHIFT: Final = 16
 GENERATION_SHIFT: Final = 32
 
+_CELL_BITS: Final = 64
+_CELL_MASK: Final = (1 << _CELL_BITS) - 1
+
 # Flags of a migration's word.
 PINNED: Final = 1  # the weight needs no lease: a completed migration, or a mode with one arm only
 
@@ -116,6 +126,22 @@ class Word(NamedTuple):
     def unpack(cls, cell: int) -> Word:
         """The state in a cell."""
         return cls(cell >> GENERATION_SHIFT, cell >> FLAGS_SHIFT & 0xFFFF, cell & WEIGHT_MASK)
+
+
+class SplitKey(NamedTuple):
+    """How the keys of a migration fall into its buckets; see ``proxy.migration.buckets`` for the versions."""
+
+    version: int
+    key: int  # 128 bits; of version 1 the CRC-32 to start from
+
+    def pack(self) -> tuple[int, int, int]:
+        """The cells, in their order."""
+        return self.version, self.key & _CELL_MASK, self.key >> _CELL_BITS
+
+    @classmethod
+    def unpack(cls, version: int, low: int, high: int) -> SplitKey:
+        """What the cells hold."""
+        return cls(version, high << _CELL_BITS | low)
 
 
 @dataclass(frozen=True, slots=True)

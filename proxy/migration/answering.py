@@ -174,7 +174,7 @@ class Exchange(Waiting):
                 error_answer(500, "internal", "phasegate failed to answer; its log says why"), arm, broken
             )
         if outcome.arm == SOURCE and self.endpoint.operation.kind == "write":
-            self._service.split.wrote(self._bucket, self._service.source.behind_since())
+            self._service.split.wrote(self._bucket, self._service.source.behind_since(), self.generation)
         outcome.fault = fault or outcome.fault
         if outcome.fault is None or not self._service.hand_over(self, outcome.fault):
             await self._deliver(outcome)

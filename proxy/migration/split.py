@@ -4,10 +4,15 @@ A session reads its own writes. It may have written to the source a moment ago, 
 target failed, and the target has yet to take that change: until then the session stays on the source. Each worker
 says since when the target lacks a change of its own, and marks the buckets that made one. A mark that is older than
 all those times is settled; the newest time known to be settled is kept, so that a request costs one comparison.
+
+A new run may begin with another split, by which a session's bucket is another one and does not have its mark. So
+every bucket is marked then, at a time a little ahead: nobody goes to the target before every worker has taken the new
+split and the target has the changes that were made before.
 """
 
 from __future__ import annotations
 
+from array import array
 from time import monotonic_ns
 from typing import Final, Protocol
 
@@ -15,6 +20,7 @@ from backends.arm import ARMS, GAUGES, LEVELS, SOURCE, TARGET
 from backends.errors import FaultKind
 from proxy.board import histogram
 from proxy.board.layout import (
+    BUCKETS,
     C_BUCKETS,
     C_CLIENT_ERRORS,
     C_FALLBACKS,
@@ -25,6 +31,9 @@ from proxy.board.layout import (
     M_CANCEL_AT,
     M_CUT_OVER_AT,
     M_LEASE_UNTIL,
+    M_SPLIT_HIGH,
+    M_SPLIT_LOW,
+    M_SPLIT_VERSION,
     M_WORD,
     PINNED,
     S_BEHIND_SINCE,
@@ -37,6 +46,7 @@ from proxy.board.layout import (
     S_VOLATILE,
     WEIGHT_MASK,
     Layout,
+    SplitKey,
 )
 from proxy.http1.client import Client
 from proxy.migration.sticky import Stickiness
@@ -45,6 +55,8 @@ _PINNED_BIT: Final = PINNED << FLAGS_SHIFT
 # Marks are dated this much later than they are made. Two workers may mark a bucket at once, and one overwrites the
 # other: by so much the one that is kept is late enough for both.
 _MARGIN_NS: Final = 5_000_000
+# By so much the marks of a new split are dated ahead: five ticks, in each of which a worker looks for it.
+_TAKEN_WITHIN_NS: Final = 100_000_000
 
 
 class Flight(Protocol):
@@ -74,6 +86,7 @@ class Split:
         self._lease = layout.migration(migration) + M_LEASE_UNTIL
         self._cut_over_at = layout.migration(migration) + M_CUT_OVER_AT
         self._cancel_at = layout.migration(migration) + M_CANCEL_AT
+        self._split = layout.migration(migration)
         self._own = layout.share(slot, migration)
         operations = range(len(layout.migrations[migration][1]))
         self._series = [
@@ -92,14 +105,18 @@ class Split:
             cells[self._own + volatile] = 0
         self.generation = cells[self._word] >> GENERATION_SHIFT
         cells[self._own + S_GENERATION] = self.generation
+        self._begun = self.generation  # the first generation of this split that was seen here
+        found = self._on_board()
+        if found.version:
+            stickiness.take(migration, found)
 
     def choose(self, client: Client, now_ns: int) -> tuple[int, int, bytes]:
         """The arm of the client's current request, its bucket, and the Set-Cookie line of its answer, if any."""
-        bucket, cookie = self._stickiness.bucket(self.migration, client)
         cells = self.cells
         word = cells[self._word]
         if word >> GENERATION_SHIFT != self.generation:
             self._turn(word >> GENERATION_SHIFT)
+        bucket, cookie = self._stickiness.bucket(self.migration, client)
         if (
             bucket < word & WEIGHT_MASK
             and (word & _PINNED_BIT or now_ns < cells[self._lease])
@@ -116,10 +133,15 @@ class Split:
         self._settled = min([cells[at] or now for at in self._behind])
         return cells[self._marks + bucket] < self._settled
 
-    def wrote(self, bucket: int, since: int) -> None:
-        """The source has answered a write of the bucket; ``since`` is as for ``behind``."""
+    def wrote(self, bucket: int, since: int, generation: int) -> None:
+        """The source has answered a write of the bucket, which was chosen in ``generation``.
+
+        ``since`` is as for ``behind``.
+        """
         self.behind(since)
-        if since:
+        if since and generation < self._begun:
+            self._mark_all(monotonic_ns() + _MARGIN_NS)  # the session's bucket is another one by now
+        elif since:
             self.cells[self._marks + bucket] = monotonic_ns() + _MARGIN_NS
 
     def behind(self, since: int) -> None:
@@ -175,6 +197,8 @@ class Split:
         generation = cells[self._word] >> GENERATION_SHIFT
         if generation != self.generation:
             self._turn(generation)
+        else:
+            self._take_split()
         if cells[self._own + S_INFLIGHT_OLD]:
             cut_over_at, cancel_at = cells[self._cut_over_at], cells[self._cancel_at]
             old = [flight for flight in self._open if flight.generation != self.generation]
@@ -191,7 +215,24 @@ class Split:
         cells[own + S_INFLIGHT_OLD] += cells[own + S_INFLIGHT_TARGET]
         cells[own + S_INFLIGHT_TARGET] = 0
         self.generation = generation
+        self._take_split()
         cells[own + S_GENERATION] = generation
+
+    def _on_board(self) -> SplitKey:
+        cells, first = self.cells, self._split
+        return SplitKey.unpack(
+            cells[first + M_SPLIT_VERSION], cells[first + M_SPLIT_LOW], cells[first + M_SPLIT_HIGH]
+        )
+
+    def _take_split(self) -> None:
+        """Go by the split that is on the board, where it is another one."""
+        found = self._on_board()
+        if found.version and self._stickiness.take(self.migration, found):
+            self._begun = self.generation
+            self._mark_all(monotonic_ns() + _TAKEN_WITHIN_NS)
+
+    def _mark_all(self, at_ns: int) -> None:
+        self.cells[self._marks : self._marks + BUCKETS] = memoryview(array("Q", [at_ns]) * BUCKETS)
 
     def gauge(self, values: list[int]) -> None:
         """Put the data source's figures onto the board."""

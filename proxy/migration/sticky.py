@@ -1,7 +1,8 @@
 """Whose request it is: the sticky key, by the order of ``[proxy] sticky``, and the bucket that follows from it.
 
 A key that lies in the fields is looked for once and its buckets kept with the block (see ``headcache``), so for a
-browser's next request the split is an index into a tuple.
+browser's next request the split is an index into a tuple. The tuple ends with the hash states that the buckets were
+computed by: where those are no longer the current ones, a migration's split has changed, and they are computed again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from proxy.board.layout import BUCKETS
+from proxy.board.layout import BUCKETS, SplitKey
 from proxy.http1.client import Client
 from proxy.http1.head import Fields
 from proxy.migration import buckets
@@ -31,7 +32,17 @@ class Stickiness:
 
     def __init__(self, rules: Sequence[str], migrations: Sequence[str]) -> None:
         self._rules = rules
-        self._salts = tuple(buckets.salt(name) for name in migrations)
+        self._splits = [buckets.plain(name) for name in migrations]  # until the board says otherwise
+        self._states = tuple([buckets.begin(split) for split in self._splits])
+
+    def take(self, migration: int, split: SplitKey) -> bool:
+        """From now on a migration's keys fall by this split. False: they do so already."""
+        if self._splits[migration] == split:
+            return False
+        self._splits[migration] = split
+        # Always a new tuple, by which what is remembered is known to be out of date.
+        self._states = tuple([buckets.begin(split) for split in self._splits])
+        return True
 
     @staticmethod
     def wanted(rules: Sequence[str]) -> frozenset[bytes]:
@@ -46,16 +57,19 @@ class Stickiness:
         if sticky is None:
             sticky = fields.sticky = self._resolve(fields)
         if isinstance(sticky, tuple):
+            if sticky[-1] is not self._states:
+                sticky = fields.sticky = self._resolve(fields)
+                assert isinstance(sticky, tuple)
             return sticky[migration], b""
-        salt = self._salts[migration]
+        state = self._states[migration]
         if sticky is _ADDRESS:
-            return buckets.bucket(salt, client.client_address().encode()), b""
+            return buckets.bucket(state, client.client_address().encode()), b""
         if sticky is _RANDOM:
             return secrets.randbelow(BUCKETS), b""
         minted = secrets.token_hex(_KEY_BYTES).encode()
-        return buckets.bucket(salt, minted), _SET_COOKIE % minted
+        return buckets.bucket(state, minted), _SET_COOKIE % minted
 
-    def _resolve(self, fields: Fields) -> tuple[int, ...] | str:
+    def _resolve(self, fields: Fields) -> tuple[object, ...] | str:
         for rule in self._rules:
             kind, _, name = rule.partition(":")
             key: bytes | None = None
@@ -71,5 +85,5 @@ class Stickiness:
             elif kind == "random":
                 return _RANDOM
             if key:
-                return tuple(buckets.bucket(salt, key) for salt in self._salts)
+                return (*[buckets.bucket(state, key) for state in self._states], self._states)
         return _RANDOM

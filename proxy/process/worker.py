@@ -72,7 +72,7 @@ class Worker:
         self.gateway = Gateway(plan, self._cells, self._row)
         listeners = zip(plan.proxy.all_listeners(), orders.fds, strict=True)
         self._acceptors = [Acceptor(self.gateway, listener, socket.socket(fileno=fd)) for listener, fd in listeners]
-        stickiness = Stickiness(plan.proxy.sticky, [route.name for route in plan.migrations])
+        stickiness = Stickiness(plan.proxy.sticky, [route.was or route.name for route in plan.migrations])
         run_dir = Path(plan.proxy.run_dir)
         shared, services = self.gateway.shared, self.gateway.shared.services
         self._sources: list[DataSource] = []

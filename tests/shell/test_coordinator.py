@@ -18,6 +18,7 @@ from backends.errors import FaultKind
 from control.checks.check import Check
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
+from control.lead import splitkey
 from control.lead.commands import Command
 from control.lead.coordinator import CheckpointDocument, Coordinator
 from control.lead.execution import CommandRefused
@@ -36,6 +37,7 @@ from control.rollout.model import (
     RollbackBegun,
     Rollout,
     RolloutEvent,
+    RunSplit,
     State,
 )
 from control.store.entry import AuditLine
@@ -43,6 +45,8 @@ from control.store.port import Checkpoint, StoreError
 from control.store.sqlite import StoreThread
 from proxy.board import layout as layouts
 from proxy.board.board import Board
+from proxy.board.layout import SplitKey
+from proxy.migration import buckets
 from tests.support.patience import WITHIN_S
 
 Make = Callable[..., Any]
@@ -126,6 +130,7 @@ class Scene:
         self.answers = True  # the target, to a probe
         self.told: list[type] = []
         self.news: list[Told] = []
+        self.split: RunSplit | None = None  # of a new run
         self.coordinator = self.make()
 
     def make(self) -> Coordinator:
@@ -145,6 +150,7 @@ class Scene:
             health,
             probe,
             notify=self.tell,
+            split=self.split,
         )
 
     def tell(self, name: str, news: Told, revision: int) -> None:
@@ -926,3 +932,75 @@ async def test_the_status_survives_a_store_that_cannot_be_opened(
     await scene.coordinator.recover()
     assert "unable to open" in str(scene.coordinator.status().checkpoint.error)
     await scene.store.close()  # type: ignore[attr-defined]
+
+
+PLAIN = buckets.plain("phase6")
+NEW = splitkey.new_run(bytes(32), "phase6")
+KEYED = splitkey.for_board(NEW)
+
+
+async def test_a_run_of_version_0_1_keeps_its_split_over_a_restart_and_a_resume(scene: Scene) -> None:
+    """Its checkpoint says nothing of a split, and neither does its board."""
+    await scene.act("start")
+    assert scene.board.split(0) == PLAIN
+    await scene.act("pause")
+    await scene.settle()
+    assert scene.store.saved is not None
+    document = msgspec.json.decode(scene.store.saved.document)
+    del document["rollout"]["split"]
+    scene.store.saved = Checkpoint(msgspec.json.encode(document).decode(), 1.0)
+    scene.board.set_split(0, SplitKey(0, 0))
+    scene.split = NEW
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    assert scene.board.split(0) == PLAIN
+    for action in ("resume", "advance", "abort"):
+        await scene.act(action)
+        assert scene.board.split(0) == PLAIN, action
+    await scene.act("start")
+    assert scene.board.split(0) == KEYED
+    saver.cancel()
+
+
+async def test_the_split_is_on_the_board_before_the_word_that_begins_its_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.split = NEW
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    order: list[object] = []
+    publish, set_split = scene.board.publish, scene.board.set_split
+
+    def published(m: int, weight_bp: int, **more: Any) -> int:
+        order.append(weight_bp)
+        return publish(m, weight_bp, **more)
+
+    def split(m: int, key: SplitKey) -> None:
+        assert scene.weight == 0
+        order.append(key)
+        set_split(m, key)
+
+    monkeypatch.setattr(scene.board, "publish", published)
+    monkeypatch.setattr(scene.board, "set_split", split)
+    await scene.act("start")
+    assert order == [KEYED, scene.weight]
+    saver.cancel()
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_without_its_checkpoint_a_run_keeps_the_boards_split(scene: Scene, readable: bool) -> None:
+    scene.split = NEW
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    await scene.act("start")
+    await scene.settle()
+    saver.cancel()
+    scene.store.saved, scene.store.unreadable = None, None if readable else "a broken disk"
+    scene.split = splitkey.new_run(b"another secret", "phase6")
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    assert scene.board.split(0) == KEYED
+    assert splitkey.for_board(scene.coordinator.state.split) == KEYED
