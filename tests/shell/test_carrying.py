@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -71,15 +72,18 @@ def test_a_board_that_was_cut_short_says_nothing(old: Board, length: int) -> Non
     assert read_left(old.path, BOOT) is None
 
 
-def test_cells_of_another_version_are_found_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_of_another_version_are_found_by_their_names(tmp_path: Path) -> None:
     """A later version has its cells in other places, and one that this version does not know."""
     layout = Layout(2, (SHOP,))
-    theirs = {"word": 3, "lease_until": 0, "secret": 1}
-    with monkeypatch.context() as patched:
-        patched.setattr(at, "MIGRATION_FIELDS", theirs)
-        board = Board.create(tmp_path / "board", layout, BOOT)
+    board = Board.create(tmp_path / "board", layout, BOOT)
+    places = {"migrations": {"shop": 40}, "cells": {"word": 3, "lease_until": 0, "secret": 1}}
+    theirs = json.dumps(places).encode()
+    with board.path.open("r+b") as file:
+        file.seek(layout.cells() * at.CELL_BYTES)
+        file.write(theirs)
+    board.cells[at.H_DESCRIPTION_BYTES] = len(theirs)
     for cell, value in ((3, Word(9, 0, 700).pack()), (0, 77), (1, 5)):
-        board.cells[layout.migration(0) + cell] = value
+        board.cells[40 + cell] = value
     new = carried(board, MORE_WORKERS)
     assert (new.word(0), new.lease_until(0)) == (Word(9, 0, 700), 77)
     assert new.cells[new.layout.migration(0) + at.M_CUT_OVER_AT] == 0
