@@ -12,6 +12,7 @@ from backends import extensions
 from backends.adapters import registry as adapter_table
 from backends.adapters.adapter import AdapterError
 from backends.extensions import ExtensionError
+from backends.kinds import registry as kind_table
 from backends.kinds.registry import KINDS, KindError
 
 ORDERS = "tests.support.orders.adapter:ADAPTER"
@@ -45,7 +46,7 @@ def rows() -> tuple[list[str], list[str]]:
     return [adapter.name for adapter in adapter_table.adapters()], list(KINDS)
 
 
-HOUSE = (["dashboard", "scans", "analytics"], ["mock", "firestore", "http"])
+HOUSE = ([adapter.name for adapter in adapter_table.BUILT_IN], [kind.name for kind in kind_table.BUILT_IN])
 
 
 def test_an_adapter_and_a_kind_are_added_and_known_by_their_names() -> None:
