@@ -105,6 +105,7 @@ class Split:
             cells[self._own + volatile] = 0
         self.generation = cells[self._word] >> GENERATION_SHIFT
         cells[self._own + S_GENERATION] = self.generation
+        self._show_at = 0  # when to show the generation that began with a new split; 0: it is shown
         self._begun = self.generation  # the first generation of this split that was seen here
         found = self._on_board()
         if found.version:
@@ -199,6 +200,9 @@ class Split:
             self._turn(generation)
         else:
             self._take_split()
+            if self._show_at and monotonic_ns() >= self._show_at:
+                self._show_at = 0
+                cells[self._own + S_GENERATION] = generation
         if cells[self._own + S_INFLIGHT_OLD]:
             cut_over_at, cancel_at = cells[self._cut_over_at], cells[self._cancel_at]
             old = [flight for flight in self._open if flight.generation != self.generation]
@@ -215,8 +219,12 @@ class Split:
         cells[own + S_INFLIGHT_OLD] += cells[own + S_INFLIGHT_TARGET]
         cells[own + S_INFLIGHT_TARGET] = 0
         self.generation = generation
-        self._take_split()
-        cells[own + S_GENERATION] = generation
+        if self._take_split():
+            # Shown once the marks are due: whoever waits for the weight then finds visitors on the target.
+            self._show_at = monotonic_ns() + _TAKEN_WITHIN_NS
+        else:
+            self._show_at = 0
+            cells[own + S_GENERATION] = generation
 
     def _on_board(self) -> SplitKey:
         cells, first = self.cells, self._split
@@ -224,12 +232,14 @@ class Split:
             cells[first + M_SPLIT_VERSION], cells[first + M_SPLIT_LOW], cells[first + M_SPLIT_HIGH]
         )
 
-    def _take_split(self) -> None:
-        """Go by the split that is on the board, where it is another one."""
+    def _take_split(self) -> bool:
+        """Go by the split that is on the board; whether it is another one than before."""
         found = self._on_board()
-        if found.version and self._stickiness.take(self.migration, found):
-            self._begun = self.generation
-            self._mark_all(monotonic_ns() + _TAKEN_WITHIN_NS)
+        if not found.version or not self._stickiness.take(self.migration, found):
+            return False
+        self._begun = self.generation
+        self._mark_all(monotonic_ns() + _TAKEN_WITHIN_NS)
+        return True
 
     def _mark_all(self, at_ns: int) -> None:
         self.cells[self._marks : self._marks + BUCKETS] = memoryview(array("Q", [at_ns]) * BUCKETS)

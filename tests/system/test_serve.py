@@ -103,8 +103,9 @@ def test_a_killed_worker_is_back_within_two_seconds_and_loses_only_what_it_had_i
     successor = psutil.Process(next(worker.pid for worker in workers if worker.pid not in before_it))
     cpu_s = sum(successor.cpu_times()[:2])
     begun_after_s = successor.create_time() - killed_at
-    failed = traffic.counts["failed"]
     before = traffic.counts["answered"]
+    until(lambda: traffic.counts["answered"] > before, 60, "counts that are newer than the replacement")
+    failed, before = traffic.counts["failed"], traffic.counts["answered"]
     until(lambda: traffic.counts["answered"] > before + 150, 60, "answers of the new worker")
     counts = traffic.end()
 
