@@ -342,6 +342,15 @@ class Coordinator:
                 actor=event.actor,
                 reason=event.reason,
             )
+        if self.state.weight_bp != before.weight_bp:
+            # A raise is asked for first, and the line above then still has the old weight.
+            _log.info(
+                "weight_published",
+                migration=self.name,
+                state=self.state.state.value,
+                weight_bp=self.state.weight_bp,
+                revision=self.state.revision,
+            )
         self._pulse_now()
         self.publisher.publish_status(self.state, now)
 

@@ -95,7 +95,7 @@ def picture(
     parts = [_Part(0, _head(status, console.width)), _Part(0, _rail(status, console.width)), _Part(3, Text())]
     if status.phase is not None and status.state in (State.RUNNING, State.PAUSED, State.ROLLED_BACK):
         parts.append(_Part(0, _soak(status.state, status.phase)))
-    following = Text.assemble(("Next     ", "bold"), next_line(status), no_wrap=True, overflow="ellipsis")
+    following = Text.assemble(("Next     ", "bold"), next_line(status))
     parts += [_Part(1, following), _Part(2, Text()), _Part(0, _arms(status.arms, samples)), _Part(2, Text())]
     if status.verdict.rules:
         parts += [_Part(1, _rules(status.verdict.rules)), _Part(3, Text())]
