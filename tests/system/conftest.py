@@ -145,6 +145,24 @@ class Running:
             time.sleep(0.02)
         return stream
 
+    def kill_children(self, until: Callable[..., None]) -> None:
+        """SIGKILL every worker and control, and wait until others have taken their places."""
+        before = {worker.pid for worker in self.client.status().workers}
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        (control,) = self.processes("control.serve")
+        control.send_signal(signal.SIGKILL)
+        until(
+            lambda: [p.pid for p in self.processes("control.serve")] not in ([], [control.pid]), 60, "a new control"
+        )
+        until(self.client.ready, 60, "the control plane")
+
+        def replaced() -> bool:
+            workers = {worker.pid for worker in self.client.status().workers}
+            return len(workers) == 2 and not workers & before
+
+        until(replaced, 60, "new workers")
+
     def processes(self, module: str) -> list[psutil.Process]:
         """The supervisor's living children that run ``module``."""
         found = []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -78,19 +76,7 @@ def test_orders_are_routed_seeded_mirrored_described_judged_and_read_from_a_live
 
 def test_a_worker_and_a_control_plane_that_take_a_dead_ones_place_know_it_too(running: Any, until: Wait) -> None:
     order = ask(running, "POST", "/api/orders", {"item": "tea"})[2]
-    before = {worker.pid for worker in running.client.status().workers}
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    (control,) = running.processes("control.serve")
-    control.send_signal(signal.SIGKILL)
-    until(lambda: [p.pid for p in running.processes("control.serve")] not in ([], [control.pid]), 60, "a new control")
-    until(running.client.ready, 60, "the control plane")
-
-    def replaced() -> bool:
-        workers = {worker.pid for worker in running.client.status().workers}
-        return len(workers) == 2 and not workers & before
-
-    until(replaced, 60, "new workers")
+    running.kill_children(until)
     assert ask(running, "GET", f"/api/orders/{order['id']}") == (200, "mock", order)
 
 

@@ -138,19 +138,7 @@ def test_a_worker_and_a_control_plane_that_take_a_dead_ones_place_know_it_too(
     assert running.phasegate("start", "--detach").returncode == 0
     path = scene.read.format(id=written["id"])
     until(lambda: ask(running, "GET", path) == (200, "shelf", written), 60, "what was written, on the shelf")
-    before = {worker.pid for worker in running.client.status().workers}
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    (control,) = running.processes("control.serve")
-    control.send_signal(signal.SIGKILL)
-    until(lambda: [p.pid for p in running.processes("control.serve")] not in ([], [control.pid]), 60, "a new control")
-    until(running.client.ready, 60, "the control plane")
-
-    def replaced() -> bool:
-        workers = {worker.pid for worker in running.client.status().workers}
-        return len(workers) == 2 and not workers & before
-
-    until(replaced, 60, "new workers")
+    running.kill_children(until)
     assert ask(running, "GET", path) == (200, "shelf", written), "kept by the machine's processes together"
 
 
