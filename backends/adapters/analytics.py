@@ -29,7 +29,7 @@ from backends.adapters.replies import Written, refused, reply, rest_for
 from backends.adapters.requests import read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.times import EPOCH, from_unix, to_micros
-from backends.documents.changes import ATTEMPTS, All, contended
+from backends.documents.changes import All, Change, Documents, write
 from backends.documents.port import (
     COMMIT_LIMIT,
     Context,
@@ -39,7 +39,6 @@ from backends.documents.port import (
     Filter,
     Mutation,
     Query,
-    Reason,
     Rejected,
     Transform,
     create,
@@ -170,38 +169,40 @@ class TrendWindow:
 WINDOW: Final = TrendWindow()
 
 
-@dataclass(frozen=True, slots=True)
-class Ingest:
-    """A ``Change`` that stores events and counts each of them once. They fit into one commit."""
+class Ingest(Change, frozen=True, tag="analytics.ingest"):
+    """Stores events and counts each of them once. They fit into one commit."""
 
     events: tuple[Fields, ...]
     shard: int
+    named: bool = True  # whether items and types are counted under their own names
 
     @property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``: the events. Their counters follow from them."""
         return tuple(_path(event) for event in self.events)
 
-    async def apply(self, store: DocumentStore, ctx: Context) -> None:
-        """As ``Change.apply``."""
-        events, named = self.events, True
-        for _ in range(ATTEMPTS):
-            try:
-                await store.commit(self._mutations(events, named), ctx)
-                return
-            except Rejected as refusal:
-                if refusal.reason is Reason.EXISTS:
-                    stored = await store.get_many([_path(event) for event in events], ctx)
-                    events = tuple(event for event, document in zip(events, stored, strict=True) if document is None)
-                    if not events:
-                        return
-                elif refusal.reason is Reason.INVALID and named:
-                    named = False  # a counter's document is full
-                else:
-                    raise
-        raise contended(EVENTS)
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """As ``Change.traces``."""
+        return self.documents
 
-    def _mutations(self, events: Sequence[Fields], named: bool) -> list[Mutation]:
+    def plan(self, stored: Documents) -> Sequence[Mutation]:
+        """As ``Change.plan``: for the events that are not there yet."""
+        events = [event for event in self.events if stored.get(_path(event)) is None]
+        return self._mutations(events) if events else ()
+
+    def held(self, stored: Documents) -> Change | None:
+        """As ``Change.held``: the events that are there."""
+        events = tuple(event for event in self.events if stored.get(_path(event)) is not None)
+        return Ingest(events, self.shard, self.named) if events else None
+
+    @property
+    def coarser(self) -> Change | None:
+        """As ``Change.coarser``: a counter's document may have no room for more names."""
+        return Ingest(self.events, self.shard, False) if self.named else None
+
+    def _mutations(self, events: Sequence[Fields]) -> list[Mutation]:
+        named = self.named
         buckets: defaultdict[tuple[Grain, int], Counter[str]] = defaultdict(Counter)
         types: Counter[str] = Counter()
         for event in events:
@@ -307,7 +308,7 @@ class Analytics:
                 for portion in _portions(list(events.values()))
             )
         )
-        await change.apply(self._store, ctx)
+        await write(change, self._store, ctx)
         return reply(202, {"accepted": len(events)}), change
 
     async def user(self, call: Call, ctx: Context) -> Answer:
@@ -429,6 +430,7 @@ ADAPTER: Final = Adapter(
         Spec(Analytics.trending, "GET", "/api/analytics/trending", "read", Trending, parameters=(WINDOW, RANKED)),
     ),
     collections=(EVENTS, TOTALS, *(grain.collection for grain in GRAINS)),
+    changes=(Ingest,),
     views=(Query(TOTALS),),
     made_up=events,
     times=frozenset({"start"}),  # of a bucket
