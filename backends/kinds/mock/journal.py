@@ -105,8 +105,15 @@ class Journal:
                 self._cells[1] = before << _LENGTH_BITS | length
                 reason = "it did not reach the disk whole before the machine crashed; the one before it is used"
                 _log.error("journal_damaged", file=str(self._data(epoch)), reason=reason)
+            else:
+                self._remove_once_synced(before)  # the process that made the newer one did not come to that
         finally:
             fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+
+    def _remove_once_synced(self, epoch: int) -> None:
+        data = self._data(epoch)
+        disk().wrote(self)
+        disk().afterwards(lambda: data.unlink(missing_ok=True))
 
     def _data(self, epoch: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{epoch}")
@@ -214,7 +221,7 @@ class Journal:
 
     def descriptors(self) -> Iterable[int]:
         """As ``Written.descriptors``: the data first, so that the head never points beyond it on the disk."""
-        return () if self._head_fd < 0 else (os.dup(self._data_fd), os.dup(self._head_fd))
+        return () if self._data_fd < 0 else (os.dup(self._data_fd), os.dup(self._head_fd))
 
     def full(self) -> bool:
         """Whether it is time to ``compact``."""
@@ -237,8 +244,7 @@ class Journal:
             return
         self._commit()
         os.close(old_fd)
-        old_data = self._data(old)
-        disk().afterwards(lambda: old_data.unlink(missing_ok=True))
+        self._remove_once_synced(old)
         self._compact_at = max(self._compact_bytes, COMPACT_FACTOR * self._offset)
 
     def close(self) -> None:
