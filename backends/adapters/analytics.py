@@ -52,24 +52,30 @@ EVENTS: Final = "analytics_events"
 TOTALS: Final = "analytics_totals"
 SHARDS: Final = 8
 USER_AGE_S: Final = 2.0
-TRENDING_AGE_S: Final = 5.0
+TOTALS_AGE_S: Final = 1.0  # where no live view has them
+TRENDING_AGE_S: Final = 5.0  # also behind a session's own events: else every event would make the next read a query
 USER_LENGTH: Final = 128  # characters; Firestore compares a field with at most 1,499 bytes
 OTHER: Final = "(other)"  # counts every item or type once a counter's document has no room for more names
 
 
 class Grain(NamedTuple):
-    """A size of bucket, and the widest window that is answered from it."""
+    """A size of bucket, and how far back its queries look, ascending.
+
+    A window is cut in memory from the result of the shortest of these that holds it. So there are seven queries in
+    all, and not one for each window that a client can think of.
+    """
 
     collection: str
     size: timedelta
-    widest: timedelta
+    reaches: tuple[timedelta, ...]
 
 
 GRAINS: Final = (
-    Grain("analytics_minutes", timedelta(minutes=5), timedelta(hours=6)),
-    Grain("analytics_hours", timedelta(hours=1), timedelta(days=3)),
-    Grain("analytics_days", timedelta(days=1), timedelta(days=90)),
+    Grain("analytics_minutes", timedelta(minutes=5), (timedelta(hours=1), timedelta(hours=6))),
+    Grain("analytics_hours", timedelta(hours=1), (timedelta(days=1), timedelta(days=3))),
+    Grain("analytics_days", timedelta(days=1), (timedelta(days=7), timedelta(days=30), timedelta(days=90))),
 )
+WIDEST: Final = GRAINS[-1].reaches[-1]
 
 RECENT: Final = Limit(20, 100)
 RANKED: Final = Limit(10, 100)
@@ -153,7 +159,7 @@ class TrendWindow:
     @property
     def schema(self) -> dict[str, Any]:
         """As ``Parameter.schema``."""
-        pattern, widest = "^[1-9][0-9]{0,4}[mhd]$", f"at most {GRAINS[-1].widest.days}d"
+        pattern, widest = "^[1-9][0-9]{0,4}[mhd]$", f"at most {WIDEST.days}d"
         return {"type": "string", "pattern": pattern, "default": _USUAL, "description": widest}
 
     def of(self, call: Call) -> timedelta:
@@ -161,8 +167,8 @@ class TrendWindow:
         text = call.query.get(self.name, _USUAL)
         match = _WINDOW.fullmatch(text)
         window = int(match[1]) * _UNIT[match[2]] if match else None
-        if window is None or window > GRAINS[-1].widest:
-            expected = f"expected 1m to {GRAINS[-1].widest.days}d, such as 15m, 1h or 7d"
+        if window is None or window > WIDEST:
+            expected = f"expected 1m to {WIDEST.days}d, such as 15m, 1h or 7d"
             raise refused(400, "invalid_query", f"window: {expected}, found {text[:40]!r}")
         return window
 
@@ -319,8 +325,9 @@ class Analytics:
         limit = RECENT.of(call)
         mine = (Filter("user", "==", user),)
         query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
-        recent = await self._store.query(query, ctx, max_age=USER_AGE_S)
-        total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S)
+        min_age = 0.0 if query.start_after is None else USER_AGE_S  # a session finds its own events on the first page
+        recent = await self._store.query(query, ctx, max_age=USER_AGE_S, min_age=min_age)
+        total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S, min_age=min_age)
         cursor = moment_after(recent[limit - 1], "at") if len(recent) > limit else None
         return reply(
             200,
@@ -337,7 +344,7 @@ class Analytics:
         events = 0
         newest: list[int] = []
         types: Counter[str] = Counter()
-        for shard in await self._store.query(Query(TOTALS), ctx):
+        for shard in await self._store.query(Query(TOTALS), ctx, max_age=TOTALS_AGE_S):
             events += _number(shard.fields["events"])
             newest.append(_number(shard.fields["newest_us"]))
             types.update(_numbers(shard.fields["types"]))
@@ -354,13 +361,17 @@ class Analytics:
         """The items with most events in the window, which begins at a bucket's start."""
         limit = RANKED.of(call)
         window = WINDOW.of(call)
-        grain = next(grain for grain in GRAINS if window <= grain.widest)
+        grain, reach = next((grain, reach) for grain in GRAINS for reach in grain.reaches if window <= reach)
         now = from_unix(call.now)
-        since = EPOCH + (now - window - EPOCH) // grain.size * grain.size
-        query = Query(grain.collection, (Filter("start", ">=", since), Filter("start", "<=", now)), "start")
+        first, since, newest = (_bucket_start(grain, at) for at in (now - reach, now - window, now))
+        # Both ends are a bucket's, so that everybody who asks within one bucket asks the same.
+        query = Query(grain.collection, (Filter("start", ">=", first), Filter("start", "<=", newest)), "start")
         items: Counter[str] = Counter()
-        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S):
-            items.update(_numbers(bucket.fields["items"]))
+        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S, min_age=TRENDING_AGE_S):
+            start = bucket.fields["start"]
+            assert isinstance(start, datetime)
+            if start >= since:
+                items.update(_numbers(bucket.fields["items"]))
         # The answer holds until the oldest bucket leaves the window, or a new bucket begins.
         changes_in = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
         rest_for(ctx, min(changes_in).total_seconds())
@@ -373,6 +384,10 @@ class Analytics:
                 "items": [{"item": name, "events": count} for name, count in ranked[:limit]],
             },
         )
+
+
+def _bucket_start(grain: Grain, at: datetime) -> datetime:
+    return EPOCH + (at - EPOCH) // grain.size * grain.size
 
 
 def _shown(document: Document) -> dict[str, object]:

@@ -70,7 +70,7 @@ def _apply(adapter: Adapter, handlers: object, request: MadeUp) -> None:
     name = request.handler.__name__
     call = Call(
         operation=next(operation for operation in adapter.operations if operation.call == name),
-        target=b"",
+        key=b"",
         params=request.params,
         query={},
         body=msgspec.json.encode(request.body),

@@ -1,7 +1,7 @@
 """A cache of query results that may be a little old: in this process, or in a Redis that several machines share.
 
-aiocache stores them. This module adds a bound on the number of keys, a partly random lifetime so that entries do not
-all expire together, and treats a failing cache as a miss.
+aiocache stores them. This module adds a bound on the number of keys and on their bytes, a partly random lifetime so
+that entries do not all expire together, and treats a failing cache as a miss.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,13 +20,30 @@ from aiocache.base import BaseCache
 from aiocache.serializers import BaseSerializer
 
 from backends.documents.port import Count, Document
+from backends.documents.semantics import size_of
 
 Result: TypeAlias = list[Document] | Count
 
 KEYS: Final = 4096  # in memory; a Redis has its own limit (maxmemory)
+# Of the results in memory, as Firestore counts a document's size; as Python objects they take about four times that.
+BYTES: Final = 8 * 1024 * 1024
+OVERHEAD: Final = 256  # bytes of an entry beside its key and documents
+LEAST_SHARE: Final = 0.75  # of its lifetime that every entry is kept; the rest is random
 REDIS_S: Final = 0.2  # timeout; a slower cache gains nothing over asking the backend
 
 _log = structlog.get_logger("phasegate.cache")
+
+
+class CachedResult(NamedTuple):
+    """A result and its circumstances: times are Unix times in seconds.
+
+    ``stamp`` is the newest write that the asking machine knew of when it asked: the result contains that write.
+    """
+
+    asked: float
+    expires: float
+    stamp: int
+    result: Result
 
 
 class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
@@ -34,27 +52,29 @@ class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
     DEFAULT_ENCODING = None  # bytes
 
     def dumps(self, entry: Any) -> bytes:
-        """``(expires, result)`` packed."""
-        return msgspec.msgpack.encode(entry)
+        """The entry packed."""
+        return msgspec.msgpack.encode(tuple(entry))
 
     def loads(self, packed: bytes | None) -> Any:
         """The entry that was packed."""
         if packed is None:
             return None
-        expires, result = msgspec.msgpack.decode(packed)
+        asked, expires, stamp, result = msgspec.msgpack.decode(packed)
         if isinstance(result, dict):
-            return expires, Count(**result)
-        return expires, [Document(*document) for document in result]
+            return CachedResult(asked, expires, stamp, Count(**result))
+        return CachedResult(asked, expires, stamp, [Document(*document) for document in result])
 
 
 class Cache:
     """Query results by string key, for a time. Never raises."""
 
-    def __init__(self, where: str, seed: int | None = None) -> None:
+    def __init__(self, where: str, seed: int | None = None, clock: Callable[[], float] = time.time) -> None:
         self.hits = 0
         self.misses = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
-        self._keys: OrderedDict[str, None] | None = None
+        self._clock = clock
+        self._keys: OrderedDict[str, int] | None = None  # and the bytes of each entry; the oldest first
+        self._bytes = 0
         self._down = False
         self._where = where.rpartition("@")[2]  # for the log, without the password
         remote = _redis(where) if where != "memory" else None
@@ -64,35 +84,45 @@ class Cache:
             # timeout=None: a timeout costs more than the cache itself.
             self._cache = SimpleMemoryCache(timeout=None)
 
-    async def get(self, key: str) -> tuple[float, Result] | None:
-        """When the result expires (Unix time), and the result; None if it is not cached."""
+    async def get(self, key: str) -> CachedResult | None:
+        """The entry; None if there is none or it has expired. Whether it is used, the caller says with ``used``."""
         try:
-            entry: tuple[float, Result] | None = await self._cache.get(key)
+            entry: CachedResult | None = await self._cache.get(key)
         except Exception as problem:  # any error of the cache's client counts as a miss
             self._failed(problem)
             entry = None
         else:
             self._worked()
-        if entry is None:
-            self.misses += 1
-        else:
-            self.hits += 1
-        return entry
+        return entry if entry is not None and entry.expires > self._clock() else None
 
-    async def put(self, key: str, result: Result, ttl_s: float) -> tuple[float, Result]:
-        """Cache the result for 75 to 100 % of ``ttl_s``; returns the entry as ``get`` will return it."""
-        ttl_s *= 0.75 + self._dice.random() / 4
-        entry = (time.time() + ttl_s, result)
+    def used(self, *, hit: bool) -> None:
+        """Count whether a read was answered by an entry."""
+        self.hits += hit
+        self.misses += not hit
+
+    async def put(self, key: str, result: Result, asked: float, stamp: int, ttl_s: float) -> CachedResult:
+        """Cache the result for 75 to 100 % of ``ttl_s`` after it was asked for; returns the entry."""
+        ttl_s *= LEAST_SHARE + (1 - LEAST_SHARE) * self._dice.random()
+        entry = CachedResult(asked, asked + ttl_s, stamp, result)
         try:
             if self._keys is not None:
-                self._keys[key] = None
-                self._keys.move_to_end(key)
-                while len(self._keys) > KEYS:
-                    await self._cache.delete(self._keys.popitem(last=False)[0])
-            await self._cache.set(key, entry, ttl=ttl_s)
+                await self._keep(self._keys, key, entry)
+            else:
+                await self._cache.set(key, entry, ttl=ttl_s)
         except Exception as problem:  # as above
             self._failed(problem)
         return entry
+
+    async def _keep(self, keys: OrderedDict[str, int], key: str, entry: CachedResult) -> None:
+        """Keep the entry in memory, in place of the oldest ones where they would be too many or too large."""
+        self._bytes -= keys.pop(key, 0)
+        keys[key] = _size(key, entry.result)
+        self._bytes += keys[key]
+        await self._cache.set(key, entry)
+        while len(keys) > KEYS or self._bytes > BYTES:
+            oldest, size = keys.popitem(last=False)
+            self._bytes -= size
+            await self._cache.delete(oldest)
 
     def _failed(self, problem: Exception) -> None:
         """Log the failure, once until it answers again. Only the error's type: its message may hold the password."""
@@ -111,6 +141,11 @@ class Cache:
             await self._cache.clear()
         else:
             await self._cache.client.aclose()
+
+
+def _size(key: str, result: Result) -> int:
+    documents = 0 if isinstance(result, Count) else sum(map(size_of, result))
+    return len(key) + OVERHEAD + documents
 
 
 def _redis(address: str) -> BaseCache | None:

@@ -26,7 +26,7 @@ from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_arm, build_source
-from backends.pair.storearm import MEMO_LIMIT, StoreArm
+from backends.pair.storearm import MEMO_ANSWER_BYTES, MEMO_BYTES, MEMO_LIMIT, StoreArm
 from tests.support.patience import WITHIN_S
 
 BY_NAME = {operation.name: operation for operation in operations()}
@@ -49,13 +49,13 @@ class Troubled(MemoryStore):
         self.hang = False
         self.queries: list[Query] = []
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
         self.queries.append(query)
         if self.hang:
             await asyncio.Event().wait()
         if self.fault is not None:
             raise self.fault
-        return await super().query(query, ctx, max_age)
+        return await super().query(query, ctx, max_age, min_age)
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
         if self.hang:
@@ -92,14 +92,14 @@ PUBLISH = {"metrics": {"n": 1}}
 async def test_an_answer_is_given_again_until_what_it_was_read_from_changes() -> None:
     arm = StoreArm(MemoryStore(), WITHIN_S)
     request = call("dashboard.current")
-    assert arm.peek(request.operation, request.target) is None
+    assert arm.peek(request.operation, request.key) is None
     immediate(arm.answer(call("dashboard.publish", PUBLISH)))
     answer: Answer = immediate(arm.answer(request))
-    assert arm.peek(request.operation, request.target) is answer
+    assert arm.peek(request.operation, request.key) is answer
     immediate(arm.answer(call("scans.create")))  # another collection
-    assert arm.peek(request.operation, request.target) is answer
+    assert arm.peek(request.operation, request.key) is answer
     immediate(arm.answer(call("dashboard.publish", PUBLISH)))
-    assert arm.peek(request.operation, request.target) is None
+    assert arm.peek(request.operation, request.key) is None
 
 
 async def test_a_write_to_the_same_address_is_not_answered_by_what_a_read_was() -> None:
@@ -117,10 +117,10 @@ async def test_an_answer_that_depends_on_the_time_is_not_given_again_for_ever(
     immediate(arm.answer(call("analytics.ingest", {"user": "u", "type": "t"})))
     request = call("analytics.trending")
     immediate(arm.answer(request))
-    assert arm.peek(request.operation, request.target) is not None
+    assert arm.peek(request.operation, request.key) is not None
     later = time.monotonic() + 301  # a bucket of time
     monkeypatch.setattr("backends.pair.storearm.time.monotonic", lambda: later)
-    assert arm.peek(request.operation, request.target) is None
+    assert arm.peek(request.operation, request.key) is None
 
 
 async def test_what_is_remembered_is_bounded() -> None:
@@ -132,6 +132,21 @@ async def test_what_is_remembered_is_bounded() -> None:
     assert arm.peek(BY_NAME["dashboard.current"], b"0") is None
     immediate(arm.answer(call("dashboard.current", target=b"x" * 10_000)))
     assert arm.peek(BY_NAME["dashboard.current"], b"x" * 10_000) is None
+
+
+async def test_what_is_remembered_is_bounded_in_bytes() -> None:
+    """Pages of a few hundred KiB that differ by a parameter must not fill a worker's memory."""
+    arm = StoreArm(MemoryStore(), WITHIN_S)
+    immediate(arm.answer(call("dashboard.publish", {"metrics": {"n": "x" * 400_000}})))
+    for nth in range(240):
+        immediate(arm.answer(call("dashboard.current", target=b"%d" % nth)))
+    held = [len(memo.answer.body) for memo in arm._memos.values()]
+    assert MEMO_BYTES / 2 < sum(held) < MEMO_BYTES
+    assert arm.peek(BY_NAME["dashboard.current"], b"239") is not None
+    immediate(arm.answer(call("dashboard.publish", {"metrics": {"n": "\n" * (MEMO_ANSWER_BYTES // 2)}})))
+    immediate(arm.answer(call("dashboard.current", target=b"large")))
+    assert arm.peek(BY_NAME["dashboard.current"], b"large") is None
+    assert arm._memo_bytes == sum(memo.size for memo in arm._memos.values())
 
 
 async def test_a_rehearsal_is_late_and_fails_as_asked() -> None:

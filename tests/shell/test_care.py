@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from time import monotonic_ns
@@ -19,7 +20,7 @@ from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
 from backends.pair.mirror import NAMED, QUEUE, SENDERS, TRIES, Mirror
 from backends.resilience.breaker import MIN_CALLS, BreakerState
-from backends.resilience.cache import KEYS, Cache
+from backends.resilience.cache import BYTES, KEYS, Cache
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
 from tests.support.patience import WITHIN_S
@@ -141,28 +142,39 @@ async def test_a_failure_is_shared_and_a_late_one_leaves_the_others_alone() -> N
 
 
 async def test_a_cache_forgets_after_its_time_and_keeps_a_bounded_number() -> None:
-    cache = Cache("memory", seed=1)
+    now = 1000.0
+    cache = Cache("memory", seed=1, clock=lambda: now)
     documents = [Document("a/1", {"x": 1}, 1, 2)]
-    expires, result = await cache.put("key", documents, 0.05)
-    assert await cache.get("key") == (expires, result)
-    deadline = soon()
-    while await cache.get("key") is not None:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.01)
+    entry = await cache.put("key", documents, asked=1000.0, stamp=7, ttl_s=4.0)
+    assert await cache.get("key") == entry
+    assert entry.result is documents
+    assert 1003.0 <= entry.expires <= 1004.0
+    now = entry.expires
+    assert await cache.get("key") is None
     for nth in range(KEYS + 10):
-        await cache.put(str(nth), documents, 60)
+        await cache.put(str(nth), documents, now, 7, 60)
     assert await cache.get("0") is None
     assert await cache.get(str(KEYS + 9)) is not None
     assert len(cache._cache._cache) == KEYS
-    assert cache.hits >= 2
-    assert cache.misses >= 2
+    await cache.close()
+
+
+async def test_a_cache_keeps_a_bounded_number_of_bytes() -> None:
+    cache = Cache("memory")
+    large = [Document("a/1", {"x": "y" * (BYTES // 10)}, 1, 2)]
+    for nth in range(50):
+        await cache.put(str(nth), large, time.time(), 0, 60)
+    assert len(cache._cache._cache) == len(cache._keys or ()) == 9
+    assert await cache.get("49") is not None
+    await cache.put("49", [], time.time(), 0, 60)  # in its own place
+    assert cache._bytes == sum((cache._keys or {}).values()) < BYTES
     await cache.close()
 
 
 async def test_a_cache_that_cannot_be_reached_is_as_good_as_none(free_port: Callable[[], int]) -> None:
     cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
     assert await cache.get("key") is None
-    await cache.put("key", [], 1)
+    await cache.put("key", [], 0.0, 0, 1)
     await cache.close()
 
 
@@ -199,15 +211,15 @@ async def test_machines_share_results_through_redis() -> None:
     documents = [Document("a/1", {"x": 1, "at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\x00"}, 1, 2)]
     deadline = soon()  # a cache that is slow to connect does not say so, it only does not cache
     while True:
-        expires, _ = await one.put("documents", documents, 60)
-        await one.put("count", Count(3, 4), 60)
+        entry = await one.put("documents", documents, time.time(), 5, 60)
+        await one.put("count", Count(3, 4), time.time(), 5, 60)
         if await two.get("documents") is not None and await two.get("count") is not None:
             break
         assert asyncio.get_running_loop().time() < deadline
-    assert await two.get("documents") == (expires, documents)
+    assert await two.get("documents") == entry
     counted = await two.get("count")
     assert counted is not None
-    assert counted[1] == Count(3, 4)
+    assert counted.result == Count(3, 4)
     assert await two.get("nothing") is None
     await one.close()
     await two.close()

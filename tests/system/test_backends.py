@@ -505,7 +505,7 @@ async def test_a_session_reads_its_own_write_on_whichever_worker(emulated: str, 
         for nth in range(60):
             await one.answer(TARGET, call("dashboard.publish", {"metrics": {"nth": nth}}))
             request = call("dashboard.current")
-            answer = two.peek(TARGET, request.operation, request.target)
+            answer = two.peek(TARGET, request.operation, request.key)
             answer = answer or (await two.answer(TARGET, request)).answer
             assert json.loads(answer.body)["metrics"] == {"nth": nth}
             await one.answer(TARGET, call("analytics.ingest", {"user": "u", "type": "t"}))
@@ -568,7 +568,7 @@ class Readers:
             await asyncio.sleep(0.05)
 
     def _ask(self, request: Call) -> Outcome | None:
-        answer: Answer | None = self._built.peek(TARGET, request.operation, request.target)
+        answer: Answer | None = self._built.peek(TARGET, request.operation, request.key)
         return None if answer is None else Outcome(answer, TARGET)
 
     async def _tick(self) -> None:
