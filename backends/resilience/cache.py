@@ -24,9 +24,15 @@ from backends.documents.semantics import size_of
 
 Result: TypeAlias = list[Document] | Count
 
-KEYS: Final = 4096  # in memory; a Redis has its own limit (maxmemory)
-# Of the results in memory, as Firestore counts a document's size; as Python objects they take about four times that.
-BYTES: Final = 8 * 1024 * 1024
+# In memory; a Redis has its own limit (maxmemory). Each bound is one group's, so that many questions about one
+# collection, which a client can think of, push out no result of another.
+KEYS: Final = 1024
+BYTES: Final = (
+    4 * 1024 * 1024
+)  # as Firestore counts a document's size; as Python objects they take about four times that
+# The newest results stay whatever their size, or two large ones that are asked for in turn would never be found. Three
+# is the most questions that everybody asks of one collection: the windows of trending.
+STAY: Final = 3
 OVERHEAD: Final = 256  # bytes of an entry beside its key and documents
 LEAST_SHARE: Final = 0.75  # of its lifetime that every entry is kept; the rest is random
 REDIS_S: Final = 0.2  # timeout; a slower cache gains nothing over asking the backend
@@ -65,6 +71,25 @@ class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
         return CachedResult(asked, expires, stamp, [Document(*document) for document in result])
 
 
+class _Group:
+    """The keys of one group in memory, and their bytes; the oldest first."""
+
+    def __init__(self) -> None:
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, key: str, size: int) -> list[str]:
+        """A key that was put; returns those for which there is no room any more."""
+        self._bytes += size - self._sizes.pop(key, 0)
+        self._sizes[key] = size
+        dropped = []
+        while len(self._sizes) > KEYS or (self._bytes > BYTES and len(self._sizes) > STAY):
+            oldest, freed = self._sizes.popitem(last=False)
+            self._bytes -= freed
+            dropped.append(oldest)
+        return dropped
+
+
 class Cache:
     """Query results by string key, for a time. Never raises."""
 
@@ -73,14 +98,13 @@ class Cache:
         self.misses = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
         self._clock = clock
-        self._keys: OrderedDict[str, int] | None = None  # and the bytes of each entry; the oldest first
-        self._bytes = 0
+        self._groups: dict[str, _Group] | None = None
         self._down = False
         self._where = where.rpartition("@")[2]  # for the log, without the password
         remote = _redis(where) if where != "memory" else None
         self._cache: BaseCache = remote
         if remote is None:
-            self._keys = OrderedDict()
+            self._groups = {}
             # timeout=None: a timeout costs more than the cache itself.
             self._cache = SimpleMemoryCache(timeout=None)
 
@@ -100,29 +124,23 @@ class Cache:
         self.hits += hit
         self.misses += not hit
 
-    async def put(self, key: str, result: Result, asked: float, stamp: int, ttl_s: float) -> CachedResult:
-        """Cache the result for 75 to 100 % of ``ttl_s`` after it was asked for; returns the entry."""
+    async def put(self, group: str, key: str, result: Result, asked: float, stamp: int, ttl_s: float) -> CachedResult:
+        """Cache the result for 75 to 100 % of ``ttl_s`` after it was asked for; returns the entry.
+
+        Groups are few: collections, and nothing that a client chooses.
+        """
         ttl_s *= LEAST_SHARE + (1 - LEAST_SHARE) * self._dice.random()
         entry = CachedResult(asked, asked + ttl_s, stamp, result)
         try:
-            if self._keys is not None:
-                await self._keep(self._keys, key, entry)
-            else:
+            if self._groups is None:
                 await self._cache.set(key, entry, ttl=ttl_s)
+            else:
+                await self._cache.set(key, entry)
+                for oldest in self._groups.setdefault(group, _Group()).add(key, _size(key, result)):
+                    await self._cache.delete(oldest)
         except Exception as problem:  # as above
             self._failed(problem)
         return entry
-
-    async def _keep(self, keys: OrderedDict[str, int], key: str, entry: CachedResult) -> None:
-        """Keep the entry in memory, in place of the oldest ones where they would be too many or too large."""
-        self._bytes -= keys.pop(key, 0)
-        keys[key] = _size(key, entry.result)
-        self._bytes += keys[key]
-        await self._cache.set(key, entry)
-        while len(keys) > KEYS or self._bytes > BYTES:
-            oldest, size = keys.popitem(last=False)
-            self._bytes -= size
-            await self._cache.delete(oldest)
 
     def _failed(self, problem: Exception) -> None:
         """Log the failure, once until it answers again. Only the error's type: its message may hold the password."""
@@ -137,7 +155,7 @@ class Cache:
 
     async def close(self) -> None:
         """Clear this process's entries, or close the connections."""
-        if self._keys is not None:
+        if self._groups is not None:
             await self._cache.clear()
         else:
             await self._cache.client.aclose()

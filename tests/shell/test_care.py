@@ -20,7 +20,7 @@ from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
 from backends.pair.mirror import NAMED, QUEUE, SENDERS, TRIES, Mirror
 from backends.resilience.breaker import MIN_CALLS, BreakerState
-from backends.resilience.cache import BYTES, KEYS, Cache
+from backends.resilience.cache import BYTES, KEYS, STAY, Cache
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
 from tests.support.patience import WITHIN_S
@@ -145,36 +145,54 @@ async def test_a_cache_forgets_after_its_time_and_keeps_a_bounded_number() -> No
     now = 1000.0
     cache = Cache("memory", seed=1, clock=lambda: now)
     documents = [Document("a/1", {"x": 1}, 1, 2)]
-    entry = await cache.put("key", documents, asked=1000.0, stamp=7, ttl_s=4.0)
+    entry = await cache.put("a", "key", documents, asked=1000.0, stamp=7, ttl_s=4.0)
     assert await cache.get("key") == entry
     assert entry.result is documents
     assert 1003.0 <= entry.expires <= 1004.0
     now = entry.expires
     assert await cache.get("key") is None
     for nth in range(KEYS + 10):
-        await cache.put(str(nth), documents, now, 7, 60)
+        await cache.put("a", str(nth), documents, now, 7, 60)
     assert await cache.get("0") is None
     assert await cache.get(str(KEYS + 9)) is not None
     assert len(cache._cache._cache) == KEYS
     await cache.close()
 
 
+def large(share: float) -> list[Document]:
+    """A result of about so much of what a group may have."""
+    return [Document("a/1", {"x": "y" * 100_000}, 1, 2)] * int(BYTES * share / 100_000)
+
+
+async def kept(cache: Cache, count: int) -> list[int]:
+    return [nth for nth in range(count) if await cache.get(str(nth)) is not None]
+
+
 async def test_a_cache_keeps_a_bounded_number_of_bytes() -> None:
     cache = Cache("memory")
-    large = [Document("a/1", {"x": "y" * (BYTES // 10)}, 1, 2)]
-    for nth in range(50):
-        await cache.put(str(nth), large, time.time(), 0, 60)
-    assert len(cache._cache._cache) == len(cache._keys or ()) == 9
-    assert await cache.get("49") is not None
-    await cache.put("49", [], time.time(), 0, 60)  # in its own place
-    assert cache._bytes == sum((cache._keys or {}).values()) < BYTES
+    for nth in range(20):
+        await cache.put("a", str(nth), large(0.18), time.time(), 0, 60)
+    assert await kept(cache, 20) == [15, 16, 17, 18, 19]
+    await cache.put("a", "19", [], time.time(), 0, 60)  # in its own place
+    await cache.put("a", "20", large(0.18), time.time(), 0, 60)
+    assert await kept(cache, 21) == [15, 16, 17, 18, 19, 20]
+    await cache.close()
+
+
+async def test_results_that_everybody_asks_for_are_kept_however_large_and_whoever_asks_for_others() -> None:
+    cache = Cache("memory")
+    for nth in range(STAY):
+        await cache.put("a", str(nth), large(0.9), time.time(), 0, 60)
+    for nth in range(2 * KEYS):
+        await cache.put("b", f"b{nth}", large(0.01), time.time(), 0, 60)
+    assert await kept(cache, STAY) == list(range(STAY))
     await cache.close()
 
 
 async def test_a_cache_that_cannot_be_reached_is_as_good_as_none(free_port: Callable[[], int]) -> None:
     cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
     assert await cache.get("key") is None
-    await cache.put("key", [], 0.0, 0, 1)
+    await cache.put("a", "key", [], 0.0, 0, 1)
     await cache.close()
 
 
@@ -211,8 +229,8 @@ async def test_machines_share_results_through_redis() -> None:
     documents = [Document("a/1", {"x": 1, "at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\x00"}, 1, 2)]
     deadline = soon()  # a cache that is slow to connect does not say so, it only does not cache
     while True:
-        entry = await one.put("documents", documents, time.time(), 5, 60)
-        await one.put("count", Count(3, 4), time.time(), 5, 60)
+        entry = await one.put("a", "documents", documents, time.time(), 5, 60)
+        await one.put("a", "count", Count(3, 4), time.time(), 5, 60)
         if await two.get("documents") is not None and await two.get("count") is not None:
             break
         assert asyncio.get_running_loop().time() < deadline

@@ -40,6 +40,12 @@ BY_NAME = {operation.name: operation for operation in operations()}
 NOW = 1_790_000_000.0  # when requests of these tests are made, if it matters
 
 
+@pytest.fixture
+def no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trends is read anew each time, and not up to 5 s behind the events."""
+    monkeypatch.setattr("backends.adapters.analytics.TRENDING_AGE_S", 0.0)
+
+
 def call(name: str, body: Any = None, query: dict[str, str] | None = None, **params: str) -> Call:
     content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     target = f"{name}?{query}{params}".encode()
@@ -109,6 +115,7 @@ class Both:
         )
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_every_request_is_answered_alike_by_both_arms(emulated: str, tmp_path: Path) -> None:
     async with source(tmp_path, emulated, mode="target") as built:
         both = Both(built)
@@ -358,6 +365,7 @@ def odd_writes(scan: str) -> Iterator[tuple[str, dict[str, str], Any]]:
     yield "scans.add_results", {"id": scan}, {"files": [{"path": "/c\0", "size": 2**53, "hash": "\0"}]}
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_whatever_is_asked_both_arms_answer_alike_and_neither_is_to_blame(
     emulated: str, tmp_path: Path, logged: list[Any]
 ) -> None:
@@ -400,6 +408,7 @@ async def test_a_project_that_cannot_be_is_no_healthy_backend(emulated: str, tmp
         assert not health.ok, health
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
     emulated: str, tmp_path: Path
 ) -> None:
@@ -438,6 +447,7 @@ async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
 EVENTS = 6_000
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_a_day_of_events_sums_up_exactly_on_both_sides(emulated: str, tmp_path: Path) -> None:
     """Each batch is sent to one arm or the other, some twice and to both; both sides must come to the same sums."""
     dice = random.Random(5)

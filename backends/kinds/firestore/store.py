@@ -252,7 +252,8 @@ class FirestoreStore:
                 await asyncio.sleep(min(AGAIN_S, cached.asked + AGAIN_S - clock()))
             self.poll()
             asked, stamp = clock(), self._written_at[at]
-            return await cache.put(key, await self._guard.run(ask, deadline), asked, stamp, max_age)
+            result = await self._guard.run(ask, deadline)
+            return await cache.put(query.collection.partition("/")[0], key, result, asked, stamp, max_age)
 
         # The call that another reader began may have been sent before this reader's write. The next one is not.
         while not serves(entry := await self._flights.share(key, fetch, deadline)):
