@@ -24,7 +24,7 @@ from backends.operations import Answer, Call, Operation, error_answer
 
 MEMO_LIMIT: Final = 4096  # memoised answers per arm
 MEMO_BYTES: Final = 16 * 1024 * 1024  # of them together: at 1 to 4 KiB an answer, the number is reached first
-MEMO_ANSWER_BYTES: Final = MEMO_BYTES // 16  # a larger answer is not memoised: a few would push out all others
+MEMO_ANSWER_BYTES: Final = MEMO_BYTES // 4  # a larger answer is not memoised: a few would push out all others
 MEMO_OVERHEAD: Final = 1024  # bytes that a memo takes beside its key and body: objects, and the head as it is sent
 KEY_LIMIT: Final = 512  # bytes; answers to reads with a longer key are not memoised
 _FOREVER: Final = float("inf")

@@ -27,11 +27,9 @@ Result: TypeAlias = list[Document] | Count
 # In memory; a Redis has its own limit (maxmemory). Each bound is one group's, so that many questions about one
 # collection, which a client can think of, push out no result of another.
 KEYS: Final = 1024
-BYTES: Final = (
-    4 * 1024 * 1024
-)  # as Firestore counts a document's size; as Python objects they take about four times that
-# The newest results stay whatever their size, or two large ones that are asked for in turn would never be found. Three
-# is the most questions that everybody asks of one collection: the windows of trending.
+BYTES: Final = 2 * 1024 * 1024  # as Firestore counts a document's size; in memory it is five to seven times that
+# The newest results stay whatever their size, or two large ones that are asked for in turn would never be found.
+# Three is the most questions that everybody asks of one collection: the windows of trending.
 STAY: Final = 3
 OVERHEAD: Final = 256  # bytes of an entry beside its key and documents
 LEAST_SHARE: Final = 0.75  # of its lifetime that every entry is kept; the rest is random

@@ -143,7 +143,7 @@ async def test_what_is_remembered_is_bounded_in_bytes() -> None:
     held = [len(memo.answer.body) for memo in arm._memos.values()]
     assert MEMO_BYTES / 2 < sum(held) < MEMO_BYTES
     assert arm.peek(BY_NAME["dashboard.current"], b"239") is not None
-    immediate(arm.answer(call("dashboard.publish", {"metrics": {"n": "\n" * (MEMO_ANSWER_BYTES // 2)}})))
+    immediate(arm.answer(call("dashboard.publish", {"metrics": {"n": "\x01" * (MEMO_ANSWER_BYTES // 6)}})))
     immediate(arm.answer(call("dashboard.current", target=b"large")))
     assert arm.peek(BY_NAME["dashboard.current"], b"large") is None
     assert arm._memo_bytes == sum(memo.size for memo in arm._memos.values())

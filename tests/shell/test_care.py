@@ -161,7 +161,7 @@ async def test_a_cache_forgets_after_its_time_and_keeps_a_bounded_number() -> No
 
 def large(share: float) -> list[Document]:
     """A result of about so much of what a group may have."""
-    return [Document("a/1", {"x": "y" * 100_000}, 1, 2)] * int(BYTES * share / 100_000)
+    return [Document("a/1", {"x": "y" * 10_000}, 1, 2)] * int(BYTES * share / 10_000)
 
 
 async def kept(cache: Cache, count: int) -> list[int]:
