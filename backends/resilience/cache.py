@@ -7,9 +7,7 @@ that entries do not all expire together, and treats a failing cache as a miss.
 from __future__ import annotations
 
 import random
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
@@ -42,10 +40,12 @@ class CachedResult(NamedTuple):
     """A result and its circumstances: times are Unix times in seconds.
 
     ``stamp`` is the newest write that the asking machine knew of when it asked: the result contains that write.
+    ``due`` is when the question may be asked again if it is not to be asked too often; it may be in the future.
     """
 
     asked: float
     expires: float
+    due: float
     stamp: int
     result: Result
 
@@ -63,10 +63,10 @@ class _Packed(BaseSerializer):  # type: ignore[misc]  # aiocache has no types
         """The entry that was packed."""
         if packed is None:
             return None
-        asked, expires, stamp, result = msgspec.msgpack.decode(packed)
+        asked, expires, due, stamp, result = msgspec.msgpack.decode(packed)
         if isinstance(result, dict):
-            return CachedResult(asked, expires, stamp, Count(**result))
-        return CachedResult(asked, expires, stamp, [Document(*document) for document in result])
+            return CachedResult(asked, expires, due, stamp, Count(**result))
+        return CachedResult(asked, expires, due, stamp, [Document(*document) for document in result])
 
 
 class _Group:
@@ -91,11 +91,10 @@ class _Group:
 class Cache:
     """Query results by string key, for a time. Never raises."""
 
-    def __init__(self, where: str, seed: int | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, where: str, seed: int | None = None) -> None:
         self.hits = 0
         self.misses = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
-        self._clock = clock
         self._groups: dict[str, _Group] | None = None
         self._down = False
         self._where = where.rpartition("@")[2]  # for the log, without the password
@@ -107,7 +106,7 @@ class Cache:
             self._cache = SimpleMemoryCache(timeout=None)
 
     async def get(self, key: str) -> CachedResult | None:
-        """The entry; None if there is none or it has expired. Whether it is used, the caller says with ``used``."""
+        """The entry, which may have expired; None if there is none. The caller says with ``used`` if it is used."""
         try:
             entry: CachedResult | None = await self._cache.get(key)
         except Exception as problem:  # any error of the cache's client counts as a miss
@@ -115,26 +114,28 @@ class Cache:
             entry = None
         else:
             self._worked()
-        return entry if entry is not None and entry.expires > self._clock() else None
+        return entry
 
     def used(self, *, hit: bool) -> None:
         """Count whether a read was answered by an entry."""
         self.hits += hit
         self.misses += not hit
 
-    async def put(self, group: str, key: str, result: Result, asked: float, stamp: int, ttl_s: float) -> CachedResult:
-        """Cache the result for 75 to 100 % of ``ttl_s`` after it was asked for; returns the entry.
+    def lifetime(self, age_s: float) -> float:
+        """How long a result is to be used that may have this age: 75 to 100 % of it."""
+        return age_s * (LEAST_SHARE + (1 - LEAST_SHARE) * self._dice.random())
+
+    async def put(self, group: str, key: str, entry: CachedResult, keep_s: float) -> CachedResult:
+        """Keep the entry, in a Redis for ``keep_s``, here until others need the room; returns it.
 
         Groups are few: collections, and nothing that a client chooses.
         """
-        ttl_s *= LEAST_SHARE + (1 - LEAST_SHARE) * self._dice.random()
-        entry = CachedResult(asked, asked + ttl_s, stamp, result)
         try:
             if self._groups is None:
-                await self._cache.set(key, entry, ttl=ttl_s)
+                await self._cache.set(key, entry, ttl=keep_s)
             else:
                 await self._cache.set(key, entry)
-                for oldest in self._groups.setdefault(group, _Group()).add(key, _size(key, result)):
+                for oldest in self._groups.setdefault(group, _Group()).add(key, _size(key, entry.result)):
                     await self._cache.delete(oldest)
         except Exception as problem:  # as above
             self._failed(problem)

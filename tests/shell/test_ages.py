@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
@@ -17,7 +18,7 @@ from backends.adapters.scans import Scans
 from backends.documents.port import Context, Document, Mutation, Query, put
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.settings import Firestore
-from backends.kinds.firestore.store import AGAIN_S, FirestoreStore
+from backends.kinds.firestore.store import AGAIN_S, BURST_S, FirestoreStore
 from backends.operations import Call
 from tests.support.patience import WITHIN_S
 
@@ -134,16 +135,48 @@ async def test_a_call_that_was_sent_before_a_readers_write_is_not_its_answer(sto
 
 async def test_however_much_is_written_a_question_is_asked_a_few_times_a_second(store: Asked, clock: Clock) -> None:
     async def session() -> None:
-        for _ in range(5):
+        for _ in range(9):
             await store.commit(WRITE, context())
             mine = store.writes
             assert await seen(store, max_age=4.0) >= mine
 
     await asyncio.gather(*(session() for _ in range(40)))
-    assert store.writes == 200
-    gaps = [later - earlier for earlier, later in zip(store.times, store.times[1:], strict=False)]
+    assert store.writes == 360
+    at_once = round(BURST_S / AGAIN_S)
+    paced = store.times[at_once:]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(paced)]
+    assert len(gaps) > 0
     assert min(gaps) > 0.9 * AGAIN_S  # timers may be early by their resolution
-    assert len(store.queries) <= 12
+    assert len(store.queries) <= at_once + 6
+
+
+async def test_who_writes_and_reads_in_turn_does_not_wait(
+    store: Asked, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        clock.now += max(0.0, seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("backends.kinds.firestore.store.asyncio.sleep", noted)
+
+    async def turns(count: int, pause_s: float) -> bool:
+        """Whether one of them waits."""
+        waits.clear()
+        for _ in range(count):
+            await store.commit(WRITE, context())
+            assert await seen(store, max_age=4.0) == store.writes
+            clock.now += pause_s
+        return any(wait > 0 for wait in waits)
+
+    assert not await turns(60, AGAIN_S)
+    assert not await turns(round(BURST_S / AGAIN_S), 0.0)
+    assert await turns(2, 0.0)
+    clock.now += BURST_S + AGAIN_S
+    assert not await turns(round(BURST_S / AGAIN_S), 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------ questions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from time import monotonic_ns
@@ -20,7 +19,7 @@ from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
 from backends.pair.mirror import NAMED, QUEUE, SENDERS, TRIES, Mirror
 from backends.resilience.breaker import MIN_CALLS, BreakerState
-from backends.resilience.cache import BYTES, KEYS, STAY, Cache
+from backends.resilience.cache import BYTES, KEYS, STAY, Cache, CachedResult, Result
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
 from tests.support.patience import WITHIN_S
@@ -141,21 +140,25 @@ async def test_a_failure_is_shared_and_a_late_one_leaves_the_others_alone() -> N
     assert fault.value.kind is FaultKind.UNAVAILABLE
 
 
-async def test_a_cache_forgets_after_its_time_and_keeps_a_bounded_number() -> None:
-    now = 1000.0
-    cache = Cache("memory", seed=1, clock=lambda: now)
+def entry(result: Result) -> CachedResult:
+    return CachedResult(1000.0, 1060.0, 1000.2, 7, result)
+
+
+async def keep(cache: Cache, group: str, key: str, result: Result) -> None:
+    await cache.put(group, key, entry(result), keep_s=60.0)
+
+
+async def test_a_cache_keeps_a_bounded_number_and_not_all_for_the_same_time() -> None:
+    cache = Cache("memory", seed=1)
     documents = [Document("a/1", {"x": 1}, 1, 2)]
-    entry = await cache.put("a", "key", documents, asked=1000.0, stamp=7, ttl_s=4.0)
-    assert await cache.get("key") == entry
-    assert entry.result is documents
-    assert 1003.0 <= entry.expires <= 1004.0
-    now = entry.expires
-    assert await cache.get("key") is None
     for nth in range(KEYS + 10):
-        await cache.put("a", str(nth), documents, now, 7, 60)
+        await keep(cache, "a", str(nth), documents)
     assert await cache.get("0") is None
-    assert await cache.get(str(KEYS + 9)) is not None
+    assert await cache.get(str(KEYS + 9)) == entry(documents)
     assert len(cache._cache._cache) == KEYS
+    lifetimes = [cache.lifetime(4.0) for _ in range(100)]
+    assert 3.0 <= min(lifetimes) < 3.2
+    assert 3.8 < max(lifetimes) <= 4.0
     await cache.close()
 
 
@@ -171,10 +174,10 @@ async def kept(cache: Cache, count: int) -> list[int]:
 async def test_a_cache_keeps_a_bounded_number_of_bytes() -> None:
     cache = Cache("memory")
     for nth in range(20):
-        await cache.put("a", str(nth), large(0.18), time.time(), 0, 60)
+        await keep(cache, "a", str(nth), large(0.18))
     assert await kept(cache, 20) == [15, 16, 17, 18, 19]
-    await cache.put("a", "19", [], time.time(), 0, 60)  # in its own place
-    await cache.put("a", "20", large(0.18), time.time(), 0, 60)
+    await keep(cache, "a", "19", [])  # in its own place
+    await keep(cache, "a", "20", large(0.18))
     assert await kept(cache, 21) == [15, 16, 17, 18, 19, 20]
     await cache.close()
 
@@ -182,9 +185,9 @@ async def test_a_cache_keeps_a_bounded_number_of_bytes() -> None:
 async def test_results_that_everybody_asks_for_are_kept_however_large_and_whoever_asks_for_others() -> None:
     cache = Cache("memory")
     for nth in range(STAY):
-        await cache.put("a", str(nth), large(0.9), time.time(), 0, 60)
+        await keep(cache, "a", str(nth), large(0.9))
     for nth in range(2 * KEYS):
-        await cache.put("b", f"b{nth}", large(0.01), time.time(), 0, 60)
+        await keep(cache, "b", f"b{nth}", large(0.01))
     assert await kept(cache, STAY) == list(range(STAY))
     await cache.close()
 
@@ -192,7 +195,7 @@ async def test_results_that_everybody_asks_for_are_kept_however_large_and_whoeve
 async def test_a_cache_that_cannot_be_reached_is_as_good_as_none(free_port: Callable[[], int]) -> None:
     cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
     assert await cache.get("key") is None
-    await cache.put("a", "key", [], 0.0, 0, 1)
+    await keep(cache, "a", "key", [])
     await cache.close()
 
 
@@ -229,15 +232,13 @@ async def test_machines_share_results_through_redis() -> None:
     documents = [Document("a/1", {"x": 1, "at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\x00"}, 1, 2)]
     deadline = soon()  # a cache that is slow to connect does not say so, it only does not cache
     while True:
-        entry = await one.put("a", "documents", documents, time.time(), 5, 60)
-        await one.put("a", "count", Count(3, 4), time.time(), 5, 60)
+        await keep(one, "a", "documents", documents)
+        await keep(one, "a", "count", Count(3, 4))
         if await two.get("documents") is not None and await two.get("count") is not None:
             break
         assert asyncio.get_running_loop().time() < deadline
-    assert await two.get("documents") == entry
-    counted = await two.get("count")
-    assert counted is not None
-    assert counted.result == Count(3, 4)
+    assert await two.get("documents") == entry(documents)
+    assert await two.get("count") == entry(Count(3, 4))
     assert await two.get("nothing") is None
     await one.close()
     await two.close()

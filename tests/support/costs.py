@@ -29,7 +29,7 @@ from backends.kinds.firestore import prices
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
 from backends.kinds.firestore.settings import Firestore
-from backends.kinds.firestore.store import AGAIN_S, FirestoreStore
+from backends.kinds.firestore.store import AGAIN_S, BURST_S, FirestoreStore
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Call
@@ -423,8 +423,8 @@ def most_a_minute(reading: Reading, cost: ReadCost) -> int | None:
     """
     if cost.again:
         return None
-    every_s = LEAST_SHARE * reading.age if reading.lags else AGAIN_S
-    return math.ceil(60 / every_s) * max(cost.first, cost.after_write)
+    times = math.ceil(60 / (LEAST_SHARE * reading.age)) if reading.lags else round((60 + BURST_S) / AGAIN_S)
+    return times * max(cost.first, cost.after_write)
 
 
 def _trending(costs: Costs) -> int:

@@ -522,6 +522,31 @@ async def test_a_session_reads_its_own_write_on_whichever_worker(emulated: str, 
             assert json.loads((await two.answer(TARGET, call("analytics.system"))).answer.body)["events"] == nth + 1
 
 
+async def test_sessions_that_write_all_at_once_each_find_their_own_on_the_first_page(
+    emulated: str, tmp_path: Path
+) -> None:
+    """No live view has a user's events or a scan's duplicates: they are read through, and shared by all readers."""
+    async with source(tmp_path, emulated) as one, source(tmp_path, emulated) as two:
+        scan = json.loads((await one.answer(TARGET, call("scans.create"))).answer.body)["id"]
+
+        async def session(nth: int) -> None:
+            for step in range(6):
+                mine = f"{nth}-{step}"
+                here, there = (one, two) if step % 2 else (two, one)
+                await here.answer(TARGET, call("analytics.ingest", {"user": "all", "type": "t", "id": mine}))
+                files = [{"path": f"/{mine}{copy}", "size": 10**9 + nth * 100 + step, "hash": mine} for copy in "ab"]
+                outcome = await here.answer(TARGET, call("scans.add_results", {"files": files}, id=scan))
+                assert (outcome.arm, outcome.answer.status) == (TARGET, 201)
+                asked = call("analytics.user", None, {"limit": "100"}, uid="all")
+                user = json.loads((await there.answer(TARGET, asked)).answer.body)
+                assert mine in {event["id"] for event in user["recent"]}
+                asked = call("scans.duplicates", None, {"limit": "500"}, id=scan)
+                groups = json.loads((await there.answer(TARGET, asked)).answer.body)["groups"]
+                assert mine in {group["hash"] for group in groups}
+
+        await asyncio.gather(*(session(nth) for nth in range(12)))
+
+
 async def test_a_stream_shows_every_change_it_has_time_for(emulated: str, tmp_path: Path) -> None:
     async with source(tmp_path, emulated) as built:
         for arm in (SOURCE, TARGET):

@@ -45,9 +45,11 @@ _Aggregation: Final[Any] = query_types.StructuredAggregationQuery.Aggregation.pb
 _Commit: Final[Any] = firestore.CommitRequest.pb()
 
 CATCH_UP_S: Final = 0.05  # how long a read waits for the view to receive this machine's newest write
-# Between two queries of one meaning, where writes keep making the result too old: readers in between wait for the
-# second one together. So what a read can cost in a second does not grow with the writes.
+# Where writes keep making a result too old, one question is asked every ``AGAIN_S`` in the long run, and readers in
+# between wait for it together. So what a read can cost in a minute does not grow with the writes. Somebody who writes
+# and reads in turn does not notice: after a pause the first ``BURST_S / AGAIN_S`` questions are asked without a wait.
 AGAIN_S: Final = 0.2
+BURST_S: Final = 1.0
 LONG_S: Final = 86_400.0  # the age shown for a view that has never been complete
 
 
@@ -86,7 +88,7 @@ class FirestoreStore:
     async def start(self) -> None:
         """Open the channel. Missing credentials are no error here: calls fail, and ``health`` says why."""
         self._fence.open()
-        self._cache = Cache(self._settings.cache, clock=self._clock)
+        self._cache = Cache(self._settings.cache)
         try:
             self._channel = await open_channel(self._settings.project, self._settings.database)
         except Fault as problem:
@@ -244,16 +246,19 @@ class FirestoreStore:
 
         async def fetch() -> CachedResult:
             cached = await cache.get(key)
-            usable = cached is not None and serves(cached)
+            usable = cached is not None and clock() < cached.expires and serves(cached)
             cache.used(hit=usable)
+            due = 0.0
             if cached is not None:
                 if usable:
                     return cached
-                await asyncio.sleep(min(AGAIN_S, cached.asked + AGAIN_S - clock()))
+                due = cached.due
+                await asyncio.sleep(min(AGAIN_S, due - BURST_S - clock()))
             self.poll()
             asked, stamp = clock(), self._written_at[at]
             result = await self._guard.run(ask, deadline)
-            return await cache.put(query.collection.partition("/")[0], key, result, asked, stamp, max_age)
+            entry = CachedResult(asked, asked + cache.lifetime(max_age), max(asked, due) + AGAIN_S, stamp, result)
+            return await cache.put(query.collection.partition("/")[0], key, entry, keep_s=max_age + BURST_S)
 
         # The call that another reader began may have been sent before this reader's write. The next one is not.
         while not serves(entry := await self._flights.share(key, fetch, deadline)):
