@@ -528,15 +528,23 @@ async def test_sessions_that_write_all_at_once_each_find_their_own_on_the_first_
     """No live view has a user's events or a scan's duplicates: they are read through, and shared by all readers."""
     async with source(tmp_path, emulated) as one, source(tmp_path, emulated) as two:
         scan = json.loads((await one.answer(TARGET, call("scans.create"))).answer.body)["id"]
+        writing = asyncio.Lock()
 
         async def session(nth: int) -> None:
             for step in range(6):
                 mine = f"{nth}-{step}"
                 here, there = (one, two) if step % 2 else (two, one)
-                await here.answer(TARGET, call("analytics.ingest", {"user": "all", "type": "t", "id": mine}))
+                event = {"user": "all", "type": "t", "id": mine}
                 files = [{"path": f"/{mine}{copy}", "size": 10**9 + nth * 100 + step, "hash": mine} for copy in "ab"]
-                outcome = await here.answer(TARGET, call("scans.add_results", {"files": files}, id=scan))
-                assert (outcome.arm, outcome.answer.status) == (TARGET, 201)
+                async with writing:  # or they contend for the scan's document, and the source answers
+                    outcomes = [
+                        await here.answer(TARGET, call("analytics.ingest", event)),
+                        await here.answer(TARGET, call("scans.add_results", {"files": files}, id=scan)),
+                    ]
+                assert [(outcome.arm, outcome.answer.status) for outcome in outcomes] == [
+                    (TARGET, 202),
+                    (TARGET, 201),
+                ]
                 asked = call("analytics.user", None, {"limit": "100"}, uid="all")
                 user = json.loads((await there.answer(TARGET, asked)).answer.body)
                 assert mine in {event["id"] for event in user["recent"]}
