@@ -365,12 +365,14 @@ class Analytics:
         now = from_unix(call.now)
         first, since, newest = (_bucket_start(grain, at) for at in (now - reach, now - window, now))
         # Both ends are a bucket's, so that everybody who asks within one bucket asks the same.
-        query = Query(grain.collection, (Filter("start", ">=", first), Filter("start", "<=", newest)), "start")
+        query = Query(
+            grain.collection, (Filter("start", ">=", first), Filter("start", "<", newest + grain.size)), "start"
+        )
         items: Counter[str] = Counter()
         for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S, min_age=TRENDING_AGE_S):
             start = bucket.fields["start"]
             assert isinstance(start, datetime)
-            if start >= since:
+            if since <= start <= now:  # a fixture's bucket may start anywhere
                 items.update(_numbers(bucket.fields["items"]))
         # The answer holds until the oldest bucket leaves the window, or a new bucket begins.
         changes_in = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))

@@ -58,6 +58,12 @@ class History(Strict):
     next_cursor: str | None
 
 
+def _order(document: Document) -> tuple[datetime, str]:
+    at = document.fields["published_at"]
+    assert isinstance(at, datetime)
+    return at, document.id
+
+
 def shown(document: Document) -> dict[str, object]:
     """A snapshot as a client sees it."""
     return {"id": document.id, **{name: document.fields[name] for name in ("published_at", "metrics")}}
@@ -69,8 +75,8 @@ class Dashboard:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
 
-    async def _newest(self, ctx: Context, max_age: float = NEWEST_AGE_S) -> Document | None:
-        newest = await self._store.query(NEWEST, ctx, max_age)
+    async def _newest(self, ctx: Context) -> Document | None:
+        newest = await self._store.query(NEWEST, ctx, max_age=NEWEST_AGE_S)
         return newest[0] if newest else None
 
     async def current(self, call: Call, ctx: Context) -> Answer:
@@ -98,7 +104,9 @@ class Dashboard:
             max_age=HISTORY_AGE_S,
             min_age=0.0 if place is None else HISTORY_AGE_S,
         )
-        newest = await self._newest(ctx, max_age=0.0)
+        newest = await self._newest(ctx)
+        if page and (newest is None or _order(page[0]) > _order(newest)):
+            newest = page[0]  # the page is newer than the cached result of the other query
         past = [document for document in page if newest is None or document.id != newest.id]
         cursor = moment_after(past[limit - 1], "published_at") if len(past) > limit else None
         return reply(200, {"snapshots": list(map(shown, past[:limit])), "next_cursor": cursor})

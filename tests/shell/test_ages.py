@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from backends.adapters.analytics import GRAINS, TRENDING_AGE_S, Analytics
+from backends.adapters.dashboard import Dashboard
 from backends.adapters.pages import MOMENT_CURSOR
 from backends.adapters.registry import operations
 from backends.adapters.scans import Scans
+from backends.adapters.times import from_unix
 from backends.documents.port import Context, Document, Mutation, Query, put
 from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.settings import Firestore
@@ -248,3 +251,21 @@ async def test_a_first_page_shows_a_sessions_own_writes_and_a_later_one_may_lag(
         await Scans(store).list(asked, context())
     assert least[0] == 0.0
     assert least[1] > 0.0
+
+
+async def test_a_page_of_history_newer_than_the_cached_current_snapshot_does_not_list_the_current_one(
+    store: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (
+        Document(f"dashboard_snapshots/{name}", {"published_at": from_unix(NOON + at), "metrics": {}}, 1, 1)
+        for at, name in enumerate(("old", "new"))
+    )
+
+    async def query(question: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
+        return [old] if question.limit == 1 else [new, old]
+
+    monkeypatch.setattr(store, "query", query)
+    answer = await Dashboard(store).history(
+        Call(BY_NAME["dashboard.history"], b"", {}, {}, b"", NOON, "id"), context()
+    )
+    assert [snapshot["id"] for snapshot in json.loads(answer.body)["snapshots"]] == ["old"]

@@ -171,6 +171,7 @@ READS: Final = (
     Reading("dashboard.current", "from the live view"),
     Reading("dashboard.current", "no live view", dashboard.NEWEST_AGE_S, view=False),
     Reading("dashboard.history", "the first page: from the live view"),
+    Reading("dashboard.history", "the first page: no live view", dashboard.HISTORY_AGE_S, view=False),
     Reading(
         "dashboard.history",
         "a page of 50 below the live view",
