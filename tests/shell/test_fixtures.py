@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -290,3 +291,17 @@ async def test_a_mock_begins_with_a_marker_that_bears_its_fixtures(folder: Path)
     assert marker is not None
     assert (marker.documents, marker.digest, marker.whole) == (1, fixtures_digest(mock), True)
     assert {document.path for document in store.documents()} == {"scans/weekly", MARKER}
+
+
+def test_what_the_page_shows_is_as_it_says(folder: Path, repository: Path) -> None:
+    page = (repository / "docs/fixtures.md").read_text()
+    snapshots, requests = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (told,) = re.findall(r"```text\n(.*?)\n```", page, re.DOTALL)
+    folder.joinpath("dashboard_snapshots.json").write_text(snapshots)
+    folder.joinpath("requests.jsonl").write_text(requests)
+    documents = stored(folder)
+    assert documents["scans/weekly"]["status"] == "running"
+    assert {path.split("/")[0] for path in documents} >= {"dashboard_snapshots", "analytics_totals"}
+    folder.joinpath("requests.jsonl").write_text(requests.replace("scans/weekly", "scans/weakly"))
+    with pytest.raises(FixtureError, match=re.escape(told)):
+        stored(folder)
