@@ -30,11 +30,12 @@ from backends.documents.port import (
 )
 from backends.documents.portions import portions
 from backends.documents.semantics import same
+from backends.errors import Fault, FaultKind
 from backends.kinds.registry import KINDS, opener
 
 _CALL_S: Final = 30.0  # deadline of one call
 _READ_AT_ONCE: Final = 20  # documents; at 1 MiB each they are 20 MiB in memory
-_TURNS: Final = 5  # attempts to write a commit while somebody else creates documents of it
+_UNREADABLE: Final = "(a document that phasegate cannot read)"
 
 
 class SeedRefusedError(Exception):
@@ -91,10 +92,10 @@ async def seed(
     ``weight`` is the share of visitors, in percent, that the target answers by now. ``agree`` is called with the
     number of documents before anything is written, and may raise to stop that. Raises ``SeedRefusedError``,
     ``FixtureError``, ``Fault``, ``Rejected`` where the backend refuses a document, ``OSError`` for a source whose
-    files cannot be read, and ``ValueError`` for a backend that keeps no documents.
+    files cannot be read, unless forced, and ``ValueError`` for a backend that keeps no documents.
     """
     documents = fixture_documents(data)()
-    source = began(data, run_dir, name)
+    source = _source(data, run_dir, name, force=force)
     store = opener(backend)(backend, run_dir / name, initial=initial(backend))
     await store.start()
     try:
@@ -111,6 +112,15 @@ async def seed(
         return await _write(store, documents, Marker(len(documents), fixtures, finished=False, forced=forced))
     finally:
         await store.close()
+
+
+def _source(data: Backend, run_dir: Path, name: str, *, force: bool) -> Began | None:
+    try:
+        return began(data, run_dir, name)
+    except OSError:
+        if not force:
+            raise
+        return Began(None, written=True)  # it may have been: the marker will say that the seed was forced
 
 
 def _seeded_before(before: Marker | None, fixtures: str) -> bool:
@@ -155,8 +165,13 @@ async def first_document(store: DocumentStore, collections: Iterable[str]) -> st
     A document below one that does not exist is not found. Raises ``Fault``.
     """
     for collection in collections:
-        for document in await store.query(Query(collection, limit=1), _context()):
-            return document.path
+        try:
+            for document in await store.query(Query(collection, limit=1), _context()):
+                return document.path
+        except Fault as fault:
+            if fault.kind is not FaultKind.CORRUPT:
+                raise
+            return f"{collection}/{_UNREADABLE}"  # another app's: it holds what no adapter writes
     return None
 
 
@@ -181,27 +196,60 @@ async def _write(store: DocumentStore, documents: Sequence[Mutation], now: Marke
 
 async def _fill(store: DocumentStore, portion: Sequence[Mutation]) -> tuple[int, list[str]]:
     """Create what does not exist: how many documents, and the paths of those that exist and hold something else."""
-    missing, left = portion, list[str]()
-    for _ in range(_TURNS):
-        try:
-            if missing:
-                await store.commit([create(each.path, _fields(each)) for each in missing], _context())
+    missing = portion
+    left: list[str] = []
+    while missing:
+        if await _create(store, missing):
             return len(missing), left
-        except Rejected as problem:
-            if problem.reason is not Reason.EXISTS:
-                which = f"one of the documents from {missing[0].path} to {missing[-1].path} is refused"
-                raise Rejected(problem.reason, f"{which}: {problem}") from None
-        stored = await _stored(store, portion)
-        missing = [each for each in portion if stored[each.path] is None]
-        left = [
-            each.path
-            for each in portion
-            if (document := stored[each.path]) is not None and not same(document.fields, _fields(each))
-        ]
-    raise SeedRefusedError(
-        f"somebody else creates documents beside {portion[0].path} all the time. What was written stays; end what "
-        "writes there, and run `phasegate seed` again"
-    )
+        try:
+            stored = await _stored(store, portion)
+        except Fault as fault:
+            if fault.kind is not FaultKind.CORRUPT:
+                raise
+            return await _fill_singly(store, portion)
+        absent = [each for each in portion if stored[each.path] is None]
+        there = [each for each in portion if stored[each.path] is not None]
+        left = [each.path for each in there if not _equal(each, stored[each.path])]
+        if len(absent) >= len(missing):  # one is there and is not shown, or somebody creates and deletes
+            made, others = await _fill_singly(store, absent)
+            return made, left + others
+        missing = absent
+    return 0, left
+
+
+async def _fill_singly(store: DocumentStore, portion: Sequence[Mutation]) -> tuple[int, list[str]]:
+    """As ``_fill``, where a document cannot be read: it exists, so it is left."""
+    made = 0
+    left = []
+    for each in portion:
+        if await _create(store, [each]):
+            made += 1
+            continue
+        try:
+            document = await store.get(each.path, _context())
+        except Fault as fault:
+            if fault.kind is not FaultKind.CORRUPT:
+                raise
+            document = None
+        if not _equal(each, document):
+            left.append(each.path)
+    return made, left
+
+
+async def _create(store: DocumentStore, mutations: Sequence[Mutation]) -> bool:
+    """Create them all; False, and none is created, where one exists. Raises ``Rejected`` for any other reason."""
+    try:
+        await store.commit([create(each.path, _fields(each)) for each in mutations], _context())
+    except Rejected as problem:
+        if problem.reason is Reason.EXISTS:
+            return False
+        which = f"one of the documents from {mutations[0].path} to {mutations[-1].path} is refused"
+        raise Rejected(problem.reason, f"{which}: {problem}") from None
+    return True
+
+
+def _equal(mutation: Mutation, document: Document | None) -> bool:
+    return document is not None and same(document.fields, _fields(mutation))
 
 
 async def _stored(store: DocumentStore, portion: Sequence[Mutation]) -> dict[str, Document | None]:

@@ -22,6 +22,7 @@ from control.serve import STORE
 from control.store.port import StoreError
 from control.terminal.exits import GATE, UNREACHABLE, USAGE, Stop
 
+ANY: Final = 100.0  # percent
 _EXAMPLES: Final = 5  # of the documents that were left as they are
 _FORCE: Final = (
     "`phasegate seed --force` creates those of the fixtures' documents that are missing there, and replaces none."
@@ -58,7 +59,7 @@ def _seed(settings: Settings, name: str, *, yes: bool, force: bool) -> str:
 
     run_dir = Path(settings.proxy.run_dir)
     try:
-        weight = _weight(run_dir, name, migration)
+        weight = _weight(run_dir, name, migration, force=force)
         work = write(target, data=source, run_dir=run_dir, name=name, weight=weight, force=force, agree=agree)
         done = asyncio.run(work)
     except (FixtureError, AdapterError) as error:
@@ -78,9 +79,17 @@ def _seed(settings: Settings, name: str, *, yes: bool, force: bool) -> str:
     return f"{_words(done)} ({where})" + (f". {_LEFT}" if done.left else "")
 
 
-def _weight(run_dir: Path, name: str, migration: Migration) -> float:
-    """The percentage of visitors that the target answers by now, whether phasegate runs or not."""
-    weights = weights_in(run_dir / STORE)
+def _weight(run_dir: Path, name: str, migration: Migration, *, force: bool) -> float:
+    """The percentage of visitors that the target answers by now, whether phasegate runs or not.
+
+    Raises ``StoreError`` where that cannot be told, unless forced: then any are assumed, and the marker will say so.
+    """
+    try:
+        weights = weights_in(run_dir / STORE)
+    except StoreError:
+        if not force:
+            raise
+        return ANY
     return max(weights.get(each, 0.0) for each in (name, migration.was) if each is not None)
 
 

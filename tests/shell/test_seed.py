@@ -14,7 +14,18 @@ from backends.copy import seed as seeding
 from backends.copy.fixtures import fixture_documents, fixtures_digest, initial
 from backends.copy.marker import MARKER, Marker, read_marker
 from backends.copy.seed import Began, Seeded, SeedRefusedError, began, refusal, seed
-from backends.documents.port import COMMIT_LIMIT, Context, Fields, Mutation, Transform, create, merge, put
+from backends.documents.port import (
+    COMMIT_LIMIT,
+    Context,
+    Document,
+    Fields,
+    Mutation,
+    Query,
+    Transform,
+    create,
+    merge,
+    put,
+)
 from backends.documents.portions import COMMIT_BYTES, portions, sent_bytes
 from backends.errors import Fault, FaultKind
 from backends.kinds.firestore.codec import encode_mutation
@@ -237,6 +248,55 @@ async def test_what_others_write_during_a_seed_is_left_and_told(
     assert not marker.whole
 
 
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_document_that_cannot_be_read_is_somebodys_and_is_left(
+    source: Any, side: Side, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    await side.write(put("things/b", {"place": "on Earth"}), put("things/c", {"n": 3}))
+    original = MemoryStore.get_many
+    data = source({"a": {"n": 1}, "b": {"n": 2}, "c": {"n": 3}})
+
+    def hidden(path: str) -> bool:
+        if path == "things/b" and shown:
+            raise Fault(FaultKind.CORRUPT, "things/b: a field holds a geo_point_value, which is not supported")
+        return path == "things/b"
+
+    async def get_many(self: MemoryStore, paths: Sequence[str], ctx: Context) -> list[Document | None]:
+        found = await original(self, paths, ctx)
+        return [None if hidden(path) else document for path, document in zip(paths, found, strict=True)]
+
+    async def query(self: MemoryStore, asked: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+        hidden(f"{asked.collection}/b")
+        return []
+
+    monkeypatch.setattr(MemoryStore, "get_many", get_many)
+    monkeypatch.setattr(MemoryStore, "query", query)
+    if shown:
+        with pytest.raises(SeedRefusedError, match=r"its collection things holds things/\(a document that phasegate"):
+            await run(data, side)
+    assert await run(data, side, force=True) == Seeded(documents=3, written=1, left=("things/b",))
+    monkeypatch.undo()
+    assert await side.documents() == {
+        "things/a": {"n": 1},
+        "things/b": {"place": "on Earth"},
+        "things/c": {"n": 3},
+    }
+
+
+async def test_what_is_created_and_deleted_by_others_all_the_time_is_written_once(
+    source: Any, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = seeding._stored
+
+    async def stored(store: MemoryStore, portion: Sequence[Mutation]) -> dict[str, Document | None]:
+        await store.commit([Mutation("things/b", None)], NEVER)
+        return await original(store, portion)
+
+    await side.write(put("things/b", {}))
+    monkeypatch.setattr(seeding, "_stored", stored)
+    assert (await run(source({"a": {}, "b": {"n": 1}}), side, force=True)).written == 2
+
+
 async def test_a_backend_that_fails_is_told_as_it_fails(source: Any, side: Side) -> None:
     glued = Shelf(boards=3, read_only=True)
     with pytest.raises(Fault) as fault:
@@ -296,6 +356,19 @@ async def test_a_journal_that_is_damaged_is_told(source: Any, tmp_path: Path) ->
         began(data, tmp_path, "m")
     (tmp_path / "m.mock.journal").write_bytes(b"")
     assert began(data, tmp_path, "m") is None
+
+
+async def test_a_source_that_cannot_be_looked_at_is_told_and_forced_counts_as_written(
+    source: Any, side: Side
+) -> None:
+    side.run_dir.mkdir()
+    (side.run_dir / "m.mock.journal").write_bytes(b"?" * 64)
+    with pytest.raises(OSError, match="is not a journal of the mock"):
+        await run(source({"a": {}}), side)
+    assert (await run(source({"a": {}}), side, force=True)).written == 1
+    marker = await side.marker()
+    assert marker is not None
+    assert marker.forced
 
 
 async def test_a_source_that_was_written_to_has_more_than_its_fixtures(source: Any, side: Side) -> None:
