@@ -30,7 +30,7 @@ run_dir = ".phasegate"  # the board, the checkpoints, the audit trail
 # Where the data comes from today.
 [backends.mock]
 kind = "mock"
-# fixtures = "fixtures/"            # JSON, one file per collection; without it, generated sample data
+# fixtures = "fixtures/"            # JSON files or the app's requests; without it, generated sample data
 
 # Where the data will come from. Credentials are Google's application default credentials. Where
 # FIRESTORE_EMULATOR_HOST is set, the emulator at that address is used, without credentials.
@@ -71,9 +71,9 @@ tokens = [
 
 _NEXT: Final = {
     "check": "checks that everything is in place",
-    "seed": "writes the mock's initial data into Firestore, so that both sides start alike",
     "serve": "takes the app's traffic",
-    "start": "in another terminal: begins the migration and shows it",
+    "copy": "in another terminal: writes what the mock holds into Firestore",
+    "start": "begins the migration and shows it",
 }
 
 
