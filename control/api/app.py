@@ -37,6 +37,7 @@ from control.figures import metrics
 from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
+from control.lead.documents import WouldBeRefused
 from control.lead.execution import CommandRefused
 from control.lead.receiver import Receiver
 from control.plan.settings import Settings
@@ -203,8 +204,10 @@ class Api:
         except Malformed as error:
             raise ApiProblem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
         if command.dry_run:
-            checks = tuple(await self._dry_run())
-            return answers.document(replace(coordinator.status(), checks=checks))
+            examined, preflight = await asyncio.gather(coordinator.examine(command), self._dry_run())
+            made = {check.name for check in examined.checks}
+            checks = (*examined.checks, *(check for check in preflight if check.name not in made))
+            return answers.document(replace(coordinator.status(), checks=checks, refused=_would_be(examined.refused)))
         return await self._carry_out(coordinator, command)
 
     async def _reset(self, request: web.Request, who: Identity) -> web.Response:
@@ -320,6 +323,10 @@ class Api:
             raise ApiProblem(404, "not_found", "there is no such file")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
         return web.FileResponse(path, headers=headers)
+
+
+def _would_be(refused: CommandRefused | None) -> WouldBeRefused | None:
+    return None if refused is None else WouldBeRefused(refused.code, refused.message, refused.hint)
 
 
 def _session_of(who: Identity) -> SessionDocument:

@@ -291,6 +291,10 @@ class Coordinator:
         """Carry out a command; returns when it has taken effect. Raises ``CommandRefused``."""
         await execution.carry_out(self, command)
 
+    async def examine(self, command: Command) -> execution.Examined:
+        """What ``act`` would ask before it carries out the command now, and whether it would be refused."""
+        return await execution.examine(self, command, command.expected_revision, self.mono())
+
     def refusal(self, event: RolloutEvent) -> Refuse | None:
         """Why the event would be refused; changes nothing."""
         _, effects = step(self.plan, self.state, event, self._clock.now())

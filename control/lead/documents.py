@@ -78,6 +78,14 @@ class WorkerStatus(Struct, frozen=True):
     heartbeat_age_ms: float
 
 
+class WouldBeRefused(Struct, frozen=True):
+    """The error that a command would be answered with."""
+
+    code: str
+    message: str
+    hint: str
+
+
 class Status(Struct, frozen=True):
     """Where a migration stands."""
 
@@ -93,6 +101,8 @@ class Status(Struct, frozen=True):
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
+    # In the answer to a dry run alone: what the command itself would be answered now; null: it would be carried out.
+    refused: WouldBeRefused | UnsetType | None = UNSET
     message: str | UnsetType = UNSET  # in the answer to a rollback alone: where it is now, and how to go all the way
 
 

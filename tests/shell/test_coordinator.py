@@ -1004,3 +1004,53 @@ async def test_without_its_checkpoint_a_run_keeps_the_boards_split(scene: Scene,
     await scene.coordinator.recover()
     assert scene.board.split(0) == KEYED
     assert splitkey.for_board(scene.coordinator.state.split) == KEYED
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("nothing", {}),
+        ("freeze", {}),
+        ("window", {}),
+        ("freeze, forced", {"force": True, "reason": "agreed"}),
+        ("nothing to resume", {"resume": True}),
+        ("running", {}),
+        ("lag", {}),
+        ("ill", {}),
+        ("store", {}),
+        ("stale", {"expected_revision": 99}),
+    ],
+)
+async def test_a_dry_run_is_answered_as_the_start_is_and_changes_nothing(
+    control_plane: Make, monkeypatch: pytest.MonkeyPatch, what: str, fields: dict[str, Any]
+) -> None:
+    now = datetime.now(UTC)
+    freezes = [{"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}]
+    hours = [{"from": f"{(now.hour + 2) % 24:02}:00", "to": f"{(now.hour + 3) % 24:02}:00"}]
+    closed: dict[str, Any] = (
+        {"freezes": freezes} if "freeze" in what else {"windows": hours} if what == "window" else {}
+    )
+    plane = await control_plane({"migrations": {"phase6": closed}})
+    if what == "running":
+        await plane.act("start")
+        await plane.act("pause")
+    if what == "lag":
+        monkeypatch.setattr("control.lead.readiness.lag", lambda *which: (60.0, 7, 0))
+    if what == "ill":
+        plane.health = [Check("backend firestore", False, "no answer")]
+    if what == "store":
+
+        async def unreadable(migration: str) -> Checkpoint | None:
+            raise StoreError("the disk is gone")
+
+        monkeypatch.setattr(plane.store, "checkpoint", unreadable)
+        plane.coordinator.outbox.known, plane.coordinator.outbox.error = False, "the disk is gone"
+    before = await plane.status()
+    status, rehearsed = await plane.call("POST", "", {"action": "start", "dry_run": True, **fields})
+    after = await plane.status()
+    assert (status, after["revision"], after["state"]) == (200, before["revision"], before["state"])
+    real, answer = await plane.call("POST", "", {"action": "start", **fields})
+    assert rehearsed["refused"] == (None if real == 200 else answer["error"])
+    failed = [check["name"] for check in rehearsed["checks"] if check["ok"] is False]
+    assert bool(failed) == (real != 200), failed
+    assert (real == 200) == (what in ("nothing", "freeze, forced"))
