@@ -167,9 +167,13 @@ class PhaseChangeMessage(Message, frozen=True, tag="phase_change"):
 
 
 class RollbackMessage(Message, frozen=True, tag="rollback"):
-    """A lower weight was published; what the target has open is waited for."""
+    """A lower weight was published. What the target has open is waited for, and `rollback_complete` follows, unless
+    the trigger is `resume`, `start` or `recovered`.
+    """
 
-    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`; `recovered`: found when control started
+    # `command`, `breach`, `lease_lost`, `abort` or `reset`; `resume`, `start`: it went on with less weight than was
+    # held; `recovered`: found when control started.
+    trigger: str
     from_weight: float
     to_weight: float
     reason: str

@@ -54,10 +54,12 @@ _MESSAGE_OF: Final[dict[type[Told], Callable[..., Message]]] = {
 
 def message_of(migration: str, unix: float, news: Told, revision: int) -> Message:
     """What receivers are sent of something that happened at a Unix time, after which the rollout has ``revision``."""
+    kind = _MESSAGE_OF[type(news)]
     facts = {"revision": revision} | asdict(news)
+    facts.pop("reasons", None)  # `reason` has them all
     if "reason" in facts:
         facts["reason"] = facts["reason"][:REASON_MAX]
-    return _MESSAGE_OF[type(news)](migration, rfc3339(unix), **facts)
+    return kind(migration, rfc3339(unix), **facts)
 
 
 def spooled(message: Message, to: Sequence[str]) -> SpooledMessage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import floor
 from typing import Final
 
@@ -146,7 +146,7 @@ def _complete(total_ms: float, within_deadline: bool, in_time: str = "") -> str:
 def _cause(rollback: Rollback) -> str:
     """Why a rollback happened: its trigger, and the first reason if there is one."""
     trigger = words(rollback.trigger)
-    reason = rollback.reason.split("; ")[0]
+    reason = rollback.reasons[0] if rollback.reasons else rollback.reason
     return f"{trigger}: {reason}" if reason else trigger
 
 
@@ -245,7 +245,7 @@ def audit_line(entry: AuditEntry) -> str:
 # Fields of an audit entry's detail that the line shows elsewhere, or that are for programs only.
 _LEFT_OUT: Final = frozenset(
     {
-        *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason"),
+        *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason", "reasons"),
         *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "adapters", "verdict"),
         *("validations", "validations_failed"),
         *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),
@@ -272,8 +272,8 @@ def audit_detail(entry: AuditEntry) -> str:
     elif detail.get("trigger") not in (None, "command"):
         parts.append(words(detail["trigger"]))
     if reason := str(detail.get("reason") or ""):
-        first, more, _ = reason.partition("; ")  # a verdict's reason has one part per rule
-        parts.append(f"“{first} …”" if more and entry.actor == "phasegate" else f"“{reason}”")
+        several: Sequence[str] = detail.get("reasons") or ()
+        parts.append(f"“{several[0]} …”" if len(several) > 1 else f"“{reason}”")
     for name, value in detail.items():
         if name not in _LEFT_OUT and value not in (None, "", [], {}):
             parts.append(f"{words(name)}: {value}")

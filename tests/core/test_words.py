@@ -136,7 +136,17 @@ def test_an_audit_entry_says_the_weights_and_not_its_numbers_for_programs() -> N
     detail |= {"total_ms": 32.4, "within_deadline": True, "trigger": "breach", "reason": ""}
     assert audit_detail(entry("rollback_complete", "phasegate", detail)) == ("25 % → 5 %, complete after 32 ms")
     judged = {"reason": "error_rate: 3 of 100; p95_ms: 4 ms", "weight": 5.0}
+    judged["reasons"] = ["error_rate: 3 of 100", "p95_ms: 4 ms"]
     assert audit_detail(entry("advance", "phasegate", judged)) == "at 5 %, “error_rate: 3 of 100 …”"
+
+
+def test_a_reason_is_cut_where_its_parts_end_and_nowhere_else() -> None:
+    written = {"reason": "both failed; see the log", "weight": 5.0}
+    assert audit_detail(entry("advance", "phasegate", written)) == "at 5 %, “both failed; see the log”"
+    one = convert(ROLLBACK | {"reason": "no answer; timed out", "reasons": []}, Rollback)
+    assert "(breach: no answer; timed out)" in rollback_line(one)
+    several = convert(ROLLBACK | {"reason": "a; b; c", "reasons": ["a; b", "c"]}, Rollback)
+    assert "(breach: a; b)" in rollback_line(several)
 
 
 def test_a_rollback_on_command_without_a_reason_has_no_empty_one() -> None:
