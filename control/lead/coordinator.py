@@ -103,7 +103,9 @@ class Coordinator:
         self.raised_at = 0  # the revision of the last increase that was published
         self.outbox = Outbox(store, name, partial(decoded, migration.phases), clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
-        self.publisher = Publisher(name, index, self.plan, kinds, board, self._observer, self.outbox, now)
+        self.publisher = Publisher(
+            name, index, migration, self.plan, kinds, board, self._observer, self.outbox, lambda: self.holds, now
+        )
         self._board = board
         self._clock = clock
         self._notify = notify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
@@ -78,6 +79,33 @@ class WorkerStatus(Struct, frozen=True):
     heartbeat_age_ms: float
 
 
+class WaitKind(StrEnum):
+    """What kind of thing the next step waits for."""
+
+    WINDOW = "window"
+    FREEZE = "freeze"
+    APPROVAL = "approval"
+    HEALTH = "health"
+    LAG = "lag"
+    SAMPLES = "samples"
+    PROOF = "proof"
+
+
+class Wait(Struct, frozen=True):
+    """One thing that the next step waits for. While it lasts `kind` and `name` stay; `reason` may change."""
+
+    kind: WaitKind
+    name: str
+    reason: str  # in words
+
+
+class OpensAt(Struct, frozen=True):
+    """When windows and freezes allow a phase to begin again."""
+
+    at: Timestamp
+    tz: str  # the time zone of the window that opens then; UTC where a freeze ends and there is no window
+
+
 class WouldBeRefused(Struct, frozen=True):
     """The error that a command would be answered with."""
 
@@ -100,6 +128,8 @@ class Status(Struct, frozen=True):
     last_rollback: Rollback | None
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
+    waits: tuple[Wait, ...] = ()  # what the next step waits for beside its minimum soak; only while it is running
+    opens: OpensAt | None = None  # while hours or a freeze keep phases from beginning; null: they do not, or for ever
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
     # In the answer to a dry run alone: what the command itself would be answered now; null: it would be carried out.
     refused: WouldBeRefused | UnsetType | None = UNSET
