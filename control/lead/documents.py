@@ -175,11 +175,13 @@ class PhaseLeft(PhaseFacts, frozen=True):
 # Webhooks. A message is tagged with its event, and says of which migration and when before what happened.
 
 
-class Message(Struct, frozen=True, tag_field="event"):
+class Message(Struct, frozen=True, kw_only=True, tag_field="event"):
     """What every message says."""
 
     migration: str
     at: Timestamp  # when it was made
+    # The name that the migration had then, where it was renamed before the message was taken. Left out otherwise.
+    was: str | UnsetType = UNSET
 
     @property
     def event(self) -> str:

@@ -216,6 +216,35 @@ async def test_what_was_not_taken_is_sent_by_the_next_process_in_order(inbox: In
     assert third._spool.loaded.result() == []
 
 
+async def test_what_waits_when_a_migration_is_renamed_says_both_names(inbox: Inbox, tmp_path: Path) -> None:
+    inbox.answers = [503] * 1000
+    for hooks in (
+        Webhooks({"shop": [Webhook(inbox.url)], "other": [Webhook(inbox.url)]}, tmp_path, backoff_s=10.0),
+        # Nobody takes it under its second name either; this process has written it down.
+        Webhooks({"store": [Webhook(inbox.url)]}, tmp_path, names={"shop": "store"}, backoff_s=10.0),
+    ):
+        hooks.start()
+        for name in hooks._receivers_of:
+            hooks.notify(name, phase(1), 1)
+        await got(inbox, 1)
+        await hooks.close()
+        inbox.got.clear()
+    before = [message.id for message in SpoolFile(tmp_path / SPOOL).load()]
+    inbox.answers.clear()
+    last = Webhooks({"mall": [Webhook(inbox.url)]}, tmp_path, names={"store": "mall"}, backoff_s=0.01)
+    last.start()
+    await got(inbox, 3)
+    await last.close()
+    sent = [json.loads(body) for _, body in inbox.got]
+    assert [(body["migration"], body.get("was")) for body in sent] == [
+        ("mall", "shop"),
+        ("other", None),
+        ("mall", "store"),
+    ]
+    assert [headers["X-Phasegate-Delivery"] for headers, _ in inbox.got] == before
+    assert sent[0]["phase"] == "phase 1"
+
+
 async def test_a_killed_process_leaves_what_it_was_told(inbox: Inbox, tmp_path: Path) -> None:
     inbox.answers = [503] * 1000
     killed = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
