@@ -50,6 +50,7 @@ class Publisher:
         self._name = name
         self._index = index
         self._settings = settings
+        self._hours = waiting.Hours(settings)
         self._plan = plan
         self._holds = holds
         self._kinds = kinds
@@ -86,7 +87,7 @@ class Publisher:
         checkpoint = self._outbox.status(None if resumed is None else resumed.name)
         verdict, requests = self._observer.verdict, done.target.requests
         waits = waiting.waits(self._settings, self._plan, state, now, verdict, requests, self._holds())
-        opens = waiting.opens_at(self._settings, now)
+        opens = self._hours.opens_at(now)
         return status_document(self._name, self._plan, state, now, verdict, arms, checkpoint, rows, waits, opens)
 
     def figures(self) -> Figures:

@@ -1,4 +1,4 @@
-"""What the next step of a running migration waits for, and when the hours allow one again. Pure."""
+"""What the next step of a running migration waits for, and when the hours allow one again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,31 @@ from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead.documents import OpensAt, Wait, WaitKind
 from control.plan import gates
-from control.plan.gates import Hold
+from control.plan.gates import Hold, Opening
 from control.plan.settings import Migration
 from control.plan.times import Now, rfc3339
 from control.rollout.model import Rollout, RolloutPlan, State
 
 
-def opens_at(migration: Migration, now: Now) -> OpensAt | None:
-    """When a phase may begin again; None where one may now, or never may."""
-    found = gates.opening(migration.windows, migration.freezes, now.unix)
-    return None if found is None else OpensAt(rfc3339(found.unix), found.tz)
+class Hours:
+    """When a migration's windows and freezes allow a phase again.
+
+    Looking for it takes milliseconds where there are many freezes, and a status is made every second. What was found
+    holds until that moment.
+    """
+
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
+        self._since = 0.0  # Unix time, when it was looked for
+        self._found: Opening | None = None
+
+    def opens_at(self, now: Now) -> OpensAt | None:
+        """When a phase may begin again; None where one may now, or never may."""
+        found = self._found
+        if found is None or not self._since <= now.unix < found.unix:  # the clock may be set back, too
+            found = gates.opening(self._migration.windows, self._migration.freezes, now.unix)
+            self._since, self._found = now.unix, found
+        return None if found is None else OpensAt(rfc3339(found.unix), found.tz)
 
 
 def waits(
