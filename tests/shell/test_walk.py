@@ -57,7 +57,7 @@ async def test_the_status_is_the_documented_one(control_plane: Make) -> None:
     assert set(status["arms"]["target"]) == figures
     assert set(status["verdict"]) == {"outcome", "reasons", "checked_at", "rules", "summary"}
     assert set(status["last_rollback"]) == {
-        *("trigger", "reason", "from_weight", "to_weight"),
+        *("trigger", "reason", "reasons", "from_weight", "to_weight"),
         *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),
     }
     assert set(status["workers"][0]) == {"slot", "pid", "generation", "inflight_target", "heartbeat_age_ms"}
