@@ -142,7 +142,8 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     store = StoreThread(run_dir / STORE)
     secret = splitkey.secret_of(run_dir)
     arms = Arms(settings)
-    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()}, run_dir)
+    hooks = {name: migration.webhooks for name, migration in settings.migrations.items()}
+    webhooks = Webhooks(hooks, run_dir, names=_renamed(settings))
     coordinators = {
         name: Coordinator(
             name,
@@ -189,6 +190,12 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
         await store.close()
         await webhooks.close()
         await arms.close()
+
+
+def _renamed(settings: Settings) -> dict[str, str]:
+    """The new names of renamed migrations by the old ones, where no other migration has taken the old one."""
+    named = {migration.was: name for name, migration in settings.migrations.items() if migration.was is not None}
+    return {was: name for was, name in named.items() if was not in settings.migrations}
 
 
 def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:

@@ -25,7 +25,7 @@ _REASON: Final = click.option("--reason", help="Why; kept in the audit trail.")
 
 @click.command()
 @api
-@click.option("--dry-run", is_flag=True, help="Only run the checks that come before a start.")
+@click.option("--dry-run", is_flag=True, help="Say what a start would be answered now; change nothing.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint instead of from the first phase.")
 @click.option("--detach", is_flag=True, help="Start, and do not follow.")
 @_FORCE
@@ -43,6 +43,11 @@ def start(client: ControlClient, dry_run: bool, resume: bool, detach: bool, forc
 
         checks = answer.checks or ()
         print_checks(checks)
+        if answer.refused:
+            click.echo(f"`phasegate start` would be refused now: {answer.refused.message}")
+            sys.exit(GATE)
+        if failed(checks):
+            click.echo("Nothing that failed would keep `phasegate start` from beginning now.")
         sys.exit(GATE if failed(checks) else OK)
     if detach:
         _print_where_it_stands(answer)

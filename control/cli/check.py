@@ -26,6 +26,9 @@ def _dry_run(client: ControlClient) -> list[Check]:
     except ApiError as error:
         return [Check(title, False, error.message, error.hint)]
     checks = answer.checks or ()
+    if answer.refused and answer.refused.code == "not_allowed":
+        # It was started already, or ended: nothing is broken, and nothing more would be asked.
+        return [Check(title, None, answer.refused.message, answer.refused.hint)]
     if bad := failed(checks):
         return [Check(f"{title}: {check.name}", False, check.found, check.mend) for check in bad]
     return [Check(title, True, f"the control plane at {client.url} made {len(checks)} checks, none failed")]

@@ -10,6 +10,7 @@ keeps back all that follow.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import os
@@ -44,6 +45,35 @@ def signature(key: bytes, unix: int, body: bytes) -> str:
 def receiver_id(hook: Webhook) -> str:
     """Who a receiver is in the spool: a digest, because an address is often a secret."""
     return hashlib.sha256(f"{hook.url}\n{hook.secret_env or ''}".encode()).hexdigest()[:16]
+
+
+# Why an attempt failed, in words: the first row that fits, by the exception's type, or by the errno of its cause.
+# None repeats what the exception says: an address in it may be a secret.
+_FAILURES: Final[tuple[tuple[type[Exception] | int, str], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "the name was not found"),
+    (errno.ETIMEDOUT, "the connection timed out"),
+    (TimeoutError, f"timed out after {TIMEOUT_S:g} s"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
+    (aiohttp.ClientSSLError, "the TLS handshake failed"),
+    (errno.ECONNREFUSED, "the connection was refused"),
+    (errno.EHOSTUNREACH, "there is no route to it"),
+    (errno.ENETUNREACH, "there is no route to it"),
+    (errno.EMFILE, "this process has too many files open"),
+    (errno.ECONNRESET, "the connection was cut before an answer"),
+    (errno.EPIPE, "the connection was cut before an answer"),
+    (aiohttp.ServerDisconnectedError, "the connection was cut before an answer"),
+    (aiohttp.InvalidURL, "its address is no URL"),
+    (aiohttp.ClientConnectorError, "no connection could be made"),
+    (aiohttp.ClientResponseError, "its answer is not HTTP"),
+)
+
+
+def failure(error: Exception) -> str:
+    """Why an attempt to deliver failed, in words."""
+    for cause, why in _FAILURES:
+        if getattr(error, "errno", None) == cause if isinstance(cause, int) else isinstance(error, cause):
+            return why
+    return "the connection failed"
 
 
 class Receiver:
@@ -142,6 +172,6 @@ class Receiver:
             async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 if 200 <= response.status < 300:
                     return None, False
-                return f"answered {response.status}", response.status in REFUSED
+                return f"status {response.status}", response.status in REFUSED
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return type(error).__name__, False
+            return failure(error), False

@@ -27,9 +27,8 @@ from backends.arm import GAUGES, SOURCE, TARGET, Outcome
 from backends.documents.port import Context, Filter, Query, Reason, Rejected
 from backends.durations import Duration
 from backends.errors import FaultKind
-from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
-from backends.kinds.firestore.settings import Firestore
+from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_source
@@ -158,7 +157,7 @@ async def dashboard(both: Both) -> None:
         {"cursor": "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LCJhIl0"},
     ):
         await both("dashboard.history", None, query)
-    for body in (
+    bodies: tuple[Any, ...] = (
         b"",
         b"{",
         b"[]",
@@ -175,7 +174,8 @@ async def dashboard(both: Both) -> None:
         {"metrics": {"a": 2**63}},
         b'{"metrics": ' + b'{"a":' * 25 + b"1" + b"}" * 26,
         b'{"metrics": ' + b"[" * 100_000,
-    ):
+    )
+    for body in bodies:
         await both("dashboard.publish", body)
 
 
@@ -186,11 +186,15 @@ async def scans(both: Both) -> None:
     await both("scans.update", {"progress": 1}, None, id="none")
     await both("scans.add_results", {"files": [{"path": "a", "size": 1, "hash": "h"}]}, None, id="none")
     scan = (await both("scans.create", {"root": "/home", "name": "weekly"}))["id"]
-    for body in ({"root": 1}, {"root": ""}, {"rot": "/"}, b"x"):
+    bodies: tuple[Any, ...] = ({"root": 1}, {"root": ""}, {"rot": "/"}, b"x")
+    for body in bodies:
         await both("scans.create", body)
-    files = [{"path": f"/f{nth}", "size": nth % 7 * 10, "hash": f"h{nth % 50}"} for nth in range(500)]
+    files: list[dict[str, Any]] = [
+        {"path": f"/f{nth}", "size": nth % 7 * 10, "hash": f"h{nth % 50}"} for nth in range(500)
+    ]
     await both("scans.update", {"status": "completed"}, None, id=scan)  # not from queued
-    for body in ({"status": "flying"}, {"progress": 101}, {"progress": "5"}, {}, b"", b"{"):
+    bodies = ({"status": "flying"}, {"progress": 101}, {"progress": "5"}, {}, b"", b"{")
+    for body in bodies:
         await both("scans.update", body, None, id=scan)
     await both("scans.update", {"status": "running", "progress": 40, "message": "half"}, None, id=scan)
     await both("scans.add_results", {"files": files}, None, id=scan)
@@ -304,7 +308,11 @@ def cursor(*parts: int | str) -> dict[str, str]:
 def odd_questions(scan: str) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
     """What anybody may send: operation, path's parameters, query."""
     now = int(NOW * 1e6)
-    listings = (("scans.list", {}), ("dashboard.history", {}), ("analytics.user", {"uid": "u"}))
+    listings: tuple[tuple[str, dict[str, str]], ...] = (
+        ("scans.list", {}),
+        ("dashboard.history", {}),
+        ("analytics.user", {"uid": "u"}),
+    )
     ids = ("x", "a/b", "", "__x__", "__", ".", "..", "a\x00b", "é" * 800, "x" * 1501, "x" * 1500, "/", "__id7__")
     for odd in ids:
         for name, params in listings:
@@ -600,7 +608,7 @@ class Readers:
         name = READS[nth % len(READS)]
         while not self._stop.is_set():
             params = {"uid": secrets.token_hex(4)} if name == "analytics.user" else {}
-            request = call(name, **params)
+            request = call(name, None, None, **params)
             began = time.perf_counter()
             outcome = self._ask(request) or await self._built.answer(TARGET, request)
             self.took.append(time.perf_counter() - began)
