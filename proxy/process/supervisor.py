@@ -4,7 +4,8 @@ It does nothing else. It owns one listening socket a worker and address (SO_REUS
 loses what it had in flight and nothing more: its accept queue waits for the next one. It never reads a request, never
 opens a backend and holds no state that a child needs to go on. Signals are waited for, never handled in between:
 
-    SIGTERM, SIGINT   the workers drain while control goes on renewing the lease; then control ends, and this process
+    SIGTERM, SIGINT   the workers accept who has connected, and the listening sockets are closed; the workers drain
+                      while control goes on renewing the lease; then control ends, and this process
     SIGHUP            the config is read again; if it is good, control is restarted and workers are replaced one by
                       one, each only when its successor serves
     SIGCHLD           a child ended: restart it, later and later if it keeps ending
@@ -34,7 +35,7 @@ from proxy.board.layout import Layout, Word
 from proxy.migration.routes import layout
 from proxy.process import rundir
 from proxy.process.form import form
-from proxy.process.listening import address_of, bind
+from proxy.process.listening import address_of, bind, take_no_more, waiting
 from proxy.process.logs import STDERR
 from proxy.process.stray import Stray
 from proxy.process.supervision import RestartHistory, after_death, is_hung
@@ -47,11 +48,13 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _WORKER_HUNG_S: Final = 10.0
 _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
-_KILL_AFTER_S: Final = 5.0  # beyond the drain's time
+_KILL_AFTER_S: Final = 5.0  # beyond the drain's time, from when the end was asked for
 _CONTROL_ENDS_S: Final = 10.0  # that control may take to end: it writes what the store has yet to take
 _POLL_S: Final = 1.0
 _ORPHANS_S: Final = 5.0  # that the workers of a supervisor which was killed may take to notice and leave
 _SUCCESSOR_POLL_S: Final = 0.02  # while a replaced worker's successor is starting
+_HANDSHAKE_S: Final = 0.25  # that a client's last packet of a TCP handshake may be under way, between continents
+_ACCEPTED_WITHIN_S: Final = 3.0  # that workers may take to accept who has connected; less than _KILL_AFTER_S
 
 
 class Succession(Protocol):
@@ -419,12 +422,16 @@ class Supervisor:
 
         Control leads until the last worker has ended, so a slow request costs no lease.
         """
+        end = monotonic() + self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S
+        impatient = self._close_listeners()
         workers = [child for child in self._children() if child is not self._control and child.process is not None]
         for child in workers:
             assert child.process is not None
             child.process.terminate()
-        impatient = self._await(workers, self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S, keep_control=True)
+        drain_s = 0.0 if impatient else end - monotonic()
+        impatient = self._await(workers, drain_s, keep_control=True) or impatient
         ended_at = monotonic_ns()  # nobody uses the target from here on
+        self._control_socket.close()  # with control's own one gone, too, who asks is refused and not kept waiting
         if self._control.process is not None:
             self._control.process.terminate()
             self._await([self._control], 0.0 if impatient else _CONTROL_ENDS_S)
@@ -434,6 +441,27 @@ class Supervisor:
             self._board.clear_volatile(row)
         self._board.end(ended_at)
         (self._run_dir / "ready.json").unlink(missing_ok=True)
+
+    def _close_listeners(self) -> bool:
+        """Refuse new clients while the others are still being served; whether it was told not to wait.
+
+        Only the workers have the sockets after this, and close them as soon as they are told to end. A client that
+        nobody has accepted by then would be reset: so new ones are kept out first, and the workers accept the rest.
+        """
+        sockets = [sock for listener in self._sockets for sock in listener]
+        for sock in sockets:
+            take_no_more(sock)
+        began, impatient = monotonic(), False
+        while not impatient and (lasted := monotonic() - began) < _ACCEPTED_WITHIN_S:
+            if lasted >= _HANDSHAKE_S and not any(map(waiting, sockets)):
+                break
+            for child in self._children():
+                self._keep(child)
+            received = signal.sigtimedwait(_SIGNALS, _SUCCESSOR_POLL_S)
+            impatient = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
+        for sock in sockets:
+            sock.close()
+        return impatient
 
     def _await(self, children: list[_Child], within_s: float, *, keep_control: bool = False) -> bool:
         """Wait for children to end, and kill what has not in time; whether it was told not to wait."""
