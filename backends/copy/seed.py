@@ -9,10 +9,25 @@ from typing import Final
 from backends.backend import Backend
 from backends.copy.fixtures import initial
 from backends.documents.port import COMMIT_LIMIT, Context, Mutation, put
-from backends.kinds.registry import opener
+from backends.kinds.registry import KINDS, opener
 
 MARKER: Final = "phasegate/seeded"
 _CALL_S: Final = 30.0  # deadline of one call
+
+
+def can_be_seeded(backend: Backend, data: Backend) -> bool:
+    """Whether ``seed`` has something to write: its kind can be filled, and phasegate gives ``data`` its content."""
+    return KINDS[backend.kind].seeded is not None and KINDS[data.kind].begins_with is not None
+
+
+async def is_seeded(backend: Backend) -> bool:
+    """Whether ``seed`` has filled the backend before. Raises ``Fault``."""
+    store = opener(backend)(backend, None)
+    await store.start()
+    try:
+        return await store.get(MARKER, _context()) is not None
+    finally:
+        await store.close()
 
 
 async def seed(backend: Backend, *, data: Backend, run_dir: Path, name: str) -> int:

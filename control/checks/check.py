@@ -11,7 +11,7 @@ BEHIND_S: Final = 5.0  # the weight is not raised while the target lags further 
 
 
 class Check(Struct, frozen=True):
-    """One check. ``ok`` is null where the check could not be made, which does not count as a failure."""
+    """One check. ``ok`` is null where it is no failure: the check could not be made, or it warns, with a ``mend``."""
 
     name: str
     ok: bool | None

@@ -115,6 +115,7 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
 def seed(settings: Settings, name: str | None, yes: bool) -> None:
     """Write the mock's initial data into the migration's Firestore backend, unless it was seeded before."""
     from backends.copy.fixtures import FixtureError
+    from backends.copy.seed import can_be_seeded
     from backends.copy.seed import seed as write
     from backends.errors import Fault
     from backends.kinds.registry import KINDS
@@ -124,7 +125,7 @@ def seed(settings: Settings, name: str | None, yes: bool) -> None:
             continue
         source, target = settings.backends[migration.source], settings.backends[migration.target]
         seeded = KINDS[target.kind].seeded
-        if KINDS[source.kind].begins_with is None or seeded is None:
+        if seeded is None or not can_be_seeded(target, source):
             click.echo(f"{migration_name}: nothing to do; only Firestore is seeded, from a mock")
             continue
         where, is_real = seeded(target)
