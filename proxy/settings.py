@@ -61,7 +61,8 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The form of the errors that the proxy answers with by itself; none configured: JSON."""
 
-    template: str  # may hold {status}, {reason}, {code} and {message}
+    # the whole body: `{status}`, `{reason}`, `{code}` and `{message}` in it are replaced, anything else stays
+    template: str
     content_type: str = "text/html; charset=utf-8"
 
 

@@ -66,6 +66,13 @@ def _split_key(settings: Settings) -> Iterator[str]:
         yield str(error)
 
 
+def _environment(settings: Settings) -> Iterator[str]:
+    """Variables by which backends are found, of the kinds that are used."""
+    for name in dict.fromkeys(backend.kind for backend in settings.backends.values()):
+        if (environment := KINDS[name].environment) is not None:
+            yield from environment()
+
+
 def _webhook_keys(settings: Settings) -> Iterator[str]:
     for name, migration in settings.migrations.items():
         for i, hook in enumerate(migration.webhooks):
@@ -86,6 +93,7 @@ OBSTACLES: Final = (
     Obstacle("fixtures", _fixtures, "Correct the fixture, or leave out `fixtures` for made-up data.", True),
     Obstacle("TLS files", _tls_files, "Correct the file, or the key of the configuration that names it.", True),
     Obstacle("split key", _split_key, "Do with the file as said.", True),
+    Obstacle("environment", _environment, "Correct it where phasegate is started.", True, in_environment=True),
     Obstacle("webhook key", _webhook_keys, "Set it where `phasegate serve` is started.", False, in_environment=True),
     Obstacle("access log", _access_log, "Without it, lines of the access log are lost.", False),
 )

@@ -66,9 +66,12 @@ class Served:
         return ControlClient(self.url, TOKEN, name)
 
     def check(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return self.phasegate("check", *args)
+
+    def phasegate(self, command: str, *args: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "PHASEGATE_URL": self.url, "PHASEGATE_TOKEN": TOKEN}
-        command = [sys.executable, "-m", "control.cli", "check", "--config", str(self.config), *args]
-        return subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        line = [sys.executable, "-m", "control.cli", command, "--config", str(self.config), *args]
+        return subprocess.run(line, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
 
     def reload(self, event: str) -> str:
         """Have the configuration taken or refused, which the log tells by ``event``; the log's end."""
@@ -137,3 +140,16 @@ def test_what_only_a_restart_changes_is_told(served: Served) -> None:
     assert "proxy.workers: not as the serving phasegate has it" in checked.stdout
     assert "Next: restart phasegate" in checked.stdout
     assert "proxy.workers can be changed by a restart only" in served.reload("reload_refused")
+
+
+def test_a_reset_and_a_mistyped_phase_are_told(served: Served) -> None:
+    assert served.client("shop").act("start", force=True, reason="a rehearsal").weight == 5
+    for command in ("advance", "rollback"):
+        mistyped = served.phasegate(command, "--to", "hlaf")
+        assert mistyped.returncode == 3
+        assert 'no phase is called "hlaf"; did you mean "half"?' in mistyped.stderr
+        assert 'The phases are "initial" (5 %), "early" (25 %), "half" (50 %)' in mistyped.stderr
+    done = served.phasegate("reset", "--yes", "--reason", "wrong day")
+    assert done.returncode == 0, done.stderr
+    reasons = {entry.kind: entry.detail.get("reason") for entry in served.client("shop").audit(10).entries}
+    assert reasons["reset"] == "wrong day"
