@@ -34,7 +34,7 @@ def serve(config: str | Path) -> int:
     def read() -> supervisor.Launch:
         settings = load(config)
         if problems := starting.refusals(settings):
-            raise ConfigError([f"{config}: {problem}" for problem in problems])
+            raise ConfigError(problems)
         return supervisor.Launch(
             settings.plan(),
             settings.control.listen,

@@ -20,7 +20,7 @@ from msgspec import Struct, inspect
 
 from backends.backend import Backend
 from backends.durations import Duration
-from backends.kinds.registry import KINDS, decode_hook
+from backends.kinds.registry import KINDS
 
 SHOWN_MAX: Final = 60  # characters of a value: a line of a terminal holds the path and what was expected too
 NOT_SHOWN: Final = "not_shown"  # in a type's ``Meta(extra=...)``: a secret is easily written in the value's place
@@ -50,31 +50,34 @@ class _Unknown:
 UNKNOWN: Final[Any] = _Unknown()
 
 
-def partly(shape: Any, value: object) -> Any:
+Convert = Callable[[object, Any], Any]  # a value without a mistake, and its shape → what the settings have
+
+
+def partly(shape: Any, value: object, convert: Convert) -> Any:
     """``value`` as a ``shape``, with ``UNKNOWN`` for each part that is mistaken, or missing without a default."""
     if not problems(shape, value):
-        return msgspec.convert(value, shape, dec_hook=decode_hook)
+        return convert(value, shape)
     if shape is Backend:
         kind = KINDS.get(str(value.get("kind"))) if isinstance(value, dict) else None
-        return UNKNOWN if kind is None else partly(kind.settings, value)
+        return UNKNOWN if kind is None else partly(kind.settings, value, convert)
     origin, arguments = get_origin(shape), get_args(shape)
     if origin in (Union, UnionType):
-        return partly(arguments[0], value)
+        return partly(arguments[0], value, convert)
     if origin is tuple and isinstance(value, list):
-        return tuple(partly(arguments[0], inner) for inner in value)
+        return tuple(partly(arguments[0], inner, convert) for inner in value)
     if origin is dict and isinstance(value, dict):
-        return {key: partly(arguments[1], inner) for key, inner in value.items()}
+        return {key: partly(arguments[1], inner, convert) for key, inner in value.items()}
     if isinstance(shape, type) and issubclass(shape, Struct) and isinstance(value, dict):
-        return _partly_struct(shape, value)
+        return _partly_struct(shape, value, convert)
     return UNKNOWN
 
 
-def _partly_struct(shape: type[Struct], table: dict[str, object]) -> Any:
+def _partly_struct(shape: type[Struct], table: dict[str, object], convert: Convert) -> Any:
     hints = get_type_hints(shape, include_extras=True)
     known: dict[str, Any] = {}
     for field in msgspec.structs.fields(shape):
         if field.encode_name in table:
-            known[field.name] = partly(hints[field.name], table[field.encode_name])
+            known[field.name] = partly(hints[field.name], table[field.encode_name], convert)
         elif field.required:
             known[field.name] = UNKNOWN
     try:

@@ -169,10 +169,15 @@ def load(path: str | Path) -> Settings:
 def parse(document: dict[str, Any]) -> Settings:
     """Check a parsed document, whole, and make the settings of it. Raises ``ConfigError``."""
     found = problems(Settings, document)
-    found += _meanings(partly(Settings, document), is_sound=not found)
+    found += _meanings(partly(Settings, document, _converted), is_sound=not found)
     if found:
         raise ConfigError(found)
-    return msgspec.convert(document, Settings, dec_hook=decode_hook)
+    settings: Settings = _converted(document, Settings)
+    return settings
+
+
+def _converted(value: object, shape: Any) -> Any:
+    return msgspec.convert(value, shape, dec_hook=decode_hook)
 
 
 def located(settings: Settings, folder: Path) -> Settings:
