@@ -80,6 +80,8 @@ class Kind:
     project: Callable[[Any], str] | None = None
     # Mistakes in its settings that their types do not catch, as (key, what was expected and found).
     mistakes: Callable[[Any], Iterator[tuple[str, str]]] | None = None
+    # What is wrong with the environment variables that it reads: the variable, what was found and what was expected.
+    environment: Callable[[], Iterator[str]] | None = None
     # The settings with a function applied to each file path in them.
     place_files: Callable[[Any, Callable[[str], str]], Any] | None = None
 
@@ -116,6 +118,7 @@ BUILT_IN: Final = (
         open_store=firestore.open_store,
         seeded=firestore.seeded,
         project=firestore.project,
+        environment=firestore.environment,
         mend=firestore.mend,
         mend_writing=firestore.MEND_WRITING,
     ),

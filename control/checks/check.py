@@ -13,7 +13,7 @@ LAG: Final = "changes"  # the name of the check of the target's lag
 
 
 class Check(Struct, frozen=True):
-    """One check. ``ok`` is null where the check could not be made, which does not count as a failure."""
+    """One check. ``ok`` is null where it is no failure: the check could not be made, or it warns, with a ``mend``."""
 
     name: str
     ok: bool | None

@@ -59,15 +59,14 @@ def check(config: str, as_json: bool, url: str | None) -> None:
     from control.terminal.tables import print_checks
 
     log_as("check")
-    checks = run(read_settings(config), url=url, token=os.environ.get("PHASEGATE_TOKEN"))
-    good = not failed(checks)
+    outcome = run(read_settings(config), url=url, token=os.environ.get("PHASEGATE_TOKEN"))
+    good = not failed(outcome.checks)
     if as_json:
-        print_json({"ok": good, "checks": checks})
+        print_json({"ok": good, "checks": outcome.checks})
     else:
-        print_checks(checks)
+        print_checks(outcome.checks)
         if good:
-            serving = any(each.name.startswith("dry run") for each in checks)
-            click.echo("Next: `phasegate start`." if serving else "Next: `phasegate serve`, then `phasegate start`.")
+            click.echo(f"Next: {outcome.next_step}")
     sys.exit(OK if good else GATE)
 
 

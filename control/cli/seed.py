@@ -16,9 +16,8 @@ from backends.copy.seed import seed as write
 from backends.documents.port import Rejected
 from backends.errors import Fault
 from backends.kinds.registry import KINDS
-from control.lead.succession import weights_in
+from control.lead.succession import STORE, weights_in
 from control.plan.settings import Migration, Settings
-from control.serve import STORE
 from control.store.port import StoreError
 from control.terminal.exits import GATE, UNREACHABLE, USAGE, Stop
 

@@ -76,18 +76,26 @@ def failure(error: Exception) -> str:
     return "the connection failed"
 
 
+def key_of(hook: Webhook) -> bytes | None:
+    """The key that its messages are signed with, empty where they are not; None where its variable is not set."""
+    if not hook.secret_env:
+        return b""
+    return os.environ.get(hook.secret_env, "").encode() or None
+
+
 class Receiver:
     """Whoever is behind one address. ``took`` is called with the id of each message that is needed no more."""
 
     def __init__(self, hook: Webhook, took: Callable[[str], None], *, backoff_s: float = BACKOFF_S) -> None:
         self._url = hook.url
-        self._key = os.environ.get(hook.secret_env, "").encode() if hook.secret_env else b""
+        key = key_of(hook)
+        self._key = key or b""
         self._took = took
         self._queue: deque[SpooledMessage] = deque()
         self._arrived = asyncio.Event()
         self._backoff_s = backoff_s
         self.dropped = 0
-        self.unsigned = bool(hook.secret_env and not self._key)  # its messages wait for a process that has the key
+        self.unsigned = key is None  # its messages wait for a process that has the key
         if self.unsigned:
             _log.error("webhook_key_missing", host=self.host, variable=hook.secret_env)
 

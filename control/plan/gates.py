@@ -21,6 +21,15 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
+ClockTime = Annotated[
+    str,
+    Meta(
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        description='a time of day from "00:00" to "23:59", such as "09:30"',
+    ),
+]
+
+
 class HoldKind(StrEnum):
     """What kind of thing keeps an earned phase from beginning."""
 
@@ -42,8 +51,8 @@ class Hold(NamedTuple):
 class Window(Struct, frozen=True, forbid_unknown_fields=True):
     """Hours of ``tz`` in which a phase may begin; ``to`` at or before ``from`` is on the next day."""
 
-    opens: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="from")
-    closes: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="to")
+    opens: ClockTime = field(name="from")
+    closes: ClockTime = field(name="to")
     days: tuple[Day, ...] = DAYS
     tz: str = "UTC"  # an IANA name, which the settings have checked
 

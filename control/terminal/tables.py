@@ -33,6 +33,7 @@ _MADE: Final = {
     None: Text("not made", style="yellow"),
 }
 
+_WARNS: Final = Text("warning", style="yellow")
 _HELD: Final = _MADE | {None: Text("not yet", style="yellow")}
 _PIPE_WIDTH: Final = 240  # characters
 _STYLES: Final = dict.fromkeys(
@@ -52,8 +53,9 @@ def print_checks(checks: Sequence[Check]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        table.add_row(_MADE[check.ok], check.name, check.found)
-        if check.ok is False and check.mend:
+        warns = check.ok is None and check.mend
+        table.add_row(_WARNS if warns else _MADE[check.ok], check.name, check.found)
+        if check.ok is not True and check.mend:
             table.add_row("", "", Text(f"→ {check.mend}", style="yellow"))
     console = _console()
     print_rendered(console, table)

@@ -26,9 +26,8 @@ from backends.arm import GAUGES, SOURCE, TARGET
 from backends.documents.port import COMMIT_LIMIT, Context, Query, put
 from backends.durations import Duration
 from backends.kinds.firestore import prices
-from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
-from backends.kinds.firestore.settings import Firestore
+from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.firestore.store import AGAIN_S, BURST_S, FirestoreStore
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
@@ -288,7 +287,7 @@ class Measuring:
 
     async def read(self, reading: Reading, arm: StoreArm, live: Sequence[Query], nth: int) -> ReadCost:
         self.clock.now += 60  # whatever was cached for the row before has expired
-        request = call(reading.operation, query=reading.query, **reading.params)
+        request = call(reading.operation, query=reading.query, **reading.params)  # type: ignore[arg-type] # no parameter is called now
         store = arm.store
         assert isinstance(store, FirestoreStore)
         await fresh(store, live)

@@ -16,8 +16,7 @@ import pytest
 
 from backends.copy.marker import Marker, read_marker
 from backends.documents.port import Context, Fields, Mutation, Query, put
-from backends.kinds.firestore.channel import EMULATOR
-from backends.kinds.firestore.settings import Firestore
+from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.firestore.store import FirestoreStore
 from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import WITHIN_S
@@ -224,7 +223,7 @@ def test_after_the_app_has_written_nothing_is_set_back(
     assert forced.returncode == 0, forced.stderr
     assert "hold something else and were left as they are" in forced.stdout
     assert held(emulated, "scans")[scan]["status"] == "completed"
-    assert min(each["events"] for each in held(emulated, "analytics_totals").values()) == 40
+    assert min(int(str(each["events"])) for each in held(emulated, "analytics_totals").values()) == 40
 
 
 def unseeded(command: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
