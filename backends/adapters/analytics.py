@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -169,14 +170,14 @@ class TrendWindow:
 WINDOW: Final = TrendWindow()
 
 
-class Ingest(Change, frozen=True, tag="analytics.ingest"):
+class Ingest(Change, frozen=True, tag="analytics.ingest", dict=True):
     """Stores events and counts each of them once. They fit into one commit."""
 
     events: tuple[Fields, ...]
     shard: int
     named: bool = True  # whether items and types are counted under their own names
 
-    @property
+    @cached_property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``: the events. Their counters follow from them."""
         return tuple(_path(event) for event in self.events)
@@ -188,21 +189,32 @@ class Ingest(Change, frozen=True, tag="analytics.ingest"):
 
     def plan(self, stored: Documents) -> Sequence[Mutation]:
         """As ``Change.plan``: for the events that are not there yet."""
-        events = [event for event in self.events if stored.get(_path(event)) is None]
-        return self._mutations(events) if events else ()
+        missing = [path for path in self.documents if stored.get(path) is None]
+        if len(missing) == len(self.events):
+            return self._whole_plan
+        return self._only(missing)._whole_plan if missing else ()
 
     def held(self, stored: Documents) -> Change | None:
         """As ``Change.held``: the events that are there."""
-        events = tuple(event for event in self.events if stored.get(_path(event)) is not None)
-        return Ingest(events, self.shard, self.named) if events else None
+        held = [path for path in self.documents if stored.get(path) is not None]
+        return self._only(held) if held else None
 
     @property
     def coarser(self) -> Change | None:
         """As ``Change.coarser``: a counter's document may have no room for more names."""
         return Ingest(self.events, self.shard, False) if self.named else None
 
-    def _mutations(self, events: Sequence[Fields]) -> list[Mutation]:
-        named = self.named
+    def forget(self) -> None:
+        """As ``Change.forget``."""
+        self.__dict__.clear()
+
+    def _only(self, paths: Sequence[str]) -> Ingest:
+        by_path = dict(zip(self.documents, self.events, strict=True))
+        return Ingest(tuple(by_path[path] for path in paths), self.shard, self.named)
+
+    @cached_property  # both sides need it
+    def _whole_plan(self) -> list[Mutation]:
+        events, named = self.events, self.named
         buckets: defaultdict[tuple[Grain, int], Counter[str]] = defaultdict(Counter)
         types: Counter[str] = Counter()
         for event in events:
@@ -224,7 +236,8 @@ class Ingest(Change, frozen=True, tag="analytics.ingest"):
             )
             for (grain, start), items in buckets.items()
         ]
-        return [*(create(_path(event), event) for event in events), totals, *counters]
+        creations = map(create, self.documents, events)
+        return [*creations, totals, *counters]
 
 
 def _counted(field: str, names: Counter[str]) -> tuple[Transform, ...]:
