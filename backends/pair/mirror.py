@@ -43,7 +43,7 @@ from backends.documents.changes import ATTEMPTS, Change, contended, decode, enco
 from backends.documents.port import Context, Document, DocumentStore, Mutation, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.operations import error_answer
-from backends.pair.changelog import ChangeLog, Frame, Segment, State
+from backends.pair.changelog import ChangeLog, Frame, Segment, ChangeState
 from backends.resilience.backoff import backoff
 
 WINDOW: Final = 10_000  # changes in memory; more wait in the log alone
@@ -81,7 +81,7 @@ class LoggedChange(msgspec.Struct, eq=False):
     segment: Segment | None  # None: it is in memory only
     number: int  # in the segment
     loaded: bool = True  # in the window; otherwise it is read back from its segment
-    outcome: State = State.OPEN
+    outcome: ChangeState = ChangeState.OPEN
     doubtful: bool = False
     asked: int = 0  # when the own side did not hold it for the first time
     most: int = BATCH  # changes that it may be sent with: half as many after each commit that failed with it
@@ -98,15 +98,15 @@ class LoggedChange(msgspec.Struct, eq=False):
 
     def settle(self) -> None:
         """As ``Intent.settle``."""
-        self.outcome = State.SETTLED
+        self.outcome = ChangeState.SETTLED
         if self.segment is not None:
-            self.segment.note(self.number, State.SETTLED)
+            self.segment.note(self.number, ChangeState.SETTLED)
 
     def abort(self) -> None:
         """As ``Intent.abort``."""
-        self.outcome = State.DONE
+        self.outcome = ChangeState.DONE
         if self.segment is not None:
-            self.segment.note(self.number, State.DONE)
+            self.segment.note(self.number, ChangeState.DONE)
 
     def doubt(self) -> None:
         """As ``Intent.doubt``."""
@@ -138,7 +138,7 @@ class WriteAhead:
         try:
             if mirror.at_once:
                 for each in logged:
-                    if each.outcome is State.SETTLED:
+                    if each.outcome is ChangeState.SETTLED:
                         await mirror.apply_at_once(each)
         finally:
             self.leave()
@@ -217,7 +217,7 @@ class Mirror:
     def log_ahead(self, step: Change) -> LoggedChange:
         """Log a change that is about to be written. Raises ``OperationRefused`` if that is impossible."""
         try:
-            return self._logged(step, State.OPEN)
+            return self._logged(step, ChangeState.OPEN)
         except OSError as error:
             self.refused += 1
             self._tell_unwritable(error)
@@ -227,14 +227,14 @@ class Mirror:
     def log_afterwards(self, step: Change) -> LoggedChange:
         """Log a change that was written already. Where that is impossible it waits in memory."""
         try:
-            logged = self._logged(step, State.SETTLED)
+            logged = self._logged(step, ChangeState.SETTLED)
         except OSError as error:
             self._tell_unwritable(error)
             logged = self._unlogged(step, 0)
-        logged.outcome = State.SETTLED
+        logged.outcome = ChangeState.SETTLED
         return logged
 
-    def _logged(self, step: Change, state: State) -> LoggedChange:
+    def _logged(self, step: Change, state: ChangeState) -> LoggedChange:
         log = self._log
         if log is None:
             return self._unlogged(step, 0)
@@ -303,7 +303,7 @@ class Mirror:
             segment.open -= 1
             if self._open:
                 self._open.pop((segment, logged.number), None)
-        if logged.outcome is State.DONE:
+        if logged.outcome is ChangeState.DONE:
             if segment is not None:
                 self._discard(segment)
         elif logged.loaded:
@@ -321,7 +321,7 @@ class Mirror:
         if self._count > BATCH:
             logged.step.forget()  # it will wait for long
         logged.due = monotonic_ns()
-        if logged.outcome is State.SETTLED:
+        if logged.outcome is ChangeState.SETTLED:
             self._fresh.append(logged)
             if len(self._senders) < self._window:
                 self._dispatch()
@@ -333,9 +333,9 @@ class Mirror:
 
     def _done(self, logged: LoggedChange) -> None:
         """Both sides have the change, or neither will."""
-        logged.outcome = State.DONE
+        logged.outcome = ChangeState.DONE
         if logged.segment is not None:
-            logged.segment.note(logged.number, State.DONE)
+            logged.segment.note(logged.number, ChangeState.DONE)
 
     def _settle(self, logged: LoggedChange) -> None:
         """Remove a change from what waits."""
@@ -465,7 +465,7 @@ class Mirror:
         try:
             step = decode(frame.body)
         except msgspec.DecodeError as error:
-            segment.note(frame.number, State.DONE)
+            segment.note(frame.number, ChangeState.DONE)
             reason = f"its record cannot be read; has an adapter been removed? {error}"
             self._count_lost((), "mistake", reason)
             return
@@ -474,8 +474,8 @@ class Mirror:
         self._waiting.setdefault(segment, {})[logged] = None
         self._count += 1
         self._bytes += logged.size
-        if frame.state == State.SETTLED:
-            logged.outcome = State.SETTLED
+        if frame.state == ChangeState.SETTLED:
+            logged.outcome = ChangeState.SETTLED
             self._fresh.append(logged)
         else:
             logged.doubtful = True
