@@ -7,8 +7,8 @@ gets its lock goes on with it, and removes it when all in it is done. So it does
 are, or which of them wrote what.
 
 A segment is a header and then frames. The header is mapped into memory, and has one byte for each frame: what became
-of its change (``ChangeState``). Storing that byte is all it takes to note an outcome. A frame is ``mark · number u32 ·
-length u32 · crc32 u32 · body``; the body is the time (microseconds since 1970) and the encoded change. A frame is
+of its change (``ChangeState``). Storing that byte is all it takes to note an outcome. A frame is ``mark · number u32
+· length u32 · crc32 u32 · body``; the body is the time (microseconds since 1970) and the encoded change. A frame is
 whole in the file before its change is sent to the store, and its outcome is stored before the client has its answer.
 
 After a crash of the machine a frame may be there without its state, or a state without its frame. The first is asked

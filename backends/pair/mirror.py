@@ -43,7 +43,7 @@ from backends.documents.changes import ATTEMPTS, Change, contended, decode, enco
 from backends.documents.port import Context, Document, DocumentStore, Mutation, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.operations import error_answer
-from backends.pair.changelog import ChangeLog, Frame, Segment, ChangeState
+from backends.pair.changelog import ChangeLog, ChangeState, Frame, Segment
 from backends.resilience.backoff import backoff
 
 WINDOW: Final = 10_000  # changes in memory; more wait in the log alone
