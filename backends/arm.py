@@ -29,6 +29,7 @@ GAUGES: Final = (
     "breaker_state",  # 0 closed, 1 half-open, 2 open
     "view_age_ms",
     "mirror_pending",
+    "writes_not_logged",  # refused, because the change log could not be written
 )
 LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending"})
 

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from backends.backend import Backend
+from backends.disk import Sync
 from backends.durations import Duration
 from backends.kinds.registry import KINDS
 from backends.origin import OriginTls, Reach, origin_mistakes, place_tls, same_origin
@@ -81,6 +82,8 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 0  # 0: one a core
     sticky: tuple[str, ...] = ("header:x-user-id", "cookie", "ip")
     run_dir: str = ".phasegate"
+    # When the mock's journal and the change log are synced to the disk: before an answer, every second, or never.
+    sync: Sync = Sync.EVERY_SECOND
     max_head: Annotated[int, Meta(ge=1024, le=1048576)] = 32 * 1024
     max_body: Count = 1024 * 1024  # of a data request; 0: any
     max_connections: Annotated[int, Meta(ge=1)] = 16384  # a worker; beyond it 503

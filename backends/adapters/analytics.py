@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -29,7 +30,7 @@ from backends.adapters.replies import Written, refused, reply, rest_for
 from backends.adapters.requests import read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.times import EPOCH, Timestamp, from_unix, timestamp, to_micros
-from backends.documents.changes import ATTEMPTS, All, contended
+from backends.documents.changes import All, Change, Documents, write
 from backends.documents.port import (
     COMMIT_LIMIT,
     Context,
@@ -39,7 +40,6 @@ from backends.documents.port import (
     Filter,
     Mutation,
     Query,
-    Reason,
     Rejected,
     Transform,
     create,
@@ -176,38 +176,51 @@ class TrendWindow:
 WINDOW: Final = TrendWindow()
 
 
-@dataclass(frozen=True, slots=True)
-class Ingest:
-    """A ``Change`` that stores events and counts each of them once. They fit into one commit."""
+class Ingest(Change, frozen=True, tag="analytics.ingest", dict=True):
+    """Stores events and counts each of them once. They fit into one commit."""
 
     events: tuple[Fields, ...]
     shard: int
+    named: bool = True  # whether items and types are counted under their own names
 
-    @property
+    @cached_property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``: the events. Their counters follow from them."""
         return tuple(_path(event) for event in self.events)
 
-    async def apply(self, store: DocumentStore, ctx: Context) -> None:
-        """As ``Change.apply``."""
-        events, named = self.events, True
-        for _ in range(ATTEMPTS):
-            try:
-                await store.commit(self._mutations(events, named), ctx)
-                return
-            except Rejected as refusal:
-                if refusal.reason is Reason.EXISTS:
-                    stored = await store.get_many([_path(event) for event in events], ctx)
-                    events = tuple(event for event, document in zip(events, stored, strict=True) if document is None)
-                    if not events:
-                        return
-                elif refusal.reason is Reason.INVALID and named:
-                    named = False  # a counter's document is full
-                else:
-                    raise
-        raise contended(EVENTS)
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """As ``Change.traces``."""
+        return self.documents
 
-    def _mutations(self, events: Sequence[Fields], named: bool) -> list[Mutation]:
+    def plan(self, stored: Documents) -> Sequence[Mutation]:
+        """As ``Change.plan``: for the events that are not there yet."""
+        missing = [path for path in self.documents if stored.get(path) is None]
+        if len(missing) == len(self.events):
+            return self._whole_plan
+        return self._only(missing)._whole_plan if missing else ()
+
+    def held(self, stored: Documents) -> Change | None:
+        """As ``Change.held``: the events that are there."""
+        held = [path for path in self.documents if stored.get(path) is not None]
+        return self._only(held) if held else None
+
+    @property
+    def coarser(self) -> Change | None:
+        """As ``Change.coarser``: a counter's document may have no room for more names."""
+        return Ingest(self.events, self.shard, False) if self.named else None
+
+    def forget(self) -> None:
+        """As ``Change.forget``."""
+        self.__dict__.clear()
+
+    def _only(self, paths: Sequence[str]) -> Ingest:
+        by_path = dict(zip(self.documents, self.events, strict=True))
+        return Ingest(tuple(by_path[path] for path in paths), self.shard, self.named)
+
+    @cached_property  # both sides need it
+    def _whole_plan(self) -> list[Mutation]:
+        events, named = self.events, self.named
         buckets: defaultdict[tuple[Grain, int], Counter[str]] = defaultdict(Counter)
         types: Counter[str] = Counter()
         for event in events:
@@ -229,7 +242,8 @@ class Ingest:
             )
             for (grain, start), items in buckets.items()
         ]
-        return [*(create(_path(event), event) for event in events), totals, *counters]
+        creations = map(create, self.documents, events)
+        return [*creations, totals, *counters]
 
 
 def _counted(field: str, names: Counter[str]) -> tuple[Transform, ...]:
@@ -312,7 +326,7 @@ class Analytics:
                 for portion in _portions(list(events.values()))
             )
         )
-        await change.apply(self._store, ctx)
+        await write(change, self._store, ctx)
         return reply(202, {"accepted": len(events)}), change
 
     async def user(self, call: Call, ctx: Context) -> Answer:
@@ -445,6 +459,7 @@ ADAPTER: Final = Adapter(
         Spec(Analytics.trending, "GET", "/api/analytics/trending", "read", Trending, parameters=(WINDOW, RANKED)),
     ),
     collections=(EVENTS, TOTALS, *(grain.collection for grain in GRAINS)),
+    changes=(Ingest,),
     views=(Query(TOTALS),),
     made_up=events,
     times=frozenset({"start"}),  # of a bucket

@@ -20,7 +20,7 @@ from backends.adapters.requests import Moment, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
-from backends.documents.changes import Put
+from backends.documents.changes import Put, write
 from backends.documents.port import Context, Document, DocumentStore, Fields, Filter, Query, put
 from backends.operations import Answer, Call, error_answer
 
@@ -118,7 +118,7 @@ class Dashboard:
             raise refused(400, "invalid_body", f"$.metrics: found no metric, expected JSON such as {_EXAMPLE}")
         fields: Fields = {"published_at": from_unix(call.now), "metrics": body.metrics}
         change = Put((put(f"{COLLECTION}/{call.id}", fields),))
-        await change.apply(self._store, ctx)
+        await write(change, self._store, ctx)
         return reply(200, {"id": call.id, **fields}), change
 
     async def stream(self, call: Call, ctx: Context) -> Answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -16,11 +16,11 @@ import structlog
 from backends.adapters import registry
 from backends.adapters.replies import OperationRefused
 from backends.arm import Health
-from backends.documents.changes import Change
 from backends.documents.port import Cell, Context, DocumentStore, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.kind import Rehearsal
 from backends.operations import Answer, Call, Operation, error_answer
+from backends.pair.mirror import Mirror, WriteAhead
 
 MEMO_LIMIT: Final = 4096  # memoised answers per arm
 MEMO_BYTES: Final = 16 * 1024 * 1024  # of them together: at 1 to 4 KiB an answer, the number is reached first
@@ -47,7 +47,7 @@ class StoreArm:
         self.kind = store.kind
         self.store = store
         self.deadline_s = deadline_s
-        self.mirror: Callable[[Change], Awaitable[None]] | None = None  # called with every applied change
+        self.mirror: Mirror | None = None  # hands its changes to the other side
         self._rehearsal = rehearsal
         self._memos: dict[bytes, _Memo] = {}
         self._memo_bytes = 0
@@ -74,13 +74,11 @@ class StoreArm:
         if self._rehearsal is not None:
             await self._rehearse(self._rehearsal)
         operation = call.operation
-        ctx = Context(asyncio.get_running_loop().time() + self.deadline_s)
+        deadline = asyncio.get_running_loop().time() + self.deadline_s
         try:
             if operation.kind == "write":
-                answer, change = await self._handlers[operation.name](call, ctx)
-                if change is not None and self.mirror is not None:
-                    await self.mirror(change)
-                return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+                return await self._write(call, deadline)
+            ctx = Context(deadline)
             answer = await self._handlers[operation.name](call, ctx)
         except OperationRefused as refusal:
             answer = refusal.answer
@@ -99,6 +97,21 @@ class StoreArm:
         if operation.kind == "read" and ctx.memorable and self._rehearsal is None:
             self._remember(call, ctx, answer)
         return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+
+    async def _write(self, call: Call, deadline: float) -> Answer:
+        handler = self._handlers[call.operation.name]
+        mirror = self.mirror
+        if mirror is None:
+            answer, _ = await handler(call, Context(deadline))
+            return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+        ahead = WriteAhead(mirror)
+        try:
+            answer, change = await handler(call, Context(deadline, ahead.intend))
+        except BaseException:
+            ahead.leave()
+            raise
+        await ahead.finish(change)
+        return answer  # type: ignore[no-any-return]  # as above
 
     def _gap(self, operation: Operation, rejection: Rejected) -> Answer:
         """The answer when the store refuses a read as invalid.

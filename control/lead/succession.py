@@ -20,6 +20,7 @@ import structlog
 from msgspec import Struct
 
 from backends.kinds.registry import KINDS
+from backends.pair.changelog import drop_folder, move_folder
 from control.plan.mistakes import one_of
 from control.plan.phases import percent_of
 from control.plan.settings import Settings
@@ -150,6 +151,9 @@ class ConfiguredSuccession:
                 self._write(renamed, abandoned, saved)
             for name, old in self.was.items():
                 _move_files(self._path.parent, old, name)
+                move_folder(self._path.parent, old, name)
+            for name in self._settings.abandon:
+                drop_folder(self._path.parent, name)
         except (StoreError, OSError) as error:
             raise CannotStartError(f"migrations cannot be renamed or abandoned: {error}") from None
 

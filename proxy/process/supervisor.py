@@ -27,6 +27,7 @@ import msgspec
 import structlog
 
 from backends.durations import encode_hook
+from backends.pair.changelog import lost_before
 from proxy.board.board import Board, BoardError, boot_id
 from proxy.board.carrying import LeftBoard, carry, read_left
 from proxy.board.layout import Layout
@@ -48,6 +49,8 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _WORKER_HUNG_S: Final = 10.0
 _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
+# Until the changes that an ended worker has left are a living one's: it looks once a second (``mirror.LOOK_S``).
+_HANDED_OVER_S: Final = 3.0
 _KILL_AFTER_S: Final = 5.0  # beyond the drain's time, from when the end was asked for
 _CONTROL_ENDS_S: Final = 10.0  # that control may take to end: it writes what the store has yet to take
 _POLL_S: Final = 1.0
@@ -133,6 +136,8 @@ class Supervisor:
         rundir.note_form(self._run_dir)
         self._control = _Child("control", self._start_control, self._board)
         self._slots = [self._slot(i) for i in range(self._workers)]
+        # Rows of this board without a process, and since when: what their workers left is taken over meanwhile.
+        self._ended_rows = dict.fromkeys(range(self._rows), monotonic())
         self._leaving: list[_Child] = []  # replaced workers that are still draining
         self._replacing: list[int] = []  # slots whose worker is yet to be replaced
         self._successor: tuple[int, _Child] | None = None
@@ -145,6 +150,7 @@ class Supervisor:
             while True:
                 for child in self._children():
                     self._keep(child)
+                self._hand_over()
                 self._replace()
                 received = signal.sigtimedwait(_SIGNALS, self._patience())
                 if received is None or received.si_signo == signal.SIGCHLD:
@@ -187,8 +193,14 @@ class Supervisor:
     def _new_board(self, shape: Layout, left: LeftBoard | None, was: Mapping[str, str]) -> Board:
         """A board with nothing counted; migrations that an earlier one had keep their weight and their lease."""
         path = self._run_dir / BOARD
+
+        def fill(new: Board) -> None:
+            new.begin(monotonic_ns(), [lost_before(self._run_dir, name) for name, _ in shape.migrations])
+            if left is not None:
+                carry(left, new, was)
+
         try:
-            return Board.create(path, shape, self._boot, lambda new: None if left is None else carry(left, new, was))
+            return Board.create(path, shape, self._boot, fill)
         except OSError as error:
             raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
 
@@ -226,6 +238,8 @@ class Supervisor:
         child.process = None
         if child.row >= 0:
             child.board.clear_volatile(child.row)
+            if child.board is self._board:
+                self._ended_rows[child.row] = now
         if child in self._leaving:
             self._leaving.remove(child)
             child.stray.close()
@@ -238,6 +252,17 @@ class Supervisor:
             _log.error("crash_loop", child=child.name, code=code, hint="its last lines above say why it cannot live")
         if now >= child.due:
             self._keep(child)
+
+    def _hand_over(self) -> None:
+        """Let no ended worker's row say that the target lacks changes, once the living have taken over its logs."""
+        now = monotonic()
+        in_use = {child.row for child in self._children() if child.process is not None and child.board is self._board}
+        for row in in_use:
+            self._ended_rows.pop(row, None)
+        if in_use:
+            for row in [row for row, ended in self._ended_rows.items() if now - ended > _HANDED_OVER_S]:
+                self._board.hand_over(row)
+                del self._ended_rows[row]
 
     def _pass_on(self, child: _Child) -> None:
         """Put into the log what a child wrote past it."""
@@ -337,6 +362,7 @@ class Supervisor:
         if shape != self._board.layout:
             left = read_left(self._board.path, self._boot)
             self._board = self._new_board(shape, left, launch.succession.was)  # the old workers keep the old one
+            self._ended_rows.clear()
 
     def _end_control(self) -> None:
         """Have the control process end, and wait for it; the next look starts it again."""
