@@ -252,5 +252,5 @@ def example_call(
         if name not in params:
             params[name] = str(answered[f"{adapter.name}.{getattr(example.of, '__name__', '')}"][name])
     path = PLACEHOLDER.sub(lambda match: params[match[1]], spec.path)
-    target = f"{path}?{urlencode(example.query)}".encode()
-    return Call(operation, target, params, dict(example.query), example.body.encode(), now, fresh_id)
+    key = f"{path}?{urlencode(example.query)}".encode()
+    return Call(operation, key, params, dict(example.query), example.body.encode(), now, fresh_id)

@@ -281,8 +281,11 @@ class Scans:
         limit = LIST_PAGE.of(call)
         status = STATUS.of(call)
         where = () if status is None else (Filter("status", "==", status),)
-        query = Query(COLLECTION, where, "created_at", True, limit + 1, moment_cursor(call))
-        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S)
+        place = moment_cursor(call)
+        query = Query(COLLECTION, where, "created_at", True, limit + 1, place)
+        # A session finds its own writes on the first page.
+        min_age = 0.0 if place is None else LIST_AGE_S
+        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S, min_age=min_age)
         cursor = moment_after(scans[limit - 1], "created_at") if len(scans) > limit else None
         return reply(200, {"scans": [shown(scan) for scan in scans[:limit]], "next_cursor": cursor})
 
@@ -361,7 +364,8 @@ class Scans:
                     break
             full = len(page) == limit
             query = Query(collection, (), "posted_at", False, 1 if full else batch_limit, place)
-            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S)
+            min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
+            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
             if not batches:
                 return reply(200, {"files": page, "next_cursor": None})
             if full:
@@ -379,8 +383,9 @@ class Scans:
         wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
         place = None if cursor is None else (cursor[0], str(cursor[1]))
         page = dataclasses.replace(wasteful, limit=limit + 1, start_after=place)
-        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S)
-        total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S)
+        min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
+        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
+        total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S, min_age=min_age)
         more = None
         if len(groups) > limit:
             wasted = groups[limit - 1].fields["wasted"]

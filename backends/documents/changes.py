@@ -92,6 +92,9 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         """What to apply where a store refuses the change as invalid; None if it is then refused for good."""
         return None
 
+    def forget(self) -> None:
+        """Drop what was worked out and can be worked out again: it waits with many others."""
+
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
         """Apply it, unless it is applied already. Raises ``Fault``; ``Rejected`` only where no retry can succeed."""
         for step in self.steps:
@@ -264,8 +267,9 @@ def replacing(newer: Newer) -> Join:
 
 def rule_of(path: str) -> Join:
     """The rule of the document's collection. Raises ``LookupError``, which says what is missing."""
-    segments = path.split("/")
-    pattern = "/".join("*" if at % 2 else name for at, name in enumerate(segments[:-1]))
+    pattern, _, rest = path.partition("/")
+    if "/" in rest:
+        pattern = "/".join("*" if at % 2 else name for at, name in enumerate(path.split("/")[:-1]))
     try:
         return _rules[pattern]
     except KeyError:
@@ -342,14 +346,14 @@ async def _apply(step: Change, store: DocumentStore, ctx: Context) -> None:
 
 def guarded(step: Change, mutations: Sequence[Mutation], stored: Documents) -> Sequence[Mutation]:
     """The step's plan, with the precondition that the documents it was made from are as they were read."""
-    if not step.reads:
-        return mutations
     reads = step.reads
+    if not reads:
+        return mutations
     return [
-        msgspec.structs.replace(mutation, precondition=unchanged(stored.get(mutation.path)))
-        if mutation.path in reads
-        else mutation
-        for mutation in mutations
+        Mutation(write.path, write.fields, write.mask, write.transforms, unchanged(stored.get(write.path)))
+        if write.path in reads
+        else write
+        for write in mutations
     ]
 
 

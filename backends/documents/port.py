@@ -235,14 +235,21 @@ class DocumentStore(Protocol):
     async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
         """The documents in the order of ``paths``, at one moment."""
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
-        """The matching documents. The result may be up to ``max_age`` seconds old, but never older than a write that
-        was answered on this machine (read-your-writes)."""
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
+        """The matching documents. The result may be up to ``max_age`` seconds old.
 
-    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+        A result older than a write that was answered on this machine is not used (read-your-writes), unless it is
+        younger than ``min_age`` seconds: where a read may lag behind a session's own writes, a stream of writes then
+        does not make each read a query of its own.
+        """
+
+    async def count(
+        self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0, min_age: float = 0.0
+    ) -> Count:
         """How many documents match, and the sum of the integer field ``total``; limit and start are ignored.
 
-        ``total`` is the ordered field or None: the service can only sum a field of the index that it scans.
+        ``total`` is the ordered field or None: the service can only sum a field of the index that it scans. The ages
+        are as for ``query``.
         """
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:

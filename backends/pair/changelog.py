@@ -7,8 +7,8 @@ gets its lock goes on with it, and removes it when all in it is done. So it does
 are, or which of them wrote what.
 
 A segment is a header and then frames. The header is mapped into memory, and has one byte for each frame: what became
-of its change (``State``). Storing that byte is all it takes to note an outcome. A frame is ``mark · number u32 ·
-length u32 · crc32 u32 · body``; the body is the time (microseconds since 1970) and the encoded change. A frame is
+of its change (``ChangeState``). Storing that byte is all it takes to note an outcome. A frame is ``mark · number u32
+· length u32 · crc32 u32 · body``; the body is the time (microseconds since 1970) and the encoded change. A frame is
 whole in the file before its change is sent to the store, and its outcome is stored before the client has its answer.
 
 After a crash of the machine a frame may be there without its state, or a state without its frame. The first is asked
@@ -55,7 +55,7 @@ _ATTEMPTS: Final = 10  # to make a segment; each fails only if another process t
 _log = structlog.get_logger("phasegate.changelog")
 
 
-class State(IntEnum):
+class ChangeState(IntEnum):
     """What became of a change, as far as its process noted it."""
 
     NONE = 0  # not noted: the process died before it sent the change, or the machine crashed
@@ -64,7 +64,7 @@ class State(IntEnum):
     DONE = 3  # both sides have it, or neither
 
 
-_WAITING: Final = frozenset({State.OPEN, State.SETTLED})
+_WAITING: Final = frozenset({ChangeState.OPEN, ChangeState.SETTLED})
 
 
 class Frame(NamedTuple):
@@ -103,7 +103,7 @@ class Segment:
         """Whether there is room for another change of so many bytes."""
         return self.frames < SEGMENT_FRAMES and (self.end + size <= SEGMENT_BYTES or self.frames == 0)
 
-    def append(self, body: bytes, made: int, *, state: State, read_later: bool) -> int:
+    def append(self, body: bytes, made: int, *, state: ChangeState, read_later: bool) -> int:
         """Write a change; returns its number. With ``read_later`` it will be read back. Raises ``OSError``."""
         number = self.frames
         content = _MADE.pack(made) + body
@@ -134,11 +134,11 @@ class Segment:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self.end)
 
-    def note(self, number: int, state: State) -> None:
+    def note(self, number: int, state: ChangeState) -> None:
         """Store what became of a change. Without effect on a closed segment: whoever has it then asks the store."""
         if self._fd < 0:
             return
-        if state == State.DONE and number >= self._number and self._states[number] in _WAITING:
+        if state == ChangeState.DONE and number >= self._number and self._states[number] in _WAITING:
             self.unread -= 1
         self._states[number] = state
         self._log.disk.wrote(self)
@@ -189,7 +189,7 @@ class Segment:
             state = self._states[number]
             if state in _WAITING:
                 self.unread -= 1
-            if state != State.DONE:
+            if state != ChangeState.DONE:
                 yield Frame(number, state, _MADE.unpack_from(content)[0], content[_MADE.size :])
 
     def _count_missing(self, before: int) -> None:
@@ -198,7 +198,7 @@ class Segment:
             if self._states[self._number] in _WAITING:
                 self.unread -= 1
                 self.damaged += 1
-                self._states[self._number] = State.DONE
+                self._states[self._number] = ChangeState.DONE
             self._number += 1
 
     def _skip_damage(self) -> None:
@@ -215,7 +215,7 @@ class Segment:
             if len(block) < READ_BYTES:
                 self._at = self.end
         # A process that is killed while it writes leaves half a frame, whose change it had not sent anywhere.
-        follows = self._number < SEGMENT_FRAMES and self._states[self._number] != State.NONE
+        follows = self._number < SEGMENT_FRAMES and self._states[self._number] != ChangeState.NONE
         if self._at < self.end or follows:
             self._tell(f"the bytes from {at} to {self._at} are not what was written; the rest is used")
 
@@ -260,7 +260,7 @@ class ChangeLog:
         # All files are named relative to the open folder, so that it may be renamed meanwhile.
         self.folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def append(self, body: bytes, *, state: State, read_later: bool) -> tuple[Segment, int]:
+    def append(self, body: bytes, *, state: ChangeState, read_later: bool) -> tuple[Segment, int]:
         """Write a change; returns its segment and its number there. Raises ``OSError``, and nothing is written."""
         segment = self._current
         if segment is None or not segment.takes(len(body)):

@@ -50,9 +50,9 @@ class Source:
         self._mirrors: list[Mirror] = []  # from source to target, and from target to source
         self._writes: set[asyncio.Task[Answer]] = set()
 
-    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+    def peek(self, arm: int, operation: Operation, key: bytes) -> Answer | None:
         """As ``DataSource.peek``."""
-        return self.arms[arm].peek(operation, target)
+        return self.arms[arm].peek(operation, key)
 
     async def answer(self, arm: int, call: Call) -> Outcome:
         """As ``DataSource.answer``."""

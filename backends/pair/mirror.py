@@ -37,12 +37,13 @@ import msgspec
 import structlog
 
 from backends.adapters.replies import OperationRefused
+from backends.disk import Sync
 from backends.documents.batching import CommitBatch
-from backends.documents.changes import ATTEMPTS, Change, contended, decode, encode
-from backends.documents.port import Context, Document, DocumentStore, Reason, Rejected
+from backends.documents.changes import ATTEMPTS, Change, contended, decode, encode, guarded
+from backends.documents.port import Context, Document, DocumentStore, Mutation, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.operations import error_answer
-from backends.pair.changelog import ChangeLog, Frame, Segment, State
+from backends.pair.changelog import ChangeLog, ChangeState, Frame, Segment
 from backends.resilience.backoff import backoff
 
 WINDOW: Final = 10_000  # changes in memory; more wait in the log alone
@@ -80,7 +81,7 @@ class LoggedChange(msgspec.Struct, eq=False):
     segment: Segment | None  # None: it is in memory only
     number: int  # in the segment
     loaded: bool = True  # in the window; otherwise it is read back from its segment
-    outcome: State = State.OPEN
+    outcome: ChangeState = ChangeState.OPEN
     doubtful: bool = False
     asked: int = 0  # when the own side did not hold it for the first time
     most: int = BATCH  # changes that it may be sent with: half as many after each commit that failed with it
@@ -97,15 +98,15 @@ class LoggedChange(msgspec.Struct, eq=False):
 
     def settle(self) -> None:
         """As ``Intent.settle``."""
-        self.outcome = State.SETTLED
+        self.outcome = ChangeState.SETTLED
         if self.segment is not None:
-            self.segment.note(self.number, State.SETTLED)
+            self.segment.note(self.number, ChangeState.SETTLED)
 
     def abort(self) -> None:
         """As ``Intent.abort``."""
-        self.outcome = State.DONE
+        self.outcome = ChangeState.DONE
         if self.segment is not None:
-            self.segment.note(self.number, State.DONE)
+            self.segment.note(self.number, ChangeState.DONE)
 
     def doubt(self) -> None:
         """As ``Intent.doubt``."""
@@ -130,17 +131,19 @@ class WriteAhead:
     async def finish(self, change: Change | None) -> None:
         """The handler has answered: hand over its changes. Raises ``OperationRefused`` if they cannot be synced."""
         mirror, logged = self._mirror, self._logged
-        if change is not None:
+        if change is not None and not (len(logged) == 1 and logged[0].step is change):
             for step in change.steps:
                 if not any(step is each.step for each in logged):
                     logged.append(mirror.log_afterwards(step))
         try:
-            for each in logged:
-                if each.outcome is State.SETTLED:
-                    await mirror.apply_at_once(each)
+            if mirror.at_once:
+                for each in logged:
+                    if each.outcome is ChangeState.SETTLED:
+                        await mirror.apply_at_once(each)
         finally:
             self.leave()
-        await mirror.synced()
+        if mirror.waits_for_disk:
+            await mirror.synced()
 
     def leave(self) -> None:
         """Hand over what is left: what was acknowledged waits, what has no outcome is in doubt."""
@@ -163,12 +166,15 @@ class Mirror:
         self.refused = 0  # writes that were refused because they could not be logged
         self._own = own
         self._store = other
-        self._at_once = at_once
+        self.at_once = at_once
+        self.waits_for_disk = log is not None and log.disk.sync is Sync.ALWAYS
         self._log = log
         # What waits in memory, oldest first: by segment, and under None what is in no segment.
         self._waiting: dict[Segment | None, dict[LoggedChange, None]] = {}
         self._open: dict[tuple[Segment, int], LoggedChange] = {}  # sent to the own store, without an outcome yet
         self._segments: dict[Segment, None] = {}  # oldest first, of those with something to be read or to be done
+        self._unread = False  # something in the segments is yet to be read
+        self._own_unread = False  # in those of this process
         self._count = self._bytes = 0  # of what is in memory
         self._fresh: deque[LoggedChange] = deque()  # of that: certain and not tried yet, oldest first
         self._failed: list[LoggedChange] = []  # failed before, a heap by due time
@@ -211,7 +217,7 @@ class Mirror:
     def log_ahead(self, step: Change) -> LoggedChange:
         """Log a change that is about to be written. Raises ``OperationRefused`` if that is impossible."""
         try:
-            return self._logged(step, State.OPEN)
+            return self._logged(step, ChangeState.OPEN)
         except OSError as error:
             self.refused += 1
             self._tell_unwritable(error)
@@ -221,14 +227,14 @@ class Mirror:
     def log_afterwards(self, step: Change) -> LoggedChange:
         """Log a change that was written already. Where that is impossible it waits in memory."""
         try:
-            logged = self._logged(step, State.SETTLED)
+            logged = self._logged(step, ChangeState.SETTLED)
         except OSError as error:
             self._tell_unwritable(error)
             logged = self._unlogged(step, 0)
-        logged.outcome = State.SETTLED
+        logged.outcome = ChangeState.SETTLED
         return logged
 
-    def _logged(self, step: Change, state: State) -> LoggedChange:
+    def _logged(self, step: Change, state: ChangeState) -> LoggedChange:
         log = self._log
         if log is None:
             return self._unlogged(step, 0)
@@ -236,8 +242,8 @@ class Mirror:
             body = encode(step)
         except _UNENCODABLE:
             return self._unlogged(step, 0)  # no store takes such a value: the write is refused in a moment
-        full = self._count >= WINDOW or self._bytes >= WINDOW_BYTES
-        read_later = full or any(not segment.exhausted for segment in self._segments if segment.own)
+        # Once more waits than the window holds, what comes after it waits behind it.
+        read_later = self._own_unread or self._count >= WINDOW or self._bytes >= WINDOW_BYTES
         before = log.current
         segment, number = log.append(body, state=state, read_later=read_later)
         segment.open += 1
@@ -249,6 +255,7 @@ class Mirror:
         now = monotonic_ns()
         logged = LoggedChange(step, len(body), now, now, segment, number, not read_later)
         if read_later:
+            self._own_unread = self._unread = True
             self._open[segment, number] = logged
         return logged
 
@@ -272,8 +279,8 @@ class Mirror:
                 raise OperationRefused(error_answer(503, "write_uncertain", message, _RETRY)) from None
 
     async def apply_at_once(self, logged: LoggedChange) -> None:
-        """Apply an acknowledged change now, if this mirror is to do that and the other store is well."""
-        if not self._at_once or self._failed or self._resume or self._fresh:
+        """Apply an acknowledged change now, if the other store is well."""
+        if self._failed or self._resume or self._fresh:
             return
         try:
             await logged.step.apply(self._store, _context())
@@ -294,8 +301,9 @@ class Mirror:
         segment = logged.segment
         if segment is not None:
             segment.open -= 1
-            self._open.pop((segment, logged.number), None)
-        if logged.outcome is State.DONE:
+            if self._open:
+                self._open.pop((segment, logged.number), None)
+        if logged.outcome is ChangeState.DONE:
             if segment is not None:
                 self._discard(segment)
         elif logged.loaded:
@@ -304,11 +312,16 @@ class Mirror:
             self._read_soon()  # it is read back when its turn comes
 
     def _enqueue(self, logged: LoggedChange) -> None:
-        self._waiting.setdefault(logged.segment, {})[logged] = None
+        waiting = self._waiting.get(logged.segment)
+        if waiting is None:
+            waiting = self._waiting[logged.segment] = {}
+        waiting[logged] = None
         self._count += 1
         self._bytes += logged.size
+        if self._count > BATCH:
+            logged.step.forget()  # it will wait for long
         logged.due = monotonic_ns()
-        if logged.outcome is State.SETTLED:
+        if logged.outcome is ChangeState.SETTLED:
             self._fresh.append(logged)
             if len(self._senders) < self._window:
                 self._dispatch()
@@ -320,9 +333,9 @@ class Mirror:
 
     def _done(self, logged: LoggedChange) -> None:
         """Both sides have the change, or neither will."""
-        logged.outcome = State.DONE
+        logged.outcome = ChangeState.DONE
         if logged.segment is not None:
-            logged.segment.note(logged.number, State.DONE)
+            logged.segment.note(logged.number, ChangeState.DONE)
 
     def _settle(self, logged: LoggedChange) -> None:
         """Remove a change from what waits."""
@@ -336,8 +349,10 @@ class Mirror:
             del self._waiting[segment]
             if segment is not None:
                 self._discard(segment)
-        self._read_soon()
-        self._release_if_idle()
+        if self._unread:
+            self._read_soon()
+        if self._idle is not None:
+            self._release_if_idle()
 
     def _discard(self, segment: Segment) -> None:
         """Remove a segment in which everything is done, unless changes are still appended to it."""
@@ -404,6 +419,7 @@ class Mirror:
         changes = 0
         for segment in self._log.orphans():
             self._segments[segment] = None
+            self._unread = True
             changes += segment.unread
         if changes:
             _log.warning("changes_taken_over", backend=self._store.kind, changes=changes)
@@ -412,9 +428,7 @@ class Mirror:
     # ------------------------------------------------------------------------------------------------- reading back
 
     def _read_soon(self) -> None:
-        if self._loop is None or self._reading is not None or not self._has_room():
-            return
-        if any(not segment.exhausted for segment in self._segments):
+        if self._unread and self._loop is not None and self._reading is None and self._has_room():
             self._reading = self._loop.call_soon(self._read)
 
     def _has_room(self) -> bool:
@@ -434,6 +448,8 @@ class Mirror:
                 self._count_lost((), "damaged", "its record in the change log is damaged")
             segment.damaged = 0
             self._discard(segment)
+        unread = [each for each in self._segments if not each.exhausted]
+        self._unread, self._own_unread = bool(unread), any(each.own for each in unread)
         self._read_soon()
         self._dispatch()
         self._ask()
@@ -449,7 +465,7 @@ class Mirror:
         try:
             step = decode(frame.body)
         except msgspec.DecodeError as error:
-            segment.note(frame.number, State.DONE)
+            segment.note(frame.number, ChangeState.DONE)
             reason = f"its record cannot be read; has an adapter been removed? {error}"
             self._count_lost((), "mistake", reason)
             return
@@ -458,8 +474,8 @@ class Mirror:
         self._waiting.setdefault(segment, {})[logged] = None
         self._count += 1
         self._bytes += logged.size
-        if frame.state == State.SETTLED:
-            logged.outcome = State.SETTLED
+        if frame.state == ChangeState.SETTLED:
+            logged.outcome = ChangeState.SETTLED
             self._fresh.append(logged)
         else:
             logged.doubtful = True
@@ -619,12 +635,18 @@ class Mirror:
             stored: dict[str, Document | None] = {}
             if paths:
                 stored = dict(zip(paths, await store.get_many(tuple(paths), ctx), strict=True))
-            commit = CommitBatch(stored)
+            mutations: Sequence[Mutation]
             taken: list[LoggedChange] = []
             left: list[LoggedChange] = []
-            for logged in changes:
-                (taken if commit.add(logged.step, logged.size) else left).append(logged)
-            mutations = commit.mutations
+            if len(changes) == 1:
+                taken.append(changes[0])
+                step = changes[0].step
+                mutations = guarded(step, step.plan(stored), stored)
+            else:
+                commit = CommitBatch(stored)
+                for logged in changes:
+                    (taken if commit.add(logged.step, logged.size) else left).append(logged)
+                mutations = commit.mutations
             if not mutations:
                 return taken, left
             try:

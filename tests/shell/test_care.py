@@ -13,7 +13,7 @@ import pytest
 from backends.documents.port import Count, Document, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.resilience.breaker import MIN_CALLS, BreakerState
-from backends.resilience.cache import KEYS, Cache
+from backends.resilience.cache import BYTES, KEYS, STAY, Cache, CachedResult, Result
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
 from tests.support.patience import WITHIN_S
@@ -134,29 +134,62 @@ async def test_a_failure_is_shared_and_a_late_one_leaves_the_others_alone() -> N
     assert fault.value.kind is FaultKind.UNAVAILABLE
 
 
-async def test_a_cache_forgets_after_its_time_and_keeps_a_bounded_number() -> None:
+def entry(result: Result) -> CachedResult:
+    return CachedResult(1000.0, 1060.0, 1000.2, 7, result)
+
+
+async def keep(cache: Cache, group: str, key: str, result: Result) -> None:
+    await cache.put(group, key, entry(result), keep_s=60.0)
+
+
+async def test_a_cache_keeps_a_bounded_number_and_not_all_for_the_same_time() -> None:
     cache = Cache("memory", seed=1)
     documents = [Document("a/1", {"x": 1}, 1, 2)]
-    expires, result = await cache.put("key", documents, 0.05)
-    assert await cache.get("key") == (expires, result)
-    deadline = soon()
-    while await cache.get("key") is not None:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.01)
     for nth in range(KEYS + 10):
-        await cache.put(str(nth), documents, 60)
+        await keep(cache, "a", str(nth), documents)
     assert await cache.get("0") is None
-    assert await cache.get(str(KEYS + 9)) is not None
+    assert await cache.get(str(KEYS + 9)) == entry(documents)
     assert len(cache._cache._cache) == KEYS
-    assert cache.hits >= 2
-    assert cache.misses >= 2
+    lifetimes = [cache.lifetime(4.0) for _ in range(100)]
+    assert 3.0 <= min(lifetimes) < 3.2
+    assert 3.8 < max(lifetimes) <= 4.0
+    await cache.close()
+
+
+def large(share: float) -> list[Document]:
+    """A result of about so much of what a group may have."""
+    return [Document("a/1", {"x": "y" * 10_000}, 1, 2)] * int(BYTES * share / 10_000)
+
+
+async def kept(cache: Cache, count: int) -> list[int]:
+    return [nth for nth in range(count) if await cache.get(str(nth)) is not None]
+
+
+async def test_a_cache_keeps_a_bounded_number_of_bytes() -> None:
+    cache = Cache("memory")
+    for nth in range(20):
+        await keep(cache, "a", str(nth), large(0.18))
+    assert await kept(cache, 20) == [15, 16, 17, 18, 19]
+    await keep(cache, "a", "19", [])  # in its own place
+    await keep(cache, "a", "20", large(0.18))
+    assert await kept(cache, 21) == [15, 16, 17, 18, 19, 20]
+    await cache.close()
+
+
+async def test_results_that_everybody_asks_for_are_kept_however_large_and_whoever_asks_for_others() -> None:
+    cache = Cache("memory")
+    for nth in range(STAY):
+        await keep(cache, "a", str(nth), large(0.9))
+    for nth in range(2 * KEYS):
+        await keep(cache, "b", f"b{nth}", large(0.01))
+    assert await kept(cache, STAY) == list(range(STAY))
     await cache.close()
 
 
 async def test_a_cache_that_cannot_be_reached_is_as_good_as_none(free_port: Callable[[], int]) -> None:
     cache = Cache(f"redis://127.0.0.1:{free_port()}/0")
     assert await cache.get("key") is None
-    await cache.put("key", [], 1)
+    await keep(cache, "a", "key", [])
     await cache.close()
 
 
@@ -193,15 +226,13 @@ async def test_machines_share_results_through_redis() -> None:
     documents = [Document("a/1", {"x": 1, "at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\x00"}, 1, 2)]
     deadline = soon()  # a cache that is slow to connect does not say so, it only does not cache
     while True:
-        expires, _ = await one.put("documents", documents, 60)
-        await one.put("count", Count(3, 4), 60)
+        await keep(one, "a", "documents", documents)
+        await keep(one, "a", "count", Count(3, 4))
         if await two.get("documents") is not None and await two.get("count") is not None:
             break
         assert asyncio.get_running_loop().time() < deadline
-    assert await two.get("documents") == (expires, documents)
-    counted = await two.get("count")
-    assert counted is not None
-    assert counted[1] == Count(3, 4)
+    assert await two.get("documents") == entry(documents)
+    assert await two.get("count") == entry(Count(3, 4))
     assert await two.get("nothing") is None
     await one.close()
     await two.close()

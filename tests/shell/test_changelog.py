@@ -24,7 +24,7 @@ from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Call
 from backends.pair import changelog
-from backends.pair.changelog import ChangeLog, State, changes_folder, drop_folder, lost_before, move_folder
+from backends.pair.changelog import ChangeLog, ChangeState, changes_folder, drop_folder, lost_before, move_folder
 from backends.pair.manager import Source, build_source, drain_left
 from backends.pair.mirror import Mirror, WriteAhead
 from backends.pair.storearm import StoreArm
@@ -557,5 +557,5 @@ async def test_a_command_hands_on_what_is_left_while_nobody_serves(tmp_path: Pat
 
 
 def test_the_states_are_what_the_files_of_earlier_versions_hold() -> None:
-    assert dict(State.__members__) == {"NONE": 0, "OPEN": 1, "SETTLED": 2, "DONE": 3}
+    assert dict(ChangeState.__members__) == {"NONE": 0, "OPEN": 1, "SETTLED": 2, "DONE": 3}
     assert os.path.basename(changes_folder(Path("/r"), "m")) == "m.changes"

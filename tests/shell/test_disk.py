@@ -16,7 +16,7 @@ from backends.disk import Disk, Sync
 from backends.documents.port import Context, Query, put
 from backends.kinds.mock.journal import Journal
 from backends.kinds.mock.memory import MemoryStore
-from backends.pair.changelog import ChangeLog, State
+from backends.pair.changelog import ChangeLog, ChangeState
 from control.plan.settings import parse
 from tests.shell.test_mirror import soon, until
 
@@ -144,7 +144,7 @@ async def test_what_is_closed_before_the_sync_is_synced_nevertheless(tmp_path: P
     disk = Disk(Sync.EVERY_SECOND, 60)
     log = ChangeLog(tmp_path / "m.changes", "target", disk)
     log.open()
-    segment, _ = log.append(b"x", state=State.SETTLED, read_later=False)
+    segment, _ = log.append(b"x", state=ChangeState.SETTLED, read_later=False)
     log.close([segment])
     await disk.close()
     assert sorted(syncs.files) == sorted(["m.changes", segment.name])

@@ -67,13 +67,15 @@ class MemoryStore:
             )
         return documents
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
         """As ``DocumentStore.query``."""
         self.poll()
         collection = self._rest_on(query.collection, ctx)
         return collection.run(query) if collection is not None else []
 
-    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+    async def count(
+        self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0, min_age: float = 0.0
+    ) -> Count:
         """As ``DocumentStore.count``."""
         self.poll()
         collection = self._rest_on(query.collection, ctx)
