@@ -30,7 +30,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from backends.adapters.requests import Parameter
-from backends.documents.changes import Change, Join, Newer, kind_problem, replacing
+from backends.documents.changes import Change, Join, Newer, StateRule, kind_problem
 from backends.documents.port import Context, DocumentStore, Query
 from backends.operations import Call, Kind, Operation
 
@@ -139,9 +139,10 @@ class Adapter:
             return str(getattr(self.handlers, "__module__", self.handlers))
 
     @property
-    def rules(self) -> dict[str, Join]:
+    def rules(self) -> dict[str, StateRule]:
         """By collection: how two states of a document become one."""
-        return {**{name: replacing(newer) for name, newer in self.newer.items()}, **self.joins}
+        newer = {name: StateRule.of_newer(rule) for name, rule in self.newer.items()}
+        return newer | {name: StateRule(join, True) for name, join in self.joins.items()}
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:

@@ -297,7 +297,6 @@ class Scans:
         if body.status is not None and body.status not in STATUSES:
             expected = ", ".join(STATUSES)
             raise refused(400, "invalid_body", f"$.status: expected one of {expected}, found {body.status[:40]!r}")
-        loop = asyncio.get_running_loop()
         pause = 0.0
         while True:
             scan = await self._find(call, ctx)
@@ -316,7 +315,7 @@ class Scans:
                 return reply(200, shown(stepped)), change
             # Another write came first, perhaps only results that were counted: decide again on the new state. The
             # pause lets those who write the document all the time get out of step with this.
-            if loop.time() + pause > ctx.deadline - PATIENCE_S:
+            if asyncio.get_running_loop().time() + pause > ctx.deadline - PATIENCE_S:
                 raise contended(scan.path)
             await asyncio.sleep(self._dice.uniform(0.0, pause))
             pause = min(PAUSE_S, 2 * pause + 0.001)

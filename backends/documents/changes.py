@@ -12,7 +12,7 @@ wrote them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, Union
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, Union
 
 import msgspec
 
@@ -39,6 +39,18 @@ Newer: TypeAlias = Callable[[Fields, Fields], bool]
 # What two states of a document make together, when two writers have changed it at the same time on two sides. It must
 # be the same in either order, and the same again when it is joined with one of the two once more.
 Join: TypeAlias = Callable[[Fields, Fields], Fields]
+
+
+class StateRule(NamedTuple):
+    """How two states of a document become one: field by field, or the newer one replaces the other."""
+
+    join: Join
+    by_field: bool
+
+    @classmethod
+    def of_newer(cls, newer: Newer) -> StateRule:
+        """The newer of two states replaces the other; the second one stays where neither is newer."""
+        return cls(lambda one, other: one if newer(one, other) else other, False)
 
 
 class Documents(Protocol):
@@ -184,18 +196,20 @@ class Newest(Change, frozen=True, tag="newest"):
         return (merge(self.path, added),) if found is None or added else ()
 
     def held(self, stored: Documents) -> Change | None:
-        """As ``Change.held``: all of it where the stored state has it, or a newer one in its place; else nothing.
+        """As ``Change.held``: all of it, or nothing.
 
-        Where a newer one is in its place, it may never have been stored. To join it on the other side is harmless:
-        the newer one comes there too, and replaces it.
+        A state that another one has replaced is not held: the other one reaches every store by itself and wins there.
+        One that was joined with others is held while the stored state has all that it adds to it.
         """
         found = stored.get(self.path)
+        if not rule_of(self.path).by_field:
+            return self if _is_applied(merge(self.path, self.fields), found) else None
         return self if found is not None and not self._added(found.fields) else None
 
     def _added(self, stored: Fields) -> Fields:
         """The fields that the state changes in the stored document."""
         rule = rule_of(self.path)
-        joined = rule(self.fields, stored) if stored else self.fields
+        joined = rule.join(self.fields, stored) if stored else self.fields
         return {name: value for name, value in joined.items() if name not in stored or not same(value, stored[name])}
 
 
@@ -224,12 +238,12 @@ def _is_applied(mutation: Mutation, document: Document | None) -> bool:
 
 BUILT_IN: Final[tuple[type[Change], ...]] = (Put, Once, Newest)  # what a log may hold; ``All`` is logged by its steps
 
-_rules: dict[str, Join] = {}
+_rules: dict[str, StateRule] = {}
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder()
 
 
-def install(kinds: Sequence[type[Change]], rules: Mapping[str, Join]) -> None:
+def install(kinds: Sequence[type[Change]], rules: Mapping[str, StateRule]) -> None:
     """Make these, beside the built-in ones, the kinds that can be decoded; ``rules`` are by collection."""
     global _decoder
     # A union of types that are known only now: no annotation can say it.
@@ -256,16 +270,7 @@ def kind_problem(kind: object, owner: str) -> str | None:
     return None
 
 
-def replacing(newer: Newer) -> Join:
-    """The rule by which the newer of two states replaces the other as a whole."""
-
-    def join(one: Fields, other: Fields) -> Fields:
-        return one if newer(one, other) else other
-
-    return join
-
-
-def rule_of(path: str) -> Join:
+def rule_of(path: str) -> StateRule:
     """The rule of the document's collection. Raises ``LookupError``, which says what is missing."""
     pattern, _, rest = path.partition("/")
     if "/" in rest:
@@ -364,4 +369,4 @@ def unchanged(document: Document | None) -> Precondition:
 
 def contended(path: str) -> Fault:
     """The fault of a change that lost every race for a document; nothing was applied."""
-    return Fault(FaultKind.ABORTED, f"{path} changed {ATTEMPTS} times while it was being written", may_retry=True)
+    return Fault(FaultKind.ABORTED, f"{path} changed each time before it could be written", may_retry=True)

@@ -16,7 +16,18 @@ from backends.adapters import registry
 from backends.adapters.analytics import SHARDS, Ingest
 from backends.documents import changes
 from backends.documents.batching import COMMIT_BYTES, TRANSFORM_LIMIT, CommitBatch
-from backends.documents.changes import All, Change, Documents, Newest, Once, Put, decode, encode, kind_problem
+from backends.documents.changes import (
+    All,
+    Change,
+    Documents,
+    Newest,
+    Once,
+    Put,
+    StateRule,
+    decode,
+    encode,
+    kind_problem,
+)
 from backends.documents.port import (
     COMMIT_LIMIT,
     INT_MAX,
@@ -40,10 +51,13 @@ def older_wins_never(mine: Fields, stored: Fields) -> bool:
     return int(str(mine.get("r", 0))) > int(str(stored.get("r", 0)))
 
 
+RULE = StateRule.of_newer(older_wins_never)
+
+
 @pytest.fixture(autouse=True)
 def rules() -> Iterator[None]:
     """A rule for the collection ``d``, beside what the adapters have."""
-    changes.install((Ingest,), {"d": older_wins_never, "d/*/below": older_wins_never})
+    changes.install((Ingest,), {"d": RULE, "d/*/below": RULE})
     yield
     registry.install(registry.adapters())
 
@@ -161,7 +175,7 @@ def test_the_rule_of_an_adapter_from_outside_is_found_by_its_collection() -> Non
 
 
 def test_a_rule_is_found_for_a_collection_below_another() -> None:
-    assert changes.rule_of("d/1/below/2") is older_wins_never
+    assert changes.rule_of("d/1/below/2") is RULE
     with pytest.raises(LookupError, match=r"d/\*/other"):
         changes.rule_of("d/1/other/2")
 
