@@ -1,4 +1,4 @@
-"""An update of a scan job meets other writers: those who only count do not starve it, and its progress never falls."""
+"""An update of a scan job meets other writers: who only counts does not starve it, and its progress never falls."""
 
 from __future__ import annotations
 
