@@ -29,6 +29,7 @@ class HoldKind(StrEnum):
     APPROVAL = "approval"
     HEALTH = "health"
     LAG = "lag"
+    DATA = "data"
 
 
 class Hold(NamedTuple):

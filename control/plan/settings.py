@@ -34,6 +34,7 @@ from proxy.settings import located as place_app_and_proxy
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
+COMPARE_EVERY_MIN_S: Final = 1.0  # a compare reads every document of both sides
 ZONE_LIKENESS: Final = 0.5  # of difflib: "Paris" is meant for "Europe/Paris"
 
 
@@ -42,6 +43,14 @@ class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
 
     url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
     secret_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
+class DataSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Between document stores: how the target comes to have the source's documents, and whether that is checked."""
+
+    gate: bool = True  # whether no phase begins while the target is known to lack something of the source's
+    compare_every_s: Duration = field(default=Duration(600.0), name="compare_every")
+    rate: Annotated[int, Meta(ge=1, le=10_000)] = 500  # writes a second with which `copy` and `repair` begin
 
 
 class Migration(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +73,7 @@ class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     windows: tuple[Window, ...] = ()
     freezes: tuple[Freeze, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    data: DataSettings = DataSettings()
 
 
 class Token(Struct, frozen=True, forbid_unknown_fields=True):
@@ -357,6 +367,9 @@ def _times(parts: _Parts) -> Iterator[str]:
             yield f"{path}.lease: expected 300ms to {LEASE_MAX_S:g}s, found {migration.lease_s:g}s"
         if migration.validate_every_s <= 0:
             yield f"{path}.validate_every: expected more than 0"
+        if 0 < migration.data.compare_every_s < COMPARE_EVERY_MIN_S:
+            expected = f'expected "0" (never) or at least {COMPARE_EVERY_MIN_S:g}s'
+            yield f"{path}.data.compare_every: {expected}, found {migration.data.compare_every_s:g}s"
         for i, window in enumerate(migration.windows):
             if window.tz not in available_timezones():
                 near = difflib.get_close_matches(window.tz, sorted(available_timezones()), 1, ZONE_LIKENESS)
