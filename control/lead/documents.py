@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from control.checks.check import Check
+from control.data.documents import DataDocument
 from control.figures.documents import BothArms, Sample
 from control.judge.document import VerdictDocument
 from control.plan.times import Timestamp
@@ -92,6 +93,7 @@ class Status(Struct, frozen=True):
     last_rollback: Rollback | None
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
+    data: DataDocument | None = None  # null where the arms are no document stores
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
     message: str | UnsetType = UNSET  # in the answer to a rollback alone: where it is now, and how to go all the way
 
@@ -196,7 +198,7 @@ class HeldMessage(Message, frozen=True, tag="held"):
     Once for each thing that comes in the way.
     """
 
-    reason_kind: str  # `window`, `freeze`, `health` or `lag`
+    reason_kind: str  # `window`, `freeze`, `health`, `lag` or `data`
     phase: str | None  # that was earned; null is completion
     weight: float | None  # percent, of that phase
     reason: str
@@ -211,6 +213,15 @@ class LeaseLostMessage(Message, frozen=True, tag="lease_lost"):
     revision: int
 
 
+class DataDiffersMessage(Message, frozen=True, tag="data_differs"):
+    """Source and target are known to differ: changes were lost, or a compare found differences. No phase begins."""
+
+    lost: int  # changes that one side alone has, since the last copy or equal compare
+    differences: int  # documents that differ
+    reason: str  # with the command that mends it
+    revision: int
+
+
 MESSAGES: Final = (
     PhaseChangeMessage,
     RollbackMessage,
@@ -218,4 +229,5 @@ MESSAGES: Final = (
     ApprovalNeededMessage,
     HeldMessage,
     LeaseLostMessage,
+    DataDiffersMessage,
 )

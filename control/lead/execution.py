@@ -9,7 +9,7 @@ from control.lead.commands import Command
 from control.lead.readiness import Readiness
 from control.lead.saving import Outbox
 from control.rollout.machine import RAISING
-from control.rollout.model import On, Refuse, Rollout, RolloutEvent, State
+from control.rollout.model import INCOMPLETE, On, Refuse, Rollout, RolloutEvent, State
 
 VERIFY_WITHIN_S: Final = 5.0  # how long a command waits for every worker to show a raise
 RECORD_WITHIN_S: Final = 1.0  # how long the answer to a decrease waits for the store
@@ -70,6 +70,7 @@ async def carry_out(leader: Leader, command: Command) -> None:
             raise CommandRefused("store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
         # The checks may take seconds: the command is for the state it was given in, and for no later one.
         revision = leader.state.revision if revision is None else revision
+        await leader.readiness.look_for_seed()
         _obey(leader.refusal(command.event(revision, received)))
         await _pass(leader.readiness, command)
     _obey(leader.apply(command.event(revision, received)))
@@ -83,7 +84,7 @@ async def carry_out(leader: Leader, command: Command) -> None:
 
 def _obey(refused: Refuse | None) -> None:
     if refused is not None:
-        raise CommandRefused("not_allowed", refused.message, refused.hint)
+        raise CommandRefused(refused.code, refused.message, refused.hint)
 
 
 async def _pass(readiness: Readiness, command: Command) -> None:
@@ -109,6 +110,9 @@ async def _raised(leader: Leader, revision: int) -> None:
     if not await leader.until(answered, VERIFY_WITHIN_S):
         hint = "It goes on as soon as the store answers; abort calls it off."
         raise CommandRefused("store_slow", "the store has not taken the checkpoint yet", hint)
+    if leader.raised_at != revision and (lacking := leader.readiness.lacking()):
+        message = f"it was called off: {lacking[0].reason}"
+        raise CommandRefused(INCOMPLETE, message, "Or repeat with force and a reason.")
     if leader.raised_at != revision and leader.outbox.error is None:
         raise CommandRefused("superseded", "a decrease came before it", "Look at the status and decide anew.")
     if leader.raised_at != revision:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec.structs import asdict
 
 from backends.arm import SOURCE, TARGET
+from control.data.documents import DataDocument
 from control.figures.counts import figures, read_counts, summary, workers
 from control.figures.documents import Figures
 from control.figures.history import StepHistory
@@ -37,6 +39,7 @@ class Publisher:
         observer: Observer,
         outbox: Outbox[Any],
         now: Now,
+        data: Callable[[], DataDocument | None],
     ) -> None:
         """``kinds`` names the arms' backends."""
         self.hub = Hub()
@@ -48,6 +51,7 @@ class Publisher:
         self._board = board
         self._observer = observer
         self._outbox = outbox
+        self._data = data
         self._published_at = now.mono
 
     def publish_status(self, state: Rollout, now: Now) -> None:
@@ -76,7 +80,8 @@ class Publisher:
         )
         resumed = self._plan.resumed(state)
         checkpoint = self._outbox.status(None if resumed is None else resumed.name)
-        return status_document(self._name, self._plan, state, now, self._observer.verdict, arms, checkpoint, rows)
+        verdict, data = self._observer.verdict, self._data()
+        return status_document(self._name, self._plan, state, now, verdict, arms, checkpoint, rows, data)
 
     def figures(self) -> Figures:
         """Every operation since boot, and the data sources' gauges, as the API shows them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from control.data.documents import DataDocument
 from control.figures.counts import WorkerState
 from control.judge.document import verdict_document
 from control.judge.verdict import PhaseVerdict
@@ -22,6 +23,7 @@ def status_document(
     arms: ArmsStatus,
     checkpoint: CheckpointStatus,
     workers: Sequence[WorkerState],
+    data: DataDocument | None,
 ) -> Status:
     """The whole status."""
     current = plan.current(s)
@@ -37,6 +39,7 @@ def status_document(
         last_rollback=s.last_rollback,
         checkpoint=checkpoint,
         workers=tuple(_worker(worker) for worker in workers),
+        data=data,
     )
 
 

@@ -15,7 +15,6 @@ from control.plan.phases import PREVIOUS, START, Phase, phase_above, phase_at, p
 from control.plan.times import Now
 from proxy.settings import Mode
 
-
 # Why an event is refused, as the control API's errors name it.
 NOT_ALLOWED: Final = "not_allowed"  # in this state
 INCOMPLETE: Final = "data_incomplete"  # the target lacks something of the source's data
