@@ -24,9 +24,12 @@ from typing import Final, NamedTuple
 
 from backends.arm import Arm, Health
 from backends.backend import Backend
+from backends.copy.seed import MARKER
+from backends.documents.port import Context
 from backends.kinds.registry import KINDS
 from backends.origin import Reach, origin_of
 from backends.pair.manager import build_arm
+from backends.pair.storearm import StoreArm
 from control.checks.check import Check
 from control.plan.settings import Migration, Settings
 from proxy.settings import reach_of
@@ -36,6 +39,7 @@ from proxy.tls import dialer, why
 # check's own timeout says which backend did not answer.
 LONGEST_S: Final = 4.5
 _HEAD_MAX: Final = 64 * 1024  # bytes of an answer's head
+DIGEST: Final = "digest"  # the field of a seed's marker that says which fixtures were written
 _INTERIM_MAX: Final = 16  # 1xx answers before a final one
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r\n)")
 _DATE: Final = re.compile(rb"\r\ndate:[ \t]*([^\r]*)", re.IGNORECASE)
@@ -171,7 +175,7 @@ class Arms:
     def __init__(self, settings: Settings) -> None:
         self._backends = settings.backends
         self._origins: dict[str, Reach] = {}
-        self._arms: dict[str, Arm] = {}
+        self._arms: dict[str, StoreArm] = {}
         for name, backend in settings.backends.items():
             reach = reach_of(backend, settings.app)
             if reach is None:
@@ -210,6 +214,24 @@ class Arms:
             return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
 
         return health
+
+    def seed_of(self, migration: Migration) -> Callable[[], Awaitable[str | None]]:
+        """A function that asks a migration's target which fixtures it was seeded with: their digest, by its marker.
+
+        None where it was not, and of a store in memory, whose documents are not ours to see. Raises ``Fault``.
+        """
+
+        async def seed() -> str | None:
+            await self._opened.wait()
+            arm = self._arms.get(migration.target)
+            if arm is None or KINDS[self._backends[migration.target].kind].local:
+                return None
+            within = Context(asyncio.get_running_loop().time() + arm.deadline_s)
+            marker = await arm.store.get(MARKER, within)
+            digest = None if marker is None else marker.fields.get(DIGEST)
+            return digest if isinstance(digest, str) else None
+
+        return seed
 
     def probe_of(self, migration: Migration) -> Callable[[], Awaitable[bool]]:
         """A function that says whether a migration's target answers."""

@@ -106,7 +106,7 @@ class EndedTask(Struct, frozen=True):
     documents: int
 
 
-class Difference(Struct, frozen=True, omit_defaults=True):
+class Difference(Struct, frozen=True):
     """A document that is not the same on both sides."""
 
     path: str

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
+from backends.documents.port import Rejected
 from backends.errors import Fault
 from control.data import state as known
 from control.data.documents import DataDocument, EndedTask, TaskInShort, TaskPrice, data_document
@@ -192,7 +193,7 @@ class DataKeeper:
 
     async def _ask_for_seed(self) -> None:
         try:
-            with suppress(Fault, TimeoutError):  # the health check says what is wrong with it
+            with suppress(Fault, Rejected, TimeoutError):  # the health check says what is wrong with it
                 async with asyncio.timeout(SEED_WITHIN_S):
                     digest = await self._setup.seed()
                 seeded = self.state if digest is None else known.seeded(self.state, digest)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ class Board:
         mapped[start : start + len(description)] = description
         board.cells[at.H_DESCRIPTION_AT] = layout.cells()
         board.cells[at.H_DESCRIPTION_BYTES] = len(description)
+        board.cells[at.H_MADE] = secrets.randbits(63)
         board.cells[at.H_LAYOUT] = layout.digest()
         board.cells[at.H_BOOT] = boot
         board.cells[at.H_MAGIC] = at.MAGIC
@@ -114,6 +116,10 @@ class Board:
             board.close()
             raise BoardError(f"{path}: a board of another layout or from before a reboot")
         return board
+
+    def made(self) -> int:
+        """A random number of this board's own: on another board all counts began at 0. 0: version 0.2 made it."""
+        return self.cells[at.H_MADE]
 
     def close(self) -> None:
         """Unmap."""

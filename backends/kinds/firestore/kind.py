@@ -38,6 +38,11 @@ def seeded(backend: Firestore) -> tuple[str, bool]:
     return (f"the emulator at {emulator}", False) if emulator else (f"the real project {backend.project}", True)
 
 
+def place(backend: Firestore) -> str:
+    """Which documents it has: another project or database has others."""
+    return f"project {backend.project}, database {backend.database}"
+
+
 def mend(backend: Firestore) -> str:
     """What to do when its health check fails."""
     emulator = os.environ.get(EMULATOR)
