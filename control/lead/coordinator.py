@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from control.data.documents import DataDocument
 from control.figures.counts import workers
+from control.figures.metrics import DataFigures
 from control.lead import crashpoints, execution, observer, splitkey
 from control.lead.checkpoint import CheckpointDocument, decoded
 from control.lead.clock import Clock
@@ -478,6 +479,10 @@ class Coordinator:
     def data_document(self) -> DataDocument | None:
         """The migration's data, as the API shows it; None where the arms are no document stores."""
         return None if self.data is None else self.data.document()
+
+    def data_figures(self) -> DataFigures | None:
+        """The migration's data in numbers; None where the arms are no document stores."""
+        return None if self.data is None else self.data.figures()
 
     @property
     def ready(self) -> bool:

@@ -22,6 +22,7 @@ from control.data.documents import DataDocument, EndedTask, TaskInShort, TaskPri
 from control.data.messages import TaskDone, TaskEnd, TaskFailed, TaskKind, TaskOrders
 from control.data.runner import TaskBusyError, TaskRunner
 from control.data.state import AskedTask, BegunTask, DataGauges, DataPair, DataState
+from control.figures.metrics import DataFigures
 from control.lead.clock import Clock
 from control.lead.news import DataDiffers, Told
 from control.plan.gates import Hold
@@ -284,6 +285,24 @@ class DataKeeper:
     def document(self) -> DataDocument:
         """The data as the API shows it."""
         return data_document(self.state, self._gauges(), self._setup.pair, self._in_short())
+
+    def figures(self) -> DataFigures:
+        """The data in numbers."""
+        gauges = self._gauges()
+        s, task = known.counted(self.state, gauges), self._in_short()
+        counts = () if task is None else (("done", task.done), ("of", task.of))
+        return DataFigures(
+            complete=not self.lacking(),
+            pending=gauges.pending,
+            oldest_s=gauges.oldest_s,
+            lost=s.lost,
+            differences=s.differences,
+            copied_at=s.copied_at or 0.0,
+            compared_at=0.0 if s.compare is None else s.compare.at,
+            compare_every_s=self._setup.compare_every_s,
+            task_kind="" if task is None else task.kind.value,
+            task=tuple((which, count) for which, count in counts if count is not None),
+        )
 
     def task(self, task_id: str) -> EndedTask | None:
         """A task under way, or one that has ended; None of one that is not known here, or no longer."""
