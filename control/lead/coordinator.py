@@ -454,8 +454,10 @@ class Coordinator:
             self.publisher.hub.publish(audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= revision:
             crashpoints.point("raise.persisted")
-            self.raised_at = self.state.pending.revision
+            asked, before = self.state.pending.revision, self.state.generation
             self.apply(RolloutEvent(On.PERSISTED, revision=revision))
+            if self.state.generation != before:  # and was not called off
+                self.raised_at = asked
         elif any(line.kind == "rollback_complete" for line in lines):
             crashpoints.point("descent.recorded")
         self._pulse_now()
