@@ -25,7 +25,7 @@ from control.plan.settings import ConfigError, Settings, decode, encode, load
 
 if TYPE_CHECKING:
     from control.checks.health import Arms
-    from control.data.messages import TaskOrders
+    from control.data.messages import OrderedTask
     from control.data.runner import TaskRunner
     from control.lead.datakeeper import DataSetup
     from proxy.board.board import Board
@@ -223,7 +223,7 @@ def _data_setup(settings: Settings, name: str, index: int, board: Board, arms: A
     writes = {operation.name for operation in operations_of(route, settings.backends) if operation.kind == "write"}
     written_plan, run_dir = msgspec.json.encode(plan, enc_hook=encode_hook), settings.proxy.run_dir
 
-    def orders(asked: AskedTask) -> TaskOrders:
+    def orders(asked: AskedTask) -> OrderedTask:
         return task_orders(asked, name, written_plan, run_dir, migration.data.rate)
 
     def runner(behind: Callable[[], int]) -> TaskRunner:

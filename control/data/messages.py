@@ -21,7 +21,7 @@ class TaskKind(StrEnum):
     REPAIR = "repair"  # a compare that mends what it finds
 
 
-class TaskOrders(Struct, frozen=True):
+class OrderedTask(Struct, frozen=True):
     """What a task is to do: the first line on its standard input. ``plan`` is a ``proxy.settings.Plan``, as JSON."""
 
     kind: TaskKind
@@ -70,16 +70,31 @@ class TaskProgress(Struct, frozen=True, tag_field="event", tag="progress"):
 
 
 class ComparedCollection(Struct, frozen=True):
-    """A collection on both sides, in documents."""
+    """A collection on both sides, in whole numbers of documents."""
 
     name: str  # its pattern, such as `scans/*/results`
     source: int
     target: int
-    equal: bool
+    equal: int
     missing_on_target: int
     missing_on_source: int
     different: int
-    pending: int  # that differed and were not settled yet
+    pending: int  # that were still on their way when they were looked at last
+
+
+class SampledShare(Struct, frozen=True):
+    """What a compare of some random documents can say of all."""
+
+    documents: int  # looked at
+    share: float  # of differences that would have been found with this probability
+    confidence: float
+
+
+class SkippedDocuments(Struct, frozen=True):
+    """Documents of one side that cannot be read."""
+
+    count: int
+    documents: tuple[str, ...] = ()  # some of their paths
 
 
 class TaskResult(Struct, frozen=True):
@@ -90,6 +105,8 @@ class TaskResult(Struct, frozen=True):
     repaired: int = 0
     copied: int | UnsetType = UNSET  # of a copy alone
     skipped_newer: int | UnsetType = UNSET  # of a copy alone: the target had a newer document
+    sample: SampledShare | UnsetType = UNSET  # of a compare of some documents alone
+    skipped: dict[str, SkippedDocuments] | UnsetType = UNSET  # by side
 
 
 class TaskDone(Struct, frozen=True, tag_field="event", tag="done"):
@@ -117,7 +134,7 @@ TaskEnd = TaskDone | TaskFailed
 _decoder: Final = msgspec.json.Decoder(TaskMessage)
 
 
-def line(message: TaskOrders | Behind | StopTask) -> bytes:
+def line(message: OrderedTask | Behind | StopTask) -> bytes:
     """A message to a task, with the end of its line."""
     return msgspec.json.encode(message) + b"\n"
 

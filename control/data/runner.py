@@ -17,12 +17,12 @@ import structlog
 
 from control.data.messages import (
     Behind,
+    OrderedTask,
     StopTask,
     TaskCost,
     TaskDone,
     TaskEnd,
     TaskFailed,
-    TaskOrders,
     TaskProgress,
     line,
     understood,
@@ -33,8 +33,7 @@ _log = structlog.get_logger("phasegate.data")
 MODULE: Final = "control.data.task"
 LINE_MAX: Final = 1024 * 1024  # bytes of a line that is read: a result has a row for each collection
 SHOWN: Final = 200  # characters of a line that is not understood, in the log
-FEED_EVERY_S: Final = 0.2  # how soon the task hears of another number of waiting changes
-FEED_AT_LEAST_EVERY_S: Final = 1.0
+FEED_EVERY_S: Final = 0.25  # between two words of how many changes wait: a task acts once that was none for a while
 EXIT_WITHIN_S: Final = 5.0  # after its last line, or after the end of its output
 STOP_WITHIN_S: Final = 10.0  # after it was told to stop: a page of documents may be under way
 CLOSE_WITHIN_S: Final = 2.0  # when control itself ends: a copy knows where it is, whenever it is killed
@@ -79,7 +78,7 @@ class TaskRunner:
         """Whether a task is under way."""
         return self._running is not None
 
-    def begin(self, orders: TaskOrders, ended: Ended) -> None:
+    def begin(self, orders: OrderedTask, ended: Ended) -> None:
         """Start a task; ``ended`` is called with its end. Raises ``TaskBusyError``."""
         if self._running is not None:
             raise TaskBusyError
@@ -98,7 +97,7 @@ class TaskRunner:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def _run(self, orders: TaskOrders, ended: Ended) -> None:
+    async def _run(self, orders: OrderedTask, ended: Ended) -> None:
         try:
             end = await self._carry_out(orders)
         except OSError as error:
@@ -107,7 +106,7 @@ class TaskRunner:
             self._running = None
         ended(end)
 
-    async def _carry_out(self, orders: TaskOrders) -> TaskEnd:
+    async def _carry_out(self, orders: OrderedTask) -> TaskEnd:
         pipe, no_fds = asyncio.subprocess.PIPE, ()
         process = await asyncio.create_subprocess_exec(
             *self._start,
@@ -170,19 +169,14 @@ class TaskRunner:
             text = written.decode("utf-8", "replace").rstrip("\n")[:SHOWN]
             _log.warning("task_output_not_understood", migration=self._migration, text=text)
 
-    async def _feed(self, stdin: asyncio.StreamWriter, orders: TaskOrders) -> None:
-        """Write the orders, then how many changes wait whenever it is another number, and that it is to stop."""
-        loop = asyncio.get_running_loop()
+    async def _feed(self, stdin: asyncio.StreamWriter, orders: OrderedTask) -> None:
+        """Write the orders, then how many changes wait, again and again, and at last that it is to stop."""
         with suppress(ConnectionError):  # it has ended, which whoever reads its output sees
             stdin.write(line(orders))
             await stdin.drain()
-            said, said_at = -1, 0.0
             while not self._stop.is_set():
-                behind, now = self._behind(), loop.time()
-                if behind != said or now - said_at >= FEED_AT_LEAST_EVERY_S:
-                    said, said_at = behind, now
-                    stdin.write(line(Behind(behind)))
-                    await stdin.drain()
+                stdin.write(line(Behind(self._behind())))
+                await stdin.drain()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FEED_EVERY_S):
                         await self._stop.wait()

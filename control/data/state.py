@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from control.data.messages import TaskDone, TaskKind, TaskOrders
+from control.data.messages import OrderedTask, TaskDone, TaskKind
 from control.plan.gates import Hold, HoldKind
 
 
@@ -154,7 +154,8 @@ def _compared(state: DataState, task: BegunTask, end: TaskDone, at: float) -> Da
         left = max(state.differences, end.differences)
         return replace(state, compare=replace(found, differences=left), differences=left)
     if not equal:
-        return replace(state, compare=found, differences=max(1, end.differences), missing=missing)
+        # Not equal without a difference: documents were on their way. What was lost is not settled by that.
+        return replace(state, compare=found, differences=end.differences, missing=missing)
     settled = max(state.settled, task.missed)
     return replace(state, compare=found, equal_at=at, settled=settled, differences=0, missing=0)
 
@@ -213,9 +214,9 @@ def compare_due_at(state: DataState, pair: DataPair, every_s: float) -> float | 
     return max((at for at in (state.copied_at, last) if at is not None), default=0.0) + every_s
 
 
-def task_orders(asked: AskedTask, migration: str, plan: bytes, run_dir: str, rate: int) -> TaskOrders:
+def task_orders(asked: AskedTask, migration: str, plan: bytes, run_dir: str, rate: int) -> OrderedTask:
     """The orders for the task's process. ``plan`` is JSON."""
-    return TaskOrders(
+    return OrderedTask(
         kind=asked.kind,
         migration=migration,
         plan=msgspec.Raw(plan),

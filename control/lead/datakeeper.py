@@ -19,7 +19,7 @@ from backends.documents.port import Rejected
 from backends.errors import Fault
 from control.data import state as known
 from control.data.documents import DataDocument, EndedTask, TaskInShort, TaskPrice, data_document
-from control.data.messages import TaskDone, TaskEnd, TaskFailed, TaskKind, TaskOrders
+from control.data.messages import OrderedTask, TaskDone, TaskEnd, TaskFailed, TaskKind
 from control.data.runner import TaskBusyError, TaskRunner
 from control.data.state import AskedTask, BegunTask, DataGauges, DataPair, DataState
 from control.figures.metrics import DataFigures
@@ -50,7 +50,7 @@ class DataSetup(NamedTuple):
 
     pair: DataPair
     compare_every_s: float  # 0: never
-    orders: Callable[[AskedTask], TaskOrders]
+    orders: Callable[[AskedTask], OrderedTask]
     gauges: Callable[[Now], DataGauges]
     runner: Callable[[Callable[[], int]], TaskRunner]
     seed: Callable[[], Awaitable[str | None]]  # the digest in the target's marker; raises ``Fault``
@@ -230,6 +230,7 @@ class DataKeeper:
         task = BegunTask(f"{asked.kind.value}-{secrets.token_hex(6)}", actor, now.unix, self.state.missed, asked)
         self.state = known.begun(self.state, task)
         self._run(task)
+        _log.info("data_task_begun", migration=self._leader.name, task=task.id, actor=task.actor)
         if _is_recorded(task):
             self._leader.record(Entry(asked.kind.value, actor, _of(task) | _asked(asked)))
         return task
@@ -241,7 +242,6 @@ class DataKeeper:
             self._runner.begin(self._setup.orders(task.orders), lambda end: self._over(task, end))
         except TaskBusyError:  # a pass of ours cannot come between: ``_task`` says the same
             raise AssertionError("one task at a time") from None
-        _log.info("data_task_begun", migration=self._leader.name, task=task.id, actor=task.actor)
 
     def _over(self, task: BegunTask, end: TaskEnd) -> None:
         """A task has ended: what it found, told and written down."""

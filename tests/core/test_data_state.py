@@ -47,7 +47,7 @@ def ended(state: DataState, asked: AskedTask, differences: int = 0, missing: int
 
 
 def over(state: DataState, begun_task: BegunTask, differences: int = 0, missing: int = 0) -> DataState:
-    row = ComparedCollection("scans", 9, 9 - missing, not differences, missing, 0, differences - missing, 0)
+    row = ComparedCollection("scans", 9, 9 - missing, 9 - differences, missing, 0, differences - missing, 0)
     result = TaskResult(equal=not differences, collections=(row,))
     return done(state, begun_task, TaskDone(result, differences, 9), AT + 60)
 
@@ -174,3 +174,13 @@ def test_the_state_comes_back_from_a_checkpoint_as_it_was() -> None:
     copying = begun(differing, task(differing, AskedTask(TaskKind.COPY, collections=("scans", "scans/*/results"))))
     for state in (FRESH, COPIED, differing, copying):
         assert msgspec.json.decode(msgspec.json.encode(state), type=DataState) == state
+
+
+def test_a_compare_that_found_documents_on_their_way_is_not_equal_and_settles_nothing() -> None:
+    state = counted(COPIED, lost(3))
+    row = ComparedCollection("scans", 9, 9, 8, 0, 0, 0, 1)
+    unsettled = done(state, task(state, WHOLE_COMPARE), TaskDone(TaskResult(False, (row,)), 0, 9), AT)
+    assert "3 changes" in holds(unsettled, lost(3))
+    assert unsettled.compare is not None
+    assert (unsettled.compare.equal, unsettled.compare.differences) == (False, 0)
+    assert "document" not in holds(unsettled, lost(3))

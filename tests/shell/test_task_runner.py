@@ -15,14 +15,21 @@ from typing import Any
 import psutil
 import pytest
 
-from control.data.messages import TaskDone, TaskEnd, TaskFailed, TaskKind, TaskOrders
+from control.data.messages import OrderedTask, TaskDone, TaskEnd, TaskFailed, TaskKind
 from control.data.runner import LINE_MAX, TaskBusyError, TaskRunner, command
 from control.data.state import AskedTask, task_orders
 from tests.support.patience import WITHIN_S
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = "tests.support.scripted_task"
-RESULT = {"equal": True, "collections": [], "repaired": 0}
+SCANS = {"name": "scans", "source": 12, "target": 12, "equal": 12}
+NONE = dict.fromkeys(("missing_on_target", "missing_on_source", "different", "pending"), 0)
+RESULT = {
+    "equal": True,
+    "collections": [SCANS | NONE],
+    "repaired": 0,
+    "skipped": {"source": {"count": 0, "documents": []}},
+}
 DONE = {"event": "done", "result": RESULT, "differences": 0, "documents": 12}
 
 
@@ -45,7 +52,7 @@ class Task:
         (self.folder / "script.json").write_text(json.dumps(steps))
         self.runner.begin(self.orders(kind), self.ends.append)
 
-    def orders(self, kind: TaskKind = TaskKind.COPY) -> TaskOrders:
+    def orders(self, kind: TaskKind = TaskKind.COPY) -> OrderedTask:
         asked = AskedTask(kind, ("scans",), from_="source", delete=True)
         return task_orders(asked, "phase6", b'{"a": 1}', str(self.folder), 500)
 

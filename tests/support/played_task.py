@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from control.data.messages import (
     ComparedCollection,
+    OrderedTask,
     TaskCost,
     TaskDone,
     TaskEnd,
     TaskFailed,
     TaskKind,
-    TaskOrders,
     TaskProgress,
     TaskResult,
 )
@@ -29,7 +29,7 @@ class PlayedRunner:
     def __init__(self) -> None:
         self.progress: TaskProgress | None = None
         self.cost: TaskCost | None = None
-        self.begun: list[TaskOrders] = []
+        self.begun: list[OrderedTask] = []
         self.stopped = False
         self._ended: Callable[[TaskEnd], None] | None = None
 
@@ -37,7 +37,7 @@ class PlayedRunner:
     def busy(self) -> bool:
         return self._ended is not None
 
-    def begin(self, orders: TaskOrders, ended: Callable[[TaskEnd], None]) -> None:
+    def begin(self, orders: OrderedTask, ended: Callable[[TaskEnd], None]) -> None:
         if self._ended is not None:
             raise TaskBusyError
         self.progress = self.cost = None
@@ -73,7 +73,7 @@ class PlayedData:
         """For a new coordinator, as of a new control process."""
         self.runner = PlayedRunner()
 
-        def orders(asked: AskedTask) -> TaskOrders:
+        def orders(asked: AskedTask) -> OrderedTask:
             return task_orders(asked, "phase6", b"{}", "run", 500)
 
         def gauges(now: Now) -> DataGauges:
@@ -97,7 +97,7 @@ class PlayedData:
 
     def compared(self, different: int = 0, repaired: int = 0) -> None:
         """The compare or repair under way is done, and leaves so many differences."""
-        row = ComparedCollection("scans", 12, 12, not different, 0, 0, different, 0)
+        row = ComparedCollection("scans", 12, 12, 12 - different, 0, 0, different, 0)
         self.runner.end(TaskDone(TaskResult(not different, (row,), repaired), different, 12))
 
     def failed(self, kind: str = "unreachable") -> None:
