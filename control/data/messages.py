@@ -94,7 +94,7 @@ class SkippedDocuments(Struct, frozen=True):
     """Documents of one side that cannot be read."""
 
     count: int
-    documents: tuple[str, ...] = ()  # some of their paths
+    documents: dict[str, str] = {}  # some of their paths: why
 
 
 class TaskResult(Struct, frozen=True):
@@ -128,6 +128,10 @@ class TaskFailed(Struct, frozen=True, tag_field="event", tag="failed"):
     kind: str = "refused"
 
 
+class NotUnderstoodError(Exception):
+    """A line is none of a task's messages; the message says why."""
+
+
 TaskMessage = TaskCost | TaskProgress | TaskDone | TaskFailed
 TaskEnd = TaskDone | TaskFailed
 
@@ -139,9 +143,9 @@ def line(message: OrderedTask | Behind | StopTask) -> bytes:
     return msgspec.json.encode(message) + b"\n"
 
 
-def understood(written: bytes) -> TaskMessage | None:
-    """A line of a task's; None where it is none of its messages."""
+def understood(written: bytes) -> TaskMessage:
+    """A line of a task's. Raises ``NotUnderstoodError`` where it is none of its messages."""
     try:
         return _decoder.decode(written)
-    except (msgspec.DecodeError, RecursionError):
-        return None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise NotUnderstoodError(str(error)) from None

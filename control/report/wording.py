@@ -222,6 +222,8 @@ def data_lines(data: DataDocument | ReportedData) -> list[str]:
     else:
         last = data.compare
         found = "equal" if last.equal else f"{count(last.differences)} differences"
+        if not last.equal and not last.differences:
+            found = "no difference, but not equal either: documents were on their way"
         lines.append(f"compared: {moment(last.at)} UTC, {count(last.documents)} documents, {found}")
     if data.lost:
         lines.append(f"lost: {count(data.lost)} changes reached one side alone since the last copy or equal compare")
