@@ -273,7 +273,7 @@ class Api:
         if wish.action == "stop":
             return answers.document(DataAnswer(keeper.stop(who.name), keeper.document()))
         try:
-            task = keeper.begin(wish.asked(), who.name)
+            task = await keeper.begin(wish.asked(), who.name)
         except NotBegunError as error:
             raise ApiProblem(_HTTP.get(error.code, 409), error.code, str(error), error.hint) from None
         return answers.document(DataAnswer(task, keeper.document()))

@@ -28,7 +28,7 @@ class ChangeCounts:
 
     def __call__(self, now: Now) -> DataGauges:
         behind = lag(self._board, self._index, now.mono)
-        return DataGauges(self._id, behind.pending, behind.behind_s, behind.lost + self._writes_alone())
+        return DataGauges(self._id, behind.pending, behind.behind_s, behind.lost, self._writes_alone())
 
     def _writes_alone(self) -> int:
         """Writes that the source has applied, since the board was made."""

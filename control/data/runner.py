@@ -17,6 +17,7 @@ import structlog
 
 from control.data.messages import (
     Behind,
+    NotUnderstoodError,
     OrderedTask,
     StopTask,
     TaskCost,
@@ -153,21 +154,24 @@ class TaskRunner:
                 written = b"(a line of more than %d bytes)\n" % LINE_MAX
             if not written:
                 return None
-            match understood(written):
-                case TaskProgress() as progress:
-                    self.progress = progress
-                case TaskCost() as cost:
-                    self.cost = cost
-                case TaskDone() | TaskFailed() as end:
-                    return end
-                case None:
-                    self._leave_out(written)
+            try:
+                message = understood(written)
+            except NotUnderstoodError as error:
+                self._leave_out(written, str(error))
+                continue
+            match message:
+                case TaskProgress():
+                    self.progress = message
+                case TaskCost():
+                    self.cost = message
+                case TaskDone() | TaskFailed():
+                    return message
 
-    def _leave_out(self, written: bytes) -> None:
+    def _leave_out(self, written: bytes, reason: str) -> None:
         self._garbage += 1
         if self._garbage == 1:
             text = written.decode("utf-8", "replace").rstrip("\n")[:SHOWN]
-            _log.warning("task_output_not_understood", migration=self._migration, text=text)
+            _log.warning("task_output_not_understood", migration=self._migration, text=text, reason=reason)
 
     async def _feed(self, stdin: asyncio.StreamWriter, orders: OrderedTask) -> None:
         """Write the orders, then how many changes wait, again and again, and at last that it is to stop."""

@@ -30,12 +30,13 @@ class DataPair(NamedTuple):
 
 
 class DataGauges(NamedTuple):
-    """What a board says of the changes of one migration. Counts are since the board was made."""
+    """What a board says of the changes of one migration."""
 
     board: str  # which board it is
     pending: int  # changes that the other side has yet to take
     oldest_s: float  # how old the oldest of them is that the target lacks; 0 where it lacks none
-    missed: int  # changes that one side alone will ever have
+    lost: int  # changes that were given up, ever: a new board goes on with the count, or begins at 0
+    alone: int = 0  # writes that the source took while no mirror ran, since the board was made
 
 
 class LastCompare(Struct, frozen=True):
@@ -83,10 +84,12 @@ class DataState(Struct, frozen=True):
     seed: str | None = None  # the digest of the fixtures that the target was seeded with
     missed: int = 0  # changes, ever
     settled: int = 0  # of them before the newest copy or equal compare of all documents
-    board: str = ""  # the board whose count was read last
-    read: int = 0  # and that count
+    board: str = ""  # the board that was read last
+    read_lost: int = 0  # and its counts
+    read_alone: int = 0
     differences: int = 0  # documents that were found to differ and are not known to be mended
     missing: int = 0  # of them on the target
+    unsure: bool = False  # the newest copy left documents that differ, and nothing was compared since
     compare: LastCompare | None = None
     copying: BegunTask | None = None  # a copy that goes on after control was away
 
@@ -105,11 +108,18 @@ def of_pair(state: DataState, pair: DataPair) -> DataState:
 
 
 def counted(state: DataState, gauges: DataGauges) -> DataState:
-    """After a look at the board; a board that was made since counts from 0."""
-    read = state.read if state.board == gauges.board else 0
-    if (state.board, read) == (gauges.board, gauges.missed):
+    """After a look at the board."""
+    if (state.board, state.read_lost, state.read_alone) == (gauges.board, gauges.lost, gauges.alone):
         return state
-    return replace(state, missed=state.missed + max(0, gauges.missed - read), board=gauges.board, read=gauges.missed)
+    lost = gauges.lost - (state.read_lost if gauges.lost >= state.read_lost else 0)
+    alone = gauges.alone - (state.read_alone if state.board == gauges.board else 0)
+    return replace(
+        state,
+        missed=state.missed + lost + max(0, alone),
+        board=gauges.board,
+        read_lost=gauges.lost,
+        read_alone=gauges.alone,
+    )
 
 
 def begun(state: DataState, task: BegunTask) -> DataState:
@@ -141,6 +151,7 @@ def _copied(state: DataState, task: BegunTask, end: TaskDone, at: float) -> Data
         settled=max(state.settled, task.missed),
         differences=max(0, state.differences - state.missing),
         missing=0,
+        unsure=end.differences > 0,
     )
 
 
@@ -155,9 +166,9 @@ def _compared(state: DataState, task: BegunTask, end: TaskDone, at: float) -> Da
         return replace(state, compare=replace(found, differences=left), differences=left)
     if not equal:
         # Not equal without a difference: documents were on their way. What was lost is not settled by that.
-        return replace(state, compare=found, differences=end.differences, missing=missing)
+        return replace(state, compare=found, differences=end.differences, missing=missing, unsure=False)
     settled = max(state.settled, task.missed)
-    return replace(state, compare=found, equal_at=at, settled=settled, differences=0, missing=0)
+    return replace(state, compare=found, equal_at=at, settled=settled, differences=0, missing=0, unsure=False)
 
 
 def seeded(state: DataState, digest: str) -> DataState:
@@ -207,9 +218,14 @@ def _number(count: int, noun: str) -> str:
 
 
 def compare_due_at(state: DataState, pair: DataPair, every_s: float) -> float | None:
-    """When all documents are to be compared again, in Unix time; None: never, or not before a first copy."""
+    """When all documents are to be compared again, in Unix time; None: never, or not before a first copy.
+
+    At once where a copy has left documents that differ: whether their other form is right a compare says.
+    """
     if not every_s or not was_filled(state, pair):
         return None
+    if state.unsure and state.copied_at is not None:
+        return state.copied_at
     last = state.compare.at if state.compare is not None else None
     return max((at for at in (state.copied_at, last) if at is not None), default=0.0) + every_s
 

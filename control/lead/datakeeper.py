@@ -164,10 +164,12 @@ class DataKeeper:
     def _compare_is_due(self, now: Now) -> bool:
         every_s = self._setup.compare_every_s
         due = known.compare_due_at(self.state, self._setup.pair, every_s)
-        if due is None or self._runner.busy or self._leader.state.state not in _COMPARED:
+        if due is None or self._task is not None or now.mono < self._compare_from:
+            return False
+        if self._leader.state.state not in _COMPARED and not self.state.unsure:
             return False
         turned_back = now.unix < due - every_s  # the clock was: the last compare is in the future
-        return now.mono >= self._compare_from and (now.unix >= due or turned_back)
+        return now.unix >= due or turned_back
 
     # The gate.
 
@@ -206,15 +208,23 @@ class DataKeeper:
 
     # Tasks.
 
-    def begin(self, asked: AskedTask, actor: str) -> str:
-        """Begin a task; returns its id. Raises ``NotBegunError``."""
+    async def begin(self, asked: AskedTask, actor: str) -> str:
+        """Begin a task; returns its id. A compare of phasegate's own gives way. Raises ``NotBegunError``."""
         if not self._ready:
             message = f"{asked.kind.value} was not begun: the checkpoint cannot be read"
             raise NotBegunError("store_failed", message, "Mend the store; it is read again every second.")
+        if self._task is not None and self._task.actor == PHASEGATE:
+            # However the call ends: a task without a process would be under way for ever.
+            await asyncio.shield(asyncio.create_task(self._give_up(self._task)))
         if self._task is not None:
             message = f"{self._task.orders.kind.value} is under way, begun by {self._task.actor}"
             raise NotBegunError("busy", message, "Wait for its end, or stop it.")
         return self._begin(asked, actor, self._clock.now()).id
+
+    async def _give_up(self, task: BegunTask) -> None:
+        await self._runner.close()
+        if self._task is task:  # and nobody else was quicker
+            self._task = None
 
     def stop(self, actor: str) -> str | None:
         """Tell the task under way to end; its id, or None where there is none."""
@@ -248,7 +258,8 @@ class DataKeeper:
         now, before = self._clock.now(), self.state
         self._remember(task, end, now)
         self._task = None
-        self._compare_from = now.mono + self._setup.compare_every_s
+        was_copy = task.orders.kind is TaskKind.COPY
+        self._compare_from = now.mono + (0.0 if was_copy else self._setup.compare_every_s)
         if isinstance(end, TaskDone):
             self.state = known.done(before, task, end, now.unix)
             self._done(task, end, before)
@@ -272,7 +283,8 @@ class DataKeeper:
         detail = _of(task) | {name: count for name, count in counts.items() if isinstance(count, int) and count}
         news = _is_recorded(task) or differing != before.differences or before.lost != self.state.lost
         self._leader.record(*([Entry(_ENDED[task.orders.kind], PHASEGATE, detail)] if news else ()))
-        if differing and differing != before.differences:
+        is_compare = task.orders.kind is not TaskKind.COPY and known.was_filled(self.state, self._setup.pair)
+        if is_compare and differing and differing != before.differences:
             self._differs(self.lacking())
 
     def _remember(self, task: BegunTask, end: TaskEnd, now: Now) -> None:

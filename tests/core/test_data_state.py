@@ -34,7 +34,7 @@ AT = 1_700_000_000.0
 
 
 def lost(count: int, board: str = "board-1") -> DataGauges:
-    return QUIET._replace(board=board, missed=count)
+    return QUIET._replace(board=board, lost=count)
 
 
 def task(state: DataState, asked: AskedTask) -> BegunTask:
@@ -102,10 +102,20 @@ def test_lost_changes_hold_by_their_number_until_a_compare_that_began_after_them
 def test_the_count_of_losses_outlives_the_board_that_counted_them() -> None:
     state = counted(COPIED, lost(3))
     assert counted(state, lost(3)) is state
-    again = counted(state, lost(1, "board-2"))
-    assert (again.lost, again.read, again.board) == (4, 1, "board-2")
-    assert counted(state, lost(3, "board-2")).lost == 6, "as many as before, on another board"
-    assert counted(again, lost(0, "board-2")).lost == 4, "a count never goes down"
+    again = counted(state, lost(5, "board-2"))
+    assert (again.lost, again.board) == (5, "board-2"), "it goes on with the count"
+    anew = counted(state, lost(1, "board-2"))
+    assert (anew.lost, anew.board) == (4, "board-2"), "or begins at 0"
+    assert counted(anew, lost(0, "board-3")).lost == 4, "what was lost stays lost"
+
+
+def test_what_the_source_took_while_no_mirror_ran_is_missed_and_is_counted_by_board() -> None:
+    state = counted(COPIED, QUIET._replace(alone=5))
+    assert "5 changes reached one side alone" in holds(state, QUIET._replace(alone=5))
+    assert counted(state, QUIET._replace(alone=7)).lost == 7
+    assert counted(state, QUIET._replace(board="board-2", alone=7)).lost == 12
+    hybrid = counted(state, QUIET)  # the next configuration has a mirror
+    assert hybrid.lost == 5
 
 
 def test_differences_hold_by_their_number_until_they_are_mended() -> None:

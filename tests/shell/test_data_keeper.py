@@ -110,8 +110,8 @@ async def kept(make_board: Callable[..., Board], settings_of: Callable[..., Any]
         scene.saver.cancel()
 
 
-def copy(scene: Kept) -> None:
-    scene.keeper.begin(COPY, "ci")
+async def copy(scene: Kept) -> None:
+    await scene.keeper.begin(COPY, "ci")
     scene.data.copied()
 
 
@@ -126,7 +126,7 @@ async def test_nothing_begins_before_the_source_was_copied(kept: Opened) -> None
     assert "0 of its documents" in refused.message
     assert "`phasegate copy --migration phase6`" in refused.message
     assert scene.weight == 0
-    scene.keeper.begin(COPY, "ci")
+    await scene.keeper.begin(COPY, "ci")
     assert (await scene.refusal("start")).code == "data_incomplete", "it is under way"
     scene.data.copied()
     await scene.act("start")
@@ -153,7 +153,7 @@ async def test_a_gate_that_is_switched_off_holds_nothing_and_what_is_known_is_sh
 
 async def test_losses_hold_a_promotion_like_hours_do_and_lower_nothing(kept: Opened) -> None:
     scene = await kept()
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     scene.data.lose(3)
     await scene.consider(promote())
@@ -163,7 +163,7 @@ async def test_losses_hold_a_promotion_like_hours_do_and_lower_nothing(kept: Ope
     assert (held.reason_kind, held.phase) == ("data", "early")
     assert scene.coordinator.state.state is State.RUNNING
     assert (await scene.refusal("advance")).code == "data_incomplete"
-    scene.keeper.begin(REPAIR, "ci")
+    await scene.keeper.begin(REPAIR, "ci")
     scene.data.compared(repaired=3)
     await scene.consider(promote())
     assert scene.weight == 2500
@@ -171,7 +171,7 @@ async def test_losses_hold_a_promotion_like_hours_do_and_lower_nothing(kept: Ope
 
 async def test_what_leads_down_or_stays_is_never_held(kept: Opened) -> None:
     scene = await kept()
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     await scene.act("advance")
     scene.data.lose(1)
@@ -188,7 +188,7 @@ async def test_what_leads_down_or_stays_is_never_held(kept: Opened) -> None:
 
 async def test_an_increase_that_waits_for_the_store_is_called_off_by_a_loss(kept: Opened) -> None:
     scene = await kept()
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     await scene.written()
     scene.store.open.clear()
@@ -212,7 +212,7 @@ async def test_losses_are_told_at_once_and_further_ones_some_minutes_later(kept:
     scene.data.lose(9)
     await scene.pass_by(2)
     assert scene.news == [], "the target lacks everything: a copy will have them"
-    copy(scene)
+    await copy(scene)
     scene.data.lose(1)
     await scene.pass_by(2)
     (told,) = scene.news
@@ -233,7 +233,7 @@ async def test_everything_is_compared_again_by_itself_while_it_runs_and_never_be
     await scene.act("start", force=True, reason="a test")
     await scene.pass_by(200)
     assert kinds(scene.data) == []
-    copy(scene)
+    await copy(scene)
     await scene.pass_by(58)
     assert kinds(scene.data) == [TaskKind.COPY]
     await scene.pass_by(4)
@@ -253,7 +253,7 @@ async def test_everything_is_compared_again_by_itself_while_it_runs_and_never_be
 
 async def test_never_is_never(kept: Opened) -> None:
     scene = await kept(every_s=0.0)
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     await scene.pass_by(2000)
     assert kinds(scene.data) == [TaskKind.COPY]
@@ -261,7 +261,7 @@ async def test_never_is_never(kept: Opened) -> None:
 
 async def test_what_a_compare_of_its_own_finds_is_told_once_and_what_is_as_before_is_not(kept: Opened) -> None:
     scene = await kept(every_s=60.0)
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     scene.news.clear()
     for different in (0, 4, 4, 5, 0):
@@ -275,9 +275,9 @@ async def test_what_a_compare_of_its_own_finds_is_told_once_and_what_is_as_befor
 
 async def test_a_task_is_in_the_trail_with_who_began_and_who_stopped_it(kept: Opened) -> None:
     scene = await kept()
-    task = scene.keeper.begin(REPAIR, "ann")
+    task = await scene.keeper.begin(REPAIR, "ann")
     scene.data.compared(2, repaired=7)
-    scene.keeper.begin(COMPARE, "bob")
+    await scene.keeper.begin(COMPARE, "bob")
     assert scene.keeper.stop("eve") is not None
     assert scene.data.runner.stopped
     scene.data.failed("stopped")
@@ -292,16 +292,16 @@ async def test_a_task_is_in_the_trail_with_who_began_and_who_stopped_it(kept: Op
 
 async def test_a_second_task_is_refused_with_what_is_under_way(kept: Opened) -> None:
     scene = await kept()
-    scene.keeper.begin(COPY, "ann")
+    await scene.keeper.begin(COPY, "ann")
     with pytest.raises(NotBegunError, match="copy is under way, begun by ann") as refused:
-        scene.keeper.begin(COMPARE, "bob")
+        await scene.keeper.begin(COMPARE, "bob")
     assert refused.value.code == "busy"
 
 
 async def test_a_copy_goes_on_with_the_next_control_process_and_a_compare_does_not(kept: Opened) -> None:
     for killed in (False, True):
         scene = await kept()
-        task = scene.keeper.begin(AskedTask(TaskKind.COPY, ("scans",)), "ann")
+        task = await scene.keeper.begin(AskedTask(TaskKind.COPY, ("scans",)), "ann")
         await scene.begin_anew(killed=killed)
         (orders,) = scene.data.runner.begun
         assert (orders.kind, orders.collections) == (TaskKind.COPY, ("scans",))
@@ -311,7 +311,7 @@ async def test_a_copy_goes_on_with_the_next_control_process_and_a_compare_does_n
         scene.data.copied()
         await scene.begin_anew(killed=killed)
         assert scene.data.runner.begun == []
-        scene.keeper.begin(COMPARE, "ann")
+        await scene.keeper.begin(COMPARE, "ann")
         await scene.begin_anew(killed=killed)
         assert scene.data.runner.begun == []
         assert ("data_task_failed" in scene.store.entries) is not killed
@@ -320,7 +320,7 @@ async def test_a_copy_goes_on_with_the_next_control_process_and_a_compare_does_n
 
 async def test_what_is_known_outlives_the_process_and_losses_meanwhile_are_told(kept: Opened) -> None:
     scene = await kept(every_s=0)
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     scene.data.lose(1)
     await scene.pass_by(2)
@@ -337,7 +337,7 @@ async def test_what_is_known_outlives_the_process_and_losses_meanwhile_are_told(
 
 async def test_other_stores_in_the_configuration_are_sides_of_which_nothing_is_known(kept: Opened) -> None:
     scene = await kept()
-    copy(scene)
+    await copy(scene)
     await scene.act("start")
     scene.data.pair = scene.data.pair._replace(identity="mock → firestore (project live)")
     await scene.begin_anew()
@@ -347,14 +347,14 @@ async def test_other_stores_in_the_configuration_are_sides_of_which_nothing_is_k
 
 async def test_nothing_is_begun_before_the_checkpoint_is_known(kept: Opened) -> None:
     scene = await kept()
-    copy(scene)
+    await copy(scene)
     await scene.written()
     scene.saver.cancel()
     scene.store.unreadable = "locked"
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
     with pytest.raises(NotBegunError) as refused:
-        scene.keeper.begin(COMPARE, "ann")
+        await scene.keeper.begin(COMPARE, "ann")
     assert refused.value.code == "store_failed"
     scene.store.unreadable = None
     scene.saver = asyncio.create_task(scene.coordinator.outbox.run())
@@ -388,7 +388,7 @@ async def test_a_running_migration_that_lacks_everything_looks_for_a_seed_now_an
 async def test_the_document_says_how_far_a_task_is_and_what_is_known(kept: Opened) -> None:
     scene = await kept()
     scene.data.gauges = scene.data.gauges._replace(pending=7, oldest_s=1.25)
-    scene.keeper.begin(COPY, "ann")
+    await scene.keeper.begin(COPY, "ann")
     document = scene.keeper.document()
     assert (document.behind.changes, document.behind.oldest_s) == (7, 1.25)
     assert document.task is not None
@@ -407,10 +407,46 @@ async def test_so_many_ended_tasks_are_remembered(kept: Opened) -> None:
     scene = await kept()
     tasks = []
     for _ in range(ENDED_MAX + 1):
-        tasks.append(scene.keeper.begin(COPY, "ann"))
+        tasks.append(await scene.keeper.begin(COPY, "ann"))
         scene.data.copied()
     assert scene.keeper.task(tasks[0]) is None
     last = scene.keeper.task(tasks[-1])
     assert last is not None
     assert last.result is not None
     assert (last.result.copied, last.failure, last.documents) == (12, None, 12)
+
+
+async def test_a_compare_of_its_own_gives_way_to_an_operators_task(kept: Opened) -> None:
+    scene = await kept(every_s=60.0)
+    await copy(scene)
+    await scene.act("start")
+    await scene.pass_by(62)
+    assert kinds(scene.data)[-1] is TaskKind.COMPARE
+    await scene.keeper.begin(REPAIR, "ann")
+    assert kinds(scene.data)[-1] is TaskKind.REPAIR
+    scene.data.compared()
+    document = scene.keeper.document()
+    assert document.task is None
+    with pytest.raises(AssertionError, match="no task"):
+        scene.data.compared()
+
+
+async def test_what_a_copy_left_different_is_compared_at_once_whatever_the_state(kept: Opened) -> None:
+    scene = await kept()
+    await scene.keeper.begin(COPY, "ci")
+    scene.data.copied(left=3)
+    assert scene.keeper.hold() is None
+    await scene.pass_by(2)
+    assert kinds(scene.data) == [TaskKind.COPY, TaskKind.COMPARE]
+    scene.data.compared(3)
+    assert "3 documents differ" in (await scene.refusal("start")).message
+    await scene.pass_by(2000)
+    assert len(scene.data.runner.begun) == 2, "it is idle"
+
+
+async def test_what_is_found_before_a_first_copy_is_told_to_nobody(kept: Opened) -> None:
+    scene = await kept()
+    await scene.keeper.begin(COMPARE, "ci")
+    scene.data.compared(9)
+    assert scene.news == []
+    assert "phasegate copy" in (await scene.refusal("start")).message

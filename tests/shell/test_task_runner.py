@@ -28,7 +28,7 @@ RESULT = {
     "equal": True,
     "collections": [SCANS | NONE],
     "repaired": 0,
-    "skipped": {"source": {"count": 0, "documents": []}},
+    "skipped": {"source": {"count": 1, "documents": {"scans/a": "it holds a reference"}}},
 }
 DONE = {"event": "done", "result": RESULT, "differences": 0, "documents": 12}
 

@@ -89,11 +89,11 @@ class PlayedData:
 
     def lose(self, changes: int) -> None:
         """So many more changes reach one side alone."""
-        self.gauges = self.gauges._replace(missed=self.gauges.missed + changes)
+        self.gauges = self.gauges._replace(lost=self.gauges.lost + changes)
 
-    def copied(self, documents: int = 12) -> None:
-        """The copy under way is done."""
-        self.runner.end(TaskDone(TaskResult(copied=documents, skipped_newer=0), 0, documents))
+    def copied(self, documents: int = 12, left: int = 0) -> None:
+        """The copy under way is done, and has left so many documents that differ."""
+        self.runner.end(TaskDone(TaskResult(copied=documents - left, skipped_newer=left), left, documents))
 
     def compared(self, different: int = 0, repaired: int = 0) -> None:
         """The compare or repair under way is done, and leaves so many differences."""
