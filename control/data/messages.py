@@ -7,7 +7,7 @@ what it costs first, then how far it is, and as its last line whether it is done
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -22,9 +22,12 @@ class TaskKind(StrEnum):
 
 
 class OrderedTask(Struct, frozen=True):
-    """What a task is to do: the first line on its standard input. ``plan`` is a ``proxy.settings.Plan``, as JSON."""
+    """What a task is to do: the first line on its standard input. ``plan`` is a ``proxy.settings.Plan``, as JSON.
 
-    kind: TaskKind
+    ``cost`` only says what a copy would cost. It is no field of a copy: a task that did not know it would write.
+    """
+
+    kind: Literal["copy", "compare", "repair", "cost"]
     migration: str
     plan: msgspec.Raw
     run_dir: str
@@ -34,7 +37,6 @@ class OrderedTask(Struct, frozen=True):
     delete: bool = False  # of a repair: also what the side that is right has not
     sample: int | None = None  # of a compare: so many random documents, and not all
     values: bool = False  # of a compare: whether differences are listed with both values
-    dry_run: bool = False  # of a copy: only say what it would cost
     served: bool = True  # phasegate serves: others write meanwhile
     report: str | None = None
 

@@ -233,7 +233,7 @@ def compare_due_at(state: DataState, pair: DataPair, every_s: float) -> float | 
 def task_orders(asked: AskedTask, migration: str, plan: bytes, run_dir: str, rate: int) -> OrderedTask:
     """The orders for the task's process. ``plan`` is JSON."""
     return OrderedTask(
-        kind=asked.kind,
+        kind="cost" if asked.dry_run else asked.kind.value,
         migration=migration,
         plan=msgspec.Raw(plan),
         run_dir=run_dir,
@@ -243,5 +243,4 @@ def task_orders(asked: AskedTask, migration: str, plan: bytes, run_dir: str, rat
         delete=asked.delete,
         sample=asked.sample,
         values=asked.values,
-        dry_run=asked.dry_run,
     )

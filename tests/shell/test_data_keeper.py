@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.errors import Fault, FaultKind
-from control.data.messages import TaskKind, TaskProgress
+from control.data.messages import TaskCost, TaskKind, TaskProgress
 from control.data.state import AskedTask
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
@@ -403,6 +403,21 @@ async def test_the_document_says_how_far_a_task_is_and_what_is_known(kept: Opene
     assert document.copied_at is not None
 
 
+async def test_a_dry_run_is_another_kind_of_task_and_leaves_nothing_behind(kept: Opened) -> None:
+    scene = await kept()
+    task = await scene.keeper.begin(AskedTask(TaskKind.COPY, dry_run=True), "ann")
+    assert kinds(scene.data) == ["cost"]
+    scene.data.runner.cost = TaskCost(24, 12, 0.5)
+    scene.data.copied(0)
+    await scene.written()
+    found = scene.keeper.task(task)
+    assert found is not None
+    assert found.cost is not None
+    assert (found.cost.reads, found.cost.writes) == (24, 12)
+    assert (await scene.refusal("start")).code == "data_incomplete"
+    assert not {"copy", "copied"} & set(scene.store.entries)
+
+
 async def test_so_many_ended_tasks_are_remembered(kept: Opened) -> None:
     scene = await kept()
     tasks = []
@@ -421,9 +436,9 @@ async def test_a_compare_of_its_own_gives_way_to_an_operators_task(kept: Opened)
     await copy(scene)
     await scene.act("start")
     await scene.pass_by(62)
-    assert kinds(scene.data)[-1] is TaskKind.COMPARE
+    assert kinds(scene.data)[-1] == TaskKind.COMPARE
     await scene.keeper.begin(REPAIR, "ann")
-    assert kinds(scene.data)[-1] is TaskKind.REPAIR
+    assert kinds(scene.data)[-1] == TaskKind.REPAIR
     scene.data.compared()
     document = scene.keeper.document()
     assert document.task is None

@@ -119,7 +119,6 @@ async def test_it_is_told_what_to_do_and_its_progress_and_end_are_read(task: Tas
         "delete": True,
         "sample": None,
         "values": False,
-        "dry_run": False,
         "served": True,
         "report": None,
     }

@@ -11,7 +11,6 @@ from control.data.messages import (
     TaskDone,
     TaskEnd,
     TaskFailed,
-    TaskKind,
     TaskProgress,
     TaskResult,
 )
@@ -105,6 +104,6 @@ class PlayedData:
         self.runner.end(TaskFailed("the target does not answer", kind))
 
 
-def kinds(data: PlayedData) -> list[TaskKind]:
+def kinds(data: PlayedData) -> list[str]:
     """The tasks that were begun in this control process."""
     return [orders.kind for orders in data.runner.begun]
