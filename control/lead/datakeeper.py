@@ -265,7 +265,9 @@ class DataKeeper:
             self._done(task, end, before)
             return
         self.state = known.failed(before, task)
-        _log.warning("data_task_failed", migration=self._leader.name, task=task.id, kind=end.kind, reason=end.message)
+        _log.warning(
+            "data_task_not_done", migration=self._leader.name, task=task.id, kind=end.kind, reason=end.message
+        )
         detail = _of(task) | {"failure": end.kind, "reason": end.message}
         self._leader.record(Entry("data_task_failed", PHASEGATE, detail))
 
