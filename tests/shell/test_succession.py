@@ -167,11 +167,14 @@ def test_one_migration_does_not_continue_two(store: Store, saved: Callable[..., 
     assert 'migrations.store.was: "shop" is paused at 50 %, and "store" is paused at 50 % itself' in refusal
 
 
-def test_the_mocks_documents_go_with_the_name_and_nothing_else_does(tmp_path: Path) -> None:
+def test_the_mocks_documents_and_the_tasks_files_go_with_the_name_and_nothing_else_does(tmp_path: Path) -> None:
     names = (
         "control.mock.journal",
         "control.mock.journal.0",
         "control.target.mock.journal",
+        "control.copy.json",
+        "control.compare.again",
+        "control.differences.jsonl",
         "control.db",
         "controls.mock.journal",
     )
@@ -181,6 +184,9 @@ def test_the_mocks_documents_go_with_the_name_and_nothing_else_does(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "control.db",
         "controls.mock.journal",
+        "store.compare.again",
+        "store.copy.json",
+        "store.differences.jsonl",
         "store.mock.journal",
         "store.mock.journal.0",
         "store.target.mock.journal",
