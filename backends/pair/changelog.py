@@ -39,7 +39,7 @@ from backends.disk import Disk
 
 SEGMENT_BYTES: Final = 16 * 2**20  # a segment takes no further frame beyond this
 SEGMENT_FRAMES: Final = 32_768
-READ_BYTES: Final = 256 * 1024  # read at once, between two turns of the event loop
+READ_BYTES: Final = 64 * 1024  # read at once, between two turns of the event loop
 SIDES: Final = ("source", "target")
 LOSSES: Final = "lost"  # the file of changes that were given up
 

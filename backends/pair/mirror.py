@@ -525,29 +525,34 @@ class Mirror:
             self._ask()
 
     def _ask_later(self, logged: LoggedChange, fault: Fault) -> None:
-        if self._given_up(logged, fault, self._own):
+        if self._given_up(logged, fault):
             return
-        logged.due = monotonic_ns() + int(1e9 * backoff(logged.tries - 1, BASE_S, CAP_S, self._dice))
-        heappush(self._doubts, logged)
-
-    def _given_up(self, logged: LoggedChange, fault: Fault, store: DocumentStore) -> bool:
-        """Note a failure; whether the change is given up for it."""
-        logged.tries += 1
-        logged.hopeless += fault.kind in _INCURABLE
-        logged.fault, logged.reason = fault.kind.label, str(fault)
-        if logged.hopeless == TRIES:
-            self._lose(logged, "hopeless", logged.reason, logged.fault)
-            return True
-        if logged.tries == TRIES:
+        if logged.tries == TRIES and logged.fault == fault.kind.label:
             _log.warning(
-                "change_not_mirrored_yet",
-                backend=store.kind,
+                "change_in_doubt",
+                backend=self._own.kind,
                 documents=logged.step.documents[:NAMED],
                 document_count=len(logged.step.documents),
                 fault=logged.fault,
                 reason=logged.reason,
                 tries=logged.tries,
             )
+        logged.due = self._later(logged)
+        heappush(self._doubts, logged)
+
+    def _later(self, logged: LoggedChange) -> int:
+        return monotonic_ns() + int(1e9 * backoff(max(0, logged.tries - 1), BASE_S, CAP_S, self._dice))
+
+    def _given_up(self, logged: LoggedChange, fault: Fault) -> bool:
+        """Note a failure; whether the change is given up for it."""
+        if fault.kind is FaultKind.BREAKER:
+            return False  # nobody was asked
+        logged.tries += 1
+        logged.hopeless += fault.kind in _INCURABLE
+        logged.fault, logged.reason = fault.kind.label, str(fault)
+        if logged.hopeless == TRIES:
+            self._lose(logged, "hopeless", logged.reason, logged.fault)
+            return True
         return False
 
     # ------------------------------------------------------------------------------------------------- sending
@@ -701,9 +706,19 @@ class Mirror:
             logged.most = max(1, len(changes) // 2)
             if change_specific and not alone:
                 logged.tries += 1  # whose fault it is shows when they are sent alone
-            elif self._given_up(logged, fault, self._store):
+            elif self._given_up(logged, fault):
                 continue
-            logged.due = now + int(1e9 * backoff(logged.tries - 1, BASE_S, CAP_S, self._dice))
+            elif logged.tries == TRIES and logged.fault == fault.kind.label:
+                _log.warning(
+                    "change_not_mirrored_yet",
+                    backend=self._store.kind,
+                    documents=logged.step.documents[:NAMED],
+                    document_count=len(logged.step.documents),
+                    fault=logged.fault,
+                    reason=logged.reason,
+                    tries=logged.tries,
+                )
+            logged.due = self._later(logged)
             heappush(self._failed, logged)
         if change_specific or repeated:
             return
