@@ -426,5 +426,5 @@ def move_folder(run_dir: Path, old: str, new: str) -> None:
 def drop_folder(run_dir: Path, migration: str) -> None:
     """Remove the change logs of a migration that was given up: one that gets its name later has other data."""
     folder = changes_folder(run_dir, migration)
-    if folder.is_dir() and not folder.is_symlink():
+    if folder.parent == run_dir and folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)

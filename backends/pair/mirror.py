@@ -759,6 +759,8 @@ class Mirror:
         for logged in self._waiting.get(None, ()):
             self._drop(logged, "ended", logged.reason or "not sent yet", logged.fault)
         if self._log is not None:
+            if left := self.pending - len(self._waiting.get(None, ())):
+                _log.warning("changes_left", backend=self._store.kind, changes=left)
             for segment in tuple(self._segments):
                 if self._is_finished(segment):
                     self._segments.pop(segment)
