@@ -525,9 +525,10 @@ class Mirror:
             self._ask()
 
     def _ask_later(self, logged: LoggedChange, fault: Fault) -> None:
-        if self._given_up(logged, fault):
+        long = self._note_failure(logged, fault)
+        if self._is_given_up(logged):
             return
-        if logged.tries == TRIES and logged.fault == fault.kind.label:
+        if long:
             _log.warning(
                 "change_in_doubt",
                 backend=self._own.kind,
@@ -543,17 +544,21 @@ class Mirror:
     def _later(self, logged: LoggedChange) -> int:
         return monotonic_ns() + int(1e9 * backoff(max(0, logged.tries - 1), BASE_S, CAP_S, self._dice))
 
-    def _given_up(self, logged: LoggedChange, fault: Fault) -> bool:
-        """Note a failure; whether the change is given up for it."""
+    def _note_failure(self, logged: LoggedChange, fault: Fault) -> bool:
+        """Note why a change could not be applied or asked about; whether it is time to tell of it."""
         if fault.kind is FaultKind.BREAKER:
-            return False  # nobody was asked
+            return False  # the store was not asked
         logged.tries += 1
         logged.hopeless += fault.kind in _INCURABLE
         logged.fault, logged.reason = fault.kind.label, str(fault)
-        if logged.hopeless == TRIES:
-            self._lose(logged, "hopeless", logged.reason, logged.fault)
-            return True
-        return False
+        return logged.tries == TRIES
+
+    def _is_given_up(self, logged: LoggedChange) -> bool:
+        """Give a change up if no retry can succeed; whether that is so."""
+        if logged.hopeless < TRIES:
+            return False
+        self._lose(logged, "hopeless", logged.reason, logged.fault)
+        return True
 
     # ------------------------------------------------------------------------------------------------- sending
 
@@ -706,9 +711,12 @@ class Mirror:
             logged.most = max(1, len(changes) // 2)
             if change_specific and not alone:
                 logged.tries += 1  # whose fault it is shows when they are sent alone
-            elif self._given_up(logged, fault):
+                long = False
+            else:
+                long = self._note_failure(logged, fault)
+            if self._is_given_up(logged):
                 continue
-            elif logged.tries == TRIES and logged.fault == fault.kind.label:
+            if long:
                 _log.warning(
                     "change_not_mirrored_yet",
                     backend=self._store.kind,
