@@ -334,6 +334,28 @@ def test_a_commit_takes_no_more_writes_bytes_and_increments_than_a_store_does() 
     assert [batch.add(step, SIZE) for step in adds] == [True] * TRANSFORM_LIMIT + [False]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((("maximum", -7), ("increment", 14)), (("maximum", -7), ("increment", 7))),  # as a group of equal files
+        ((("maximum", 0), ("increment", -5)), (("maximum", -2),)),
+        ((("maximum", 0), ("increment", 5)), (("maximum", 9), ("increment", -1))),
+        ((("increment", 5),), (("maximum", 3), ("increment", 2))),
+    ],
+)
+@pytest.mark.parametrize("before", [None, -9, -1, 0, 4, 2.5])
+def test_a_fields_increments_and_maxima_come_out_as_one_by_one(first: Any, second: Any, before: Any) -> None:
+    adds = [
+        Put((merge("d/1", {}, [Transform(("n",), op, operand) for op, operand in chain]),))
+        for chain in (first, second, second)
+    ]
+    stored = {} if before is None else {"d/1": Document("d/1", {"n": before}, 1, 5)}
+    one_after_other, at_once = Contents(stored), Contents(stored)
+    one_by_one(one_after_other, adds)
+    assert together(at_once, adds) == 1
+    assert repr(at_once.fields()) == repr(one_after_other.fields())
+
+
 def test_sums_stop_at_64_bits_as_they_do_one_by_one() -> None:
     for operands in ((INT_MAX, 5, -5), (INT_MAX, INT_MAX), (-5, INT_MAX, 10)):
         adds = [Put((merge("d/1", {}, [Transform(("n",), "increment", n)]),)) for n in operands]
