@@ -15,7 +15,7 @@ import pytest
 from backends.adapters import registry
 from backends.adapters.analytics import Ingest, _path
 from backends.documents import changes
-from backends.documents.changes import ATTEMPTS, All, Change, Newest, Once, Put, StateRule
+from backends.documents.changes import All, Change, Newest, Once, Put, StateRule
 from backends.documents.port import (
     COMMIT_LIMIT,
     Context,
