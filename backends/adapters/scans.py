@@ -11,7 +11,8 @@ orders the groups by waste, and one short query finds the largest, however long 
 
 Two writers may change one job at the same time, one on each side of a migration. Both changes stand: the two states
 are joined field by field. The later message wins, by the times in ``edits``; a status never gives way to one that
-comes before it in a job's life, and progress never falls.
+comes before it in a job's life; of two values of progress the higher wins, unless one was set after the other, or
+the job is finished.
 """
 
 from __future__ import annotations
@@ -202,12 +203,17 @@ def joined(one: Fields, other: Fields) -> Fields:
     state = max((one, other), key=_changed)
     status = max((one, other), key=lambda fields: (AGE[str(fields["status"])], _edit(fields, "status")))
     message = max((one, other), key=lambda fields: _edit(fields, "message"))
-    edits: Fields = {"status": _edit(status, "status"), "message": _edit(message, "message")}
+    progress = max((one, other), key=_progress_rank)
+    edits: Fields = {
+        "status": _edit(status, "status"),
+        "message": _edit(message, "message"),
+        "progress": _progress_edits(progress),
+    }
     return {
         **state,
         "status": status["status"],
         "message": message["message"],
-        "progress": max(one["progress"], other["progress"], key=_progress),
+        "progress": progress["progress"],
         "revision": max(_revision(one), _revision(other)),
         "edits": edits,
     }
@@ -225,9 +231,18 @@ def _edit(fields: Fields, name: str) -> list[Any]:
     return edit if isinstance(edit, list) else _changed(fields)
 
 
-def _progress(value: Value) -> float:
-    assert isinstance(value, int | float)
-    return value
+def _progress_edits(fields: Fields) -> int:
+    """How often progress was set, one time after the other."""
+    edits = fields.get("edits")
+    count = edits.get("progress") if isinstance(edits, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _progress_rank(fields: Fields) -> tuple[Any, ...]:
+    """By this, the progress of one state wins over another's. That of a finished job goes with the status."""
+    if fields["status"] in FINISHED:
+        return (1, *_edit(fields, "status"))
+    return 0, _progress_edits(fields), fields["progress"]
 
 
 def _revision(fields: Fields) -> int:
@@ -264,7 +279,7 @@ class Scans:
             "updated_at": now,
             "revision": 1,
             "change": call.id,
-            "edits": {name: [now, call.id] for name in _EDITED},
+            "edits": {**{name: [now, call.id] for name in _EDITED}, "progress": 0},
         }
         path = f"{COLLECTION}/{call.id}"
         change = Newest(path, fields)
@@ -429,8 +444,7 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
     if status not in MAY_FOLLOW[now]:
         allowed = ", ".join(sorted(MAY_FOLLOW[now]))
         raise refused(409, "illegal_transition", f"the scan is {now}: found {status}, expected one of {allowed}")
-    known = _progress(scan.fields["progress"])
-    progress = body.progress if body.progress is not None else 100.0 if status == "completed" else known
+    progress = body.progress if body.progress is not None else 100.0 if status == "completed" else None
     # Later than what was written before, also where that was written on a machine whose clock is ahead.
     last = scan.fields["updated_at"]
     assert isinstance(last, datetime)
@@ -438,13 +452,16 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
     edited = {"status": body.status, "message": body.message}
     return {
         "status": status,
-        "progress": float(max(progress, known)),
+        "progress": float(progress) if progress is not None else scan.fields["progress"],
         "message": body.message if body.message is not None else scan.fields["message"],
         "updated_at": at,
         "revision": _revision(scan.fields) + 1,
         "change": call.id,
         "edits": {
-            name: [at, call.id] if value is not None else _edit(scan.fields, name) for name, value in edited.items()
+            **{
+                name: [at, call.id] if edit is not None else _edit(scan.fields, name) for name, edit in edited.items()
+            },
+            "progress": _progress_edits(scan.fields) + (progress is not None),
         },
     }
 
