@@ -74,6 +74,7 @@ LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("control/store",),
         ("control/figures",),
         ("control/checks",),
+        ("control/data",),
         ("control/lead",),
         ("control/report",),
         ("control/api",),

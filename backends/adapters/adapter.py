@@ -28,6 +28,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from backends.adapters.requests import Parameter
+from backends.documents.patterns import is_pattern
 from backends.documents.port import Context, DocumentStore, Fields, Query
 from backends.operations import Call, Kind, Operation
 
@@ -117,6 +118,11 @@ class Adapter:
     times: frozenset[str] = frozenset()  # fields of fixtures that hold times, beside ``at`` and ``…_at``
     # By collection: whether the first state of a document is newer than the second, and so replaces it.
     newer: Mapping[str, Callable[[Fields, Fields], bool]] = field(default_factory=dict)
+    # Every collection of its documents, also those below documents, as patterns: ("scans", "scans/*/results"). Only
+    # these are copied and compared. Without any: ``collections``.
+    patterns: tuple[str, ...] = ()
+    # By pattern: the fields that grow by increments (or a maximum), which each side does by itself.
+    counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -130,6 +136,11 @@ class Adapter:
             return inspect.getfile(self.handlers)
         except (OSError, TypeError):
             return str(getattr(self.handlers, "__module__", self.handlers))
+
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """The patterns of all its collections."""
+        return self.patterns or self.collections
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
@@ -161,6 +172,12 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     for query in adapter.views:
         if query.collection.split("/")[0] not in adapter.collections:
             yield f"views: {query.collection} is not in one of its collections"
+    for pattern in adapter.patterns:
+        if not is_pattern(pattern) or pattern.split("/")[0] not in adapter.collections:
+            yield f'patterns: expected a collection of its own, or one below such as "a/*/b", found {pattern!r}'
+    for pattern in adapter.counted:
+        if pattern not in adapter.scans:
+            yield f"counted: {pattern} is not one of its patterns"
     for collection in adapter.newer:
         if collection not in adapter.collections:
             yield f"newer: {collection} is not one of its collections"

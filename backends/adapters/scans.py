@@ -505,4 +505,6 @@ ADAPTER: Final = Adapter(
     views=(Query(COLLECTION, order="created_at", descending=True, limit=500),),
     made_up=jobs,
     newer={COLLECTION: newer},
+    patterns=(COLLECTION, f"{COLLECTION}/*/results", f"{COLLECTION}/*/groups"),
+    counted={COLLECTION: ("files", "bytes"), f"{COLLECTION}/*/groups": ("copies", "wasted")},
 )
