@@ -42,12 +42,14 @@ class Again:
         self._next.unlink(missing_ok=True)
         if fresh:
             path.unlink(missing_ok=True)
-        self.count = sum(1 for _ in self._lines()) if path.exists() else 0
         self._out: BinaryIO = path.open("ab")
+        # A killed process may leave a part of a line. Nobody counts on it: progress is saved after whole lines.
+        self._out.truncate(sum(map(len, self._lines())))
+        self.count = sum(1 for _ in self._lines())
 
     def put(self, unsettled: Unsettled) -> None:
         """Add one."""
-        self._out.write(_encode(unsettled) + b"\\n")
+        self._out.write(_encode(unsettled) + b"\n")
         self.count += 1
 
     def flush(self) -> None:
@@ -72,7 +74,7 @@ class Again:
 
     def _lines(self) -> Iterator[bytes]:
         with self._path.open("rb") as lines:
-            yield from (line for line in lines if line.endswith(b"\\n"))  # a killed process may leave a part of one
+            yield from (line for line in lines if line.endswith(b"\n"))
 
     def close(self) -> None:
         """Close the files and leave them: a copy goes on with them."""
@@ -103,7 +105,7 @@ class Differences:
         if self._values:
             line["source"] = None if pair.source is None else pair.source.fields
             line["target"] = None if pair.target is None else pair.target.fields
-        self._out.write(_encode(line) + b"\\n")
+        self._out.write(_encode(line) + b"\n")
         self.count += 1
 
     def finish(self) -> None:
