@@ -14,7 +14,7 @@ from backends.copy.equality import Pair
 from backends.copy.pace import Pace
 from backends.copy.records import READ_AT_ONCE, Again, Differences
 from backends.copy.repairing import Repairing
-from backends.copy.rules import Rule
+from backends.copy.rules import PatternRule
 from backends.copy.settling import Handling, Settling, Write
 from backends.copy.tally import Tally
 from backends.copy.walk import Sides, look, patiently
@@ -33,7 +33,7 @@ class Comparing:
     looks_again = True
     patience_s = 60.0
 
-    def write(self, pair: Pair, rule: Rule) -> Write | None:
+    def write(self, pair: Pair, rule: PatternRule) -> Write | None:
         """As ``Handling.write``."""
         return None
 
@@ -46,7 +46,7 @@ class Comparing:
 
 async def compare(
     sides: Sides,
-    rules: dict[str, Rule],
+    rules: dict[str, PatternRule],
     calm: Calm,
     scratch: Path,
     differences: Differences,

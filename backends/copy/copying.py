@@ -15,7 +15,7 @@ from backends.copy.calm import Calm
 from backends.copy.equality import Pair
 from backends.copy.pace import Pace
 from backends.copy.records import Again, Progress
-from backends.copy.rules import Rule, put_together
+from backends.copy.rules import PatternRule, put_together
 from backends.copy.settling import Settling, Write
 from backends.copy.tally import Tally
 from backends.copy.walk import Sides
@@ -31,7 +31,7 @@ class Copying:
     def __init__(self, patience_s: float = 300.0) -> None:
         self.patience_s = patience_s
 
-    def write(self, pair: Pair, rule: Rule) -> Write | None:
+    def write(self, pair: Pair, rule: PatternRule) -> Write | None:
         """As ``Handling.write``."""
         if pair.source is None:
             return None
@@ -53,7 +53,7 @@ class Copying:
 
 async def copy(
     sides: Sides,
-    rules: dict[str, Rule],
+    rules: dict[str, PatternRule],
     calm: Calm,
     place: Path,
     *,

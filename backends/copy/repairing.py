@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from backends.arm import SOURCE, TARGET
 from backends.copy.equality import Pair
-from backends.copy.rules import Rule, put_together
+from backends.copy.rules import PatternRule, put_together
 from backends.copy.settling import Write
 from backends.copy.tally import Tally
 from backends.documents.port import Document, Fields, Mutation, Precondition, create, delete, put
@@ -26,7 +26,7 @@ class Repairing:
         self._follow = follow
         self._deletes = deletes
 
-    def write(self, pair: Pair, rule: Rule) -> Write | None:
+    def write(self, pair: Pair, rule: PatternRule) -> Write | None:
         """As ``Handling.write``."""
         if self._follow is None:
             return _by_rule(pair, rule)
@@ -47,7 +47,7 @@ class Repairing:
         """As ``Handling.stays``."""
 
 
-def _by_rule(pair: Pair, rule: Rule) -> Write | None:
+def _by_rule(pair: Pair, rule: PatternRule) -> Write | None:
     if pair.source is None or pair.target is None:
         present = pair.source or pair.target
         assert present is not None

@@ -16,7 +16,7 @@ from backends.documents.port import Fields, Value
 from backends.documents.semantics import same
 
 
-class Rule(NamedTuple):
+class PatternRule(NamedTuple):
     """What is known of the documents of one pattern."""
 
     pattern: str
@@ -24,17 +24,17 @@ class Rule(NamedTuple):
     newer: Callable[[Fields, Fields], bool] | None = None
 
 
-def rules(adapters: Iterable[Adapter]) -> dict[str, Rule]:
+def rules(adapters: Iterable[Adapter]) -> dict[str, PatternRule]:
     """By pattern, in the order in which they are gone through: those with counters last (see ``settling``)."""
     every = (
-        Rule(pattern, adapter.counted.get(pattern, ()), adapter.newer.get(pattern))
+        PatternRule(pattern, adapter.counted.get(pattern, ()), adapter.newer.get(pattern))
         for adapter in adapters
         for pattern in adapter.scans
     )
     return {rule.pattern: rule for rule in sorted(every, key=lambda rule: bool(rule.counted))}
 
 
-def put_together(rule: Rule, ours: Fields, theirs: Fields) -> tuple[Fields, bool]:
+def put_together(rule: PatternRule, ours: Fields, theirs: Fields) -> tuple[Fields, bool]:
     """The right fields, and whether the rule decides all that differs. What it cannot decide stays as ``theirs``."""
     our_state, our_counts = _apart(rule, ours)
     their_state, their_counts = _apart(rule, theirs)
@@ -46,12 +46,12 @@ def put_together(rule: Rule, ours: Fields, theirs: Fields) -> tuple[Fields, bool
     return {**state, **counts}, decided
 
 
-def _apart(rule: Rule, fields: Fields) -> tuple[Fields, Fields]:
+def _apart(rule: PatternRule, fields: Fields) -> tuple[Fields, Fields]:
     counts = {name: fields[name] for name in rule.counted if name in fields}
     return {name: value for name, value in fields.items() if name not in counts}, counts
 
 
-def _later(rule: Rule, ours: Fields, theirs: Fields) -> tuple[Fields, bool]:
+def _later(rule: PatternRule, ours: Fields, theirs: Fields) -> tuple[Fields, bool]:
     """The later state, and whether it is known to be."""
     if same(ours, theirs):
         return theirs, True

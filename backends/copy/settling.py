@@ -48,7 +48,7 @@ from backends.copy.calm import Calm
 from backends.copy.equality import Pair
 from backends.copy.pace import LOCAL_COMMIT, PAGE_BYTES, Pace, commits
 from backends.copy.records import READ_AT_ONCE, Again, Differences, Unsettled
-from backends.copy.rules import Rule
+from backends.copy.rules import PatternRule
 from backends.copy.tally import Tally
 from backends.copy.walk import Sides, look, patiently, read, walk, weight
 from backends.documents.patterns import pattern_of
@@ -81,7 +81,7 @@ class Handling(Protocol):
     patience_s: float  # how long what never rests is looked at, after the last that did
     looks_again: bool  # whether what was written is compared again; if not, only the target is written
 
-    def write(self, pair: Pair, rule: Rule) -> Write | None:
+    def write(self, pair: Pair, rule: PatternRule) -> Write | None:
         """The write that mends the difference, with a precondition; None where it stays."""
 
     def wrote(self, tally: Tally) -> None:
@@ -97,7 +97,7 @@ class Settling:
     def __init__(
         self,
         sides: Sides,
-        rules: dict[str, Rule],
+        rules: dict[str, PatternRule],
         calm: Calm,
         handling: Handling,
         again: Again,
@@ -287,7 +287,8 @@ class Settling:
         if refusal is not None:
             self.again.put(Unsettled(pair.path, one.equal, one.written))
             return False
-        self._handling.wrote(tally)
+        if not one.written:  # else it is the same document once more
+            self._handling.wrote(tally)
         if self._handling.looks_again:
             self.again.put(Unsettled(pair.path, 0, one.written + 1))
             return True

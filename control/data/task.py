@@ -36,7 +36,7 @@ from backends.copy.fixtures import FixtureError
 from backends.copy.pace import RATE, Pace
 from backends.copy.records import Differences
 from backends.copy.repairing import Repairing
-from backends.copy.rules import Rule, rules
+from backends.copy.rules import PatternRule, rules
 from backends.copy.tally import Tally, result
 from backends.copy.walk import Sides, patiently
 from backends.documents.port import Rejected, Skipped
@@ -157,7 +157,7 @@ def _route(orders: TaskOrders, plan: Plan) -> Route:
     raise TaskRefusedError(f"there is no migration {orders.migration}; expected one of: {known}")
 
 
-def chosen(collections: tuple[str, ...]) -> dict[str, Rule]:
+def chosen(collections: tuple[str, ...]) -> dict[str, PatternRule]:
     """The patterns to go through, with their rules. Raises ``TaskRefusedError`` for one that no adapter has."""
     every = rules(registry.adapters())
     unknown = [name for name in collections if name not in every]
@@ -201,7 +201,7 @@ async def carry_out(orders: TaskOrders, plan: Plan, calm: Calm) -> None:
 async def _compare(
     orders: TaskOrders,
     sides: Sides,
-    patterns: dict[str, Rule],
+    patterns: dict[str, PatternRule],
     calm: Calm,
     paces: tuple[Pace | None, Pace | None],
     meter: Meter,

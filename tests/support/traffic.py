@@ -7,6 +7,7 @@ one order of events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -29,10 +30,11 @@ AT = "2026-01-01T00:00:00Z"
 class Unhurried(MemoryStore):
     """A store in memory whose calls take a while, before and after they take effect."""
 
-    def __init__(self, dice: random.Random, turns: int) -> None:
+    def __init__(self, dice: random.Random, turns: int, page: int) -> None:
         super().__init__()
         self._dice = dice
         self._turns = turns
+        self._page = page
 
     async def rest(self) -> None:
         for _ in range(self._dice.randrange(self._turns + 1)):
@@ -46,7 +48,7 @@ class Unhurried(MemoryStore):
 
     async def scan(self, pattern: str, after: str | None, limit: int, ctx: Context) -> list[Document]:
         await self.rest()
-        documents = await super().scan(pattern, after, min(limit, 3), ctx)
+        documents = await super().scan(pattern, after, min(limit, self._page), ctx)
         await self.rest()
         return documents
 
@@ -60,9 +62,10 @@ class Unhurried(MemoryStore):
 class World:
     """Both sides, what is on its way between them, and who writes."""
 
-    def __init__(self, seed: int, turns: int = 3) -> None:
+    def __init__(self, seed: int, turns: int = 3, page: int = 3) -> None:
+        """``turns``: that a call gives way to others at most; ``page``: documents in a page of a scan at most."""
         self.dice = random.Random(seed)
-        self.sides = Sides(Unhurried(self.dice, turns), Unhurried(self.dice, turns))
+        self.sides = Sides(Unhurried(self.dice, turns, page), Unhurried(self.dice, turns, page))
         self.on_its_way: dict[int, tuple[int, Change | None]] = {}  # by number: the side that lacks it
         self.made = 0
         self._handlers = [registry.handlers(store) for store in self.sides]
@@ -86,10 +89,8 @@ class World:
         if mirrored:
             self.on_its_way[number] = (1 - side, None)
         change = None
-        try:
+        with contextlib.suppress(OperationRefused):  # the scan is not there yet, or has finished
             _, change = await self._handlers[side][name](call, Context(asyncio.get_running_loop().time() + 60))
-        except OperationRefused:  # the scan is not there yet, or has finished
-            pass
         if name == "scans.create":
             self.scans.append(call.id)
         if not mirrored:

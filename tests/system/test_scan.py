@@ -1,4 +1,4 @@
-"""``scan`` and ``size`` mean the same on the emulator as in memory: order, pages, nested collections, what is skipped."""
+"""``scan`` and ``size`` mean the same on the emulator as in memory: order, pages, nested collections."""
 
 from __future__ import annotations
 
