@@ -20,6 +20,7 @@ LEAST_RATE: Final = 10.0  # writes a second, however often the service says that
 REST_S: Final = 1.0  # no write at all after the service said so
 
 COMMIT_BYTES: Final = 9 * 2**20  # of documents in one commit; the service takes 10 MiB in all
+SURE_BYTES: Final = 4_000_000  # that also a service with gRPC's own limit of 4 MiB takes, such as the emulator
 LOCAL_COMMIT: Final = 20  # writes: a commit holds the lock that workers of this machine wait for
 
 FIRST_PAGE: Final = 50  # documents: they may be of 1 MiB each
@@ -62,19 +63,26 @@ def next_page(limit: int, documents: int, size: int, took_s: float) -> int:
     return min(LARGEST_PAGE, wanted)
 
 
-def commits(mutations: Sequence[Mutation], most: int = COMMIT_LIMIT) -> Iterator[list[Mutation]]:
-    """The mutations in commits of at most ``most`` writes and ``COMMIT_BYTES``."""
+def commits(
+    mutations: Sequence[Mutation], most: int = COMMIT_LIMIT, most_bytes: int = COMMIT_BYTES
+) -> Iterator[list[Mutation]]:
+    """The mutations in commits of at most ``most`` writes and ``most_bytes``."""
     commit: list[Mutation] = []
     size = 0
     for mutation in mutations:
         cost = _cost(mutation)
-        if commit and (len(commit) == most or size + cost > COMMIT_BYTES):
+        if commit and (len(commit) == most or size + cost > most_bytes):
             yield commit
             commit, size = [], 0
         commit.append(mutation)
         size += cost
     if commit:
         yield commit
+
+
+def size_of_commit(commit: Sequence[Mutation]) -> int:
+    """Bytes of its documents."""
+    return sum(map(_cost, commit))
 
 
 def _cost(mutation: Mutation) -> int:

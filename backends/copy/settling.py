@@ -14,6 +14,8 @@ for. Of a document ``d`` these steps are taken, in this order:
 2. Wait until every change that was on its way at ``t`` has arrived (``Calm.reached_both``).
 3. Read ``d`` on both sides again. If either side has another version than in step 1, begin anew later.
 4. Write ``d`` on one side, on the condition that this side still has the version of step 1. If not, begin anew later.
+5. If that created ``d``, read it on the other side once more. If it is gone there, delete what was created, on the
+   condition that nobody has written it since.
 
 *Why it is right.* Suppose step 4 writes the target, and let ``v`` be what steps 1 and 3 read on the source. Is a
 change of ``d`` on its way when step 4 writes, and in ``v``? Then it was visible on the source, but not on the target,
@@ -23,8 +25,10 @@ target held it at step 1, since its version is still the same; so it arrived on 
 saw a new version there. So ``v`` and what the target holds contain the same of the changes that the mirror brings.
 Where they differ, the mirror will not mend it, and ``v`` does. A change that becomes visible on the source after step
 3 is not in ``v``: if the mirror brings it before the write, the condition fails; if after, it is applied to ``v``, as
-it was on the source. Nothing here asks of what kind a change is: counters, states by the newer rule, documents that
-are put or deleted are all served. Writing the source is the same with the sides swapped.
+it was on the source. One change makes no new version where it arrives: a delete, where ``d`` is not there. If it
+comes between steps 3 and 4, the document is created though the source has just deleted it: therefore step 5. Nothing
+else here asks of what kind a change is: counters, states by the newer rule, documents that are put are all served.
+Writing the source is the same with the sides swapped.
 
 A batch that a client sends again is ignored where its marker is. So documents with counters come after all others: by
 then the target has the markers of what their counters contain.
@@ -39,6 +43,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from time import time_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -46,13 +52,13 @@ import structlog
 
 from backends.copy.calm import Calm
 from backends.copy.equality import Pair
-from backends.copy.pace import LOCAL_COMMIT, PAGE_BYTES, Pace, commits
+from backends.copy.pace import COMMIT_BYTES, LOCAL_COMMIT, PAGE_BYTES, SURE_BYTES, Pace, commits, size_of_commit
 from backends.copy.records import READ_AT_ONCE, Again, Differences, Unsettled
 from backends.copy.rules import PatternRule
 from backends.copy.tally import Tally
 from backends.copy.walk import Sides, look, patiently, read, walk, weight
 from backends.documents.patterns import pattern_of
-from backends.documents.port import COMMIT_LIMIT, Context, Document, Mutation, Reason, Rejected
+from backends.documents.port import COMMIT_LIMIT, Context, Document, Mutation, Precondition, Reason, Rejected, delete
 from backends.errors import Fault, FaultKind
 
 BATCH: Final = 4000  # documents that wait for one step 2
@@ -116,6 +122,7 @@ class Settling:
         self._differences = differences
         self._paces = paces
         self._on_page = on_page
+        self._bytes = [COMMIT_BYTES, COMMIT_BYTES]  # of a commit, by side
         self._starved = False  # whether step 2 took too long the last time
         self._lately_us = 0  # documents that neither side has written since had no change on its way
 
@@ -272,11 +279,34 @@ class Settling:
         for side, pace in enumerate(self._paces):
             of = {pair.path: (one, pair, write) for one, pair, write in todo if write.side == side}
             most = LOCAL_COMMIT if pace is None else COMMIT_LIMIT
-            for commit in commits([write.mutation for _, _, write in of.values()], most):
-                for path, refusal in await self._commit(side, commit):
+            for commit in commits([write.mutation for _, _, write in of.values()], most, self._bytes[side]):
+                outcome = await self._commit(side, commit)
+                gone = await self._undo(
+                    side, [of[path][1] for path, told in outcome if isinstance(told, int)], outcome
+                )
+                for path, told in outcome:
                     one, pair, write = of[path]
-                    settled += self._written(one, pair, write, refusal)
+                    if path not in gone:
+                        settled += self._written(one, pair, write, None if isinstance(told, int) else told)
         return settled
+
+    async def _undo(
+        self, side: int, written: Sequence[Pair], outcome: Sequence[tuple[str, int | Rejected]]
+    ) -> set[str]:
+        """Step 5. Returns what is gone on both sides now."""
+        created = [pair for pair in written if (pair.source, pair.target)[side] is None]
+        if not self._calm.served or not created:
+            return set()
+        now = await read(self._sides[1 - side], [pair.path for pair in created])
+        times = dict(outcome)
+        gone = {pair.path for pair in created if pair.path in now and now[pair.path] is None}
+        for path in gone:
+            when = times[path]
+            assert isinstance(when, int)
+            undo = delete(path, Precondition(update_time=when))
+            with suppress(Rejected):  # somebody has written it since, or deleted it: then it is theirs
+                await patiently(partial(self._sides[side].commit, (undo,)))
+        return gone
 
     def _written(self, one: Unsettled, pair: Pair, write: Write, refusal: Rejected | None) -> bool:
         """Count what became of a write; returns whether that settles the document."""
@@ -300,12 +330,15 @@ class Settling:
             self._stays(tally, after)
         return True
 
-    async def _commit(self, side: int, commit: Sequence[Mutation]) -> list[tuple[str, Rejected | None]]:
-        """Write all that can be written; by path, what the store refused."""
+    async def _commit(self, side: int, commit: Sequence[Mutation]) -> list[tuple[str, int | Rejected]]:
+        """Write all that can be written; by path, when it was written or what the store refused."""
         pace, loop = self._paces[side], asyncio.get_running_loop()
         store = self._sides[side]
 
         def on_fault(fault: Fault) -> None:
+            if fault.kind is FaultKind.EXHAUSTED and len(commit) > 1 and size_of_commit(commit) > SURE_BYTES:
+                self._bytes[side] = SURE_BYTES
+                raise Rejected(Reason.INVALID, str(fault))  # it may be too large: in two parts it may be taken
             if pace is not None and fault.kind is FaultKind.EXHAUSTED:
                 pace.exhausted(loop.time())
                 _log.warning("data_slowed", backend=store.kind, rate=round(pace.rate), reason=str(fault))
@@ -318,13 +351,13 @@ class Settling:
         else:
             await asyncio.sleep(0)  # the lines of the parent are read in between
         try:
-            await patiently(send, on_fault)
+            when = await patiently(send, on_fault)
         except Rejected as refusal:
             if len(commit) == 1:
                 return [(commit[0].path, refusal)]
             half = len(commit) // 2  # one of them has moved, or cannot be written: the others can
             return [*await self._commit(side, commit[:half]), *await self._commit(side, commit[half:])]
-        return [(mutation.path, None) for mutation in commit]
+        return [(mutation.path, when) for mutation in commit]
 
 
 def _portions(batch: Sequence[tuple[Unsettled, Pair]]) -> Iterator[list[tuple[Unsettled, Pair]]]:

@@ -112,8 +112,8 @@ class World:
                 await self.call(side, "scans.update", {"status": status}, mirrored, id=scan)
             case 2 | 3 | 4 if scan:
                 files = [
-                    {"path": f"/{dice.randrange(99)}", "size": dice.randrange(3), "hash": dice.choice("ab")}
-                    for _ in range(dice.randrange(1, 4))
+                    {"path": f"/{self.made}/{nth}", "size": dice.randrange(3), "hash": dice.choice("ab")}
+                    for nth in range(dice.randrange(1, 4))
                 ]
                 raw = msgspec.json.encode({"files": files})
                 self._bodies.append((scan, raw, self.made + 1))
