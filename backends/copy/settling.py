@@ -68,6 +68,7 @@ ARRIVAL_S: Final = 60.0  # how long step 2 may take: a mirror that is further be
 SKEW_US: Final = 60_000_000  # by how much a store's clock may differ from this machine's
 STARVED_S: Final = 1.0  # and how long once that was too long, until it is fast again
 PAUSE_S: Final = 0.1  # before documents that moved are looked at again
+CONCURRENT: Final = 4  # commits on their way to a service, of which each takes a while
 WRITES: Final = 3  # of one document, before it is told that it stays different
 SEEN_EQUAL: Final = 3  # looks, each after step 2, by which a document that never rests counts as equal
 
@@ -279,15 +280,25 @@ class Settling:
         for side, pace in enumerate(self._paces):
             of = {pair.path: (one, pair, write) for one, pair, write in todo if write.side == side}
             most = LOCAL_COMMIT if pace is None else COMMIT_LIMIT
-            for commit in commits([write.mutation for _, _, write in of.values()], most, self._bytes[side]):
-                outcome = await self._commit(side, commit)
-                gone = await self._undo(
-                    side, [of[path][1] for path, told in outcome if isinstance(told, int)], outcome
-                )
-                for path, told in outcome:
-                    one, pair, write = of[path]
-                    if path not in gone:
-                        settled += self._written(one, pair, write, None if isinstance(told, int) else told)
+            portions = list(commits([write.mutation for _, _, write in of.values()], most, self._bytes[side]))
+            at_once = 1 if pace is None else CONCURRENT
+            for at in range(0, len(portions), at_once):
+                for outcome in await asyncio.gather(
+                    *(self._commit(side, commit) for commit in portions[at : at + at_once])
+                ):
+                    settled += await self._count(side, of, outcome)
+        return settled
+
+    async def _count(
+        self, side: int, of: dict[str, tuple[Unsettled, Pair, Write]], outcome: Sequence[tuple[str, int | Rejected]]
+    ) -> int:
+        """Count what became of a commit; returns how many documents it settled."""
+        settled = 0
+        gone = await self._undo(side, [of[path][1] for path, told in outcome if isinstance(told, int)], outcome)
+        for path, told in outcome:
+            one, pair, write = of[path]
+            if path not in gone:
+                settled += self._written(one, pair, write, None if isinstance(told, int) else told)
         return settled
 
     async def _undo(

@@ -73,16 +73,23 @@ class Join:
             yield Pair((one or other).path, one, other)  # type: ignore[union-attr]  # at least one is a document
 
 
-async def patiently(call: Callable[[Context], Awaitable[T]], on_fault: Callable[[Fault], None] | None = None) -> T:
-    """The call's result. A fault that may pass is waited out for about a minute; raises ``Fault`` after that."""
+async def patiently(
+    call: Callable[[Context], Awaitable[T]],
+    on_fault: Callable[[Fault], None] | None = None,
+    tries: int = TRIES,
+) -> T:
+    """The call's result. A fault that may pass is waited out for about a minute; raises ``Fault`` after that.
+
+    What ``on_fault`` raises ends it at once.
+    """
     loop = asyncio.get_running_loop()
-    for attempt in range(TRIES):
+    for attempt in range(tries):
         try:
             return await call(Context(loop.time() + CALL_S))
         except Fault as fault:
             if on_fault is not None:
                 on_fault(fault)
-            if fault.kind in _INCURABLE or attempt == TRIES - 1:
+            if fault.kind in _INCURABLE or attempt == tries - 1:
                 raise
         await asyncio.sleep(backoff(attempt, BASE_S, CAP_S, _dice))
     raise AssertionError("unreachable")

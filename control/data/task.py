@@ -47,6 +47,7 @@ from proxy.process import logs
 from proxy.process.child import die_with_parent
 from proxy.settings import Plan, Route
 
+FIRST_TRIES: Final = 3  # of the first question to a side: somebody waits to hear whether it can be reached
 NICENESS: Final = 19  # neither workers nor control wait for a processor behind it
 PROGRESS_S: Final = 0.5  # between two lines of progress
 LINE_BYTES: Final = 64 * 2**20  # of the orders, which hold the whole plan
@@ -175,7 +176,10 @@ async def carry_out(orders: TaskOrders, plan: Plan, calm: Calm) -> None:
     await asyncio.gather(*(store.start() for store in sides))
     try:
         patterns = chosen(orders.collections)
-        sizes = [[await patiently(partial(store.size, pattern)) for pattern in patterns] for store in sides]
+        sizes = [
+            [await patiently(partial(store.size, pattern), tries=FIRST_TRIES) for pattern in patterns]
+            for store in sides
+        ]
         cost = estimate(
             orders.kind,
             (sum(sizes[SOURCE]), sum(sizes[TARGET])),
