@@ -66,7 +66,7 @@ async def copy(
     ``pace``: None for a target in this machine's memory. Raises ``Fault``; a later call goes on from there.
     """
     progress = Progress(place)
-    again = Again(place.with_name(f"{place.name}.again"))
+    again = Again(place.with_name(f"{place.name}.again"), fresh=not progress.goes_on)
     settling = Settling(sides, rules, calm, handling or Copying(), again, paces=(None, pace), on_page=on_page)
     for tally in progress.place.tallies:
         if tally.name in settling.tallies:

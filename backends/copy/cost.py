@@ -23,13 +23,20 @@ class Cost(NamedTuple):
         return round((self.reads * READ_USD + self.writes * WRITE_USD) / PER, 3)
 
 
-def estimate(kind: str, sizes: tuple[int, int], billed: tuple[bool, bool], sample: int | None = None) -> Cost:
+def estimate(
+    kind: str, sizes: tuple[int, int], billed: tuple[bool, bool], sample: int | None = None, *, served: bool = False
+) -> Cost:
     """Of a task of ``kind`` over ``sizes`` documents of source and target, each of which is ``billed`` or not.
 
-    A copy writes what the target has fewer of. A compare reads both sides once; what differs is read again, which
-    nobody knows before. A repair is a compare, and writes what differs: not known before.
+    A copy writes what the target has fewer of, and beside traffic (``served``) reads that twice more at the source. A
+    compare reads both sides once; what differs is read again, which nobody knows before. A repair is a compare, and
+    writes what differs: not known before either. A sample reads each document once to find it and once to compare.
     """
-    seen = sizes if sample is None else (min(sample, sizes[0]), min(sample, sizes[1]))
-    reads = sum(size for size, costs in zip(seen, billed, strict=True) if costs)
-    writes = max(0, sizes[0] - sizes[1]) if kind == "copy" and billed[1] else 0
-    return Cost(reads, writes)
+    if sample is None:
+        reads = sum(size for size, costs in zip(sizes, billed, strict=True) if costs)
+    else:
+        reads = 2 * sample * sum(billed)
+    missing = max(0, sizes[0] - sizes[1]) if kind == "copy" else 0
+    if served and billed[0]:
+        reads += 2 * missing
+    return Cost(reads, missing if billed[1] else 0)

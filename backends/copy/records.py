@@ -7,7 +7,9 @@ of the process.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
@@ -17,6 +19,8 @@ import msgspec
 from backends.copy.equality import Pair
 from backends.copy.tally import Tally
 
+# An older copy begins anew: nobody knows what was written since without being handed to the other side.
+GOES_ON_S: Final = 3600.0
 READ_AT_ONCE: Final = 100  # documents that are looked at again in one call
 
 
@@ -136,11 +140,14 @@ class Progress:
     """Where a copy is, in a file, so that it goes on there after its process was killed."""
 
     def __init__(self, path: Path) -> None:
+        """``goes_on`` is whether a copy that was interrupted lately goes on; else it begins anew."""
         self._path = path
-        try:
-            self.place = msgspec.json.decode(path.read_bytes(), type=Place)
-        except (OSError, msgspec.DecodeError):
-            self.place = Place()
+        self.place = Place()
+        self.goes_on = False
+        with suppress(OSError, msgspec.DecodeError):
+            if time.time() - path.stat().st_mtime < GOES_ON_S:
+                self.place = msgspec.json.decode(path.read_bytes(), type=Place)
+                self.goes_on = True
 
     def save(self) -> None:
         """Write it, whole or not at all."""

@@ -197,6 +197,7 @@ class Settling:
                 pairs = await look(self._sides, list(known))
                 if await self.settle([(known[pair.path], pair) for pair in pairs]):
                     end = calm.now() + self._handling.patience_s
+                self._on_page(self.tally_of(few[0].path).name, 0)
             if self.again.count:
                 await asyncio.sleep(PAUSE_S)
         for few in self.again.round():

@@ -47,6 +47,7 @@ from proxy.process import logs
 from proxy.process.child import die_with_parent
 from proxy.settings import Plan, Route
 
+NAMED: Final = 5  # documents that one line of the log names; the result names more
 FIRST_TRIES: Final = 3  # of the first question to a side: somebody waits to hear whether it can be reached
 NICENESS: Final = 19  # neither workers nor control wait for a processor behind it
 PROGRESS_S: Final = 0.5  # between two lines of progress
@@ -185,6 +186,7 @@ async def carry_out(orders: TaskOrders, plan: Plan, calm: Calm) -> None:
             (sum(sizes[SOURCE]), sum(sizes[TARGET])),
             (metered[SOURCE], metered[TARGET]),
             orders.sample,
+            served=orders.served,
         )
         say({"event": "cost", "reads": cost.reads, "writes": cost.writes, "usd": cost.usd})
         of = sum(map(max, *sizes)) if orders.sample is None else orders.sample
@@ -241,7 +243,7 @@ def _tell(orders: TaskOrders, tallies: list[Tally], sides: Sides) -> None:
     document["skipped"] = {name: _named(one) for name, one in skipped.items()}
     for name, one in skipped.items():
         if one.count:
-            _log.warning("documents_skipped", side=name, count=one.count, documents=one.named)
+            _log.warning("documents_skipped", side=name, count=one.count, documents=[*one.named][:NAMED])
     differences = sum(tally.differences for tally in tallies)
     say({"event": "done", "result": document, "differences": differences, "documents": documents})
 

@@ -175,7 +175,8 @@ def test_the_cost_counts_the_sides_that_are_billed() -> None:
     assert estimate("copy", (1_000_000, 0), (False, True)).usd == 1.8
     assert estimate("compare", (1_000_000, 900_000), (True, True)) == (1_900_000, 0)
     assert estimate("compare", (1_000_000, 900_000), (True, True)).usd == 1.14
-    assert estimate("compare", (1_000_000, 10), (False, True), sample=100) == (10, 0)
+    assert estimate("compare", (1_000_000, 10), (False, True), sample=100) == (200, 0)
+    assert estimate("copy", (1_000_000, 0), (True, True), served=True) == (3_000_000, 1_000_000)
 
 
 def test_a_sample_says_what_share_it_would_have_found() -> None:
