@@ -66,6 +66,9 @@ BATCH_BYTES: Final = 8 * 2**20  # of these
 BATCH_S: Final = 10.0  # how long they wait
 ARRIVAL_S: Final = 60.0  # how long step 2 may take: a mirror that is further behind has trouble of its own
 SKEW_US: Final = 60_000_000  # by how much a store's clock may differ from this machine's
+# Where the mirror is stuck, documents that nobody has written for so long are taken as they look: to look at all that
+# have counters again would tell nothing more, and would count them all as pending.
+STUCK_US: Final = 3_600_000_000
 STARVED_S: Final = 1.0  # and how long once that was too long, until it is fast again
 PAUSE_S: Final = 0.1  # before documents that moved are looked at again
 CONCURRENT: Final = 4  # commits on their way to a service, of which each takes a while
@@ -132,8 +135,8 @@ class Settling:
         if not self._calm.served:
             return
         began_us = time_ns() // 1000
-        if await self._calm.reached_both(self._calm.now(), ARRIVAL_S):
-            self._lately_us = began_us - SKEW_US
+        arrived = await self._calm.reached_both(self._calm.now(), ARRIVAL_S)
+        self._lately_us = began_us - (SKEW_US if arrived else STUCK_US)
 
     async def go_through(
         self, pattern: str, after: str | None = None, on_settled: Callable[[str], None] = lambda path: None

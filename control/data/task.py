@@ -321,6 +321,7 @@ def main() -> None:
     logs.configure("data")
     die_with_parent()
     os.nice(NICENESS)
+    os.umask(0o077)  # its files hold what the documents hold
     code = uvloop.run(run())
     sys.stdout.flush()
     sys.exit(code)

@@ -101,7 +101,7 @@ async def test_every_planted_difference_is_found_and_nothing_else_while_writes_g
         for at in range(0, len(batch), 500):
             await MemoryStore.commit(store, batch[at : at + 500], FOREVER)
     planted = await plant(world.sides, random.Random(3))
-    mirror = asyncio.ensure_future(world.mirror())
+    mirror = asyncio.ensure_future(world.mirror(0.5))  # so that it keeps up with writes that do not end
     before = world.made
     visitors = asyncio.ensure_future(world.visitors(10**9, 0.5))
     found = await compared(world.sides, tmp_path, AllKnowing(world))
@@ -229,6 +229,44 @@ async def test_the_other_side_is_made_like_the_one_that_is_right(tmp_path: Path,
         assert left == {"dashboard_snapshots/t" if follow == SOURCE else "dashboard_snapshots/s"}
         assert found.kinds().keys() == left
     assert (await compared(sides, tmp_path)).result["equal"] is deletes
+
+
+async def test_a_copy_overwrites_nothing_newer_and_deletes_nothing(tmp_path: Path) -> None:
+    sides = await two_sides()
+    before = contents(sides.target)
+    source = contents(sides.source)
+    tallies = await copy(sides, every_rule(), Undisturbed(), tmp_path / "place")
+    assert contents(sides.source) == source
+    after = contents(sides.target)
+    assert after["scans/a"] == before["scans/a"]  # newer there
+    assert after["scans/b"] == {**source["scans/b"], "files": 9}  # newer here, and counted further there
+    assert after["scans/c/groups/x"] == source["scans/c/groups/x"]
+    assert after["dashboard_snapshots/s"] == source["dashboard_snapshots/s"]
+    for path in ("scans/c/groups/y", "dashboard_snapshots/t", "dashboard_snapshots/u"):
+        assert after[path] == before[path]
+    told = result(tallies, "copy")
+    assert (told["copied"], told["skipped_newer"], told["equal"]) == (3, 4, False)
+    assert (await copied_again(sides, tmp_path))["copied"] == 0
+
+
+async def copied_again(sides: Sides, folder: Path) -> dict[str, Any]:
+    return result(await copy(sides, every_rule(), Undisturbed(), folder / "place"), "copy")
+
+
+async def test_a_stuck_mirror_makes_what_differs_pending_and_not_all_that_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ARRIVAL_S", "STARVED_S"):
+        monkeypatch.setattr(settling, name, 0.01)
+    sides = Sides(MemoryStore(), MemoryStore())
+    for number in range(20):
+        counter = Document(f"scans/a/groups/{number}", {"copies": number}, 1, 1)  # written long ago
+        for store in sides:
+            store._of("scans/a/groups").put(counter)
+    await sides.source.commit((put("scans/a/groups/0", {"copies": 9}),), FOREVER)
+    found = await compared(sides, tmp_path, Never(), patience_s=0.05)
+    groups = next(each for each in found.result["collections"] if each["name"] == "scans/*/groups")
+    assert (groups["equal"], groups["pending"], groups["different"]) == (19, 1, 0)
 
 
 async def test_a_repair_beside_traffic_mends_what_was_planted_and_leaves_the_rest_right(tmp_path: Path) -> None:

@@ -124,32 +124,28 @@ async def test_a_copy_tells_its_cost_its_progress_and_its_result(tasks: Tasks) -
     assert not (tasks.run_dir / "m.copy.json").exists()
 
 
-async def test_a_copy_that_is_killed_on_the_way_goes_on_where_it_was(
-    tasks: Tasks, until: Callable[..., None]
-) -> None:
+async def test_a_copy_that_is_killed_on_the_way_goes_on_where_it_was(tasks: Tasks) -> None:
     await tasks.fill()
-    place, source = tasks.run_dir / "m.copy.json", await tasks.contents("source")
-    killed = 0
-    journal = tasks.run_dir / "m.target.mock.journal"
-    dice = random.Random(8)
-    while killed < KILLS:
-        # ``served`` and not told anything: it waits before it writes, and can be killed at any step.
-        process = tasks.start(kind="copy", served=True)
-        until(lambda: journal.exists(), what="the task's start")
-        for _ in range(dice.randrange(3, 9)):
-            tasks.tell(process, {"behind": 0})
-            time.sleep(dice.random() / 5)
-            if process.poll() is not None:
-                break
+    source = await tasks.contents("source")
+    files = [tasks.run_dir / f"{name}.mock.journal.0" for name in ("m", "m.target")]
+    step = files[0].stat().st_size // (KILLS + 2)  # of what is to be written, between two kills
+    parts = []
+    for _ in range(KILLS):
+        before = files[1].stat().st_size if files[1].exists() else 0
+        process = tasks.start(kind="copy")
+        while process.poll() is None and (not files[1].exists() or files[1].stat().st_size < before + step):
+            time.sleep(0.0005)
         process.kill()
         process.wait()
-        killed += 1
         target = await tasks.contents("target")
         assert target.items() <= source.items()
+        parts.append(len(target))
+    assert any(0 < part < len(source) for part in parts), "it was never killed on the way"
     lines = tasks.done(tasks.start(kind="copy"))
     assert lines[-1]["event"] == "done"
+    assert lines[-1]["result"]["equal"] is True
     assert await tasks.contents("target") == source
-    assert not place.exists()
+    assert not [*tasks.run_dir.glob("m.copy.json*")]
 
 
 async def test_a_compare_writes_every_difference_to_its_file_and_to_the_report(tasks: Tasks) -> None:
@@ -168,6 +164,7 @@ async def test_a_compare_writes_every_difference_to_its_file_and_to_the_report(t
         "different": 0,
         "pending": 0,
     }
+    assert report.stat().st_mode & 0o077 == 0
     assert report.read_bytes() == (tasks.run_dir / "m.differences.jsonl").read_bytes()
     told = [json.loads(line) for line in report.read_text().splitlines()]
     assert len({line["path"] for line in told}) == DOCUMENTS

@@ -165,9 +165,9 @@ class World:
             for _ in range(self.dice.randrange(30)):
                 await asyncio.sleep(0)
 
-    async def mirror(self) -> None:
+    async def mirror(self, eagerness: float | None = None) -> None:
         """Hand over what is on its way: any of it, some of it twice, some of it much later than the rest."""
-        eagerness = self.dice.choice((0.3, 0.05, 0.01))
+        eagerness = eagerness or self.dice.choice((0.3, 0.05, 0.01))
         while True:
             await asyncio.sleep(0)
             ready = [number for number, (_, change) in self.on_its_way.items() if change is not None]
