@@ -29,6 +29,7 @@ GAUGES: Final = (
     "breaker_state",  # 0 closed, 1 half-open, 2 open
     "view_age_ms",
     "mirror_pending",
+    "writes_not_logged",  # refused, because the change log could not be written
 )
 LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending"})
 
@@ -60,8 +61,9 @@ class Arm(Protocol):
 
     kind: str
 
-    def peek(self, operation: Operation, target: bytes) -> Answer | None:
-        """The answer to a read if it is in memory and fresh; None means: call ``answer``. Never blocks."""
+    def peek(self, operation: Operation, key: bytes) -> Answer | None:
+        """The answer to a read of this ``Call.key`` if it is in memory and fresh; None means: call ``answer``. Never
+        blocks."""
 
     async def answer(self, call: Call) -> Answer:
         """Answer the call. Bad input is a 4xx answer; the backend's failure raises ``Fault``."""
@@ -88,7 +90,7 @@ class DataSource(Protocol):
     def arms(self) -> tuple[Arm, Arm]:
         """Source and target."""
 
-    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+    def peek(self, arm: int, operation: Operation, key: bytes) -> Answer | None:
         """As ``Arm.peek``, for the arm asked."""
 
     async def answer(self, arm: int, call: Call) -> Outcome:

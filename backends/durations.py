@@ -12,6 +12,13 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 class Duration(float):
     """Seconds, written in a config as ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h"`` or a bare number of seconds."""
 
+    _written = ""  # as the config has it, where it was parsed in this process
+
+    @property
+    def shown(self) -> str:
+        """As its author wrote it; else in seconds."""
+        return self._written or f"{self:g}s"
+
     @classmethod
     def parse(cls, value: object) -> Self:
         """Raise ``ValueError``, with a message for the user, for anything but a duration of zero or more."""
@@ -20,7 +27,9 @@ class Duration(float):
         match = _DURATION.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise ValueError(f'expected a duration such as "30s" or "5m", found {value!r}')
-        return cls(float(match[1]) * _SECONDS[match[2]])
+        parsed = cls(float(match[1]) * _SECONDS[match[2]])
+        parsed._written = match[0]
+        return parsed
 
 
 def encode_hook(value: object) -> float:

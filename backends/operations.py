@@ -38,12 +38,12 @@ class Call:
     """One data request as an adapter sees it.
 
     ``params`` are the path's parameters, percent-decoded; ``query`` has the first value of each name, decoded;
-    ``now`` is Unix time in seconds and ``id`` a fresh random identifier, both set before dispatch; ``target`` is the
-    request-target as received, the key for memoised answers.
+    ``now`` is Unix time in seconds and ``id`` a fresh random identifier, both set before dispatch. ``key`` stands for
+    what is asked: two reads with the same key have the same answer, and so one place among the memoised answers.
     """
 
     operation: Operation
-    target: bytes
+    key: bytes
     params: dict[str, str]
     query: dict[str, str]
     body: bytes

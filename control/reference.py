@@ -49,7 +49,7 @@ LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         tuple(f"loadtest/{phase}.py" for phase in ("initial", "early", "half", "majority", "complete")),
     ),
     "backends": (
-        ("backends/durations.py", "backends/errors.py", "backends/operations.py", "backends/origin.py"),
+        tuple(f"backends/{name}.py" for name in ("disk", "durations", "errors", "operations", "origin")),
         ("backends/arm.py", "backends/backend.py"),
         ("backends/documents",),
         ("backends/resilience",),

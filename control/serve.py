@@ -17,26 +17,24 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from backends.kinds.registry import KINDS
 from control.checks.check import Check
-from control.lead import priority, splitkey
+from control.lead import priority, splitkey, starting
+from control.lead.succession import STORE, ConfiguredSuccession
 from control.plan.settings import ConfigError, Settings, decode, encode, load
 
 _log = structlog.get_logger("phasegate.control")
 
-STORE: Final = "control.db"
 SESSIONS: Final = "sessions.json"
 
 
 def serve(config: str | Path) -> int:
     """Serve traffic by a configuration file until told to end; returns the exit code. Raises ``CannotStartError``."""
-    from control.lead.succession import ConfiguredSuccession
     from proxy.process import supervisor
 
     def read() -> supervisor.Launch:
         settings = load(config)
-        _check_fixtures(config, settings)
-        _check_split_key(settings)
+        if problems := starting.refusals(settings):
+            raise ConfigError(problems)
         return supervisor.Launch(
             settings.plan(),
             settings.control.listen,
@@ -49,35 +47,6 @@ def serve(config: str | Path) -> int:
         return supervisor.supervise(read)
     except ConfigError as error:
         raise supervisor.CannotStartError("\n".join(error.problems)) from error
-
-
-def _check_fixtures(config: str | Path, settings: Settings) -> None:
-    """Read what workers would have to do without. Raises ``ConfigError``."""
-    given = {
-        name: backend
-        for name, backend in settings.backends.items()
-        if (begins_with := KINDS[backend.kind].begins_with) is not None and begins_with(backend)[0] is not None
-    }
-    if not given:
-        return
-    from backends.copy.fixtures import FixtureError, initial
-
-    problems = []
-    for name, backend in given.items():
-        try:
-            initial(backend)
-        except FixtureError as error:
-            problems.append(f"{config}: backends.{name}.fixtures: {error}")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _check_split_key(settings: Settings) -> None:
-    """Refuse a file that the control process would not take its secret from. Raises ``ConfigError``."""
-    try:
-        splitkey.read(Path(settings.proxy.run_dir))
-    except splitkey.SplitKeyError as error:
-        raise ConfigError([str(error)]) from None
 
 
 class ControlOrders(msgspec.Struct, frozen=True):
@@ -141,7 +110,8 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
     store = StoreThread(run_dir / STORE)
     secret = splitkey.secret_of(run_dir)
     arms = Arms(settings)
-    webhooks = Webhooks({name: migration.webhooks for name, migration in settings.migrations.items()}, run_dir)
+    hooks = {name: migration.webhooks for name, migration in settings.migrations.items()}
+    webhooks = Webhooks(hooks, run_dir, names=_renamed(settings))
     coordinators = {
         name: Coordinator(
             name,
@@ -190,6 +160,12 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
         await arms.close()
 
 
+def _renamed(settings: Settings) -> dict[str, str]:
+    """The new names of renamed migrations by the old ones, where no other migration has taken the old one."""
+    named = {migration.was: name for name, migration in settings.migrations.items() if migration.was is not None}
+    return {was: name for was, name in named.items() if was not in settings.migrations}
+
+
 def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:
     """Who believes ID tokens; nobody, where no e-mail address may do anything."""
     project = settings.firebase_project()
@@ -204,7 +180,7 @@ def _dry_run(settings: Settings) -> Callable[[], Awaitable[list[Check]]]:
     async def checks() -> list[Check]:
         from control.checks.preflight import run_checks
 
-        return await run_checks(settings)
+        return await run_checks(settings, lambda each: starting.checks(each, same_environment=True))
 
     return checks
 

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from backends.backend import Backend
+from backends.disk import Sync
 from backends.durations import Duration
 from backends.kinds.registry import KINDS
 from backends.origin import OriginTls, Reach, origin_mistakes, place_tls, same_origin
@@ -61,7 +62,8 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Errors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The form of the errors that the proxy answers with by itself; none configured: JSON."""
 
-    template: str  # may hold {status}, {reason}, {code} and {message}
+    # the whole body: `{status}`, `{reason}`, `{code}` and `{message}` in it are replaced, anything else stays
+    template: str
     content_type: str = "text/html; charset=utf-8"
 
 
@@ -80,6 +82,8 @@ class Proxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 0  # 0: one a core
     sticky: tuple[str, ...] = ("header:x-user-id", "cookie", "ip")
     run_dir: str = ".phasegate"
+    # When the mock's journal and the change log are synced to the disk: before an answer, every second, or never.
+    sync: Sync = Sync.EVERY_SECOND
     max_head: Annotated[int, Meta(ge=1024, le=1048576)] = 32 * 1024
     max_body: Count = 1024 * 1024  # of a data request; 0: any
     max_connections: Annotated[int, Meta(ge=1)] = 16384  # a worker; beyond it 503
@@ -152,29 +156,59 @@ def reach_of(backend: Backend, app: App) -> Reach | None:
     return reach
 
 
-def mistakes(app: App | None, proxy: Proxy | None) -> Iterator[tuple[str, str]]:
-    """What the shapes of ``[app]`` and ``[proxy]`` cannot say, as (path in the file, what was expected and found).
+# What the shapes of ``[app]`` and ``[proxy]`` cannot say, as (key, what was expected and found); a check each.
+# Addresses to listen on are not looked at here: they may collide with those of other sections.
 
-    Addresses to listen on are not looked at here: they may collide with those of other sections.
-    """
-    if app is not None:
-        yield from ((f"app.{key}", what) for key, what in origin_mistakes(app.origin, app.tls))
-        if app.host is not None and not _HOST.fullmatch(app.host):
-            yield "app.host", f'expected a host such as "app.example.com", found "{app.host}"'
-    if proxy is not None:
-        for i, network in enumerate(proxy.trusted):
-            yield from _wrong(f"proxy.trusted[{i}]", _network, network)
-        for i, listener in enumerate(proxy.listeners):
-            if listener.proxy_protocol and not proxy.trusted:
-                yield (
-                    f"proxy.listeners[{i}].proxy_protocol",
-                    "expected proxy.trusted to say whose headers are believed",
-                )
-        if proxy.errors is not None and not _MEDIA_TYPE.fullmatch(proxy.errors.content_type):
-            yield "proxy.errors.content_type", "expected a media type in printable ASCII"
-        for name in ("head_timeout", "body_timeout", "idle_timeout"):
-            if getattr(proxy, f"{name}_s") <= 0:
-                yield f"proxy.{name}", "expected more than 0"
+Facts = Iterator[tuple[str, str]]
+
+
+def _app_origin(app: App) -> Facts:
+    yield from origin_mistakes(app.origin, app.tls)
+
+
+def _app_host(app: App) -> Facts:
+    if app.host is not None and not _HOST.fullmatch(app.host):
+        yield "host", f'expected a host such as "app.example.com", found "{app.host}"'
+
+
+def _trusted(proxy: Proxy) -> Facts:
+    for i, network in enumerate(proxy.trusted):
+        yield from _wrong(f"trusted[{i}]", _network, network)
+
+
+def _proxy_headers(proxy: Proxy) -> Facts:
+    for i, listener in enumerate(proxy.listeners):
+        if listener.proxy_protocol and not proxy.trusted:
+            yield f"listeners[{i}].proxy_protocol", "expected proxy.trusted to say whose headers are believed"
+
+
+def _error_form(proxy: Proxy) -> Facts:
+    if proxy.errors is not None and not _MEDIA_TYPE.fullmatch(proxy.errors.content_type):
+        yield "errors.content_type", "expected a media type in printable ASCII"
+
+
+def _head_timeout(proxy: Proxy) -> Facts:
+    yield from _above_0("head_timeout", proxy.head_timeout_s)
+
+
+def _body_timeout(proxy: Proxy) -> Facts:
+    yield from _above_0("body_timeout", proxy.body_timeout_s)
+
+
+def _idle_timeout(proxy: Proxy) -> Facts:
+    yield from _above_0("idle_timeout", proxy.idle_timeout_s)
+
+
+def _above_0(key: str, duration: Duration) -> Facts:
+    if duration <= 0:
+        yield key, f"expected more than 0, found {duration.shown}"
+
+
+OF_APP: Final[tuple[Callable[[App], Facts], ...]] = (_app_origin, _app_host)
+OF_PROXY: Final[tuple[Callable[[Proxy], Facts], ...]] = (
+    *(_trusted, _proxy_headers, _error_form),
+    *(_head_timeout, _body_timeout, _idle_timeout),
+)
 
 
 def _network(text: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from backends.origin import OriginTls, origin_of
-from proxy.settings import CannotStartError, Plan, Tls, reach_of
+from proxy.settings import Plan, Tls, reach_of
 
 _log = structlog.get_logger("phasegate.tls")
 
@@ -79,22 +80,69 @@ def why(error: BaseException) -> str:
 
 
 def toward_origin(tls: OriginTls | None) -> ssl.SSLContext:
-    """The context for connections to an origin, whose certificate is verified. Raises ``OSError``."""
+    """The context for connections to an origin, whose certificate is verified.
+
+    Raises ``OSError`` that names the file which cannot be used, and says what is wrong with it.
+    """
     ca = None if tls is None else tls.ca
+    if ca is not None and (problem := _file_problem(ca, _CERTIFICATES)):
+        raise OSError(problem)
     try:
         context = ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise OSError(f"{ca}: {_plain(error)}; expected a PEM file of authorities' certificates") from None
+        raise OSError(f"{ca}: {_plain(error)}; expected certificates in PEM that are whole") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    if tls is not None and tls.certificate is not None:
-        try:
-            context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
-        except OSError as error:
-            pair = f"{tls.certificate} with {tls.key}"
-            hint = "expected PEM files, the certificate with its chain and the key that belongs to it"
-            raise OSError(f"{pair}: {_plain(error)}; {hint}") from None
+    if tls is not None and tls.certificate is not None and tls.key is not None:
+        _load_pair(context, tls.certificate, tls.key)
     return context
+
+
+class _Pem(NamedTuple):
+    what: str
+    begins: re.Pattern[bytes]
+    example: str
+
+
+_CERTIFICATES: Final = _Pem(
+    "certificates", re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----"), "-----BEGIN CERTIFICATE-----"
+)
+_KEY: Final = _Pem(
+    "a private key", re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----"), "-----BEGIN PRIVATE KEY-----"
+)
+_PEM_MAX: Final = 16 * 1024 * 1024  # bytes: a system's whole list of authorities has 0.2 MB
+
+
+def _file_problem(path: str, pem: _Pem) -> str | None:
+    """What is wrong with a file that should hold this in PEM, without its content; None where it may be one."""
+    expected = f"expected {pem.what} in PEM, which begins with {pem.example}"
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_PEM_MAX)
+    except OSError as error:
+        return f"{path}: {_plain(error).lower()}; {expected}"
+    if not data.strip():
+        return f"{path}: it is empty; {expected}"
+    if pem.begins.search(data):
+        return None
+    found = "another thing in PEM" if b"-----BEGIN " in data else "no PEM"
+    return f"{path}: it holds {found}; {expected}"
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Have a context use a certificate with its key. Raises ``OSError`` that names the file that is wrong."""
+    for path, pem in ((certificate, _CERTIFICATES), (key, _KEY)):
+        if problem := _file_problem(path, pem):
+            raise OSError(problem)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+            raise OSError(f"{key}: it is not the key of {certificate}; expected the key that belongs to it") from None
+        hint = "expected PEM files that are whole, the certificate with its chain and the key that belongs to it"
+        raise OSError(f"{certificate} with {key}: {_plain(error)}; {hint}") from None
+    except OSError as error:
+        raise OSError(f"{key}: {_plain(error)}; expected the key without a password") from None
 
 
 def _plain(error: OSError) -> str:
@@ -127,26 +175,25 @@ def dialer(url: str, tls: OriginTls | None) -> Callable[[asyncio.BaseProtocol], 
     return dial
 
 
-def check_files(plan: Plan) -> None:
-    """Raise ``CannotStartError`` where a file that TLS needs cannot be used: before a worker would die of it."""
-    where = ""
-    hint = ""
-    try:
-        where = "app.tls"
-        if plan.app.tls is not None:
-            toward_origin(plan.app.tls)
-        for name, backend in plan.backends.items():
-            where = f"backends.{name}.tls"
-            reach = reach_of(backend, plan.app)
-            if reach is not None and reach.tls is not None:
-                toward_origin(reach.tls)
-        hint = "; expected PEM files, the certificate with its chain and the key that belongs to it"
-        for listener in plan.proxy.all_listeners():
-            where = f"the certificate of {listener.address}"
-            if listener.tls is not None:
+def file_problems(plan: Plan) -> Iterator[str]:
+    """Every file of the configuration's TLS that cannot be used, with its place: what a worker would die of."""
+    toward = {"app.tls": plan.app.tls}
+    for name, backend in plan.backends.items():
+        reach = reach_of(backend, plan.app)
+        if reach is not None and reach.tls is not plan.app.tls:
+            toward[f"backends.{name}.tls"] = reach.tls
+    for path, tls in toward.items():
+        if tls is not None:
+            try:
+                toward_origin(tls)
+            except OSError as error:
+                yield f"{path}: {_plain(error)}"
+    for listener in plan.proxy.all_listeners():
+        if listener.tls is not None:
+            try:
                 Certificate(listener.tls)
-    except OSError as error:  # ssl.SSLError is one
-        raise CannotStartError(f"cannot use {where}: {_plain(error)}{hint}") from None
+            except OSError as error:
+                yield f"the certificate of {listener.address}: {_plain(error)}"
 
 
 def _no_password() -> str:
@@ -187,7 +234,7 @@ class Certificate:
         context.set_ciphers(_CIPHERS)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._tls.certificate, self._tls.key, password=_no_password)
+        _load_pair(context, self._tls.certificate, self._tls.key)
         return context
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:

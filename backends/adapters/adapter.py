@@ -10,6 +10,8 @@ same mistake would end a worker or the control process.
 
 A handler is an async method ``(call, ctx)`` of a class constructed with a document store. For a read or a stream it
 returns the ``Answer``; for a write it returns ``Written``: the answer, and the change for the other store to apply.
+It applies the change to its own store by ``changes.write``, which logs it before it is sent. A change that was
+applied otherwise is logged when the handler returns; a process killed in between leaves the two sides different.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from backends.adapters.requests import Parameter
+from backends.documents.changes import Change, Newer, kind_problem
 from backends.documents.patterns import is_pattern
-from backends.documents.port import Context, DocumentStore, Fields, Query
+from backends.documents.port import Context, DocumentStore, Query
 from backends.operations import Call, Kind, Operation
 
 # The first argument is the instance. A write returns ``Written``, every other kind an ``Answer``.
@@ -117,7 +120,8 @@ class Adapter:
     made_up: Callable[[random.Random], Iterator[MadeUp]] | None = None  # the data of a mock without fixtures
     times: frozenset[str] = frozenset()  # fields of fixtures that hold times, beside ``at`` and ``…_at``
     # By collection: whether the first state of a document is newer than the second, and so replaces it.
-    newer: Mapping[str, Callable[[Fields, Fields], bool]] = field(default_factory=dict)
+    newer: Mapping[str, Newer] = field(default_factory=dict)
+    changes: tuple[type[Change], ...] = ()  # kinds of its own that its writes return, beside the built-in ones
     # Every collection of its documents, also those below documents, as patterns: ("scans", "scans/*/results"). Only
     # these are copied and compared. Without any: ``collections``.
     patterns: tuple[str, ...] = ()
@@ -181,6 +185,9 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     for collection in adapter.newer:
         if collection not in adapter.collections:
             yield f"newer: {collection} is not one of its collections"
+    for kind in adapter.changes:
+        if (problem := kind_problem(kind, adapter.name)) is not None:
+            yield f"changes: {problem}"
 
 
 def _misfits(adapter: Adapter, spec: Spec) -> Iterator[str]:
@@ -251,5 +258,5 @@ def example_call(
         if name not in params:
             params[name] = str(answered[f"{adapter.name}.{getattr(example.of, '__name__', '')}"][name])
     path = PLACEHOLDER.sub(lambda match: params[match[1]], spec.path)
-    target = f"{path}?{urlencode(example.query)}".encode()
-    return Call(operation, target, params, dict(example.query), example.body.encode(), now, fresh_id)
+    key = f"{path}?{urlencode(example.query)}".encode()
+    return Call(operation, key, params, dict(example.query), example.body.encode(), now, fresh_id)

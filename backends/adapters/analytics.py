@@ -18,7 +18,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -28,8 +29,8 @@ from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_c
 from backends.adapters.replies import Written, refused, reply, rest_for
 from backends.adapters.requests import read_body
 from backends.adapters.shapes import Strict
-from backends.adapters.times import EPOCH, from_unix, to_micros
-from backends.documents.changes import ATTEMPTS, All, contended
+from backends.adapters.times import EPOCH, Timestamp, from_unix, timestamp, to_micros
+from backends.documents.changes import All, Change, Documents, write
 from backends.documents.port import (
     COMMIT_LIMIT,
     Context,
@@ -39,7 +40,6 @@ from backends.documents.port import (
     Filter,
     Mutation,
     Query,
-    Reason,
     Rejected,
     Transform,
     create,
@@ -52,24 +52,30 @@ EVENTS: Final = "analytics_events"
 TOTALS: Final = "analytics_totals"
 SHARDS: Final = 8
 USER_AGE_S: Final = 2.0
-TRENDING_AGE_S: Final = 5.0
+TOTALS_AGE_S: Final = 1.0  # where no live view has them
+TRENDING_AGE_S: Final = 5.0  # also behind a session's own events: else every event would make the next read a query
 USER_LENGTH: Final = 128  # characters; Firestore compares a field with at most 1,499 bytes
 OTHER: Final = "(other)"  # counts every item or type once a counter's document has no room for more names
 
 
 class Grain(NamedTuple):
-    """A size of bucket, and the widest window that is answered from it."""
+    """A size of bucket, and how far back its queries look, ascending.
+
+    A window is cut in memory from the result of the shortest of these that holds it. So there are seven queries in
+    all, and not one for each window that a client can think of.
+    """
 
     collection: str
     size: timedelta
-    widest: timedelta
+    reaches: tuple[timedelta, ...]
 
 
 GRAINS: Final = (
-    Grain("analytics_minutes", timedelta(minutes=5), timedelta(hours=6)),
-    Grain("analytics_hours", timedelta(hours=1), timedelta(days=3)),
-    Grain("analytics_days", timedelta(days=1), timedelta(days=90)),
+    Grain("analytics_minutes", timedelta(minutes=5), (timedelta(hours=1), timedelta(hours=6))),
+    Grain("analytics_hours", timedelta(hours=1), (timedelta(days=1), timedelta(days=3))),
+    Grain("analytics_days", timedelta(days=1), (timedelta(days=7), timedelta(days=30), timedelta(days=90))),
 )
+WIDEST: Final = GRAINS[-1].reaches[-1]
 
 RECENT: Final = Limit(20, 100)
 RANKED: Final = Limit(10, 100)
@@ -88,7 +94,7 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     item: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
-    at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    at: Timestamp | None = None
     properties: dict[str, Any] | None = None
 
 
@@ -153,7 +159,7 @@ class TrendWindow:
     @property
     def schema(self) -> dict[str, Any]:
         """As ``Parameter.schema``."""
-        pattern, widest = "^[1-9][0-9]{0,4}[mhd]$", f"at most {GRAINS[-1].widest.days}d"
+        pattern, widest = "^[1-9][0-9]{0,4}[mhd]$", f"at most {WIDEST.days}d"
         return {"type": "string", "pattern": pattern, "default": _USUAL, "description": widest}
 
     def of(self, call: Call) -> timedelta:
@@ -161,8 +167,8 @@ class TrendWindow:
         text = call.query.get(self.name, _USUAL)
         match = _WINDOW.fullmatch(text)
         window = int(match[1]) * _UNIT[match[2]] if match else None
-        if window is None or window > GRAINS[-1].widest:
-            expected = f"expected 1m to {GRAINS[-1].widest.days}d, such as 15m, 1h or 7d"
+        if window is None or window > WIDEST:
+            expected = f"expected 1m to {WIDEST.days}d, such as 15m, 1h or 7d"
             raise refused(400, "invalid_query", f"window: {expected}, found {text[:40]!r}")
         return window
 
@@ -170,38 +176,51 @@ class TrendWindow:
 WINDOW: Final = TrendWindow()
 
 
-@dataclass(frozen=True, slots=True)
-class Ingest:
-    """A ``Change`` that stores events and counts each of them once. They fit into one commit."""
+class Ingest(Change, frozen=True, tag="analytics.ingest", dict=True):
+    """Stores events and counts each of them once. They fit into one commit."""
 
     events: tuple[Fields, ...]
     shard: int
+    named: bool = True  # whether items and types are counted under their own names
 
-    @property
+    @cached_property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``: the events. Their counters follow from them."""
         return tuple(_path(event) for event in self.events)
 
-    async def apply(self, store: DocumentStore, ctx: Context) -> None:
-        """As ``Change.apply``."""
-        events, named = self.events, True
-        for _ in range(ATTEMPTS):
-            try:
-                await store.commit(self._mutations(events, named), ctx)
-                return
-            except Rejected as refusal:
-                if refusal.reason is Reason.EXISTS:
-                    stored = await store.get_many([_path(event) for event in events], ctx)
-                    events = tuple(event for event, document in zip(events, stored, strict=True) if document is None)
-                    if not events:
-                        return
-                elif refusal.reason is Reason.INVALID and named:
-                    named = False  # a counter's document is full
-                else:
-                    raise
-        raise contended(EVENTS)
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """As ``Change.traces``."""
+        return self.documents
 
-    def _mutations(self, events: Sequence[Fields], named: bool) -> list[Mutation]:
+    def plan(self, stored: Documents) -> Sequence[Mutation]:
+        """As ``Change.plan``: for the events that are not there yet."""
+        missing = [path for path in self.documents if stored.get(path) is None]
+        if len(missing) == len(self.events):
+            return self._whole_plan
+        return self._only(missing)._whole_plan if missing else ()
+
+    def held(self, stored: Documents) -> Change | None:
+        """As ``Change.held``: the events that are there."""
+        held = [path for path in self.documents if stored.get(path) is not None]
+        return self._only(held) if held else None
+
+    @property
+    def coarser(self) -> Change | None:
+        """As ``Change.coarser``: a counter's document may have no room for more names."""
+        return Ingest(self.events, self.shard, False) if self.named else None
+
+    def forget(self) -> None:
+        """As ``Change.forget``."""
+        self.__dict__.clear()
+
+    def _only(self, paths: Sequence[str]) -> Ingest:
+        by_path = dict(zip(self.documents, self.events, strict=True))
+        return Ingest(tuple(by_path[path] for path in paths), self.shard, self.named)
+
+    @cached_property  # both sides need it
+    def _whole_plan(self) -> list[Mutation]:
+        events, named = self.events, self.named
         buckets: defaultdict[tuple[Grain, int], Counter[str]] = defaultdict(Counter)
         types: Counter[str] = Counter()
         for event in events:
@@ -223,7 +242,8 @@ class Ingest:
             )
             for (grain, start), items in buckets.items()
         ]
-        return [*(create(_path(event), event) for event in events), totals, *counters]
+        creations = map(create, self.documents, events)
+        return [*creations, totals, *counters]
 
 
 def _counted(field: str, names: Counter[str]) -> tuple[Transform, ...]:
@@ -267,13 +287,14 @@ def _portions(events: Sequence[Fields]) -> Iterator[tuple[Fields, ...]]:
 
 
 def _fields(event: Event, fallback_id: str, now: float) -> Fields:
-    """The event as it is stored; ``fallback_id`` and ``now`` where it has no id or time of its own."""
-    fields: Fields = {
-        "id": event.id or fallback_id,
-        "user": event.user,
-        "type": event.type,
-        "at": event.at.astimezone(UTC) if event.at is not None else from_unix(now),
-    }
+    """The event as it is stored; ``fallback_id`` and ``now`` where it has no id or time of its own.
+
+    Raises ``ValueError`` where its time is none.
+    """
+    at = from_unix(now) if event.at is None else timestamp(event.at)
+    if at is None:
+        raise ValueError(f"at: expected a time such as 2026-01-31T12:00:00Z, found {str(event.at)[:40]!r}")
+    fields: Fields = {"id": event.id or fallback_id, "user": event.user, "type": event.type, "at": at}
     if event.item is not None:
         fields["item"] = event.item
     if event.properties is not None:
@@ -296,10 +317,8 @@ class Analytics:
             try:
                 fields = _fields(event, f"{call.id}-{index}", call.now)
                 check((create(_path(fields), fields),))
-            except Rejected as refusal:
-                raise refused(400, "invalid_body", f"event {index}: {refusal}") from None
-            except OverflowError:
-                raise refused(400, "invalid_body", f"event {index}: the time is out of range") from None
+            except (Rejected, ValueError) as problem:
+                raise refused(400, "invalid_body", f"event {index}: {problem}") from None
             events.setdefault(str(fields["id"]), fields)
         change = All(
             tuple(
@@ -307,7 +326,7 @@ class Analytics:
                 for portion in _portions(list(events.values()))
             )
         )
-        await change.apply(self._store, ctx)
+        await write(change, self._store, ctx)
         return reply(202, {"accepted": len(events)}), change
 
     async def user(self, call: Call, ctx: Context) -> Answer:
@@ -319,8 +338,9 @@ class Analytics:
         limit = RECENT.of(call)
         mine = (Filter("user", "==", user),)
         query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
-        recent = await self._store.query(query, ctx, max_age=USER_AGE_S)
-        total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S)
+        min_age = 0.0 if query.start_after is None else USER_AGE_S  # a session finds its own events on the first page
+        recent = await self._store.query(query, ctx, max_age=USER_AGE_S, min_age=min_age)
+        total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S, min_age=min_age)
         cursor = moment_after(recent[limit - 1], "at") if len(recent) > limit else None
         return reply(
             200,
@@ -337,7 +357,7 @@ class Analytics:
         events = 0
         newest: list[int] = []
         types: Counter[str] = Counter()
-        for shard in await self._store.query(Query(TOTALS), ctx):
+        for shard in await self._store.query(Query(TOTALS), ctx, max_age=TOTALS_AGE_S):
             events += _number(shard.fields["events"])
             newest.append(_number(shard.fields["newest_us"]))
             types.update(_numbers(shard.fields["types"]))
@@ -354,13 +374,19 @@ class Analytics:
         """The items with most events in the window, which begins at a bucket's start."""
         limit = RANKED.of(call)
         window = WINDOW.of(call)
-        grain = next(grain for grain in GRAINS if window <= grain.widest)
+        grain, reach = next((grain, reach) for grain in GRAINS for reach in grain.reaches if window <= reach)
         now = from_unix(call.now)
-        since = EPOCH + (now - window - EPOCH) // grain.size * grain.size
-        query = Query(grain.collection, (Filter("start", ">=", since), Filter("start", "<=", now)), "start")
+        first, since, newest = (_bucket_start(grain, at) for at in (now - reach, now - window, now))
+        # Both ends are a bucket's, so that everybody who asks within one bucket asks the same.
+        query = Query(
+            grain.collection, (Filter("start", ">=", first), Filter("start", "<", newest + grain.size)), "start"
+        )
         items: Counter[str] = Counter()
-        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S):
-            items.update(_numbers(bucket.fields["items"]))
+        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S, min_age=TRENDING_AGE_S):
+            start = bucket.fields["start"]
+            assert isinstance(start, datetime)
+            if since <= start <= now:  # a fixture's bucket may start anywhere
+                items.update(_numbers(bucket.fields["items"]))
         # The answer holds until the oldest bucket leaves the window, or a new bucket begins.
         changes_in = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
         rest_for(ctx, min(changes_in).total_seconds())
@@ -373,6 +399,10 @@ class Analytics:
                 "items": [{"item": name, "events": count} for name, count in ranked[:limit]],
             },
         )
+
+
+def _bucket_start(grain: Grain, at: datetime) -> datetime:
+    return EPOCH + (at - EPOCH) // grain.size * grain.size
 
 
 def _shown(document: Document) -> dict[str, object]:
@@ -429,6 +459,7 @@ ADAPTER: Final = Adapter(
         Spec(Analytics.trending, "GET", "/api/analytics/trending", "read", Trending, parameters=(WINDOW, RANKED)),
     ),
     collections=(EVENTS, TOTALS, *(grain.collection for grain in GRAINS)),
+    changes=(Ingest,),
     views=(Query(TOTALS),),
     made_up=events,
     times=frozenset({"start"}),  # of a bucket

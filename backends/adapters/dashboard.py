@@ -20,12 +20,13 @@ from backends.adapters.requests import Moment, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
-from backends.documents.changes import Put
+from backends.documents.changes import Put, write
 from backends.documents.port import Context, Document, DocumentStore, Fields, Filter, Query, put
 from backends.operations import Answer, Call, error_answer
 
 COLLECTION: Final = "dashboard_snapshots"
 NEWEST: Final = Query(COLLECTION, order="published_at", descending=True, limit=1)
+NEWEST_AGE_S: Final = 1.0  # how old the current snapshot may be where no live view has it
 HISTORY_AGE_S: Final = 2.0  # how old a page of history may be
 SNAPSHOTS: Final = 60  # made up, one a minute
 FROM: Final = Moment("from")
@@ -57,6 +58,12 @@ class History(Strict):
     next_cursor: str | None
 
 
+def _order(document: Document) -> tuple[datetime, str]:
+    at = document.fields["published_at"]
+    assert isinstance(at, datetime)
+    return at, document.id
+
+
 def shown(document: Document) -> dict[str, object]:
     """A snapshot as a client sees it."""
     return {"id": document.id, **{name: document.fields[name] for name in ("published_at", "metrics")}}
@@ -69,7 +76,7 @@ class Dashboard:
         self._store = store
 
     async def _newest(self, ctx: Context) -> Document | None:
-        newest = await self._store.query(NEWEST, ctx)
+        newest = await self._store.query(NEWEST, ctx, max_age=NEWEST_AGE_S)
         return newest[0] if newest else None
 
     async def current(self, call: Call, ctx: Context) -> Answer:
@@ -90,12 +97,16 @@ class Dashboard:
         # Two documents more than the limit: one tells whether there is a next page, and one may be the current
         # snapshot, which is not history. The current one is read after the page: a snapshot published in between is
         # then missing from the page. In the other order it would be listed as history.
+        place = moment_cursor(call)
         page = await self._store.query(
-            Query(COLLECTION, tuple(bounds), "published_at", True, limit + 2, moment_cursor(call)),
+            Query(COLLECTION, tuple(bounds), "published_at", True, limit + 2, place),
             ctx,
             max_age=HISTORY_AGE_S,
+            min_age=0.0 if place is None else HISTORY_AGE_S,
         )
         newest = await self._newest(ctx)
+        if page and (newest is None or _order(page[0]) > _order(newest)):
+            newest = page[0]  # the page is newer than the cached result of the other query
         past = [document for document in page if newest is None or document.id != newest.id]
         cursor = moment_after(past[limit - 1], "published_at") if len(past) > limit else None
         return reply(200, {"snapshots": list(map(shown, past[:limit])), "next_cursor": cursor})
@@ -107,7 +118,7 @@ class Dashboard:
             raise refused(400, "invalid_body", f"$.metrics: found no metric, expected JSON such as {_EXAMPLE}")
         fields: Fields = {"published_at": from_unix(call.now), "metrics": body.metrics}
         change = Put((put(f"{COLLECTION}/{call.id}", fields),))
-        await change.apply(self._store, ctx)
+        await write(change, self._store, ctx)
         return reply(200, {"id": call.id, **fields}), change
 
     async def stream(self, call: Call, ctx: Context) -> Answer:

@@ -15,12 +15,22 @@ from backends.adapters.adapter import PLACEHOLDER, Adapter, AdapterError, Spec
 from backends.adapters.analytics import ADAPTER as ANALYTICS
 from backends.adapters.dashboard import ADAPTER as DASHBOARD
 from backends.adapters.scans import ADAPTER as SCANS
+from backends.documents import changes
 from backends.documents.port import Context, DocumentStore, Query
 from backends.operations import Call, Operation
 
 BUILT_IN: Final = (DASHBOARD, SCANS, ANALYTICS)
 
 _table: tuple[Adapter, ...] = BUILT_IN
+
+
+def _install_changes(adapters: Sequence[Adapter]) -> None:
+    """Let the changes of these adapters be decoded and compared."""
+    kinds = [kind for adapter in adapters for kind in adapter.changes]
+    changes.install(kinds, {name: rule for adapter in adapters for name, rule in adapter.newer.items()})
+
+
+_install_changes(BUILT_IN)
 
 
 def install(adapters: Sequence[Adapter]) -> None:
@@ -30,6 +40,7 @@ def install(adapters: Sequence[Adapter]) -> None:
         raise AdapterError("\n".join(problems))
     global _table
     _table = tuple(adapters)
+    _install_changes(_table)
 
 
 def adapters() -> tuple[Adapter, ...]:

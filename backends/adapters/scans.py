@@ -29,7 +29,7 @@ from backends.adapters.requests import Choice, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
-from backends.documents.changes import ATTEMPTS, All, Change, Newest, Once, contended
+from backends.documents.changes import ATTEMPTS, All, Change, Newest, Once, contended, write
 from backends.documents.port import (
     Context,
     Document,
@@ -225,8 +225,10 @@ class Scans:
             "change": call.id,
         }
         path = f"{COLLECTION}/{call.id}"
-        await self._store.commit((merge(path, fields),), ctx)
-        return reply(201, shown(Document(path, fields, 0, 0))), Newest(path, fields, newer)
+        change = Newest(path, fields)
+        # Without a condition, which would take a read: nobody else has this id.
+        await write(change, self._store, ctx, commit=(merge(path, fields),))
+        return reply(201, shown(Document(path, fields, 0, 0))), change
 
     async def get(self, call: Call, ctx: Context) -> Answer:
         """One job."""
@@ -237,8 +239,11 @@ class Scans:
         limit = LIST_PAGE.of(call)
         status = STATUS.of(call)
         where = () if status is None else (Filter("status", "==", status),)
-        query = Query(COLLECTION, where, "created_at", True, limit + 1, moment_cursor(call))
-        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S)
+        place = moment_cursor(call)
+        query = Query(COLLECTION, where, "created_at", True, limit + 1, place)
+        # A session finds its own writes on the first page.
+        min_age = 0.0 if place is None else LIST_AGE_S
+        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S, min_age=min_age)
         cursor = moment_after(scans[limit - 1], "created_at") if len(scans) > limit else None
         return reply(200, {"scans": [shown(scan) for scan in scans[:limit]], "next_cursor": cursor})
 
@@ -255,15 +260,16 @@ class Scans:
             if scan.fields["change"] == call.id:  # an earlier attempt was applied, but its answer was lost
                 return reply(200, shown(scan)), _state(scan)
             fields = _stepped(scan, body, call)
+            stepped = Document(scan.path, {**scan.fields, **fields}, 0, 0)
+            change = _state(stepped)
             condition = Precondition(update_time=scan.update_time)
             try:
-                await self._store.commit((merge(scan.path, fields, precondition=condition),), ctx)
+                await write(change, self._store, ctx, commit=(merge(scan.path, fields, precondition=condition),))
             except Rejected as refusal:
                 if refusal.reason is Reason.INVALID:
                     raise
                 continue  # another write came first: decide again on the new state
-            stepped = Document(scan.path, {**scan.fields, **fields}, 0, 0)
-            return reply(200, shown(stepped)), _state(stepped)
+            return reply(200, shown(stepped)), change
         raise contended(f"{COLLECTION}/{call.params['id']}")
 
     async def add_results(self, call: Call, ctx: Context) -> Written:
@@ -273,7 +279,7 @@ class Scans:
         if scan.fields["status"] in FINISHED:
             raise refused(409, "scan_finished", f"the scan is {scan.fields['status']} and takes no more results")
         change = All(tuple(_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files))))
-        await change.apply(self._store, ctx)
+        await write(change, self._store, ctx)
         return reply(201, {"scan": scan.id, "accepted": len(body.files)}), change
 
     async def results(self, call: Call, ctx: Context) -> Answer:
@@ -309,7 +315,8 @@ class Scans:
                     break
             full = len(page) == limit
             query = Query(collection, (), "posted_at", False, 1 if full else batch_limit, place)
-            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S)
+            min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
+            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
             if not batches:
                 return reply(200, {"files": page, "next_cursor": None})
             if full:
@@ -327,8 +334,9 @@ class Scans:
         wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
         place = None if cursor is None else (cursor[0], str(cursor[1]))
         page = dataclasses.replace(wasteful, limit=limit + 1, start_after=place)
-        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S)
-        total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S)
+        min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
+        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
+        total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S, min_age=min_age)
         more = None
         if len(groups) > limit:
             wasted = groups[limit - 1].fields["wasted"]
@@ -388,7 +396,7 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
 
 def _state(scan: Document) -> Change:
     """The change that brings the job's own fields to the other store; its counters change with the batches."""
-    return Newest(scan.path, {name: scan.fields[name] for name in _STATE}, newer)
+    return Newest(scan.path, {name: scan.fields[name] for name in _STATE})
 
 
 def _chunks(files: Sequence[File]) -> Iterator[list[File]]:

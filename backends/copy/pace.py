@@ -1,4 +1,4 @@
-"""How fast a copy may write toward Firestore, and how large its pages and commits are. Pure.
+"""How fast a copy may write toward Firestore, and how large its pages are. Pure.
 
 Firestore asks for at most 500 writes a second to a collection that was idle, and half more every five minutes
 (https://firebase.google.com/docs/firestore/best-practices#ramping_up_traffic). Every time is passed in, in seconds of
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from backends.documents.port import COMMIT_LIMIT, Mutation, Rejected
-from backends.documents.semantics import size_of_fields
+from backends.documents.port import COMMIT_LIMIT, Mutation
+from backends.documents.portions import portions
 
 RATE: Final = 500.0  # writes a second to begin with
 GROWTH: Final = 1.5
@@ -19,8 +19,6 @@ GROWS_EVERY_S: Final = 300.0
 LEAST_RATE: Final = 10.0  # writes a second, however often the service says that it is exhausted
 REST_S: Final = 1.0  # no write at all after the service said so
 
-COMMIT_BYTES: Final = 9 * 2**20  # of documents in one commit; the service takes 10 MiB in all
-SURE_BYTES: Final = 4_000_000  # that also a service with gRPC's own limit of 4 MiB takes, such as the emulator
 LOCAL_COMMIT: Final = 20  # writes: a commit holds the lock that workers of this machine wait for
 
 FIRST_PAGE: Final = 50  # documents: they may be of 1 MiB each
@@ -63,30 +61,8 @@ def next_page(limit: int, documents: int, size: int, took_s: float) -> int:
     return min(LARGEST_PAGE, wanted)
 
 
-def commits(
-    mutations: Sequence[Mutation], most: int = COMMIT_LIMIT, most_bytes: int = COMMIT_BYTES
-) -> Iterator[list[Mutation]]:
-    """The mutations in commits of at most ``most`` writes and ``most_bytes``."""
-    commit: list[Mutation] = []
-    size = 0
-    for mutation in mutations:
-        cost = _cost(mutation)
-        if commit and (len(commit) == most or size + cost > most_bytes):
-            yield commit
-            commit, size = [], 0
-        commit.append(mutation)
-        size += cost
-    if commit:
-        yield commit
-
-
-def size_of_commit(commit: Sequence[Mutation]) -> int:
-    """Bytes of its documents."""
-    return sum(map(_cost, commit))
-
-
-def _cost(mutation: Mutation) -> int:
-    try:
-        return size_of_fields(mutation.path, mutation.fields or {})
-    except Rejected:
-        return COMMIT_BYTES  # the store will refuse it: it goes alone, so that nothing else is refused with it
+def commits(mutations: Sequence[Mutation], most: int = COMMIT_LIMIT) -> Iterator[list[Mutation]]:
+    """The mutations in commits that a store takes, of at most ``most`` writes."""
+    for portion in portions(mutations):
+        for at in range(0, len(portion), most):
+            yield portion[at : at + most]

@@ -52,7 +52,7 @@ import structlog
 
 from backends.copy.calm import Calm
 from backends.copy.equality import Pair
-from backends.copy.pace import COMMIT_BYTES, LOCAL_COMMIT, PAGE_BYTES, SURE_BYTES, Pace, commits, size_of_commit
+from backends.copy.pace import LOCAL_COMMIT, PAGE_BYTES, Pace, commits
 from backends.copy.records import READ_AT_ONCE, Again, Differences, Unsettled
 from backends.copy.rules import PatternRule
 from backends.copy.tally import Tally
@@ -126,7 +126,6 @@ class Settling:
         self._differences = differences
         self._paces = paces
         self._on_page = on_page
-        self._bytes = [COMMIT_BYTES, COMMIT_BYTES]  # of a commit, by side
         self._starved = False  # whether step 2 took too long the last time
         self._lately_us = 0  # documents that neither side has written since had no change on its way
 
@@ -284,7 +283,7 @@ class Settling:
         for side, pace in enumerate(self._paces):
             of = {pair.path: (one, pair, write) for one, pair, write in todo if write.side == side}
             most = LOCAL_COMMIT if pace is None else COMMIT_LIMIT
-            portions = list(commits([write.mutation for _, _, write in of.values()], most, self._bytes[side]))
+            portions = list(commits([write.mutation for _, _, write in of.values()], most))
             at_once = 1 if pace is None else CONCURRENT
             for at in range(0, len(portions), at_once):
                 for outcome in await asyncio.gather(
@@ -351,9 +350,6 @@ class Settling:
         store = self._sides[side]
 
         def on_fault(fault: Fault) -> None:
-            if fault.kind is FaultKind.EXHAUSTED and len(commit) > 1 and size_of_commit(commit) > SURE_BYTES:
-                self._bytes[side] = SURE_BYTES
-                raise Rejected(Reason.INVALID, str(fault))  # it may be too large: in two parts it may be taken
             if pace is not None and fault.kind is FaultKind.EXHAUSTED:
                 pace.exhausted(loop.time())
                 _log.warning("data_slowed", backend=store.kind, rate=round(pace.rate), reason=str(fault))

@@ -78,10 +78,7 @@ async def patiently(
     on_fault: Callable[[Fault], None] | None = None,
     tries: int = TRIES,
 ) -> T:
-    """The call's result. A fault that may pass is waited out for about a minute; raises ``Fault`` after that.
-
-    What ``on_fault`` raises ends it at once.
-    """
+    """The call's result. A fault that may pass is waited out for about a minute; raises ``Fault`` after that."""
     loop = asyncio.get_running_loop()
     for attempt in range(tries):
         try:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-# bool before int: Firestore has both types, so all code here that looks at a value's type must check bool first.
-Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
+if TYPE_CHECKING:
+    # bool before int: Firestore has both types, so all code here that looks at a value's type must check bool first.
+    Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
+else:
+    Value = Any  # msgspec decodes no union of str, bytes and datetime; MessagePack tells them apart by itself
 Fields: TypeAlias = dict[str, Value]
 FieldPath: TypeAlias = tuple[str, ...]
 
@@ -154,11 +157,15 @@ class Reason(Enum):
 
 
 class Rejected(Exception):  # noqa: N818 - an expected outcome of a conditional write, not an error
-    """The store refused the commit for what it asks. The store itself works."""
+    """The store refused the commit for what it asks. The store itself works.
+
+    ``may_have_applied``: the commit was sent before, and what it meets now may be its own effect.
+    """
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.may_have_applied = False
 
 
 class Cell:
@@ -170,18 +177,33 @@ class Cell:
         self.version = 0
 
 
-class Context:
-    """A call's deadline, and the conditions under which its answer may be reused.
+class Intent(Protocol):
+    """A change that is about to be written to the handler's own store, and is in the change log. Call one method."""
 
-    ``deadline`` is in the event loop's time. A store records here every cell it answered from; an answer may be
-    reused while all of them still have the recorded version, until ``until`` (seconds of the monotonic clock). A read
-    from anything else clears ``memorable``.
+    def settle(self) -> None:
+        """The store has acknowledged it: the other side gets it too."""
+
+    def abort(self) -> None:
+        """The store has surely not applied it: the other side does not get it."""
+
+    def doubt(self) -> None:
+        """The store may have applied it: the other side gets it if the store turns out to hold it."""
+
+
+class Context:
+    """A call's deadline, what its writes are logged by, and the conditions under which its answer may be reused.
+
+    ``deadline`` is in the event loop's time. ``intend`` logs a change before it is written, if changes are logged;
+    handlers do not call it, ``changes.write`` does. A store records here every cell it answered from; an answer may
+    be reused while all of them still have the recorded version, until ``until`` (seconds of the monotonic clock). A
+    read from anything else clears ``memorable``.
     """
 
-    __slots__ = ("basis", "deadline", "memorable", "until")
+    __slots__ = ("basis", "deadline", "intend", "memorable", "until")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, intend: Callable[[Any], Intent] | None = None) -> None:
         self.deadline = deadline
+        self.intend = intend
         self.basis: list[tuple[Cell, int]] = []
         self.memorable = True
         self.until = float("inf")
@@ -234,14 +256,21 @@ class DocumentStore(Protocol):
     async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
         """The documents in the order of ``paths``, at one moment."""
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
-        """The matching documents. The result may be up to ``max_age`` seconds old, but never older than a write that
-        was answered on this machine (read-your-writes)."""
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
+        """The matching documents. The result may be up to ``max_age`` seconds old.
 
-    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+        A result older than a write that was answered on this machine is not used (read-your-writes), unless it is
+        younger than ``min_age`` seconds: where a read may lag behind a session's own writes, a stream of writes then
+        does not make each read a query of its own.
+        """
+
+    async def count(
+        self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0, min_age: float = 0.0
+    ) -> Count:
         """How many documents match, and the sum of the integer field ``total``; limit and start are ignored.
 
-        ``total`` is the ordered field or None: the service can only sum a field of the index that it scans.
+        ``total`` is the ordered field or None: the service can only sum a field of the index that it scans. The ages
+        are as for ``query``.
         """
 
     async def scan(self, pattern: str, after: str | None, limit: int, ctx: Context) -> list[Document]:

@@ -220,11 +220,6 @@ def size_of(document: Document) -> int:
     return _size_of_document(document.path, document.fields)
 
 
-def size_of_fields(path: str, fields: Fields) -> int:
-    """The size in bytes of a document with these fields. Raises ``Rejected(INVALID)`` for what no store accepts."""
-    return _size_of_document(path, fields)
-
-
 def growth(current: Document, mutation: Mutation) -> int:
     """An upper bound of the bytes that a merge adds to the document. Reads only the fields that it changes."""
     assert mutation.fields is not None

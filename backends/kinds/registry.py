@@ -71,6 +71,9 @@ class Kind:
     # The folder of fixtures, or None, and the seed of made-up data, for its initial content. None: phasegate gives it
     # no initial content.
     begins_with: Callable[[Any], tuple[str | None, int]] | None = None
+    # How the store that shares files under this prefix began, and whether it was written to since; it returns None
+    # for one that has not begun, and may raise ``OSError``. None: it cannot be told.
+    began: Callable[[Any, Path], mock.Beginning | None] | None = None
     # Where ``phasegate seed`` writes to, in words, and whether it asks before. None: it cannot be seeded.
     seeded: Callable[[Any], tuple[str, bool]] | None = None
     # Deliberate trouble in its answers.
@@ -79,6 +82,8 @@ class Kind:
     project: Callable[[Any], str] | None = None
     # Mistakes in its settings that their types do not catch, as (key, what was expected and found).
     mistakes: Callable[[Any], Iterator[tuple[str, str]]] | None = None
+    # What is wrong with the environment variables that it reads: the variable, what was found and what was expected.
+    environment: Callable[[], Iterator[str]] | None = None
     # The settings with a function applied to each file path in them.
     place_files: Callable[[Any, Callable[[str], str]], Any] | None = None
 
@@ -105,6 +110,7 @@ BUILT_IN: Final = (
         open_store=mock.open_store,
         local=True,
         begins_with=mock.begins_with,
+        began=mock.began,
         rehearsal=mock.rehearsal,
         place_files=mock.place_files,
         mend=mock.mend,
@@ -115,6 +121,7 @@ BUILT_IN: Final = (
         metered=True,
         seeded=firestore.seeded,
         project=firestore.project,
+        environment=firestore.environment,
         mend=firestore.mend,
         mend_writing=firestore.MEND_WRITING,
     ),

@@ -25,7 +25,7 @@ class Elsewhere:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def peek(self, operation: Operation, target: bytes) -> Answer | None:
+    def peek(self, operation: Operation, key: bytes) -> Answer | None:
         """As ``Arm.peek``."""
         return None
 
@@ -52,9 +52,9 @@ class Alone:
         self.arms: tuple[Arm, Arm] = (own, other) if at == SOURCE else (other, own)
         self._own = own
 
-    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+    def peek(self, arm: int, operation: Operation, key: bytes) -> Answer | None:
         """As ``DataSource.peek``."""
-        return self.arms[arm].peek(operation, target)
+        return self.arms[arm].peek(operation, key)
 
     async def answer(self, arm: int, call: Call) -> Outcome:
         """As ``DataSource.answer``, without a fallback."""

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from backends.adapters.registry import views
-from backends.arm import GAUGES, SOURCE, TARGET, Arm, Outcome
+from backends.arm import ARMS, GAUGES, SOURCE, TARGET, Arm, Outcome
 from backends.backend import Backend
 from backends.copy.fixtures import initial
+from backends.disk import disk
 from backends.errors import Fault
 from backends.kinds.registry import KINDS, opener
 from backends.operations import Answer, Call, Operation, error_answer
+from backends.pair.changelog import ChangeLog, changes_folder
 from backends.pair.mirror import Mirror
 from backends.pair.storearm import StoreArm
 
@@ -39,16 +41,18 @@ class Source:
     ``hybrid``: the source answers for a failing target, and each side's changes are mirrored to the other.
     """
 
-    def __init__(self, source: StoreArm, target: StoreArm, *, hybrid: bool) -> None:
+    def __init__(self, source: StoreArm, target: StoreArm, *, hybrid: bool, changes: Path | None = None) -> None:
+        """``changes``: the folder of the change logs; None keeps the changes in memory, where they end with it."""
         self.arms = (source, target)
         self._hybrid = hybrid
+        self._changes = changes
         self._fallbacks = 0
         self._mirrors: list[Mirror] = []  # from source to target, and from target to source
         self._writes: set[asyncio.Task[Answer]] = set()
 
-    def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
+    def peek(self, arm: int, operation: Operation, key: bytes) -> Answer | None:
         """As ``DataSource.peek``."""
-        return self.arms[arm].peek(operation, target)
+        return self.arms[arm].peek(operation, key)
 
     async def answer(self, arm: int, call: Call) -> Outcome:
         """As ``DataSource.answer``."""
@@ -97,23 +101,43 @@ class Source:
         counts["mirrored"] = sum(mirror.mirrored for mirror in self._mirrors)
         counts["mirror_lost"] = sum(mirror.lost for mirror in self._mirrors)
         counts["mirror_pending"] = sum(mirror.pending for mirror in self._mirrors)
+        counts["writes_not_logged"] = sum(mirror.refused for mirror in self._mirrors)
         return [counts[name] for name in GAUGES]
 
     async def start(self) -> None:
         """As ``DataSource.start``."""
         await asyncio.gather(*(arm.start() for arm in self.arms))
         if self._hybrid:
-            for arm, other in (self.arms, self.arms[::-1]):
-                mirror = Mirror(other.store, at_once=KINDS[other.kind].local)
+            self._mirrors = mirrors(self.arms, self._changes)
+            for arm, mirror in zip(self.arms, self._mirrors, strict=True):
                 mirror.start()
-                arm.mirror = mirror.tell
-                self._mirrors.append(mirror)
+                arm.mirror = mirror
+
+    async def drained(self, within_s: float) -> int:
+        """Wait until no change is pending, at most so long; returns how many are left."""
+        return sum(await asyncio.gather(*(mirror.drained(within_s) for mirror in self._mirrors)))
 
     async def close(self) -> None:
         """As ``DataSource.close``: pending writes and mirrored changes get a few seconds to finish."""
         await asyncio.gather(*self._writes, return_exceptions=True)
         await asyncio.gather(*(mirror.close() for mirror in self._mirrors))
         await asyncio.gather(*(arm.close() for arm in self.arms))
+
+
+def mirrors(arms: tuple[StoreArm, StoreArm], changes: Path | None) -> list[Mirror]:
+    """From the source to the target, and from the target to the source; to be started once the arms are."""
+    return [
+        Mirror(
+            arm.store,
+            other.store,
+            at_once=KINDS[other.kind].local,
+            log=None if changes is None else ChangeLog(changes, side, disk()),
+        )
+        for arm, other, side in (
+            (arms[SOURCE], arms[TARGET], ARMS[TARGET]),
+            (arms[TARGET], arms[SOURCE], ARMS[SOURCE]),
+        )
+    ]
 
 
 def store_arm(backend: Backend, shared: Path | None, *, live: bool) -> StoreArm:
@@ -131,18 +155,40 @@ def build_arm(backend: Backend) -> Arm:
     return store_arm(backend, None, live=False)
 
 
-def build_source(source: Backend, target: Backend, *, run_dir: Path | None, name: str, mode: str) -> Source:
+def build_source(
+    source: Backend, target: Backend, *, run_dir: Path | None, name: str, mode: str, live: bool = True
+) -> Source:
     """A migration's data source. No network, and no file, until ``start``.
 
     The processes of one machine with the same ``run_dir`` and ``name`` share a mock's documents; None keeps them
-    private to this process. Raises ``FixtureError`` if a mock's fixtures cannot be used.
+    private to this process. Without ``live`` there are no live views. Raises ``FixtureError`` if a mock's fixtures
+    cannot be used.
     """
     # Two backends of one kind must not share files.
     same_kind = source.kind == target.kind
     shared = None if run_dir is None else (run_dir / name, run_dir / (f"{name}.target" if same_kind else name))
     first, second = (None, None) if shared is None else shared
     return Source(
-        store_arm(source, first, live=mode != "target"),
-        store_arm(target, second, live=mode != "source"),
+        store_arm(source, first, live=live and mode != "target"),
+        store_arm(target, second, live=live and mode != "source"),
         hybrid=mode == "hybrid",
+        changes=None if run_dir is None else changes_folder(run_dir, name),
     )
+
+
+async def drain_left(source: Backend, target: Backend, *, run_dir: Path, name: str, within_s: float) -> int:
+    """Hand on the changes that the processes of an earlier run have left; returns how many are left after that.
+
+    For a command that has ``run_dir`` to itself. It ends when nothing is left, or after ``within_s``. What is left
+    then stays in the change logs. Raises ``FixtureError``, ``OSError``, and ``ValueError`` for a backend that keeps
+    no documents.
+    """
+    folder = changes_folder(run_dir, name)
+    if not folder.is_dir():
+        return 0
+    built = build_source(source, target, run_dir=run_dir, name=name, mode="hybrid", live=False)
+    await built.start()
+    try:
+        return await built.drained(within_s)
+    finally:
+        await built.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -16,14 +16,17 @@ import structlog
 from backends.adapters import registry
 from backends.adapters.replies import OperationRefused
 from backends.arm import Health
-from backends.documents.changes import Change
 from backends.documents.port import Cell, Context, DocumentStore, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.kind import Rehearsal
 from backends.operations import Answer, Call, Operation, error_answer
+from backends.pair.mirror import Mirror, WriteAhead
 
 MEMO_LIMIT: Final = 4096  # memoised answers per arm
-TARGET_LIMIT: Final = 512  # bytes; answers to longer request-targets are not memoised
+MEMO_BYTES: Final = 16 * 1024 * 1024  # of them together: at 1 to 4 KiB an answer, the number is reached first
+MEMO_ANSWER_BYTES: Final = MEMO_BYTES // 4  # a larger answer is not memoised: a few would push out all others
+MEMO_OVERHEAD: Final = 1024  # bytes that a memo takes beside its key and body: objects, and the head as it is sent
+KEY_LIMIT: Final = 512  # bytes; answers to reads with a longer key are not memoised
 _FOREVER: Final = float("inf")
 
 _log = structlog.get_logger("phasegate.arm")
@@ -34,6 +37,7 @@ class _Memo(NamedTuple):
     basis: tuple[tuple[Cell, int], ...]
     until: float
     answer: Answer
+    size: int
 
 
 class StoreArm:
@@ -43,16 +47,17 @@ class StoreArm:
         self.kind = store.kind
         self.store = store
         self.deadline_s = deadline_s
-        self.mirror: Callable[[Change], Awaitable[None]] | None = None  # called with every applied change
+        self.mirror: Mirror | None = None  # hands its changes to the other side
         self._rehearsal = rehearsal
         self._memos: dict[bytes, _Memo] = {}
+        self._memo_bytes = 0
         self._memo_hits = 0
         self._gaps: set[str] = set()  # operations whose read the store refused
         self._handlers: dict[str, Callable[[Call, Context], Any]] = registry.handlers(store)
 
-    def peek(self, operation: Operation, target: bytes) -> Answer | None:
+    def peek(self, operation: Operation, key: bytes) -> Answer | None:
         """As ``Arm.peek``."""
-        memo = self._memos.get(target)
+        memo = self._memos.get(key)
         if memo is None or memo.operation is not operation:
             return None
         self.store.poll()
@@ -69,13 +74,11 @@ class StoreArm:
         if self._rehearsal is not None:
             await self._rehearse(self._rehearsal)
         operation = call.operation
-        ctx = Context(asyncio.get_running_loop().time() + self.deadline_s)
+        deadline = asyncio.get_running_loop().time() + self.deadline_s
         try:
             if operation.kind == "write":
-                answer, change = await self._handlers[operation.name](call, ctx)
-                if change is not None and self.mirror is not None:
-                    await self.mirror(change)
-                return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+                return await self._write(call, deadline)
+            ctx = Context(deadline)
             answer = await self._handlers[operation.name](call, ctx)
         except OperationRefused as refusal:
             answer = refusal.answer
@@ -92,8 +95,23 @@ class StoreArm:
             message = f"{operation.name}: {type(error).__name__}"
             raise Fault(FaultKind.INTERNAL, message, may_have_applied=True) from error
         if operation.kind == "read" and ctx.memorable and self._rehearsal is None:
-            self._remember(call, _Memo(operation, tuple(ctx.basis), ctx.until, answer))
+            self._remember(call, ctx, answer)
         return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+
+    async def _write(self, call: Call, deadline: float) -> Answer:
+        handler = self._handlers[call.operation.name]
+        mirror = self.mirror
+        if mirror is None:
+            answer, _ = await handler(call, Context(deadline))
+            return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
+        ahead = WriteAhead(mirror)
+        try:
+            answer, change = await handler(call, Context(deadline, ahead.intend))
+        except BaseException:
+            ahead.leave()
+            raise
+        await ahead.finish(change)
+        return answer  # type: ignore[no-any-return]  # as above
 
     def _gap(self, operation: Operation, rejection: Rejected) -> Answer:
         """The answer when the store refuses a read as invalid.
@@ -108,14 +126,18 @@ class StoreArm:
             _log.error("read_refused_by_store", operation=operation.name, backend=self.kind, reason=reason)
         return error_answer(400, "invalid_query", "the backend does not accept this query")
 
-    def _remember(self, call: Call, memo: _Memo) -> None:
-        if len(call.target) > TARGET_LIMIT:
+    def _remember(self, call: Call, ctx: Context, answer: Answer) -> None:
+        key, memos = call.key, self._memos
+        size = len(key) + len(answer.body) + MEMO_OVERHEAD
+        if len(key) > KEY_LIMIT or size > MEMO_ANSWER_BYTES:
             return
-        memos = self._memos
-        memos.pop(call.target, None)
-        if len(memos) >= MEMO_LIMIT:
-            del memos[next(iter(memos))]  # the oldest
-        memos[call.target] = memo
+        old = memos.pop(key, None)
+        if old is not None:
+            self._memo_bytes -= old.size
+        memos[key] = _Memo(call.operation, tuple(ctx.basis), ctx.until, answer, size)
+        self._memo_bytes += size
+        while len(memos) > MEMO_LIMIT or self._memo_bytes > MEMO_BYTES:
+            self._memo_bytes -= memos.pop(next(iter(memos))).size  # the oldest
 
     async def _rehearse(self, rehearsal: Rehearsal) -> None:
         if rehearsal.latency_s:

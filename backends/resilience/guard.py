@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from backends.documents.port import Rejected
 from backends.errors import Fault, FaultKind
 from backends.resilience.backoff import RetryBudget, backoff
 from backends.resilience.breaker import Breaker
@@ -38,18 +39,22 @@ class Guard:
         ``deadline`` is in the event loop's time. Only for calls that may be applied twice. Raises ``Fault``.
         """
         loop = asyncio.get_running_loop()
+        sent = False  # an earlier attempt may have been applied: the last one's outcome does not speak for it
         for attempt in range(RETRIES + 1):
             now = loop.time()
             left = deadline - now
             if left <= 0:
-                raise Fault(FaultKind.DEADLINE, "the deadline passed before the call was made")
+                message = "the deadline passed before the call was made"
+                raise Fault(FaultKind.DEADLINE, message, may_have_applied=sent)
             if not self.breaker.allow(now):
-                raise Fault(FaultKind.BREAKER, "the breaker is open: the backend failed too often just now")
+                message = "the breaker is open: the backend failed too often just now"
+                raise Fault(FaultKind.BREAKER, message, may_have_applied=sent)
             self.attempts += 1
             try:
                 result = await call(left)
             except Fault as fault:
                 now = loop.time()
+                sent = fault.may_have_applied = sent or fault.may_have_applied
                 self.breaker.record(fault.kind not in _HARMLESS, now)
                 wait = backoff(attempt, BASE_S, CAP_S, self._dice)
                 last = attempt == RETRIES or not fault.may_retry or deadline - now < wait + WORTHWHILE_S
@@ -57,7 +62,11 @@ class Guard:
                     raise
                 self.retries += 1
                 await asyncio.sleep(wait)
-            except Exception:  # the request was refused as invalid: the backend works
+            except Rejected as refusal:  # the backend works
+                refusal.may_have_applied = sent
+                self.breaker.record(False, loop.time())
+                raise
+            except Exception:
                 self.breaker.record(False, loop.time())
                 raise
             else:

@@ -45,11 +45,16 @@ def given(request: web.Request, parameter: ApiParameter) -> Any:
     text = (request.headers if parameter.where == "header" else request.query).get(parameter.name)
     if text is None:
         return parameter.default
-    value = text if isinstance(inspect.type_info(parameter.type), inspect.StrType) else _number(text)
+    value = text if _is_text(parameter.type) else _number(text)
     mistakes = problems(parameter.type, value, parameter.name)
     if mistakes:
         raise ApiProblem(400, "malformed", "; ".join(mistakes))
     return value
+
+
+def _is_text(kind: Any) -> bool:
+    info = inspect.type_info(kind)
+    return isinstance(info.type if isinstance(info, inspect.Metadata) else info, inspect.StrType)
 
 
 def _number(text: str) -> int | str:

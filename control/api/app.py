@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ from control.figures import metrics
 from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
+from control.lead.documents import WouldBeRefused
 from control.lead.execution import CommandRefused
 from control.lead.receiver import Receiver
 from control.plan.settings import Settings
@@ -63,6 +65,7 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+EARLIER_MAX: Final = 20  # earlier names that an error lists
 _HTTP: Final = {"store_slow": 503, "store_failed": 503}
 NOBODY: Final = Identity("nobody", "viewer")
 
@@ -174,13 +177,35 @@ class Api:
             message = f"a change by a session must carry the session's token in {CSRF_HEADER}"
             raise ApiProblem(403, "csrf", message, "Reload the page.")
 
-    def _coordinator(self, request: web.Request) -> Coordinator:
+    async def _coordinator(self, request: web.Request) -> Coordinator:
         name = request.match_info["name"]
         coordinator = self._coordinators.get(name)
         if coordinator is None:
-            names = ", ".join(self._coordinators)
-            raise ApiProblem(404, "no_such_migration", "there is no such migration", f"Known migrations: {names}")
+            raise await self._no_such(name)
         return coordinator
+
+    async def _trail(self, request: web.Request) -> str:
+        """The name of a trail: a migration's, or one that the configuration no longer has."""
+        name = request.match_info["name"]
+        if name not in self._coordinators and not await self._store.has(name):
+            raise await self._no_such(name)
+        return name
+
+    async def _no_such(self, name: str) -> ApiProblem:
+        """The answer for a name that is no migration's: which there are, and which there were."""
+        hint, earlier, renamed_to = f"Known migrations: {', '.join(self._coordinators)}", [], None
+        with suppress(StoreError):  # the answer is right without them, too
+            names = await self._store.names(len(self._coordinators) + EARLIER_MAX + 1)
+            earlier = [one for one in names if one not in self._coordinators]
+            renamed_to = await self._store.renamed_to(name)
+        if earlier:
+            more = " and more" if len(earlier) > EARLIER_MAX else ""
+            listed = ", ".join(earlier[:EARLIER_MAX])
+            hint += f". Earlier names, of which audit and verify read the trail: {listed}{more}"
+        message = "there is no such migration"
+        if renamed_to is not None:
+            message = f"there is no such migration any more: it goes on as {renamed_to}"
+        return ApiProblem(404, "no_such_migration", message, hint)
 
     # Migrations.
 
@@ -188,10 +213,10 @@ class Api:
         return answers.document(Migrations(tuple(_in_short(c) for c in self._coordinators.values())))
 
     async def _status(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._coordinator(request).status())
+        return answers.document((await self._coordinator(request)).status())
 
     async def _act(self, request: web.Request, who: Identity) -> web.Response:
-        coordinator = self._coordinator(request)
+        coordinator = await self._coordinator(request)
         try:
             body = orjson.loads(await request.read())
         except orjson.JSONDecodeError as error:
@@ -203,13 +228,15 @@ class Api:
         except Malformed as error:
             raise ApiProblem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
         if command.dry_run:
-            checks = tuple(await self._dry_run())
-            return answers.document(replace(coordinator.status(), checks=checks))
+            examined, preflight = await asyncio.gather(coordinator.examine(command), self._dry_run())
+            made = {check.name for check in examined.checks}
+            checks = (*examined.checks, *(check for check in preflight if check.name not in made))
+            return answers.document(replace(coordinator.status(), checks=checks, refused=_would_be(examined.refused)))
         return await self._carry_out(coordinator, command)
 
     async def _reset(self, request: web.Request, who: Identity) -> web.Response:
         reason: str = given(request, REASON)
-        return await self._carry_out(self._coordinator(request), Command("reset", who.name, reason))
+        return await self._carry_out(await self._coordinator(request), Command("reset", who.name, reason))
 
     async def _carry_out(self, coordinator: Coordinator, command: Command) -> web.Response:
         # A client that disconnects does not cancel its command: the command runs to its end.
@@ -223,28 +250,36 @@ class Api:
         return answers.document(replace(status, message=told))
 
     async def _audit(self, request: web.Request, who: Identity) -> web.Response:
-        coordinator = self._coordinator(request)
+        name = await self._trail(request)
         limit, cursor = given(request, LIMIT), given(request, CURSOR)
-        lines = await self._store.audit(coordinator.name, limit, None if cursor is None else int(cursor))
+        lines = await self._store.audit(name, limit, None if cursor is None else int(cursor))
         more = len(lines) == limit and lines[-1].seq > 1
         entries = tuple(audit_document(line) for line in lines)
-        return answers.document(AuditPage(entries, str(lines[-1].seq) if more else None))
+        renamed_to = await self._renamed_to(name)
+        return answers.document(AuditPage(entries, str(lines[-1].seq) if more else None, renamed_to))
 
     async def _verify(self, request: web.Request, who: Identity) -> web.Response:
-        trail = await self._store.verify(self._coordinator(request).name)
-        return answers.document(VerifiedTrail(not trail.problems, trail.entries, trail.hash, trail.problems))
+        name = await self._trail(request)
+        trail = await self._store.verify(name)
+        renamed_to = await self._renamed_to(name)
+        return answers.document(
+            VerifiedTrail(not trail.problems, trail.entries, trail.hash, trail.problems, renamed_to)
+        )
+
+    async def _renamed_to(self, name: str) -> str | None:
+        return None if name in self._coordinators else await self._store.renamed_to(name)
 
     async def _figures(self, request: web.Request, who: Identity) -> web.Response:
-        return answers.document(self._coordinator(request).publisher.figures())
+        return answers.document((await self._coordinator(request)).publisher.figures())
 
     async def _history(self, request: web.Request, who: Identity) -> web.Response:
-        history = self._coordinator(request).publisher.history
+        history = (await self._coordinator(request)).publisher.history
         response = answers.document(history.document(given(request, STEP)))
         response.enable_compression()  # thousands of similar numbers: compression saves most of the bytes
         return response
 
     async def _report(self, request: web.Request, who: Identity) -> web.Response:
-        coordinator = self._coordinator(request)
+        coordinator = await self._coordinator(request)
         lines = await self._store.run(coordinator.name)
         # Entries that are not in the store yet belong to the run, too.
         pending = coordinator.outbox.entries
@@ -262,7 +297,7 @@ class Api:
         return answers.document(run)
 
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
-        coordinator = self._coordinator(request)
+        coordinator = await self._coordinator(request)
         return await self._streams.answer(request, coordinator.publisher.hub, coordinator.name, coordinator.status)
 
     # Sessions.
@@ -320,6 +355,10 @@ class Api:
             raise ApiProblem(404, "not_found", "there is no such file")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Cache-Control": "no-cache"}
         return web.FileResponse(path, headers=headers)
+
+
+def _would_be(refused: CommandRefused | None) -> WouldBeRefused | None:
+    return None if refused is None else WouldBeRefused(refused.code, refused.message, refused.hint)
 
 
 def _session_of(who: Identity) -> SessionDocument:

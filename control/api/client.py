@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from control.api.documents import AuditPage, ErrorDetail, ErrorDocument, VerifiedTrail
+from control.api.documents import AuditPage, ErrorDetail, ErrorDocument, Migrations, VerifiedTrail
 from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.figures.documents import Figures
 from control.lead.commands import Action, ActionBody
@@ -63,6 +63,14 @@ class ControlClient:
         """The path of this client's migration."""
         return f"/api/migration/{quote(self.migration, safe='')}"
 
+    def named(self, migration: str) -> ControlClient:
+        """A client of another migration of the same control plane."""
+        return ControlClient(self.url, self._token, migration)
+
+    def migrations(self) -> Migrations:
+        """Every migration of the control plane, in short."""
+        return self._call("GET", "/api/migration", Migrations)
+
     def status(self, timeout_s: float = TIMEOUT_S) -> Status:
         """The migration's status now."""
         return self._call("GET", self.base, Status, timeout_s=timeout_s)
@@ -72,9 +80,10 @@ class ControlClient:
         body = ActionBody(action, **{name: value for name, value in fields.items() if value is not None})
         return self._call("POST", self.base, Status, body, timeout_s=ACTION_TIMEOUT_S)
 
-    def reset(self) -> Status:
+    def reset(self, reason: str | None = None) -> Status:
         """Emergency reset: weight 0, state idle."""
-        return self._call("DELETE", self.base, Status, timeout_s=ACTION_TIMEOUT_S)
+        query = f"?{urlencode({'reason': reason})}" if reason else ""
+        return self._call("DELETE", f"{self.base}{query}", Status, timeout_s=ACTION_TIMEOUT_S)
 
     def audit(self, limit: int, cursor: str | None = None) -> AuditPage:
         """A page of the audit trail."""

@@ -48,6 +48,7 @@ class AuditPage(Struct, frozen=True):
 
     entries: tuple[AuditEntry, ...]
     next_cursor: str | None  # the `cursor` that fetches the next page; null on the last page
+    renamed_to: str | None = None  # the name that goes on with the migration; null where it was not renamed
 
 
 class VerifiedTrail(Struct, frozen=True):
@@ -57,6 +58,7 @@ class VerifiedTrail(Struct, frozen=True):
     entries: int
     hash: str  # the last entry's hash
     problems: tuple[str, ...]  # in words; empty where the trail is whole
+    renamed_to: str | None = None  # as in a page of the trail
 
 
 class SessionDocument(Struct, frozen=True):

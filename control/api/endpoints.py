@@ -27,7 +27,7 @@ from control.lead.commands import ActionBody, Reason
 from control.lead.documents import Status
 from control.report.documents import Report
 
-Number = Annotated[str, Meta(pattern="^[0-9]{1,18}$")]  # of an audit entry
+Number = Annotated[str, Meta(pattern="^[0-9]{1,18}$", description='the number of an audit entry, such as "42"')]
 EVENT_STREAM: Final = "text/event-stream"
 OpenApi = dict[str, Any]
 

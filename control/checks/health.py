@@ -46,17 +46,22 @@ class OriginHealth(NamedTuple):
 
     health: Health
     date: str | None = None
+    mend: str = ""  # where it was never asked: what to do on this side
 
 
 class _NoAnswerError(Exception):
     """The origin's answer is not HTTP; the message says what is wrong with it."""
 
 
+class _UnusableTlsError(Exception):
+    """A file of our own `tls` cannot be used; the message says which, and what is wrong with it."""
+
+
 async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
     """Connect to an origin and send it one request, within its timeout. Never raises ``OSError``."""
     path = reach.health or "/"
     began = time.perf_counter()
-    status, date, transport = 0, None, None
+    status, date, transport, mend = 0, None, None, ""
     try:
         async with asyncio.timeout(reach.timeout_s):
             dial = _dialer(reach)
@@ -64,6 +69,9 @@ async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
             transport = await dial(asyncio.StreamReaderProtocol(reader))
             status, date = await _exchange(transport, reader, reach.url, path)
         detail = f"{reach.url} answers {status}" + (f" to GET {path}" if reach.health else "")
+    except _UnusableTlsError as error:
+        detail = f"{reach.url} was not asked: its `tls` cannot be used: {error}"
+        mend = "Correct the file, or the key under `tls` that names it."
     except TimeoutError:
         stage = "it accepted no connection" if transport is None else f"it gave no answer to GET {path}"
         detail = f"{reach.url} does not answer: {stage} within {reach.timeout_s:g} s"
@@ -79,14 +87,14 @@ async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
             detail += "; expected 2xx or 3xx"
     else:
         ok = bool(status) and (status < 500 or not below_500)
-    return OriginHealth(Health(ok, took_ms, detail), date)
+    return OriginHealth(Health(ok, took_ms, detail), date, mend)
 
 
 def _dialer(reach: Reach) -> Callable[[asyncio.BaseProtocol], Awaitable[asyncio.Transport]]:
     try:
         return dialer(reach.url, reach.tls)
     except OSError as error:
-        raise _NoAnswerError(f"its `tls` cannot be used: {why(error)}") from None
+        raise _UnusableTlsError(why(error)) from None
 
 
 async def _exchange(
@@ -143,8 +151,8 @@ async def _of_arm(arm: Arm) -> Health:
     return Health(health.ok, health.latency_ms, f"{arm.kind}: {health.detail}")
 
 
-def _check(name: str, backend: Backend, health: Health) -> Check:
-    mend = "" if health.ok else KINDS[backend.kind].mend(backend)
+def _check(name: str, backend: Backend, health: Health, mend: str = "") -> Check:
+    mend = "" if health.ok else mend or KINDS[backend.kind].mend(backend)
     return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)
 
 
@@ -156,7 +164,8 @@ async def ask_once(settings: Settings, name: str) -> Check:
     backend = settings.backends[name]
     reach = reach_of(backend, settings.app)
     if reach is not None:
-        return _check(name, backend, (await ask_origin(reach, below_500=True)).health)
+        asked = await ask_origin(reach, below_500=True)
+        return _check(name, backend, asked.health, asked.mend)
     arm = build_arm(backend)
     await arm.start()
     try:
@@ -197,11 +206,11 @@ class Arms:
     async def check(self, name: str) -> Check:
         """One backend's health; waits until the arms are open."""
         await self._opened.wait()
+        backend = self._backends[name]
         if name in self._origins:
-            health = (await ask_origin(self._origins[name])).health
-        else:
-            health = await _of_arm(self._arms[name])
-        return _check(name, self._backends[name], health)
+            asked = await ask_origin(self._origins[name])
+            return _check(name, backend, asked.health, asked.mend)
+        return _check(name, backend, await _of_arm(self._arms[name]))
 
     def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
         """A function that checks both backends of a migration."""

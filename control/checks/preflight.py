@@ -1,7 +1,7 @@
 """Pre-flight: checks everything that a migration needs before it begins. Nothing here changes a running phasegate.
 
-Each check is a function that takes ``Preflight`` and yields ``Check``s: what was found, and how to repair it. Some
-facts only a running control plane knows; where one answers, it is asked for a dry run of the start.
+Each check is a function that takes ``Preflight`` and yields ``Check``s: what was found, and how to repair it. What
+`serve` would refuse is checked by its own functions, which whoever calls hands over.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ import psutil
 
 from backends.arm import TARGET
 from backends.backend import Backend
-from backends.copy.fixtures import FixtureError
+from backends.copy.folder import FixtureError
+from backends.copy.seed import can_be_seeded, is_seeded
 from backends.documents.port import Context, delete, put
 from backends.errors import Fault
 from backends.kinds.registry import KINDS, Kind, opener
 from backends.origin import Reach
-from control.checks.check import Check
+from control.checks.check import Check, failed
 from control.checks.health import ask_once, ask_origin
 from control.plan.phases import FULL_BP
 from control.plan.settings import Settings, address
 from proxy.board import board
 from proxy.migration.buckets import assign, bucket, salt
 from proxy.migration.routes import layout
+from proxy.process.fixed import changed, fixed_of
+from proxy.process.rundir import ready_in
 
 APP_TIMEOUT_S: Final = 5.0
 BACKEND_TIMEOUT_S: Final = 10.0  # to write and delete one document
@@ -48,30 +51,29 @@ PROBE: Final = "phasegate/preflight"  # path of the document that the permission
 _VENDOR: Final = Path(__file__).parents[1] / "dashboard" / "vendor"
 
 Look = Callable[["Preflight"], Iterator[Check]]
-
-
-DryRun = Callable[[str], list[Check]]  # a migration's name → the running control plane's checks of a start
+Obstacles = Callable[[Settings], Iterator[Check]]  # what keeps a configuration from being served
 
 
 @dataclass(slots=True)
 class Preflight:
-    """The checks' input. ``dry_run`` asks the running control plane; None where none answers."""
+    """The checks' input."""
 
     settings: Settings
     token: str | None
-    dry_run: DryRun | None
+    obstacles: Obstacles
+    is_served: bool  # whether a phasegate answers where this configuration's control plane would
     inside: bool  # whether this is the control process itself, whose ports and run directory are in use by it
     app_date: str | None = None  # the Date field of the app's answer, for the check of the clock
 
 
-async def run_checks(settings: Settings) -> list[Check]:
+async def run_checks(settings: Settings, obstacles: Obstacles) -> list[Check]:
     """Make every check, from within the control process."""
-    return await _run(Preflight(settings, None, None, inside=True))
+    return await _run(Preflight(settings, None, obstacles, is_served=True, inside=True))
 
 
-def preflight(settings: Settings, *, token: str | None, dry_run: DryRun | None) -> list[Check]:
-    """Make every check, from another process. ``dry_run`` asks the running control plane; None where none answers."""
-    return asyncio.run(_run(Preflight(settings, token, dry_run, inside=False)))
+def preflight(settings: Settings, obstacles: Obstacles, *, token: str | None, is_served: bool) -> list[Check]:
+    """Make every check, from another process; ``is_served``: whether a control plane answers."""
+    return asyncio.run(_run(Preflight(settings, token, obstacles, is_served=is_served, inside=False)))
 
 
 async def _run(scene: Preflight) -> list[Check]:
@@ -111,24 +113,47 @@ def _phases(scene: Preflight) -> Iterator[Check]:
         yield Check(f"phases of {name}", not odd, f"{found}; {'; '.join(odd)}" if odd else found, mend)
 
 
+def _obstacles(scene: Preflight) -> Iterator[Check]:
+    yield from scene.obstacles(scene.settings)
+
+
 async def _app(scene: Preflight) -> list[Check]:
     app = scene.settings.app
-    health, scene.app_date = await ask_origin(Reach(app.origin, APP_TIMEOUT_S, app.tls), below_500=True)
+    health, scene.app_date, unusable_tls = await ask_origin(Reach(app.origin, APP_TIMEOUT_S, app.tls), below_500=True)
     found = f"{health.detail} ({health.latency_ms:.0f} ms)"
-    return [Check("app", health.ok, found, f"Start the app, or correct app.origin ({app.origin}).")]
+    mend = f"Start the app, or correct app.origin ({app.origin})."
+    return [Check("app", health.ok, found, unusable_tls or mend)]
 
 
 async def _backends(scene: Preflight) -> list[Check]:
     used = {name for m in scene.settings.migrations.values() for name in (m.source, m.target)}
-    return [check for name in sorted(used) for check in await _backend(scene.settings, name)]
+    checks = [check for name in sorted(used) for check in await _backend(scene.settings, name)]
+    unwell = {check.name for check in failed(checks)}
+    for name, migration in scene.settings.migrations.items():
+        target = scene.settings.backends[migration.target]
+        source = scene.settings.backends[migration.source]
+        if can_be_seeded(target, source) and f"backend {migration.target}" not in unwell:
+            checks.append(await _initial_data(name, target))
+    return checks
+
+
+async def _initial_data(migration: str, target: Backend) -> Check:
+    """Whether the target was given the source's initial data. It is no failure: it may have data of its own."""
+    title = f"initial data of {migration}"
+    try:
+        if await is_seeded(target):
+            return Check(title, True, "the target was seeded")
+    except Fault as fault:
+        return Check(title, None, f"it cannot be told whether the target was seeded: {fault}")
+    mend = "Run `phasegate seed`, unless the target has the source's data already."
+    return Check(title, None, "the target was not seeded", mend)
 
 
 async def _backend(settings: Settings, name: str) -> list[Check]:
     try:
         health = await ask_once(settings, name)
-    except FixtureError as error:
-        mend = "Correct the fixture, or leave out `fixtures` for made-up data."
-        return [Check(f"backend {name}", False, str(error), mend)]
+    except FixtureError:
+        return []  # told among the obstacles
     backend = settings.backends[name]
     kind = KINDS[backend.kind]
     if not health.ok or kind.open_store is None or kind.local:
@@ -166,27 +191,36 @@ def _access(scene: Preflight) -> Iterator[Check]:
         yield Check("token", good, f"PHASEGATE_TOKEN is {whose}", "Put an operator's token into PHASEGATE_TOKEN.")
 
 
-def _machine(scene: Preflight) -> Iterator[Check]:
+def _load(scene: Preflight) -> Iterator[Check]:
+    """Warn of a busy machine. It is no failure: the load of one moment says nothing of when the migration begins."""
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
-    memory = psutil.virtual_memory()
+    found = f"load {load:.2f} on {cores} cores"
+    if load < LOAD_A_CORE * cores:
+        yield Check("system load", True, found)
+        return
+    mend = "Wait until the machine is quieter, or give it more processors: a loaded one makes any target look slow."
+    yield Check("system load", None, f"{found}, more than {LOAD_A_CORE * cores:g}", mend)
+
+
+def _memory(scene: Preflight) -> Iterator[Check]:
+    free = psutil.virtual_memory().available / BYTES_PER_MB
     needed = max(m.thresholds.memory_mb for m in scene.settings.migrations.values())
-    free = memory.available / BYTES_PER_MB
-    good = load < LOAD_A_CORE * cores and free > needed
-    yield Check(
-        "system load",
-        good,
-        f"load {load:.2f} on {cores} cores, {free:.0f} MB of memory free, {needed:.0f} MB needed",
-        "Wait until the machine is quieter, or give it more processors or memory: a loaded machine makes any target "
-        "look slow.",
-    )
+    mend = "Give the machine more memory: without it any target looks slow."
+    yield Check("memory", free > needed, f"{free:.0f} MB of memory free, {needed:.0f} MB needed", mend)
 
 
 def _ports(scene: Preflight) -> Iterator[Check]:
+    """Whether each address is free, but for those that the serving phasegate has; and what it takes at a restart."""
     settings = scene.settings
-    listens = [("proxy.listen", text) for text in settings.proxy.listen]
-    for key, text in [*listens, ("control.listen", settings.control.listen)]:
-        if scene.inside or scene.dry_run is not None:
+    wanted = fixed_of(settings.plan(), settings.control.listen)
+    ready = ready_in(Path(settings.proxy.run_dir)) if scene.is_served else None
+    served = wanted if scene.inside or ready is None else ready.fixed or wanted
+    taken = (*served.listen, *served.listeners, served.control) if scene.is_served else ()
+    listens = [("proxy.listen", text) for text in wanted.listen]
+    listens += [("proxy.listeners", text) for text in wanted.listeners]
+    for key, text in [*listens, ("control.listen", wanted.control)]:
+        if text in taken:
             yield Check(key, True, f"{text}: this phasegate is running")
             continue
         host, port = address(text)
@@ -199,6 +233,9 @@ def _ports(scene: Preflight) -> Iterator[Check]:
         except OSError as error:
             mend = "Stop the process that listens there, or choose another address."
             yield Check(key, False, f"{text}: {_why(error)}", mend)
+    if keys := changed(served, wanted):
+        found = f"{', '.join(keys)}: not as the serving phasegate has it"
+        yield Check("restart", None, found, "Restart phasegate to take this configuration: a reload refuses it.")
 
 
 def _dashboard(scene: Preflight) -> Iterator[Check]:
@@ -221,7 +258,7 @@ def _state(scene: Preflight) -> Iterator[Check]:
     except OSError as error:
         yield Check("state", False, f"{folder}: {_why(error)}", mend)
         return
-    if not scene.inside and scene.dry_run is None and (folder / "lock").exists():
+    if not scene.is_served and (folder / "lock").exists():
         with open(folder / "lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -272,18 +309,8 @@ def _clock(scene: Preflight) -> Iterator[Check]:
     yield Check("clock", abs(skew) < CLOCK_SKEW_S, f"{skew:+.0f} s from the app's clock", mend)
 
 
-def _dry_run(scene: Preflight) -> Iterator[Check]:
-    """Ask the running control plane for its checks of a start, which depend on its own state."""
-    if scene.dry_run is not None:
-        for name in scene.settings.migrations:
-            yield from scene.dry_run(name)
-
-
-_BEFORE: Final[tuple[Look, ...]] = (_config, _phases)
-_AFTER: Final[tuple[Look, ...]] = (
-    *(_access, _machine, _ports, _dashboard, _state, _rehearsal, _clock),
-    _dry_run,
-)
+_BEFORE: Final[tuple[Look, ...]] = (_config, _phases, _obstacles)
+_AFTER: Final[tuple[Look, ...]] = (_access, _load, _memory, _ports, _dashboard, _state, _rehearsal, _clock)
 
 
 def _why(error: Exception) -> str:

@@ -25,7 +25,7 @@ _REASON: Final = click.option("--reason", help="Why; kept in the audit trail.")
 
 @click.command()
 @api
-@click.option("--dry-run", is_flag=True, help="Only run the checks that come before a start.")
+@click.option("--dry-run", is_flag=True, help="Say what a start would be answered now; change nothing.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint instead of from the first phase.")
 @click.option("--detach", is_flag=True, help="Start, and do not follow.")
 @_FORCE
@@ -43,6 +43,11 @@ def start(client: ControlClient, dry_run: bool, resume: bool, detach: bool, forc
 
         checks = answer.checks or ()
         print_checks(checks)
+        if answer.refused:
+            click.echo(f"`phasegate start` would be refused now: {answer.refused.message}")
+            sys.exit(GATE)
+        if failed(checks):
+            click.echo("Nothing that failed would keep `phasegate start` from beginning now.")
         sys.exit(GATE if failed(checks) else OK)
     if detach:
         _print_where_it_stands(answer)
@@ -102,22 +107,28 @@ abort = _action("abort", "End the migration and take all traffic back to the sou
 @click.command()
 @api
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def reset(client: ControlClient, yes: bool) -> None:
+@_REASON
+def reset(client: ControlClient, yes: bool, reason: str | None) -> None:
     """Emergency reset: all traffic to the source; the run cannot be resumed."""
     if not yes and sys.stdin.isatty():
         click.confirm(f"Reset {client.migration}: its progress is lost. Go on?", abort=True)
-    _print_where_it_stands(client.reset())
+    _print_where_it_stands(_sent("reset", lambda: client.reset(reason)))
 
 
 COMMANDS: Final = (start, advance, pause, resume, rollback, abort, reset)
 
 
 def _act(client: ControlClient, action: Action, reason: str | None, fields: dict[str, Any]) -> Status:
-    """Carry out an action. Ctrl-C ends the command, not the action: once sent, the action runs to its end."""
+    """Carry out an action."""
     if fields.get("force") and not reason:
         raise Stop(USAGE, f"{action} --force needs a reason: add --reason WHY, which the audit trail keeps")
+    return _sent(action, lambda: client.act(action, reason=reason, **fields))
+
+
+def _sent(action: str, send: Callable[[], Status]) -> Status:
+    """Send an action. Ctrl-C ends the command, not the action: once sent, the action runs to its end."""
     try:
-        return client.act(action, reason=reason, **fields)
+        return send()
     except KeyboardInterrupt:
         message = f"interrupted; {action} goes on to its end all the same. See what came of it: `phasegate status`"
         raise Stop(INTERRUPTED, message) from None

@@ -43,14 +43,17 @@ def watch(client: ControlClient) -> None:
 @click.option("--cursor", help="Show the next page; the page before prints its cursor.")
 @click.option("--json", "as_json", is_flag=True, help="The page as JSON.")
 def audit(client: ControlClient, limit: int, cursor: str | None, as_json: bool) -> None:
-    """List the audit trail: what was done, by whom and why, newest first."""
+    """List the audit trail: what was done, by whom and why, newest first.
+
+    --migration also takes the name of a migration that was renamed or abandoned.
+    """
     page = client.audit(limit, cursor)
     if as_json:
         print_json(page)
         return
     from control.terminal.tables import print_audit
 
-    print_audit(page)
+    print_audit(page, client.migration)
 
 
 @click.command()

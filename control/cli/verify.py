@@ -16,6 +16,8 @@ from control.terminal.exits import GATE, OK, USAGE, Stop
 def asked(client: ControlClient) -> dict[str, Trail]:
     """The migration's trail, verified by the control plane."""
     trail = client.verify()
+    if trail.renamed_to is not None:
+        click.echo(f"{client.migration} was renamed, and goes on as {trail.renamed_to}")
     return {client.migration: Trail(trail.entries, trail.hash, trail.problems)}
 
 

@@ -3,7 +3,7 @@
 // An action that takes traffic off the target is one click. One that puts traffic on the target opens a dialog. One
 // that discards a run, or goes against the evidence, needs a word to be typed.
 
-import { span, weight } from "./format.js";
+import { openingAt, span, weight } from "./format.js";
 
 const top = (status) => status.phases.at(-1);
 const next = (status) => status.phases.find((phase) => phase.weight > status.weight);
@@ -142,38 +142,63 @@ export function allowed(status) {
   }));
 }
 
+/** A phase by its name and weight. */
+const named = (phase) => `${phase.name}, ${weight(phase.weight)}`;
+
+/** What `resume` does to the weight that is held. */
+function resuming(status) {
+  const to = status.phases.find((phase) => phase.name === resumable(status));
+  if (!to) return "no phase has so little weight to go on with";
+  const does = to.weight === status.weight ? "goes on with" : to.weight < status.weight ? "lowers it to" : "raises it to";
+  return `until an operator resumes, which ${does} ${named(to)}`;
+}
+
+/** ", not before …" while hours or a freeze keep a phase from beginning; by the clocks of the window's zone. */
+const notBefore = (status) => (status.opens ? `, not before ${openingAt(status.opens)}` : "");
+
 /** What happens by itself from here, in one sentence. */
 export function comesNext(status) {
-  const { state, phase, verdict } = status;
+  const { state, phase, phases, verdict } = status;
   const to = next(status);
   switch (state) {
     case "idle":
-      return `Start puts ${weight(status.phases[0].weight)} on the target, for ${span(status.phases[0].min_soak_s)} at least.`;
+      return `Start begins with ${named(phases[0])}, for ${span(phases[0].min_soak_s)} at least${notBefore(status)}.`;
     case "running": {
-      const what = to ? `${to.name}, ${weight(to.weight)}` : "completion";
-      if (to?.approval) return `Next: ${what}, when an operator advances it.`;
+      if (!phase) return "The mode sends everything to one side, whatever the phases.";
+      const what = to ? named(to) : "completion";
+      const not = notBefore(status);
+      if (to?.approval) return `Next: ${what}, when an operator advances it${not}.`;
+      const unwell = status.waits.find((each) => each.kind === "health" || each.kind === "lag");
+      if (unwell) return `Next: ${what}, when this is mended: ${unwell.reason}${not}.`;
       const left = phase.min_soak_s - phase.soaked_s;
+      const unproven = status.waits.some((each) => each.kind === "samples" || each.kind === "proof");
+      const held = status.waits.length > 0 && !unproven && verdict?.outcome === "hold";
+      const earned = verdict?.outcome === "promote" || (left <= 0 && held);
+      if (not) return `Next: ${what}${not}${earned ? "" : ", when every rule is proven"}.`;
       if (left > 0) return `Next: ${what}, in ${span(Math.ceil(left))} at the earliest, when every rule is proven.`;
-      return verdict?.outcome === "promote"
+      return earned
         ? `Next: ${what}, now.`
         : `Next: ${what}, as soon as every rule is proven. The phase's minimum soak is over.`;
     }
     case "paused":
-      return status.weight === 0
-        ? "Held at 0 % until an operator resumes."
-        : `Held at ${weight(status.weight)} until an operator resumes; a breach still rolls back.`;
+      return `Held at ${weight(status.weight)} ${resuming(status)}${status.weight ? "; a breach still rolls back" : ""}.`;
     case "rolling_back":
       return "Waiting for the requests that began on the target before the rollback.";
     case "rolled_back":
-      return status.weight === 0
-        ? "The source answers everything. An operator decides how to go on."
-        : `Held at ${weight(status.weight)} until an operator goes on; a breach rolls back further.`;
+      if (status.weight) return `Held at ${weight(status.weight)} ${resuming(status)}; a breach rolls back further.`;
+      return `The source answers everything. ${startingAnew(status)}`;
     case "completed":
-      if (to) return `Held at ${weight(status.weight)} without a lease. Advance goes on to ${to.name}, ${weight(to.weight)}.`;
+      if (to) return `Held at ${weight(status.weight)} without a lease. Advance goes on to ${named(to)}${notBefore(status)}.`;
       return `${weight(status.weight)} stays on the target, without a lease. There is no automatic rollback any more.`;
     case "aborted":
-      return "The source answers everything. An operator decides how to go on.";
+      return `The source answers everything. ${startingAnew(status)}`;
     default:
       return "";
   }
+}
+
+function startingAnew(status) {
+  const to = status.phases.find((phase) => phase.name === resumable(status));
+  const anew = `Start begins anew with ${named(status.phases[0])}`;
+  return `${to ? `Going on leads to ${named(to)}. ` : ""}${anew}${notBefore(status)}.`;
 }

@@ -73,6 +73,25 @@ export function moment(value, now = Date.now() / 1000) {
   return today ? clock(at) : `${date.toLocaleDateString("en-CA")} ${clock(at)}`;
 }
 
+/** When the hours open, {at, tz}, by the clocks of the window's zone and in UTC: Mon 2026-10-26 09:00 Europe/Paris (Mon 08:00 UTC). */
+export function openingAt({ at, tz }) {
+  const there = inZone(at, tz);
+  const utc = inZone(at, "UTC");
+  if (!there || (there.day === utc.day && there.time === utc.time)) return `${utc.weekday} ${utc.day} ${utc.time} UTC`;
+  return `${there.weekday} ${there.day} ${there.time} ${tz} (${utc.weekday} ${utc.time} UTC)`;
+}
+
+function inZone(at, timeZone) {
+  try {
+    const date = new Date(at);
+    const day = date.toLocaleDateString("en-CA", { timeZone });
+    const time = date.toLocaleTimeString("en-GB", { timeZone, hour: "2-digit", minute: "2-digit" });
+    return { weekday: date.toLocaleDateString("en", { timeZone, weekday: "short" }), day, time };
+  } catch {
+    return null; // this browser does not know the zone
+  }
+}
+
 /** How a target's latency differs from the source's: +3.2 ms (×1.4). */
 export function difference(source, target) {
   if (!known(source) || !known(target)) return NONE;

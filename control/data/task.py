@@ -32,7 +32,7 @@ from backends.copy.calm import Calm, Undisturbed, Watched
 from backends.copy.comparing import CONFIDENCE, compare, share_found
 from backends.copy.copying import copy
 from backends.copy.cost import estimate
-from backends.copy.fixtures import FixtureError
+from backends.copy.folder import FixtureError
 from backends.copy.pace import RATE, Pace
 from backends.copy.records import Differences
 from backends.copy.repairing import Repairing

@@ -41,7 +41,7 @@ def call(adapter: Adapter, spec: Spec, k: int, answered: Answered) -> Call:
     example = example_call(adapter, spec, answered, time.time(), secrets.token_hex(10))
     if "limit" in (parameter.name for parameter in spec.parameters):
         example.query["limit"] = str(1 + k % 50)
-    example.target = f"{example.operation.name}?{k}".encode()
+    example.key = f"{example.operation.name}?{k}".encode()
     return example
 
 

@@ -103,7 +103,9 @@ class Coordinator:
         self.raised_at = 0  # the revision of the last increase that was published
         self.outbox = Outbox(store, name, partial(decoded, migration.phases), clock, owner)
         self.readiness = Readiness(board, index, migration, health, clock)
-        self.publisher = Publisher(name, index, self.plan, kinds, board, self._observer, self.outbox, now)
+        self.publisher = Publisher(
+            name, index, migration, self.plan, kinds, board, self._observer, self.outbox, lambda: self.holds, now
+        )
         self._board = board
         self._clock = clock
         self._notify = notify
@@ -290,6 +292,10 @@ class Coordinator:
     async def act(self, command: Command) -> None:
         """Carry out a command; returns when it has taken effect. Raises ``CommandRefused``."""
         await execution.carry_out(self, command)
+
+    async def examine(self, command: Command) -> execution.Examined:
+        """What ``act`` would ask before it carries out the command now, and whether it would be refused."""
+        return await execution.examine(self, command, command.expected_revision, self.mono())
 
     def refusal(self, event: RolloutEvent) -> Refuse | None:
         """Why the event would be refused; changes nothing."""

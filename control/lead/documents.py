@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
@@ -78,6 +79,41 @@ class WorkerStatus(Struct, frozen=True):
     heartbeat_age_ms: float
 
 
+class WaitKind(StrEnum):
+    """What kind of thing the next step waits for."""
+
+    WINDOW = "window"
+    FREEZE = "freeze"
+    APPROVAL = "approval"
+    HEALTH = "health"
+    LAG = "lag"
+    SAMPLES = "samples"
+    PROOF = "proof"
+
+
+class Wait(Struct, frozen=True):
+    """One thing that the next step waits for. While it lasts `kind` and `name` stay; `reason` may change."""
+
+    kind: WaitKind
+    name: str
+    reason: str  # in words
+
+
+class OpensAt(Struct, frozen=True):
+    """When windows and freezes allow a phase to begin again."""
+
+    at: Timestamp
+    tz: str  # the time zone of the window that opens then; UTC where a freeze ends and there is no window
+
+
+class WouldBeRefused(Struct, frozen=True):
+    """The error that a command would be answered with."""
+
+    code: str
+    message: str
+    hint: str
+
+
 class Status(Struct, frozen=True):
     """Where a migration stands."""
 
@@ -92,7 +128,11 @@ class Status(Struct, frozen=True):
     last_rollback: Rollback | None
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
+    waits: tuple[Wait, ...] = ()  # what the next step waits for beside its minimum soak; only while it is running
+    opens: OpensAt | None = None  # while hours or a freeze keep phases from beginning; null: they do not, or for ever
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
+    # In the answer to a dry run alone: what the command itself would be answered now; null: it would be carried out.
+    refused: WouldBeRefused | UnsetType | None = UNSET
     message: str | UnsetType = UNSET  # in the answer to a rollback alone: where it is now, and how to go all the way
 
 
@@ -135,11 +175,13 @@ class PhaseLeft(PhaseFacts, frozen=True):
 # Webhooks. A message is tagged with its event, and says of which migration and when before what happened.
 
 
-class Message(Struct, frozen=True, tag_field="event"):
+class Message(Struct, frozen=True, kw_only=True, tag_field="event"):
     """What every message says."""
 
     migration: str
     at: Timestamp  # when it was made
+    # The name that the migration had then, where it was renamed before the message was taken. Left out otherwise.
+    was: str | UnsetType = UNSET
 
     @property
     def event(self) -> str:
@@ -157,9 +199,13 @@ class PhaseChangeMessage(Message, frozen=True, tag="phase_change"):
 
 
 class RollbackMessage(Message, frozen=True, tag="rollback"):
-    """A lower weight was published; what the target has open is waited for."""
+    """A lower weight was published. What the target has open is waited for, and `rollback_complete` follows, unless
+    the trigger is `resume`, `start` or `recovered`.
+    """
 
-    trigger: str  # `command`, `breach`, `lease_lost`, `abort` or `reset`; `recovered`: found when control started
+    # `command`, `breach`, `lease_lost`, `abort` or `reset`; `resume`, `start`: it went on with less weight than was
+    # held; `recovered`: found when control started.
+    trigger: str
     from_weight: float
     to_weight: float
     reason: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from control.checks.check import Check
 from control.lead.commands import Command
-from control.lead.readiness import Readiness
+from control.lead.readiness import Readiness, unwell
 from control.lead.saving import Outbox
 from control.rollout.machine import RAISING
 from control.rollout.model import On, Refuse, Rollout, RolloutEvent, State
@@ -55,23 +56,64 @@ class Leader(Protocol):
         """Wait until ``holds`` is true; False where it was not in time."""
 
 
+class Examined(NamedTuple):
+    """What a command has to pass: each check that was made, and why the command is refused; None: it is not."""
+
+    checks: list[Check]
+    refused: CommandRefused | None
+
+
+async def examine(leader: Leader, command: Command, revision: int | None, received: float) -> Examined:
+    """Ask everything that a command has to pass before it is carried out, and change nothing.
+
+    ``carry_out`` obeys it and a dry run shows it. What comes after the first refusal is not asked. ``revision`` is
+    the one that the command is for, and ``received`` is when it came, CLOCK_MONOTONIC seconds.
+    """
+    stale = command.expected_revision
+    if stale is not None and stale != leader.state.revision:
+        message = f"revision {stale} was expected, and it is {leader.state.revision}"
+        hint = "Something changed in between: look at the status, decide anew."
+        return _refused("revision", "stale_revision", message, hint)
+    if On(command.action) not in RAISING:
+        return Examined([], None)
+    if not leader.outbox.known:
+        hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
+        return _refused("checkpoint", "store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
+    not_allowed = leader.refusal(command.event(revision, received))
+    if not_allowed is not None:
+        return _refused("state", "not_allowed", not_allowed.message, not_allowed.hint)
+    allowed = Check("state", True, f"{command.action} is possible in state {leader.state.state.value}")
+    if command.force:
+        return Examined([allowed, Check("health, changes and hours", None, "passed over by force")], None)
+    found = await leader.readiness.checks()
+    closed = leader.readiness.closed() if command.action != "resume" else []
+    hours = [
+        Check(hold.kind.value, False, hold.reason, "Wait, or repeat with force and a reason.") for hold in closed
+    ]
+    if command.action != "resume" and not closed:
+        hours = [Check("hours", True, "neither a window nor a freeze keeps a phase from beginning now")]
+    made = [allowed, *found, *hours]
+    problems = [*unwell(found), *closed]
+    if not problems:
+        return Examined(made, None)
+    message = f"{command.action} was not tried: {'; '.join(hold.reason for hold in problems)}"
+    return Examined(made, CommandRefused("check_failed", message, "Mend it, or repeat with force and a reason."))
+
+
+def _refused(name: str, code: str, message: str, hint: str) -> Examined:
+    return Examined([Check(name, False, message, hint)], CommandRefused(code, message, hint))
+
+
 async def carry_out(leader: Leader, command: Command) -> None:
     """Carry out a command; returns when it has taken effect. Raises ``CommandRefused``."""
     received = leader.mono()
     revision = command.expected_revision
-    if revision is not None and revision != leader.state.revision:
-        message = f"revision {revision} was expected, and it is {leader.state.revision}"
-        raise CommandRefused(
-            "stale_revision", message, "Something changed in between: look at the status, decide anew."
-        )
-    if On(command.action) in RAISING:
-        if not leader.outbox.known:
-            hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
-            raise CommandRefused("store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
+    if On(command.action) in RAISING and revision is None:
         # The checks may take seconds: the command is for the state it was given in, and for no later one.
-        revision = leader.state.revision if revision is None else revision
-        _obey(leader.refusal(command.event(revision, received)))
-        await _pass(leader.readiness, command)
+        revision = leader.state.revision
+    refused = (await examine(leader, command, revision, received)).refused
+    if refused is not None:
+        raise refused
     _obey(leader.apply(command.event(revision, received)))
     if leader.state.pending is not None:
         await _raised(leader, leader.state.pending.revision)
@@ -84,20 +126,6 @@ async def carry_out(leader: Leader, command: Command) -> None:
 def _obey(refused: Refuse | None) -> None:
     if refused is not None:
         raise CommandRefused("not_allowed", refused.message, refused.hint)
-
-
-async def _pass(readiness: Readiness, command: Command) -> None:
-    """The checks before any increase: health, and for a phase its hours. ``force``, with a reason, skips them."""
-    if command.force:
-        return
-    problems = await readiness.unwell()
-    if command.action != "resume":
-        problems += readiness.closed()
-    if problems:
-        hint = "Mend it, or repeat with force and a reason."
-        raise CommandRefused(
-            "check_failed", f"{command.action} was not tried: {'; '.join(hold.reason for hold in problems)}", hint
-        )
 
 
 async def _raised(leader: Leader, revision: int) -> None:

@@ -7,7 +7,7 @@ backends first; the check may take seconds, so what was earned before it is aske
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from msgspec.structs import replace
@@ -158,8 +158,10 @@ class Judging:
     def _breach(self, verdict: PhaseVerdict, now: Now) -> RolloutEvent:
         """The breach; what surely fails whole goes to the start at once, whatever ``on_breach`` says."""
         whole = self._observer.fails_whole(verdict)
-        reason = "; ".join((whole, *verdict.reasons) if whole else verdict.reasons)
-        return RolloutEvent(On.BREACH, reason=reason, detected=now.mono, to=START if whole else None)
+        reasons = (whole, *verdict.reasons) if whole else verdict.reasons
+        return RolloutEvent(
+            On.BREACH, reason=_joined(reasons), reasons=reasons, detected=now.mono, to=START if whole else None
+        )
 
     def _phase(self) -> Phase | None:
         return self._leader.plan.current(self._leader.state)
@@ -180,9 +182,15 @@ class Judging:
             # The check may take seconds: what was earned before it must still be so, and still be allowed.
             earned = self._earned
             if not self._unwell and earned is not None and not self._readiness.held(self._following()):
-                self._leader.apply(RolloutEvent(On.PROMOTE, reason="; ".join(earned.reasons), revision=revision))
+                why, reasons = _joined(earned.reasons), earned.reasons
+                self._leader.apply(RolloutEvent(On.PROMOTE, reason=why, reasons=reasons, revision=revision))
         finally:
             self._checking = None
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """A verdict's reasons as one text."""
+    return "; ".join(reasons)
 
 
 def _news(hold: Hold, following: Phase | None) -> Told:

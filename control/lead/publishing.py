@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgspec.structs import asdict
@@ -10,12 +11,15 @@ from backends.arm import SOURCE, TARGET
 from control.figures.counts import figures, read_counts, summary, workers
 from control.figures.documents import Figures
 from control.figures.history import StepHistory
+from control.lead import waiting
 from control.lead.documents import ArmsStatus, ArmStatus, Status
 from control.lead.events import Hub
 from control.lead.observer import Observer
 from control.lead.saving import Outbox
 from control.lead.status import status_document
+from control.plan.gates import Hold
 from control.plan.phases import percent_of
+from control.plan.settings import Migration
 from control.plan.times import Now, of_ns
 from control.rollout.model import Rollout, RolloutPlan
 from proxy.board.board import Board
@@ -31,19 +35,24 @@ class Publisher:
         self,
         name: str,
         index: int,
+        settings: Migration,
         plan: RolloutPlan,
         kinds: tuple[str, str],
         board: Board,
         observer: Observer,
         outbox: Outbox[Any],
+        holds: Callable[[], Sequence[Hold]],
         now: Now,
     ) -> None:
-        """``kinds`` names the arms' backends."""
+        """``kinds`` names the arms' backends; ``holds`` is what keeps an earned phase from beginning now."""
         self.hub = Hub()
         self.history = StepHistory()
         self._name = name
         self._index = index
+        self._settings = settings
+        self._hours = waiting.Hours(settings)
         self._plan = plan
+        self._holds = holds
         self._kinds = kinds
         self._board = board
         self._observer = observer
@@ -76,7 +85,10 @@ class Publisher:
         )
         resumed = self._plan.resumed(state)
         checkpoint = self._outbox.status(None if resumed is None else resumed.name)
-        return status_document(self._name, self._plan, state, now, self._observer.verdict, arms, checkpoint, rows)
+        verdict, requests = self._observer.verdict, done.target.requests
+        waits = waiting.waits(self._settings, self._plan, state, now, verdict, requests, self._holds())
+        opens = self._hours.opens_at(now)
+        return status_document(self._name, self._plan, state, now, verdict, arms, checkpoint, rows, waits, opens)
 
     def figures(self) -> Figures:
         """Every operation since boot, and the data sources' gauges, as the API shows them."""

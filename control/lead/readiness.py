@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from control.checks import check as checks
@@ -21,6 +21,18 @@ HEALTH_WITHIN_S: Final = 5.0  # for all checks together: a backend that takes lo
 HealthCheck = Callable[[], Awaitable[list[Check]]]  # of both backends
 
 
+def unwell(found: Sequence[Check]) -> list[Hold]:
+    """What the checks that failed hold up."""
+    return [
+        Hold(
+            HoldKind.LAG if check.name == checks.LAG else HoldKind.HEALTH,
+            check.name,
+            f"{check.name}: {check.found}",
+        )
+        for check in failed(found)
+    ]
+
+
 class Readiness:
     """What stands in the way of one migration's next increase."""
 
@@ -31,18 +43,19 @@ class Readiness:
         self._health = health
         self._clock = clock
 
-    async def unwell(self) -> list[Hold]:
-        """Which checks fail now; takes as long as the backends take, and at most ``HEALTH_WITHIN_S``."""
+    async def checks(self) -> list[Check]:
+        """Both backends' health and the target's lag; takes at most ``HEALTH_WITHIN_S``."""
         behind = checks.lag(*lag(self._board, self._index, self._clock.now().mono))
         try:
             async with asyncio.timeout(HEALTH_WITHIN_S):
-                found = [*await self._health(), behind]
+                return [*await self._health(), behind]
         except TimeoutError:
-            found = [Check("health", False, f"no answer within {HEALTH_WITHIN_S:g} s", "Look at the backends.")]
-        return [
-            Hold(HoldKind.LAG if check is behind else HoldKind.HEALTH, check.name, f"{check.name}: {check.found}")
-            for check in failed(found)
-        ]
+            found = f"no answer within {HEALTH_WITHIN_S:g} s"
+            return [Check("health", False, found, "Look at the backends."), behind]
+
+    async def unwell(self) -> list[Hold]:
+        """Which of ``checks`` fail now."""
+        return unwell(await self.checks())
 
     def closed(self) -> list[Hold]:
         """Why no phase may begin at this hour."""

@@ -10,6 +10,7 @@ keeps back all that follow.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import os
@@ -46,18 +47,55 @@ def receiver_id(hook: Webhook) -> str:
     return hashlib.sha256(f"{hook.url}\n{hook.secret_env or ''}".encode()).hexdigest()[:16]
 
 
+# Why an attempt failed, in words: the first row that fits, by the exception's type, or by the errno of its cause.
+# None repeats what the exception says: an address in it may be a secret.
+_FAILURES: Final[tuple[tuple[type[Exception] | int, str], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "the name was not found"),
+    (errno.ETIMEDOUT, "the connection timed out"),
+    (TimeoutError, f"timed out after {TIMEOUT_S:g} s"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not trusted"),
+    (aiohttp.ClientSSLError, "the TLS handshake failed"),
+    (errno.ECONNREFUSED, "the connection was refused"),
+    (errno.EHOSTUNREACH, "there is no route to it"),
+    (errno.ENETUNREACH, "there is no route to it"),
+    (errno.EMFILE, "this process has too many files open"),
+    (errno.ECONNRESET, "the connection was cut before an answer"),
+    (errno.EPIPE, "the connection was cut before an answer"),
+    (aiohttp.ServerDisconnectedError, "the connection was cut before an answer"),
+    (aiohttp.InvalidURL, "its address is no URL"),
+    (aiohttp.ClientConnectorError, "no connection could be made"),
+    (aiohttp.ClientResponseError, "its answer is not HTTP"),
+)
+
+
+def failure(error: Exception) -> str:
+    """Why an attempt to deliver failed, in words."""
+    for cause, why in _FAILURES:
+        if getattr(error, "errno", None) == cause if isinstance(cause, int) else isinstance(error, cause):
+            return why
+    return "the connection failed"
+
+
+def key_of(hook: Webhook) -> bytes | None:
+    """The key that its messages are signed with, empty where they are not; None where its variable is not set."""
+    if not hook.secret_env:
+        return b""
+    return os.environ.get(hook.secret_env, "").encode() or None
+
+
 class Receiver:
     """Whoever is behind one address. ``took`` is called with the id of each message that is needed no more."""
 
     def __init__(self, hook: Webhook, took: Callable[[str], None], *, backoff_s: float = BACKOFF_S) -> None:
         self._url = hook.url
-        self._key = os.environ.get(hook.secret_env, "").encode() if hook.secret_env else b""
+        key = key_of(hook)
+        self._key = key or b""
         self._took = took
         self._queue: deque[SpooledMessage] = deque()
         self._arrived = asyncio.Event()
         self._backoff_s = backoff_s
         self.dropped = 0
-        self.unsigned = bool(hook.secret_env and not self._key)  # its messages wait for a process that has the key
+        self.unsigned = key is None  # its messages wait for a process that has the key
         if self.unsigned:
             _log.error("webhook_key_missing", host=self.host, variable=hook.secret_env)
 
@@ -142,6 +180,6 @@ class Receiver:
             async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 if 200 <= response.status < 300:
                     return None, False
-                return f"answered {response.status}", response.status in REFUSED
+                return f"status {response.status}", response.status in REFUSED
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return type(error).__name__, False
+            return failure(error), False

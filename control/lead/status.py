@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from control.figures.counts import WorkerState
 from control.judge.document import verdict_document
 from control.judge.verdict import PhaseVerdict
-from control.lead.documents import ArmsStatus, CheckpointStatus, CurrentPhase, PlannedPhase, Status, WorkerStatus
+from control.lead.documents import (
+    ArmsStatus,
+    CheckpointStatus,
+    CurrentPhase,
+    OpensAt,
+    PlannedPhase,
+    Status,
+    Wait,
+    WorkerStatus,
+)
 from control.plan.phases import Phase
 from control.plan.times import Now, rfc3339
 from control.rollout.model import Rollout, RolloutPlan
@@ -22,6 +31,8 @@ def status_document(
     arms: ArmsStatus,
     checkpoint: CheckpointStatus,
     workers: Sequence[WorkerState],
+    waits: tuple[Wait, ...],
+    opens: OpensAt | None,
 ) -> Status:
     """The whole status."""
     current = plan.current(s)
@@ -37,6 +48,8 @@ def status_document(
         last_rollback=s.last_rollback,
         checkpoint=checkpoint,
         workers=tuple(_worker(worker) for worker in workers),
+        waits=waits,
+        opens=opens,
     )
 
 

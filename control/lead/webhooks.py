@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from control.lead.documents import (
     ApprovalNeededMessage,
@@ -54,10 +54,12 @@ _MESSAGE_OF: Final[dict[type[Told], Callable[..., Message]]] = {
 
 def message_of(migration: str, unix: float, news: Told, revision: int) -> Message:
     """What receivers are sent of something that happened at a Unix time, after which the rollout has ``revision``."""
+    kind = _MESSAGE_OF[type(news)]
     facts = {"revision": revision} | asdict(news)
+    facts.pop("reasons", None)  # `reason` has them all
     if "reason" in facts:
         facts["reason"] = facts["reason"][:REASON_MAX]
-    return _MESSAGE_OF[type(news)](migration, rfc3339(unix), **facts)
+    return kind(migration=migration, at=rfc3339(unix), **facts)
 
 
 def spooled(message: Message, to: Sequence[str]) -> SpooledMessage:
@@ -65,10 +67,33 @@ def spooled(message: Message, to: Sequence[str]) -> SpooledMessage:
     return SpooledMessage(str(uuid.uuid4()), tuple(to), message.event, msgspec.Raw(msgspec.json.encode(message)))
 
 
+def renamed(message: SpooledMessage, names: Mapping[str, str]) -> SpooledMessage:
+    """A message as it is sent once its migration has another name; ``names`` has the new one by the old one.
+
+    A receiver that sorts messages by ``migration`` knows the new name alone, so the message has that, and as ``was``
+    the name that the migration had when the message was made. All else stays, its id and its revision too.
+    """
+    body = msgspec.json.decode(message.body)
+    old = body.get("migration") if isinstance(body, dict) else None
+    if not isinstance(old, str) or old not in names:
+        return message
+    now = body | {"migration": names[old], "was": body.get("was", old)}
+    return replace(message, body=msgspec.Raw(msgspec.json.encode(now)))
+
+
 class Webhooks:
     """Every migration's receivers. One that several migrations name gets all their messages in one order."""
 
-    def __init__(self, hooks: dict[str, Sequence[Webhook]], run_dir: Path, *, backoff_s: float = BACKOFF_S) -> None:
+    def __init__(
+        self,
+        hooks: Mapping[str, Sequence[Webhook]],
+        run_dir: Path,
+        *,
+        names: Mapping[str, str] = {},
+        backoff_s: float = BACKOFF_S,
+    ) -> None:
+        """``names`` has the names of renamed migrations, the new one by the old one."""
+        self._names = names
         self._spool = Spool(run_dir / SPOOL)
         self._receivers_of = {
             name: tuple(dict.fromkeys(map(receiver_id, each))) for name, each in hooks.items() if each
@@ -96,15 +121,20 @@ class Webhooks:
         """Hand out what an earlier process left; what is for nobody who is configured is dropped."""
         if loaded.cancelled():
             return
+        messages = [self._under_its_name(message) for message in loaded.result()]
         for name, receiver in self.receivers.items():
-            receiver.put_first([message for message in loaded.result() if name in message.to])
-        gone = [
-            (message.id, name) for message in loaded.result() for name in message.to if name not in self.receivers
-        ]
+            receiver.put_first([message for message in messages if name in message.to])
+        gone = [(message.id, name) for message in messages for name in message.to if name not in self.receivers]
         for message_id, name in gone:
             self._spool.took(message_id, name)
         if gone:
             _log.warning("webhook_receiver_gone", dropped=len(gone))
+
+    def _under_its_name(self, message: SpooledMessage) -> SpooledMessage:
+        now = renamed(message, self._names)
+        if now is not message:
+            self._spool.add(now)  # in the place of what was read: the next process need not know of the old name
+        return now
 
     def notify(self, migration: str, news: Told, revision: int) -> None:
         """Tell the migration's receivers what happened; ``revision`` is the rollout's after it."""

@@ -7,7 +7,7 @@ window neither opens twice nor opens again after it has closed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, Literal, NamedTuple
@@ -19,6 +19,15 @@ from control.plan.phases import Phase
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+ClockTime = Annotated[
+    str,
+    Meta(
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        description='a time of day from "00:00" to "23:59", such as "09:30"',
+    ),
+]
 
 
 class HoldKind(StrEnum):
@@ -42,8 +51,8 @@ class Hold(NamedTuple):
 class Window(Struct, frozen=True, forbid_unknown_fields=True):
     """Hours of ``tz`` in which a phase may begin; ``to`` at or before ``from`` is on the next day."""
 
-    opens: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="from")
-    closes: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = field(name="to")
+    opens: ClockTime = field(name="from")
+    closes: ClockTime = field(name="to")
     days: tuple[Day, ...] = DAYS
     tz: str = "UTC"  # an IANA name, which the settings have checked
 
@@ -72,6 +81,71 @@ def closed(windows: Sequence[Window], freezes: Sequence[Freeze], unix: float) ->
         )
         holds.append(Hold(HoldKind.WINDOW, "hours", f"outside the hours allowed {hours}"))
     return holds
+
+
+class Opening(NamedTuple):
+    """When a phase may begin again: Unix time, and the zone of the window that opens then; UTC without a window."""
+
+    unix: float
+    tz: str
+
+
+def opening(windows: Sequence[Window], freezes: Sequence[Freeze], unix: float) -> Opening | None:
+    """The first moment after ``unix`` at which a phase may begin; None where one may now, or never may again.
+
+    Only the end of a freeze and the opening of a window can be such a moment. Each is tried in its order.
+    """
+    if not closed(windows, freezes, unix):
+        return None
+    ends = sorted({freeze.ends.timestamp() for freeze in freezes if freeze.ends.timestamp() > unix})
+    for since in (unix, *ends):
+        until = since + _OPENS_WITHIN.total_seconds()
+        moments = {end for end in ends if end < until} | {
+            opens for window in windows for opens in _openings(window, since) if since <= opens < until
+        }
+        for moment in sorted(moments):
+            if not closed(windows, freezes, moment):
+                return Opening(moment, _zone(windows, moment))
+    return None
+
+
+# A window of one day opens within a week, or within two where clocks that are put forward skip it whole.
+_OPENS_WITHIN: Final = timedelta(days=15)
+
+
+def _zone(windows: Sequence[Window], unix: float) -> str:
+    now = datetime.fromtimestamp(unix, UTC)
+    return next((window.tz for window in windows if _within(window, now)), "UTC")
+
+
+def _openings(window: Window, since: float) -> Iterator[float]:
+    """When the window opens on each of the days from ``since`` on, in Unix time."""
+    zone = ZoneInfo(window.tz)
+    first = datetime.fromtimestamp(since, zone).date()
+    hour, minute = map(int, window.opens.split(":"))
+    for number in range(_OPENS_WITHIN.days + 1):
+        day = first + timedelta(days=number)
+        if DAYS[day.weekday()] in window.days:
+            at = datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone)
+            yield _first_shown(at)
+
+
+def _first_shown(at: datetime) -> float:
+    """When the clocks of ``at``'s zone first show its time or a later one of its day."""
+    moment = at.timestamp()
+    if datetime.fromtimestamp(moment, at.tzinfo).replace(tzinfo=None) == at.replace(tzinfo=None):
+        return moment
+    # The clocks skip that time. A skipped time is read with the offset from before, so this moment is after the
+    # skip; the skip is where the clocks first show more than was asked for.
+    early, late = int(moment - _SKIP_MAX.total_seconds()), int(moment)
+    while late - early > 1:
+        middle = (early + late) // 2
+        shown = datetime.fromtimestamp(middle, at.tzinfo).replace(tzinfo=None)
+        early, late = (early, middle) if shown > at.replace(tzinfo=None) else (middle, late)
+    return float(late)
+
+
+_SKIP_MAX: Final = timedelta(days=1)  # by which clocks were ever put forward: a whole day, across the date line
 
 
 def _hours(windows: Sequence[Window]) -> str:

@@ -1,7 +1,8 @@
 """Compares a parsed document with the shape it should have, and says every difference, not only the first. Pure.
 
 ``msgspec.convert`` stops at the first mistake; a person who edits a file wants all of them, each with its path in
-the file, what was found and what was expected.
+the file, what was found and what was expected. ``partly`` makes the most of a document with mistakes, so that what
+does not depend on them can be checked all the same.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from msgspec import inspect
+import msgspec
+from msgspec import Struct, inspect
 
 from backends.backend import Backend
 from backends.durations import Duration
 from backends.kinds.registry import KINDS
 
 SHOWN_MAX: Final = 60  # characters of a value: a line of a terminal holds the path and what was expected too
+NOT_SHOWN: Final = "not_shown"  # in a type's ``Meta(extra=...)``: a secret is easily written in the value's place
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -28,13 +32,58 @@ def problems(shape: type, value: object, path: str = "") -> list[str]:
     return [f"{where}: {what}" if where else what for where, what in _walk(inspect.type_info(shape), value, path)]
 
 
-def sound_keys(shape: type, value: object) -> object:
-    """A table without the keys whose values are mistaken, and without the unknown ones; anything else as it is."""
-    info = inspect.type_info(shape)
-    if not isinstance(info, inspect.StructType) or not isinstance(value, dict):
-        return value
-    fields = {field.encode_name: field.type for field in info.fields}
-    return {key: inner for key, inner in value.items() if key in fields and not any(_walk(fields[key], inner, ""))}
+class UnknownValueError(Exception):
+    """A value was looked at that is mistaken or missing."""
+
+
+class _Unknown:
+    """Stands for such a value. Whatever is asked of it raises ``UnknownValueError``."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UnknownValueError
+
+    __getattr__ = __bool__ = __hash__ = __iter__ = __len__ = __contains__ = __getitem__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = __str__ = __format__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+
+
+UNKNOWN: Final[Any] = _Unknown()
+
+
+Convert = Callable[[object, Any], Any]  # a value without a mistake, and its shape → what the settings have
+
+
+def partly(shape: Any, value: object, convert: Convert) -> Any:
+    """``value`` as a ``shape``, with ``UNKNOWN`` for each part that is mistaken, or missing without a default."""
+    if not problems(shape, value):
+        return convert(value, shape)
+    if shape is Backend:
+        kind = KINDS.get(str(value.get("kind"))) if isinstance(value, dict) else None
+        return UNKNOWN if kind is None else partly(kind.settings, value, convert)
+    origin, arguments = get_origin(shape), get_args(shape)
+    if origin in (Union, UnionType):
+        return partly(arguments[0], value, convert)
+    if origin is tuple and isinstance(value, list):
+        return tuple(partly(arguments[0], inner, convert) for inner in value)
+    if origin is dict and isinstance(value, dict):
+        return {key: partly(arguments[1], inner, convert) for key, inner in value.items()}
+    if isinstance(shape, type) and issubclass(shape, Struct) and isinstance(value, dict):
+        return _partly_struct(shape, value, convert)
+    return UNKNOWN
+
+
+def _partly_struct(shape: type[Struct], table: dict[str, object], convert: Convert) -> Any:
+    hints = get_type_hints(shape, include_extras=True)
+    known: dict[str, Any] = {}
+    for field in msgspec.structs.fields(shape):
+        if field.encode_name in table:
+            known[field.name] = partly(hints[field.name], table[field.encode_name], convert)
+        elif field.required:
+            known[field.name] = UNKNOWN
+    try:
+        return shape(**known)
+    except (UnknownValueError, TypeError, ValueError):  # a struct may look at its values when it is made
+        return UNKNOWN
 
 
 def join(path: str, key: str) -> str:
@@ -68,6 +117,10 @@ def _walk(info: inspect.Type, value: object, path: str) -> Mistakes:
             yield from _struct(info, value, path)
         case inspect.UnionType():
             yield from _union(info, value, path)
+        case inspect.Metadata():
+            mistake = _leaf(info.type, value, info)
+            if mistake:
+                yield path, mistake
         case inspect.CustomType() if info.cls is Backend:
             yield from _backend(value, path)
         case inspect.DictType():
@@ -147,8 +200,6 @@ def _text(info: inspect.StrType, value: object) -> bool:
 
 
 def _text_described(info: inspect.StrType) -> str:
-    if info.pattern:
-        return f"a text of the form {info.pattern}"
     if info.max_length is None:
         return "a text"
     least = f"{info.min_length} to" if info.min_length else "at most"
@@ -178,7 +229,8 @@ _LEAVES: Final[dict[type, tuple[Callable[[Any, object], bool], Callable[[Any], s
 }
 
 
-def _leaf(info: inspect.Type, value: object) -> str | None:
+def _leaf(info: inspect.Type, value: object, meta: inspect.Metadata | None = None) -> str | None:
+    """What is wrong with a value that is no table and no list. ``meta``: what its type says beside its bounds."""
     if isinstance(info, inspect.CustomType):
         assert info.cls is Duration, info
         try:
@@ -187,11 +239,18 @@ def _leaf(info: inspect.Type, value: object) -> str | None:
             return str(error)
         return None
     accepts, described = _LEAVES[type(info)]
-    return None if accepts(info, value) else f"expected {described(info)}, found {shown(value)}"
+    if accepts(info, value):
+        return None
+    expected = described(info) if meta is None else _described(meta)
+    hidden = meta is not None and NOT_SHOWN in (meta.extra or {}) and isinstance(value, str)
+    return f"expected {expected}, found {'another text' if hidden else shown(value)}"
 
 
 def _described(info: inspect.Type) -> str:
     match info:
+        case inspect.Metadata():
+            words: str | None = (info.extra_json_schema or {}).get("description")
+            return words or _described(info.type)
         case inspect.CustomType():
             return 'a duration such as "30s" or "5m"'
         case inspect.VarTupleType() | inspect.ListType():

@@ -11,11 +11,11 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from zoneinfo import available_timezones
 
 import msgspec
@@ -26,22 +26,41 @@ from backends.durations import Duration, encode_hook
 from backends.extensions import added
 from backends.kinds.registry import KINDS, decode_hook
 from control.plan.gates import Freeze, Window
-from control.plan.mistakes import join, one_of, problems, shown, sound_keys
+from control.plan.mistakes import NOT_SHOWN, UNKNOWN, UnknownValueError, join, one_of, partly, problems, shown
 from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, RESERVED, Phase, Thresholds
 from proxy.migration.routes import operations_of
-from proxy.settings import App, Mode, Plan, Proxy, Route, mistakes
+from proxy.settings import OF_APP, OF_PROXY, App, Mode, Plan, Proxy, Route
 from proxy.settings import located as place_app_and_proxy
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+T = TypeVar("T")
+LEASE_MIN_S: Final = 0.3  # control renews it many times a second, but not on a machine that stalls for a moment
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
 ZONE_LIKENESS: Final = 0.5  # of difflib: "Paris" is meant for "Europe/Paris"
+
+
+EnvironmentVariable = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description='the name of an environment variable, such as "WEBHOOK_KEY"',
+        extra={NOT_SHOWN: True},  # the key itself is easily written in its place
+    ),
+]
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
     """Who is told of what happens to a migration; signed with the key in the environment variable ``secret_env``."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
-    secret_env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^\s/]+",
+            description='an address such as "https://hooks.example.com/phasegate"',
+            extra={NOT_SHOWN: True},
+        ),
+    ]
+    secret_env: EnvironmentVariable | None = None
 
 
 class Migration(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +89,14 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True):
     """A static token, known by its SHA-256 alone."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64)]
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+    sha256: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-fA-F]{64}$",
+            description="the SHA-256 of a token, 64 hexadecimal digits as `phasegate token` prints them",
+            extra={NOT_SHOWN: True},  # the token itself is easily written in its place
+        ),
+    ]
     role: Literal["viewer", "operator"] = "viewer"
 
 
@@ -142,10 +168,16 @@ def load(path: str | Path) -> Settings:
 
 def parse(document: dict[str, Any]) -> Settings:
     """Check a parsed document, whole, and make the settings of it. Raises ``ConfigError``."""
-    found = problems(Settings, document) + list(_meanings(document))
+    found = problems(Settings, document)
+    found += _meanings(partly(Settings, document, _converted), is_sound=not found)
     if found:
         raise ConfigError(found)
-    return msgspec.convert(document, Settings, dec_hook=decode_hook)
+    settings: Settings = _converted(document, Settings)
+    return settings
+
+
+def _converted(value: object, shape: Any) -> Any:
+    return msgspec.convert(value, shape, dec_hook=decode_hook)
 
 
 def located(settings: Settings, folder: Path) -> Settings:
@@ -180,57 +212,63 @@ def address(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-# What shapes cannot say. Each check takes the sections that have a valid shape of their own, so one mistake in the
-# file does not hide another.
+# What shapes cannot say. Each check is of one thing. It is given what could be read of the document, with ``UNKNOWN``
+# in place of the rest, and says what it can until it meets one: so one mistake in the file does not hide another.
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The sections of a document that could be read; None where a section's own shape is wrong."""
-
-    app: App | None
-    proxy: Proxy | None
-    control: Control | None
-    backends: dict[str, Backend | None]
-    migrations: dict[str, Migration | None]
-    abandon: tuple[str, ...]
+Facts = Iterator[str]
 
 
-def _meanings(document: Mapping[str, Any]) -> Iterator[str]:
-    parts = _Parts(
-        _section(App, document.get("app")),
-        _section(Proxy, document.get("proxy", {})),
-        _section(Control, document.get("control", {})),
-        _sections(Backend, document.get("backends")),
-        _sections(Migration, document.get("migrations")),
-        _section(_Abandoned, {"abandon": document.get("abandon", [])}).abandon,
-    )
-    for check in _CHECKS:
-        yield from check(parts)
+def _meanings(settings: Settings, *, is_sound: bool) -> list[str]:
+    """Everything that shapes cannot say; ``is_sound``: whether nothing is ``UNKNOWN``."""
+    checks: list[Callable[[], Facts]] = [partial(check, settings) for check in _CHECKS]
+    checks += [partial(_placed, "app", check, settings.app) for check in OF_APP]
+    checks += [partial(_placed, "proxy", check, settings.proxy) for check in OF_PROXY]
+    checks += [partial(_backend, name, backend) for name, backend in _known_items(settings.backends)]
+    for name, migration in _known_items(settings.migrations):
+        path = join("migrations", name)
+        checks += [partial(check, path, migration, settings) for check in _CHECKS_OF_A_MIGRATION]
+        checks += [
+            partial(check, f"{path}.phases[{i}]", phase)
+            for i, phase in _known_list(migration.phases)
+            for check in _CHECKS_OF_A_PHASE
+        ]
+    return [problem for check in checks for problem in _as_far_as_known(check, is_sound=is_sound)]
 
 
-def _section(shape: Any, value: object) -> Any:
-    """What can be read of a section: its sound keys, with the defaults of the rest; None where one is required."""
-    sound = sound_keys(shape, value)
-    return None if problems(shape, sound) else msgspec.convert(sound, shape, dec_hook=decode_hook)
+def _as_far_as_known(check: Callable[[], Facts], *, is_sound: bool) -> list[str]:
+    """What a check says until it looks at an unknown value."""
+    found = []
+    try:
+        for problem in check():
+            found.append(problem)  # noqa: PERF402 - what was said before an exception counts
+    except (UnknownValueError, TypeError):  # TypeError: the standard library was given such a value
+        if is_sound:
+            raise
+    return found
 
 
-def _sections(shape: Any, value: object) -> dict[str, Any]:
-    return {name: _section(shape, inner) for name, inner in value.items()} if isinstance(value, dict) else {}
+def _known_items(table: Mapping[str, T]) -> list[tuple[str, T]]:
+    return [] if table is UNKNOWN else [(name, value) for name, value in table.items() if value is not UNKNOWN]
 
 
-class _Abandoned(Struct, frozen=True):
-    abandon: tuple[str, ...] = ()
+def _known_list(values: Sequence[T]) -> list[tuple[int, T]]:
+    """The items that are known, each with its place in the list."""
+    return [] if values is UNKNOWN else [(i, value) for i, value in enumerate(values) if value is not UNKNOWN]
 
 
-def _addresses(parts: _Parts) -> Iterator[str]:
-    seen: dict[tuple[str, int], str] = {}
+def _addresses(settings: Settings) -> Facts:
     listens: list[tuple[str, str]] = []
-    if parts.proxy:
-        listens += [(f"proxy.listen[{i}]", text) for i, text in enumerate(parts.proxy.listen)]
-        listens += [(f"proxy.listeners[{i}].address", door.address) for i, door in enumerate(parts.proxy.listeners)]
-    listens += [("control.listen", parts.control.listen)] if parts.control else []
+    if settings.proxy is not UNKNOWN:
+        listens += [(f"proxy.listen[{i}]", text) for i, text in _known_list(settings.proxy.listen)]
+        doors = _known_list(settings.proxy.listeners)
+        listens += [(f"proxy.listeners[{i}].address", door.address) for i, door in doors]
+    if settings.control is not UNKNOWN:
+        listens.append(("control.listen", settings.control.listen))
+    seen: dict[tuple[str, int], str] = {}
     for path, text in listens:
+        if text is UNKNOWN:
+            continue
         try:
             found = address(text)
         except ValueError as error:
@@ -239,153 +277,214 @@ def _addresses(parts: _Parts) -> Iterator[str]:
         if found in seen and found[1]:
             yield f"{path}: {text} is taken by {seen[found]} already"
         seen[found] = path
-    if parts.proxy and not parts.proxy.all_listeners():
+    if not settings.proxy.all_listeners():
         yield "proxy.listen: expected at least one address, found none"
 
 
-def _backends(parts: _Parts) -> Iterator[str]:
-    for name, backend in parts.backends.items():
-        found = None if backend is None else KINDS[backend.kind].mistakes
-        if found is not None:
-            yield from (f"{join('backends', name)}.{key}: {what}" for key, what in found(backend))
+def _backend(name: str, backend: Backend) -> Facts:
+    if (found := KINDS[backend.kind].mistakes) is not None:
+        yield from (f"{join('backends', name)}.{key}: {what}" for key, what in found(backend))
 
 
-def _proxy(parts: _Parts) -> Iterator[str]:
-    yield from (f"{path}: {what}" for path, what in mistakes(parts.app, parts.proxy))
-    if parts.proxy is None:
-        return
-    for i, rule in enumerate(parts.proxy.sticky):
+def _placed(path: str, check: Callable[[Any], Iterator[tuple[str, str]]], section: Any) -> Facts:
+    """What a check of the data plane's says of a section."""
+    yield from (f"{path}.{key}: {what}" for key, what in check(section))
+
+
+def _sticky(settings: Settings) -> Facts:
+    for i, rule in _known_list(settings.proxy.sticky):
         if rule not in ("cookie", "ip", "random") and not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", rule):
             expected = 'expected "header:NAME", "cookie", "ip" or "random"'
             yield f"proxy.sticky[{i}]: {expected}, found {shown(rule)}"
-    if not 0 <= parts.proxy.workers <= 256:
-        yield f"proxy.workers: expected 1 to 256, or 0 for one a core, found {parts.proxy.workers}"
 
 
-def _arms(parts: _Parts) -> Iterator[str]:
-    names = list(parts.backends)
-    for name, migration in parts.migrations.items():
-        path = join("migrations", name)
+def _workers(settings: Settings) -> Facts:
+    if not 0 <= settings.proxy.workers <= 256:
+        yield f"proxy.workers: expected 1 to 256, or 0 for one a core, found {settings.proxy.workers}"
+
+
+def _names(settings: Settings) -> Facts:
+    for name in settings.migrations:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-            yield f"{path}: expected a name of letters, digits, - and _ (64 at most)"
-        if migration is None:
-            continue
-        for arm in ("source", "target"):
-            backend = getattr(migration, arm)
-            if backend not in names:
-                known = f"expected one of: {', '.join(names)}" if names else "none is configured"
-                yield f"{path}.{arm}: no backend is called {shown(backend)}; {known}"
-        if migration.source == migration.target:
-            yield f"{path}.target: expected another backend than the source, found {shown(migration.target)}"
-    if not parts.migrations:
+            yield f"{join('migrations', name)}: expected a name of letters, digits, - and _ (64 at most)"
+    if not settings.migrations:
         yield "migrations: expected at least one [migrations.NAME]"
 
 
-def _routes(parts: _Parts) -> Iterator[str]:
+def _source(path: str, migration: Migration, settings: Settings) -> Facts:
+    yield from _arm(f"{path}.source", migration.source, settings)
+
+
+def _target(path: str, migration: Migration, settings: Settings) -> Facts:
+    yield from _arm(f"{path}.target", migration.target, settings)
+
+
+def _arm(path: str, backend: str, settings: Settings) -> Facts:
+    names = list(settings.backends)
+    if backend not in names:
+        expected = f"expected one of: {', '.join(names)}" if names else "none is configured"
+        yield f"{path}: no backend is called {shown(backend)}; {expected}"
+
+
+def _two_arms(path: str, migration: Migration, settings: Settings) -> Facts:
+    if migration.source == migration.target:
+        yield f"{path}.target: expected another backend than the source, found {shown(migration.target)}"
+
+
+def _routes(path: str, migration: Migration, settings: Settings) -> Facts:
+    if not migration.routes:
+        yield f"{path}.routes: expected at least one path, found none"
+    for i, route in _known_list(migration.routes):
+        if not re.fullmatch(r"/[^\s?#]*", route):
+            yield f'{path}.routes[{i}]: expected a path such as "/api/scans/*", found {shown(route)}'
+
+
+def _covering(path: str, migration: Migration, settings: Settings) -> Facts:
+    for i, route in _known_list(migration.routes):
+        if route.startswith("/") and _covered(route, migration, settings) == set():
+            yield f"{path}.routes[{i}]: {shown(route)} covers no data operation"
+
+
+def _covered(route: str, migration: Migration, settings: Settings) -> set[str] | None:
+    """The operations that a route covers; None where its backends are not known."""
+    backends = dict(_known_items(settings.backends))
+    if not {migration.source, migration.target} <= backends.keys():
+        return None
+    alone = Route("", (route,), migration.source, migration.target)
+    return {operation.name for operation in operations_of(alone, backends)}
+
+
+def _shared_routes(settings: Settings) -> Facts:
     taken: dict[str, set[str]] = {}
-    backends = {name: backend for name, backend in parts.backends.items() if backend is not None}
-    for name, migration in parts.migrations.items():
-        if migration is None:
+    for name, migration in _known_items(settings.migrations):
+        if migration.source is UNKNOWN or migration.target is UNKNOWN:
             continue
-        path = join("migrations", name)
-        if not migration.routes:
-            yield f"{path}.routes: expected at least one path, found none"
-        taken[name] = set()
-        for i, route in enumerate(migration.routes):
-            if not re.fullmatch(r"/[^\s?#]*", route):
-                yield f'{path}.routes[{i}]: expected a path such as "/api/scans/*", found {shown(route)}'
-            elif {migration.source, migration.target} <= backends.keys():
-                alone = Route(name, (route,), migration.source, migration.target)
-                covered = {operation.name for operation in operations_of(alone, backends)}
-                taken[name] |= covered
-                if not covered:
-                    yield f"{path}.routes[{i}]: {shown(route)} covers no data operation"
+        routes = [route for _, route in _known_list(migration.routes) if route.startswith("/")]
+        taken[name] = set().union(*(_covered(route, migration, settings) or () for route in routes))
     for (one, first), (other, second) in combinations(taken.items(), 2):
         both = ", ".join(sorted(first & second))
         if both:
             yield f"{join('migrations', other)}.routes: {both} belongs to migration {shown(one)} already"
 
 
-def _earlier_names(parts: _Parts) -> Iterator[str]:
+def _earlier_names(settings: Settings) -> Facts:
     """A name is continued by one migration at most, or given up, and is then no migration's own."""
-    taken = {name: join("migrations", name) for name in parts.migrations}
-    for name, migration in parts.migrations.items():
-        if migration is None or migration.was is None:
+    taken = {name: join("migrations", name) for name in settings.migrations}
+    for name, migration in _known_items(settings.migrations):
+        if migration.was is None or migration.was is UNKNOWN:
             continue
         path = f"{join('migrations', name)}.was"
         if migration.was in taken:
             yield f"{path}: {shown(migration.was)} is {taken[migration.was]} already; expected an earlier name"
         taken.setdefault(migration.was, path)
-    for i, name in enumerate(parts.abandon):
+    for i, name in _known_list(settings.abandon):
         if name in taken:
             yield f"abandon[{i}]: {shown(name)} is {taken[name]} already; what is configured is not given up"
 
 
-def _phases(parts: _Parts) -> Iterator[str]:
-    for name, migration in parts.migrations.items():
-        if migration is None:
+def _phase_names(path: str, migration: Migration, settings: Settings) -> Facts:
+    if not migration.phases:
+        yield f"{path}.phases: expected at least one phase, found none"
+    names: set[str] = set()
+    for i, phase in _known_list(migration.phases):
+        if phase.name is UNKNOWN:
             continue
-        path = f"{join('migrations', name)}.phases"
-        if not migration.phases:
-            yield f"{path}: expected at least one phase, found none"
-        names: set[str] = set()
-        before: Phase | None = None
-        for i, phase in enumerate(migration.phases):
-            if phase.name in names:
-                yield f"{path}[{i}].name: {shown(phase.name)} is the name of an earlier phase"
-            names.add(phase.name)
-            if phase.name in RESERVED:
-                yield f"{path}[{i}].name: {shown(phase.name)} says where a rollback goes; expected another name"
-            if phase.weight_bp == 0:
-                yield f"{path}[{i}].weight: expected at least {LEAST_PERCENT:g}, found {phase.weight:g}"
-            elif before is not None and phase.weight_bp <= before.weight_bp:
-                least = f"{LEAST_PERCENT:g} more than the phase before ({before.weight:g})"
-                yield f"{path}[{i}].weight: expected at least {least}, found {phase.weight:g}"
-            before = phase
-            if phase.rollback_within_s <= 0:
-                yield f"{path}[{i}].rollback_within: expected more than 0"
-            if phase.max_soak_s is not None and phase.max_soak_s < phase.min_soak_s:
-                yield f"{path}[{i}].max_soak: expected at least min_soak ({phase.min_soak_s:g}s)"
+        if phase.name in names:
+            yield f"{path}.phases[{i}].name: {shown(phase.name)} is the name of an earlier phase"
+        names.add(phase.name)
+        if phase.name in RESERVED:
+            yield f"{path}.phases[{i}].name: {shown(phase.name)} says where a rollback goes; expected another name"
 
 
-def _times(parts: _Parts) -> Iterator[str]:
-    for name, migration in parts.migrations.items():
-        if migration is None:
+def _phase_weights(path: str, migration: Migration, settings: Settings) -> Facts:
+    before: Phase | None = None  # the nearest before it with a weight that is known
+    for i, phase in _known_list(migration.phases):
+        if phase.weight is UNKNOWN:
             continue
-        path = join("migrations", name)
-        if not 0.3 <= migration.lease_s <= LEASE_MAX_S:
-            yield f"{path}.lease: expected 300ms to {LEASE_MAX_S:g}s, found {migration.lease_s:g}s"
-        if migration.validate_every_s <= 0:
-            yield f"{path}.validate_every: expected more than 0"
-        for i, window in enumerate(migration.windows):
-            if window.tz not in available_timezones():
-                near = difflib.get_close_matches(window.tz, sorted(available_timezones()), 1, ZONE_LIKENESS)
-                meant = f"; did you mean {shown(near[0])}?" if near else ""
-                expected = 'expected a time zone such as "Europe/Paris" or "UTC"'
-                yield f"{path}.windows[{i}].tz: {expected}, found {shown(window.tz)}{meant}"
-        for i, freeze in enumerate(migration.freezes):
-            if freeze.ends <= freeze.begins:
-                yield f"{path}.freezes[{i}].to: expected a time after {freeze.begins.isoformat()}"
+        if phase.weight_bp == 0:
+            yield f"{path}.phases[{i}].weight: expected at least {LEAST_PERCENT:g}, found {phase.weight:g}"
+        elif before is not None and phase.weight_bp <= before.weight_bp:
+            least = f"{LEAST_PERCENT:g} more than the phase before ({before.weight:g})"
+            yield f"{path}.phases[{i}].weight: expected at least {least}, found {phase.weight:g}"
+        before = phase
 
 
-def _access(parts: _Parts) -> Iterator[str]:
-    control = parts.control
-    if control is None:
-        return
-    names = [token.name for token in control.tokens]
-    for i, token in enumerate(control.tokens):
-        if token.name in names[:i]:
+def _rollback_within(path: str, phase: Phase) -> Facts:
+    yield from _above_0(f"{path}.rollback_within", phase.rollback_within_s)
+
+
+def _soaks(path: str, phase: Phase) -> Facts:
+    if phase.max_soak_s is not None and phase.max_soak_s < phase.min_soak_s:
+        least = f"expected at least min_soak ({phase.min_soak_s.shown})"
+        yield f"{path}.max_soak: {least}, found {phase.max_soak_s.shown}"
+
+
+def _above_0(path: str, duration: Duration) -> Facts:
+    if duration <= 0:
+        yield f"{path}: expected more than 0, found {duration.shown}"
+
+
+def _lease(path: str, migration: Migration, settings: Settings) -> Facts:
+    if not LEASE_MIN_S <= migration.lease_s <= LEASE_MAX_S:
+        expected = f"expected {LEASE_MIN_S * 1000:g}ms to {LEASE_MAX_S:g}s"
+        yield f"{path}.lease: {expected}, found {migration.lease_s.shown}"
+
+
+def _validate_every(path: str, migration: Migration, settings: Settings) -> Facts:
+    yield from _above_0(f"{path}.validate_every", migration.validate_every_s)
+
+
+def _windows(path: str, migration: Migration, settings: Settings) -> Facts:
+    for i, window in _known_list(migration.windows):
+        if window.tz is not UNKNOWN and window.tz not in available_timezones():
+            near = difflib.get_close_matches(window.tz, sorted(available_timezones()), 1, ZONE_LIKENESS)
+            meant = f"; did you mean {shown(near[0])}?" if near else ""
+            expected = 'expected a time zone such as "Europe/Paris" or "UTC"'
+            yield f"{path}.windows[{i}].tz: {expected}, found {shown(window.tz)}{meant}"
+
+
+def _freezes(path: str, migration: Migration, settings: Settings) -> Facts:
+    for i, freeze in _known_list(migration.freezes):
+        if freeze.begins is UNKNOWN or freeze.ends is UNKNOWN:
+            continue
+        if freeze.ends <= freeze.begins:
+            found = f"found {freeze.ends.isoformat()}"
+            yield f"{path}.freezes[{i}].to: expected a time after {freeze.begins.isoformat()}, {found}"
+
+
+def _tokens(settings: Settings) -> Facts:
+    names: list[str] = []
+    for i, token in _known_list(settings.control.tokens):
+        if token.name is UNKNOWN:
+            continue
+        if token.name in names:
             yield f"control.tokens[{i}].name: {shown(token.name)} is the name of an earlier token"
+        names.append(token.name)
+
+
+def _people(settings: Settings) -> Facts:
     for key in ("admins", "viewers"):
-        for i, email in enumerate(getattr(control, key)):
+        for i, email in _known_list(getattr(settings.control, key)):
             if not re.fullmatch(r"[^\s@]+@[^\s@]+", email):
                 yield f"control.{key}[{i}]: expected an e-mail address, found {shown(email)}"
-    for i, origin in enumerate(control.origins):
+
+
+def _origins(settings: Settings) -> Facts:
+    for i, origin in _known_list(settings.control.origins):
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             yield f'control.origins[{i}]: expected "https://HOST" or "https://HOST:PORT", found {shown(origin)}'
-    projects = _projects(backend for backend in parts.backends.values() if backend is not None)
-    if (control.admins or control.viewers) and not control.firebase_project and len(projects) != 1:
+
+
+def _firebase(settings: Settings) -> Facts:
+    control = settings.control
+    if not (control.admins or control.viewers) or control.firebase_project:
+        return
+    if len(_projects(settings.backends.values())) != 1:
         yield "control.firebase_project: missing; e-mail addresses are believed from one Firebase project's ID tokens"
+
+
+def _open_control(settings: Settings) -> Facts:
+    control = settings.control
     try:
         host = address(control.listen)[0]
     except ValueError:
@@ -397,14 +496,13 @@ def _access(parts: _Parts) -> Iterator[str]:
         )
 
 
-_CHECKS: Final[tuple[Callable[[_Parts], Iterator[str]], ...]] = (
-    _addresses,
-    _backends,
-    _proxy,
-    _arms,
-    _routes,
-    _earlier_names,
-    _phases,
-    _times,
-    _access,
+_CHECKS: Final[tuple[Callable[[Settings], Facts], ...]] = (
+    *(_addresses, _sticky, _workers),
+    *(_names, _shared_routes, _earlier_names),
+    *(_tokens, _people, _origins, _firebase, _open_control),
 )
+_CHECKS_OF_A_MIGRATION: Final[tuple[Callable[[str, Migration, Settings], Facts], ...]] = (
+    *(_source, _target, _two_arms, _routes, _covering),
+    *(_phase_names, _phase_weights, _lease, _validate_every, _windows, _freezes),
+)
+_CHECKS_OF_A_PHASE: Final[tuple[Callable[[str, Phase], Facts], ...]] = (_rollback_within, _soaks)

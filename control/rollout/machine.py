@@ -28,6 +28,7 @@ decrease that was not persisted: keep it).
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -218,22 +219,36 @@ def _further_down(plan: RolloutPlan, s: Rollout, to: str | None) -> bool:
 
 def _elsewhere(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> Refuse | None:
     """Why the phase that is asked for by its name is not where the command leads; None where it is."""
+    refused = None
     if e.kind is On.ADVANCE and e.to is not None:
-        following = plan.following(s)
-        if following is None:
-            return Refuse(f'"{e.to}" is not next', "No phase has more weight: advance without a name completes it.")
-        if following.name != e.to:
-            return Refuse(f'"{e.to}" is not the next phase', f"Next is {named((following,))}; none is passed over.")
-    if e.kind is On.ROLLBACK and e.to is not None and e.to not in RESERVED:
-        most_bp = (
-            s.weight_bp if s.state is State.ROLLING_BACK else s.weight_bp - 1
-        )  # there it joins what is under way
-        lower = [phase for phase in plan.phases if phase.weight_bp <= most_bp]
-        if e.to not in (phase.name for phase in lower):
-            possible = f"{START} (0 %), {named(lower)}" if lower else f"{START} (0 %)"
-            message = f'a rollback from {percent_of(s.weight_bp):g} % to "{e.to}" is not possible'
-            return Refuse(message, f"It goes to less weight: possible are {possible}.")
+        refused = _not_next(plan, s, e.to)
+    elif e.kind is On.ROLLBACK and e.to is not None and e.to not in RESERVED:
+        refused = _not_below(plan, s, e.to)
+    if refused is None or e.to is None or e.to in (phase.name for phase in plan.phases):
+        return refused
+    words = RESERVED if e.kind is On.ROLLBACK else ()
+    near = difflib.get_close_matches(e.to, [*(phase.name for phase in plan.phases), *words], 1)
+    meant = f'; did you mean "{near[0]}"?' if near else ""
+    return Refuse(f'no phase is called "{e.to}"{meant}', f"The phases are {named(plan.phases)}. {refused.hint}")
+
+
+def _not_next(plan: RolloutPlan, s: Rollout, to: str) -> Refuse | None:
+    following = plan.following(s)
+    if following is None:
+        return Refuse(f'"{to}" is not next', "No phase has more weight: advance without a name completes it.")
+    if following.name != to:
+        return Refuse(f'"{to}" is not the next phase', f"Next is {named((following,))}; none is passed over.")
     return None
+
+
+def _not_below(plan: RolloutPlan, s: Rollout, to: str) -> Refuse | None:
+    most_bp = s.weight_bp if s.state is State.ROLLING_BACK else s.weight_bp - 1  # there it joins what is under way
+    lower = [phase for phase in plan.phases if phase.weight_bp <= most_bp]
+    if to in (phase.name for phase in lower):
+        return None
+    possible = f"{START} (0 %), {named(lower)}" if lower else f"{START} (0 %)"
+    message = f'a rollback from {percent_of(s.weight_bp):g} % to "{to}" is not possible'
+    return Refuse(message, f"It goes to less weight: possible are {possible}.")
 
 
 def _refusal(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> tuple[str, str]:

@@ -63,6 +63,7 @@ class RolloutEvent(Struct, frozen=True):
     kind: On
     actor: str = "phasegate"
     reason: str = ""
+    reasons: tuple[str, ...] = ()  # of a verdict: its parts, one a rule, the first the most telling
     # Of a rollback: "previous" (also None), "start", or a phase's name. Of an advance: the phase it must lead to.
     # Of a breach: "start" where the target fails whole; None is as far as the configuration says.
     to: str | None = None
@@ -111,6 +112,7 @@ class Descent(Struct, frozen=True):
     within_s: float
     final: State
     seen: float | None = None
+    reasons: tuple[str, ...] = ()
 
 
 class Rollback(Struct, frozen=True):
@@ -125,6 +127,7 @@ class Rollback(Struct, frozen=True):
     drained_ms: float  # → no older request open on the target
     total_ms: float
     within_deadline: bool
+    reasons: tuple[str, ...] = ()  # the parts of `reason`, where a verdict gave it
 
 
 class Rollout(Struct, frozen=True):
@@ -219,7 +222,7 @@ class Persist(Struct, frozen=True):
 
 
 class PhaseChange(Struct, frozen=True):
-    """A phase was entered or completed. ``weight`` in percent."""
+    """A phase was entered with more weight, or completed. ``weight`` in percent."""
 
     state: State
     phase: str | None
@@ -227,13 +230,14 @@ class PhaseChange(Struct, frozen=True):
 
 
 class RollbackBegun(Struct, frozen=True):
-    """A lower weight was published. Weights in percent."""
+    """A lower weight was published: by a rollback, or by a command that went on with less. Weights in percent."""
 
     trigger: str
     from_weight: float
     to_weight: float
     reason: str
     revision: int
+    reasons: tuple[str, ...] = ()
 
 
 News = PhaseChange | RollbackBegun | Rollback

@@ -6,7 +6,7 @@ weight is published before anything else. When an act is allowed is decided by t
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import asdict, replace
 
@@ -71,13 +71,15 @@ def _ask(
         "to_weight": percent_of(weight_bp),
         "phase": phase.name,
         "revision": revision,
-        "reason": e.reason,
+        **_why(e),
     }
     left = (_phase_left(s, now),) if s.state is State.RUNNING else ()
     entries = (*left, Entry(kind, e.actor, detail | ({"forced": True} if e.forced else {})))
-    if weight_bp < s.weight_bp:  # a start below what is held: a decrease after all
+    if weight_bp < s.weight_bp:  # a start or resume below what is held: a decrease after all, and told as one
         lowered = raised(replace(s, revision=revision), wanted, now)
-        return lowered, (PublishWeight(weight_bp, pinned), Persist(entries), _told(lowered))
+        begun = _begun(kind, s, weight_bp, e, revision)
+        entries = (*left, Entry("rollback", e.actor, asdict(begun)), *entries[len(left) :])
+        return lowered, (PublishWeight(weight_bp, pinned), Persist(entries), Notify(begun))
     return replace(s, revision=revision, pending=wanted), (Persist(entries),)
 
 
@@ -228,9 +230,10 @@ def _descend(
             decided=now.mono,
             within_s=within,
             final=final,
+            reasons=e.reasons,
         ),
     )
-    begun = RollbackBegun(trigger, percent_of(s.weight_bp), percent_of(weight_bp), e.reason, lowered.revision)
+    begun = _begun(trigger, s, weight_bp, e, lowered.revision)
     publish = PublishWeight(
         weight_bp,
         False,
@@ -319,6 +322,7 @@ def drained(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
         drained_ms=_ms(now.mono - seen),
         total_ms=_ms(total),
         within_deadline=total <= d.within_s,
+        reasons=d.reasons,
     )
     final = replace(
         s,
@@ -359,6 +363,15 @@ def _phase_left(s: Rollout, now: Now) -> Entry:
         "soaked_s": round(s.soaked(now.mono), 3),
     }
     return Entry("phase_left", "phasegate", detail)
+
+
+def _begun(trigger: str, s: Rollout, weight_bp: int, e: RolloutEvent, revision: int) -> RollbackBegun:
+    return RollbackBegun(trigger, percent_of(s.weight_bp), percent_of(weight_bp), e.reason, revision, e.reasons)
+
+
+def _why(e: RolloutEvent) -> dict[str, Any]:
+    """The reason in an entry's detail, and its parts where it has several."""
+    return {"reason": e.reason, **({"reasons": list(e.reasons)} if e.reasons else {})}
 
 
 def _told(s: Rollout) -> Notify:

@@ -221,6 +221,33 @@ class Store:
         """Every migration that has an entry or a checkpoint."""
         return [row[0] for row in self._query(_MIGRATIONS, ())]
 
+    def names(self, limit: int) -> list[str]:
+        """Migrations that have a checkpoint, as everyone with a trail has; at most ``limit``. Reads no trail."""
+        sql = "SELECT migration FROM checkpoint ORDER BY migration LIMIT ?"
+        return [row[0] for row in self._query(sql, (limit,))]
+
+    def has(self, migration: str) -> bool:
+        """Whether the migration has a checkpoint."""
+        return bool(self._query("SELECT 1 FROM checkpoint WHERE migration = ?", (migration,)))
+
+    def renamed_to(self, migration: str) -> str | None:
+        """The name that goes on with a migration; None where it was not renamed, or has gone on itself since.
+
+        Of one that was renamed several times it is the last name.
+        """
+        name, seen = migration, {migration}
+        while (to := self._next_name(name)) is not None and to not in seen:
+            seen.add(to)
+            name = to
+        return None if name == migration else name
+
+    def _next_name(self, migration: str) -> str | None:
+        newest = next(iter(self.audit(migration, 1)), None)
+        if newest is None or newest.kind != "renamed":
+            return None
+        to = newest.detail.get("to")
+        return to if isinstance(to, str) else None
+
     def _query(self, sql: str, values: Sequence[object]) -> list[Any]:
         try:
             return self._db.execute(sql, values).fetchall()
@@ -282,6 +309,18 @@ class StoreThread:
     async def audit(self, migration: str, limit: int, before: int | None = None) -> list[AuditLine]:
         """As ``Store.audit``."""
         return await self._call(lambda store: store.audit(migration, limit, before))
+
+    async def names(self, limit: int) -> list[str]:
+        """As ``Store.names``."""
+        return await self._call(lambda store: store.names(limit))
+
+    async def has(self, migration: str) -> bool:
+        """As ``Store.has``."""
+        return await self._call(lambda store: store.has(migration))
+
+    async def renamed_to(self, migration: str) -> str | None:
+        """As ``Store.renamed_to``."""
+        return await self._call(lambda store: store.renamed_to(migration))
 
     async def run(self, migration: str) -> list[AuditLine]:
         """As ``Store.run``."""

@@ -22,7 +22,7 @@ from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.figures.documents import Sample
 from control.lead.commands import Action
 from control.lead.documents import EventDocument, Status
-from control.report.wording import audit_line, changes
+from control.report.wording import WaitKey, audit_line, changes, place, waits
 from control.rollout.model import State
 from control.store.entry import AuditEntry
 
@@ -48,6 +48,7 @@ class _Followed:
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._under_way = False
+        self._waits_told: set[WaitKey] = set()
 
     @property
     def ended(self) -> State | None:
@@ -71,7 +72,10 @@ class _Followed:
         self.lost = ""
         match event:
             case Status():
-                lines += changes(self.status, event)
+                lines += changes(self.status, event, self._waits_told)
+                # A wait that comes and goes is told once in each step.
+                self._waits_told = {key for key in self._waits_told if key[: len(place(event))] == place(event)}
+                self._waits_told.update(waits(event))
                 self.status = event
                 self._under_way |= event.state is not State.IDLE
             case Sample():

@@ -33,6 +33,7 @@ _MADE: Final = {
     None: Text("not made", style="yellow"),
 }
 
+_WARNS: Final = Text("warning", style="yellow")
 _HELD: Final = _MADE | {None: Text("not yet", style="yellow")}
 _PIPE_WIDTH: Final = 240  # characters
 _STYLES: Final = dict.fromkeys(
@@ -52,8 +53,9 @@ def print_checks(checks: Sequence[Check]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        table.add_row(_MADE[check.ok], check.name, check.found)
-        if check.ok is False and check.mend:
+        warns = check.ok is None and check.mend
+        table.add_row(_WARNS if warns else _MADE[check.ok], check.name, check.found)
+        if check.ok is not True and check.mend:
             table.add_row("", "", Text(f"→ {check.mend}", style="yellow"))
     console = _console()
     print_rendered(console, table)
@@ -64,8 +66,8 @@ def print_checks(checks: Sequence[Check]) -> None:
         console.print(Text(f"All {sum(check.ok is True for check in checks)} checks passed.", style="bold green"))
 
 
-def print_audit(page: AuditPage) -> None:
-    """Print a page of the audit trail, newest entry first."""
+def print_audit(page: AuditPage, migration: str) -> None:
+    """Print a page of a migration's audit trail, newest entry first."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for column in ("time (UTC)", "who", "what"):
         table.add_column(column, no_wrap=True)
@@ -77,7 +79,10 @@ def print_audit(page: AuditPage) -> None:
     if not page.entries:
         print("No entries yet: the first one is written at the first start.")
     if page.next_cursor is not None:
-        print(f"More: phasegate audit --cursor {page.next_cursor}")
+        earlier = "" if page.renamed_to is None else f"--migration {migration} "
+        print(f"More: phasegate audit {earlier}--cursor {page.next_cursor}")
+    if page.renamed_to is not None:
+        print(f"{migration} was renamed: `phasegate audit --migration {page.renamed_to}` goes on with it.")
 
 
 def print_report(report: Report) -> None:

@@ -302,7 +302,7 @@ REHEARSALS: Final[tuple[RehearsalRow, ...]] = (
     ),
     RehearsalRow(
         "clock-set",
-        "the wall clock is set an hour forth and two hours back",
+        "the wall clock is set one hour forward and then two hours back",
         (act("set_clock", 3600), act("wait", 3.0), act("set_clock", -7200)),
         (act("set_clock", 0),),
         HELD,

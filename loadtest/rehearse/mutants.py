@@ -92,9 +92,9 @@ BUGS: Final = (
         "backends/pair/mirror.py",
         (
             (
-                "        if self._at_once and not self._queue:\n",
-                "        if hash(str(change)) % 4 == 0:\n            return\n"
-                "        if self._at_once and not self._queue:\n",
+                "        segment = logged.segment\n        if segment is not None:\n            segment.open -= 1\n",
+                "        if hash(str(logged.step)) % 4 == 0:\n            return\n"
+                "        segment = logged.segment\n        if segment is not None:\n            segment.open -= 1\n",
             ),
         ),
     ),

@@ -34,10 +34,10 @@ _COLUMNS: Final = (
 _PAGE: Final = """\
 # Rehearsals
 
-What happens when things break. Each row is a migration on real processes (phasegate as `phasegate serve` starts
-it, two workers, the Firestore emulator, a small app) under a constant load, with one fault at a time. The number of
-failed requests that is allowed is fixed in `loadtest/rehearse/faults.py` before the run; it is 0 wherever the
-source or another worker can answer.
+A rehearsal breaks one thing while a migration is under way, and measures what clients and operators notice. Each one
+runs real processes: phasegate as `phasegate serve` starts it with two workers, the Firestore emulator, and a small
+app, under a constant load. `loadtest/rehearse/faults.py` fixes before the run how many requests may fail. That number
+is 0 wherever the source or another worker can answer.
 
     {command}
 
@@ -46,19 +46,36 @@ source or another worker can answer.
 {table}
 
 {failings}\
-*failed*: requests without a right answer: no answer, an unexpected status, a wrong document, or *stale*, a good
-answer in which the visitor's own last write is missing. *p99*: from when a request was due, before, during and after
-the fault. *detected*: from the fault to the first decision to take traffic back. *decided*, *drained*: the slowest
-rollback's own steps, from its record. *safe*: from the fault to the end of the last rollback. *writes*: those that
-were sent, and looked for at the end on every side that is read. *lost*: those confirmed and not found as written, or
-counted more than once. A killed worker may take with it what it had yet to copy to the target: a write that the
-source has and the target lacks is forgiven where phasegate itself says that it lost copies.
+The columns:
 
-Besides, a rehearsal fails unless what was to be broken was seen to be broken; every visitor stayed on one side as
-long as the weight stood; nobody was sent to the target once it was left; phasegate's counters agreed with the
-client's to the request (where processes were killed: up to the requests that broke on the way); and the audit
-trail's chain is whole. `python -m loadtest.rehearse.mutants` plants bugs and shows that the rehearsals that watch for
-them fail.
+- **held**: yes where no more failed than is allowed, nothing was lost, the migration ended in the state that the
+  rehearsal expects, and all of the list below is so.
+- **failed**: requests that got no answer, an unexpected status, a wrong document or a stale one.
+- **allowed**: how many may fail.
+- **stale**: those of the failed whose answer was good but lacked the visitor's own last write.
+- **p99 before, during, after**: the 99th percentile of the time from when a request was due to its answer, before,
+  during and after the fault.
+- **detected**: from the fault to the first decision to take traffic back.
+- **decided**, **drained**: two steps of the slowest rollback, as phasegate recorded them: from detection to the
+  publication of the lower weight, and from when every worker showed it until no older request was open on the target.
+- **safe**: from the fault to the end of the last rollback.
+- **ends**: the migration's state and weight when the load ended.
+- **writes**: the writes that were sent. Each was looked for at the end on every side that is read.
+- **lost**: the writes that were confirmed and then not found as they were written, or counted more than once. One
+  that the source has and the target lacks is left out where phasegate reported that it lost copies: a killed worker
+  loses the changes that it has not copied to the target yet.
+
+A rehearsal holds only if all of this is so as well:
+
+- The fault was seen to happen.
+- Every visitor stayed on one side while the weight did not change. Only after a write that the source took was the
+  visitor read from the source for a while.
+- No request went to the target after the last rollback was complete.
+- phasegate counted exactly the requests that the client counted. Where a process was killed, the two may differ by
+  the requests whose connection broke.
+- The audit trail's chain is whole.
+
+`python -m loadtest.rehearse.mutants` plants bugs in phasegate and shows that the rehearsals find them.
 
 ## What was broken
 
@@ -116,13 +133,13 @@ def page(verdicts: Sequence[RehearsalVerdict], machine: Json, command: str) -> s
     head, *rows = table(verdicts)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
-    return _PAGE.format(
-        command=command,
-        machine=f"Made on: {facts}.",
-        table="\n".join(lines),
-        failings=_failings(verdicts),
-        titles="\n".join(_title(verdict.name) for verdict in verdicts),
-    )
+    return filled(command, f"Made on: {facts}.", "\n".join(lines), _failings(verdicts), [v.name for v in verdicts])
+
+
+def filled(command: str, machine: str, figures: str, failings: str, names: Sequence[str]) -> str:
+    """The page with these results; everything else in it is the same for all results. ``names`` are rehearsals'."""
+    titles = "\n".join(map(_title, names))
+    return _PAGE.format(command=command, machine=machine, table=figures, failings=failings, titles=titles)
 
 
 def _failings(verdicts: Sequence[RehearsalVerdict]) -> str:
@@ -138,5 +155,5 @@ def _failings(verdicts: Sequence[RehearsalVerdict]) -> str:
 
 def _title(name: str) -> str:
     row = BY_NAME[name]
-    allowed = "; ".join(f"allowed: {allowed.most} failures ({allowed.why})" for allowed in row.allowed)
-    return f"- **{name}**: {row.title}." + (f" {allowed[0].upper()}{allowed[1:]}." if allowed else "")
+    allowed = "".join(f" {allowed.most} failures are allowed: {allowed.why}." for allowed in row.allowed)
+    return f"- **{name}**: {row.title}.{allowed}"

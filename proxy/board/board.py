@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -250,20 +251,34 @@ class Board:
     def clear_volatile(self, slot: int) -> None:
         """Clear what ended with the worker of this slot: its pid and requests in flight. Supervisor only.
 
-        Changes it had not mirrored yet are lost, and counted as lost: the number it last reported, and at least one
-        if the target lacked any (``S_BEHIND_SINCE``, which the worker updates with every write).
+        The target still lacks what the worker had not mirrored (``S_BEHIND_SINCE``): that is in its change log, and
+        ``hand_over`` clears the cell once another worker has taken the log over.
         """
         base = self.layout.worker(slot)
         self.cells[base + at.W_PID] = 0
         self.cells[base + at.W_CONNECTIONS] = 0
         for m in range(len(self.layout.migrations)):
             share = self.layout.share(slot, m)
-            self.cells[share + at.S_LOST] += max(
-                self.cells[share + at.S_PENDING], self.cells[share + at.S_BEHIND_SINCE] > 0
-            )
             self.cells[share + at.S_PENDING] = 0
             for cell in at.S_VOLATILE:
                 self.cells[share + cell] = 0
+
+    def hand_over(self, slot: int) -> None:
+        """Other workers answer for the changes that the ended worker of this slot had left. Supervisor only."""
+        for m in range(len(self.layout.migrations)):
+            self.cells[self.layout.share(slot, m) + at.S_BEHIND_SINCE] = 0
+
+    def begin(self, now_ns: int, lost: Sequence[int]) -> None:
+        """Begin a new board, in the place of one whose marks and counts are gone. Supervisor only.
+
+        Any visitor may have written a moment ago, so every bucket is marked. Where the target has all changes a mark
+        costs nothing; else nobody goes there before it has them. ``lost`` are the changes given up earlier, by
+        migration.
+        """
+        for m, count in enumerate(lost):
+            marks = self.layout.marks(m)
+            self.cells[marks : marks + at.BUCKETS] = memoryview(array("Q", [now_ns]) * at.BUCKETS)
+            self.cells[self.layout.share(0, m) + at.S_LOST] = count
 
 
 def boot_id() -> int:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 _log = structlog.get_logger("phasegate.access")
 _BUFFER_MAX: Final = 64 * 1024
+
+
+def unwritable(path: str) -> str | None:
+    """Why lines could not be appended to the file, which need not exist; None where they could."""
+    file, folder = Path(path), Path(path).parent
+    if not folder.is_dir():
+        return f"{path}: there is no folder {folder}; expected one: make it, or name another file"
+    if file.is_dir():
+        return f"{path}: it is a folder; expected a file"
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        return f"{path}: this user may not write there; expected a file that the user of `phasegate serve` may write"
+    return None
 
 
 class LogFile:

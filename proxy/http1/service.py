@@ -10,13 +10,17 @@ from proxy.http1.client import Client
 
 @dataclass(slots=True)
 class Endpoint:
-    """The route of a data request: operation ``number`` of migration ``migration``, with its path and query."""
+    """The route of a data request: operation ``number`` of migration ``migration``, with its path and query.
+
+    ``key`` is the request's ``Call.key``.
+    """
 
     migration: int
     number: int
     operation: Operation
     params: dict[str, str]
     query: dict[str, str]
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)

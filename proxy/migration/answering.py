@@ -72,7 +72,7 @@ class Answering(Service):
         split = self.split
         operation = endpoint.operation
         if operation.kind == "read":
-            answer = self.source.peek(arm, operation, client.line.target)
+            answer = self.source.peek(arm, operation, endpoint.key)
             if answer is not None:
                 head = answer.wire
                 if head is None:
@@ -147,8 +147,8 @@ class Exchange(Waiting):
         assert client is not None
         client.waiting = self
         fresh = "" if endpoint.operation.kind == "read" else secrets.token_hex(_ID_BYTES)
-        target = client.line.target
-        self.call = Call(endpoint.operation, target, endpoint.params, endpoint.query, body, time(), fresh)
+        operation, key = endpoint.operation, endpoint.key
+        self.call = Call(operation, key, endpoint.params, endpoint.query, body, time(), fresh)
         if instead is not None:
             self.on = SOURCE
         self._service.split.enter(self)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from fnmatch import translate
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from backends.adapters.registry import operations as table
+from backends.adapters.registry import specs
 from backends.backend import Backend
 from backends.kinds.registry import KINDS
 from backends.operations import Kind, Operation
@@ -72,6 +73,10 @@ class Router:
     """Resolves request lines. What a line leads to is remembered with it, so a path is matched once."""
 
     def __init__(self, plan: Plan) -> None:
+        # The parameters of the query that each operation has, in one order.
+        self._parameters = {
+            name: sorted(parameter.name for parameter in spec.parameters) for name, spec in specs().items()
+        }
         self._literal: dict[str, dict[str, tuple[int, int, Operation]]] = {}
         self._templates: list[tuple[re.Pattern[str], dict[str, tuple[int, int, Operation]]]] = []
         self._patterns: list[tuple[Callable[[str], object], int, tuple[int, Operation], tuple[int, Operation]]] = []
@@ -116,19 +121,27 @@ class Router:
             return NotAllowed(", ".join(sorted(methods)).encode())
         _check_size(line)
         migration, number, operation = found
-        return Endpoint(migration, number, operation, params, _first_values(query))
+        values = _first_values(query)
+        # Others change nothing in the answer, so they must not cost a read of the backend or a place in memory.
+        known = {name: values[name] for name in self._parameters[operation.name] if name in values}
+        return Endpoint(migration, number, operation, params, known, _key(operation, params, known))
 
     def _by_pattern(self, path: str, method: bytes) -> Endpoint | None:
         for match, m, read, write in self._patterns:
             if match(path) or match(path + "/"):
                 number, operation = read if method in (b"GET", b"HEAD") else write
-                return Endpoint(m, number, operation, {}, {})
+                return Endpoint(m, number, operation, {}, {}, b"")
         return None
 
 
 def _check_size(line: Line) -> None:
     if len(line.target) > _TARGET_MAX:
         raise Refused(414, "target_too_long", f"expected a data request's target of at most {_TARGET_MAX} bytes")
+
+
+def _key(operation: Operation, params: dict[str, str], known: dict[str, str]) -> bytes:
+    """What the request means, whatever its spelling: the operation, and its parameters in one order."""
+    return f"{operation.name}?{urlencode([*sorted(params.items()), *known.items()])}".encode()
 
 
 def _first_values(query: bytes) -> dict[str, str]:

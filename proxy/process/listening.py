@@ -1,10 +1,13 @@
-"""Listening sockets: bound once, by the supervisor, and handed to the workers."""
+"""Listening sockets: bound once, by the supervisor, handed to the workers, and closed without losing a client."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
-from contextlib import ExitStack
+import struct
+import sys
+from contextlib import ExitStack, suppress
 from time import monotonic, sleep
 from typing import Final
 
@@ -12,6 +15,24 @@ from proxy.settings import CannotStartError
 
 _BACKLOG: Final = 1024
 _RETRY_S: Final = 0.05  # between two tries for an address that is in use
+
+# From <linux/filter.h> and <asm/socket.h>; the socket module has no names for them.
+_SO_ATTACH_FILTER: Final = 26
+_INSTRUCTION: Final = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, jump if false, operand
+_PROGRAM: Final = struct.Struct("HL")  # struct sock_fprog: how many instructions, and where they are
+# It sees a segment from its TCP header on. A segment with SYN and without ACK asks for a new connection.
+_NO_NEW_CONNECTIONS: Final = b"".join(
+    _INSTRUCTION.pack(*instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte of the flags
+        (0x54, 0, 0, 0x12),  # keep SYN (0x02) and ACK (0x10)
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # then drop the segment
+        (0x06, 0, 0, 0xFFFFFFFF),  # else take it whole
+    )
+)
+_TCP_INFO_BYTES: Final = 28  # up to and with the field that is read
+_TCP_INFO_UNACKED_AT: Final = 24  # of a listening socket: how many connections wait to be accepted
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -58,6 +79,26 @@ def _bind(host: str, port: int, count: int) -> list[socket.socket]:
             sockets.append(sock)
         undo.pop_all()
         return sockets
+
+
+def take_no_more(sock: socket.socket) -> None:
+    """Let no new connection begin on a listening socket, in whichever processes it is open.
+
+    Those that are in its queue, and handshakes under way, are not touched: so it can be closed without a loss once
+    the queue is empty. A new client's first packet is ignored; where the socket is closed by the time of the second,
+    a second later, the client is refused. On a system without such filters nothing changes here, and a client that
+    connects in the last moment may be lost.
+    """
+    program = ctypes.create_string_buffer(_NO_NEW_CONNECTIONS, len(_NO_NEW_CONNECTIONS))
+    count = len(_NO_NEW_CONNECTIONS) // _INSTRUCTION.size
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(count, ctypes.addressof(program)))
+
+
+def waiting(sock: socket.socket) -> int:
+    """How many clients have connected to a listening socket, and no process has accepted them yet."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return int.from_bytes(info[_TCP_INFO_UNACKED_AT:_TCP_INFO_BYTES], sys.byteorder)
 
 
 def address_of(sock: socket.socket) -> str:

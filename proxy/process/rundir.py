@@ -12,11 +12,38 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
+import msgspec
+
+from proxy.process.fixed import Fixed
 from proxy.settings import CannotStartError
 
 FORM: Final = 2
 FIRST: Final = 1  # of version 0.1
+READY: Final = "ready.json"  # for scripts, while a phasegate serves
 _NAME: Final = "version"
+
+
+class ReadyNote(msgspec.Struct, frozen=True):
+    """The supervisor's process, the addresses that were bound, and what only a restart changes."""
+
+    pid: int
+    proxy: tuple[str, ...]
+    control: str
+    fixed: Fixed | None = None  # version 0.1 wrote none
+
+
+def note_ready(run_dir: Path, ready: ReadyNote) -> None:
+    """Write ``ready.json``, whole or not at all. Raises ``OSError``."""
+    new = run_dir / f"{READY}.new"
+    new.write_bytes(msgspec.json.encode(ready))
+    new.rename(run_dir / READY)
+
+
+def ready_in(run_dir: Path) -> ReadyNote | None:
+    """What the phasegate that serves says in its run directory; None where none does, or it cannot be read."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((run_dir / READY).read_bytes(), type=ReadyNote)
+    return None
 
 
 def take(run_dir: Path) -> IO[str]:

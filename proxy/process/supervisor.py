@@ -4,7 +4,8 @@ It does nothing else. It owns one listening socket a worker and address (SO_REUS
 loses what it had in flight and nothing more: its accept queue waits for the next one. It never reads a request, never
 opens a backend and holds no state that a child needs to go on. Signals are waited for, never handled in between:
 
-    SIGTERM, SIGINT   the workers drain while control goes on renewing the lease; then control ends, and this process
+    SIGTERM, SIGINT   the workers accept who has connected, and the listening sockets are closed; the workers drain
+                      while control goes on renewing the lease; then control ends, and this process
     SIGHUP            the config is read again; if it is good, control is restarted and workers are replaced one by
                       one, each only when its successor serves
     SIGCHLD           a child ended: restart it, later and later if it keeps ending
@@ -12,7 +13,6 @@ opens a backend and holds no state that a child needs to go on. Signals are wait
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,25 +21,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, monotonic_ns, sleep
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
 
 from backends.durations import encode_hook
+from backends.pair.changelog import lost_before
 from proxy.board.board import Board, BoardError, boot_id
 from proxy.board.carrying import LeftBoard, carry, read_left
-from proxy.board.first import Expected, named, read_first
-from proxy.board.layout import Layout, Word
+from proxy.board.layout import Layout
 from proxy.migration.routes import layout
 from proxy.process import rundir
+from proxy.process.fixed import changed, fixed_of
 from proxy.process.form import form
-from proxy.process.listening import address_of, bind
+from proxy.process.leftover import BOARD, Succession, left_in
+from proxy.process.listening import address_of, bind, take_no_more, waiting
 from proxy.process.logs import STDERR
+from proxy.process.rundir import ReadyNote
 from proxy.process.stray import Stray
 from proxy.process.supervision import RestartHistory, after_death, is_hung
 from proxy.settings import CannotStartError, Plan
-from proxy.tls import check_files
 
 _log = structlog.get_logger("phasegate.supervisor")
 
@@ -47,28 +49,15 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _WORKER_HUNG_S: Final = 10.0
 _CONTROL_HUNG_S: Final = 30.0
 _STARTING_S: Final = 30.0  # until a child's first sign of life
-_KILL_AFTER_S: Final = 5.0  # beyond the drain's time
+# Until the changes that an ended worker has left are a living one's: it looks once a second (``mirror.LOOK_S``).
+_HANDED_OVER_S: Final = 3.0
+_KILL_AFTER_S: Final = 5.0  # beyond the drain's time, from when the end was asked for
 _CONTROL_ENDS_S: Final = 10.0  # that control may take to end: it writes what the store has yet to take
 _POLL_S: Final = 1.0
 _ORPHANS_S: Final = 5.0  # that the workers of a supervisor which was killed may take to notice and leave
 _SUCCESSOR_POLL_S: Final = 0.02  # while a replaced worker's successor is starting
-
-
-class Succession(Protocol):
-    """What whoever reads the configuration knows of the migrations in the run directory."""
-
-    @property
-    def was(self) -> Mapping[str, str]:
-        """A migration's name → the name that it had before."""
-
-    def refusal(self, words: Mapping[str, Word]) -> str | None:
-        """Why the configuration may not take the place of what is in the run directory; ``words``: on the board."""
-
-    def expected(self) -> Expected:
-        """The words that the checkpoints may have on the board, by migration."""
-
-    def take_over(self) -> None:
-        """Rename and abandon what the configuration says; no control process runs. Raises ``CannotStartError``."""
+_HANDSHAKE_S: Final = 0.25  # that a client's last packet of a TCP handshake may be under way, between continents
+_ACCEPTED_WITHIN_S: Final = 3.0  # that workers may take to accept who has connected; less than _KILL_AFTER_S
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class Launch:
     """What to run: a config, as the composition root reads it.
 
     ``control_module`` is run as ``python -m``; ``control_orders`` reaches it on its standard input, with the board's
-    place and its listening socket.
+    place and its listening socket. Whoever makes it has refused a configuration that cannot be used.
     """
 
     plan: Plan
@@ -126,14 +115,13 @@ class Supervisor:
         self._boot = boot_id()
         self._log_fd = os.dup(STDERR)  # the children's log: their own standard error is read by us
         plan = self._launch.plan
-        check_files(plan)
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = rundir.take(self._run_dir)
         rundir.form(self._run_dir)
         self._workers = plan.proxy.workers or os.cpu_count() or 1
         self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
         # Where an earlier run was killed, its children may live for the moment they need to notice.
-        was_killed = (self._run_dir / "ready.json").exists()
+        was_killed = (self._run_dir / rundir.READY).exists()
         patience_s = _ORPHANS_S if was_killed else 0.0
         self._sockets = [bind(listener.address, self._workers, patience_s) for listener in plan.proxy.all_listeners()]
         (self._control_socket,) = bind(self._launch.control_listen, 1, patience_s)
@@ -148,6 +136,8 @@ class Supervisor:
         rundir.note_form(self._run_dir)
         self._control = _Child("control", self._start_control, self._board)
         self._slots = [self._slot(i) for i in range(self._workers)]
+        # Rows of this board without a process, and since when: what their workers left is taken over meanwhile.
+        self._ended_rows = dict.fromkeys(range(self._rows), monotonic())
         self._leaving: list[_Child] = []  # replaced workers that are still draining
         self._replacing: list[int] = []  # slots whose worker is yet to be replaced
         self._successor: tuple[int, _Child] | None = None
@@ -160,6 +150,7 @@ class Supervisor:
             while True:
                 for child in self._children():
                     self._keep(child)
+                self._hand_over()
                 self._replace()
                 received = signal.sigtimedwait(_SIGNALS, self._patience())
                 if received is None or received.si_signo == signal.SIGCHLD:
@@ -175,19 +166,7 @@ class Supervisor:
     # What there is before the first child
 
     def _left(self, launch: Launch, *, was_killed: bool) -> LeftBoard | None:
-        """What the board in the run directory says, whichever configuration or version it was made for."""
-        path = self._run_dir / "board"
-        left = read_left(path, self._boot)
-        if left is not None:
-            return left
-        expected = launch.succession.expected()
-        migrations = layout(launch.plan, self._rows).migrations
-        first = read_first(path, self._boot, max(len(expected), len(migrations)))
-        if first is None:
-            return None
-        was = launch.succession.was
-        earlier = [(was.get(name, name), operations) for name, operations in migrations]
-        return named(first, earlier, expected, ended=not was_killed)
+        return left_in(self._run_dir, self._boot, launch.plan, launch.succession, was_killed=was_killed)
 
     def _open_board(self, launch: Launch, left: LeftBoard | None) -> Board:
         """The board of an earlier run on this boot with its counts, or a new one; with the weights either way."""
@@ -200,7 +179,7 @@ class Supervisor:
     def _same_board(self, shape: Layout) -> Board | None:
         """The board as it is, where it fits and nobody writes to it."""
         try:
-            found = Board.open(self._run_dir / "board", shape, self._boot)
+            found = Board.open(self._run_dir / BOARD, shape, self._boot)
         except BoardError:
             return None
         if any(worker.pid and _is_alive(worker.pid) for worker in found.workers()):
@@ -213,9 +192,15 @@ class Supervisor:
 
     def _new_board(self, shape: Layout, left: LeftBoard | None, was: Mapping[str, str]) -> Board:
         """A board with nothing counted; migrations that an earlier one had keep their weight and their lease."""
-        path = self._run_dir / "board"
+        path = self._run_dir / BOARD
+
+        def fill(new: Board) -> None:
+            new.begin(monotonic_ns(), [lost_before(self._run_dir, name) for name, _ in shape.migrations])
+            if left is not None:
+                carry(left, new, was)
+
         try:
-            return Board.create(path, shape, self._boot, lambda new: None if left is None else carry(left, new, was))
+            return Board.create(path, shape, self._boot, fill)
         except OSError as error:
             raise CannotStartError(f"cannot make the board {path}: {error.strerror}") from None
 
@@ -224,10 +209,8 @@ class Supervisor:
         addresses = [address_of(sockets[0]) for sockets in self._sockets]
         control = address_of(self._control_socket)
         _log.info("listening", proxy=addresses, control=control, workers=self._workers, data_plane=form())
-        text = json.dumps({"pid": os.getpid(), "proxy": addresses, "control": control})
-        new = self._run_dir / "ready.json.new"
-        new.write_text(text)
-        new.rename(self._run_dir / "ready.json")
+        fixed = fixed_of(self._launch.plan, self._launch.control_listen)
+        rundir.note_ready(self._run_dir, ReadyNote(os.getpid(), tuple(addresses), control, fixed))
 
     # Children
 
@@ -255,6 +238,8 @@ class Supervisor:
         child.process = None
         if child.row >= 0:
             child.board.clear_volatile(child.row)
+            if child.board is self._board:
+                self._ended_rows[child.row] = now
         if child in self._leaving:
             self._leaving.remove(child)
             child.stray.close()
@@ -267,6 +252,17 @@ class Supervisor:
             _log.error("crash_loop", child=child.name, code=code, hint="its last lines above say why it cannot live")
         if now >= child.due:
             self._keep(child)
+
+    def _hand_over(self) -> None:
+        """Let no ended worker's row say that the target lacks changes, once the living have taken over its logs."""
+        now = monotonic()
+        in_use = {child.row for child in self._children() if child.process is not None and child.board is self._board}
+        for row in in_use:
+            self._ended_rows.pop(row, None)
+        if in_use:
+            for row in [row for row, ended in self._ended_rows.items() if now - ended > _HANDED_OVER_S]:
+                self._board.hand_over(row)
+                del self._ended_rows[row]
 
     def _pass_on(self, child: _Child) -> None:
         """Put into the log what a child wrote past it."""
@@ -337,18 +333,10 @@ class Supervisor:
         """Take a new config, or say why not and go on with the old one."""
         try:
             launch = self._load()
-            check_files(launch.plan)
         except Exception as error:
             _log.error("reload_refused", reason=str(error))
             return
-        old, new = self._launch.plan.proxy, launch.plan.proxy
-        fixed = [
-            f"proxy.{name}" for name in ("listen", "workers", "run_dir") if getattr(old, name) != getattr(new, name)
-        ]
-        if [listener.address for listener in old.listeners] != [listener.address for listener in new.listeners]:
-            fixed.append("proxy.listeners")
-        if self._launch.control_listen != launch.control_listen:
-            fixed.append("control.listen")
+        fixed = changed(*(fixed_of(each.plan, each.control_listen) for each in (self._launch, launch)))
         if fixed:
             _log.error("reload_refused", reason=f"{', '.join(fixed)} can be changed by a restart only")
             return
@@ -374,6 +362,7 @@ class Supervisor:
         if shape != self._board.layout:
             left = read_left(self._board.path, self._boot)
             self._board = self._new_board(shape, left, launch.succession.was)  # the old workers keep the old one
+            self._ended_rows.clear()
 
     def _end_control(self) -> None:
         """Have the control process end, and wait for it; the next look starts it again."""
@@ -419,12 +408,16 @@ class Supervisor:
 
         Control leads until the last worker has ended, so a slow request costs no lease.
         """
+        end = monotonic() + self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S
+        impatient = self._close_listeners()
         workers = [child for child in self._children() if child is not self._control and child.process is not None]
         for child in workers:
             assert child.process is not None
             child.process.terminate()
-        impatient = self._await(workers, self._launch.plan.proxy.drain_timeout_s + _KILL_AFTER_S, keep_control=True)
+        drain_s = 0.0 if impatient else end - monotonic()
+        impatient = self._await(workers, drain_s, keep_control=True) or impatient
         ended_at = monotonic_ns()  # nobody uses the target from here on
+        self._control_socket.close()  # with control's own one gone, too, who asks is refused and not kept waiting
         if self._control.process is not None:
             self._control.process.terminate()
             self._await([self._control], 0.0 if impatient else _CONTROL_ENDS_S)
@@ -433,7 +426,28 @@ class Supervisor:
         for row in range(self._rows):
             self._board.clear_volatile(row)
         self._board.end(ended_at)
-        (self._run_dir / "ready.json").unlink(missing_ok=True)
+        (self._run_dir / rundir.READY).unlink(missing_ok=True)
+
+    def _close_listeners(self) -> bool:
+        """Refuse new clients while the others are still being served; whether it was told not to wait.
+
+        Only the workers have the sockets after this, and close them as soon as they are told to end. A client that
+        nobody has accepted by then would be reset: so new ones are kept out first, and the workers accept the rest.
+        """
+        sockets = [sock for listener in self._sockets for sock in listener]
+        for sock in sockets:
+            take_no_more(sock)
+        began, impatient = monotonic(), False
+        while not impatient and (lasted := monotonic() - began) < _ACCEPTED_WITHIN_S:
+            if lasted >= _HANDSHAKE_S and not any(map(waiting, sockets)):
+                break
+            for child in self._children():
+                self._keep(child)
+            received = signal.sigtimedwait(_SIGNALS, _SUCCESSOR_POLL_S)
+            impatient = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
+        for sock in sockets:
+            sock.close()
+        return impatient
 
     def _await(self, children: list[_Child], within_s: float, *, keep_control: bool = False) -> bool:
         """Wait for children to end, and kill what has not in time; whether it was told not to wait."""

@@ -17,6 +17,7 @@ import uvloop
 from backends import extensions
 from backends.arm import SOURCE, TARGET, DataSource
 from backends.backend import Backend
+from backends.disk import use as use_disk
 from backends.durations import Duration
 from backends.kinds.registry import decode_hook
 from backends.pair.alone import build_alone
@@ -74,6 +75,7 @@ class Worker:
         self._acceptors = [Acceptor(self.gateway, listener, socket.socket(fileno=fd)) for listener, fd in listeners]
         stickiness = Stickiness(plan.proxy.sticky, [route.was or route.name for route in plan.migrations])
         run_dir = Path(plan.proxy.run_dir)
+        self._disk = use_disk(plan.proxy.sync)
         shared, services = self.gateway.shared, self.gateway.shared.services
         self._sources: list[DataSource] = []
         for m, route in enumerate(plan.migrations):
@@ -124,8 +126,9 @@ class Worker:
         await self._drain()
         for source in self._sources:
             await source.close()
+        await self._disk.close()
         for service in self.gateway.shared.services:
-            service.gauge()  # changes that could not be mirrored before the end are lost, and counted as lost
+            service.gauge()
         self._cells[self._row + at.W_PID] = 0
 
     async def _drain(self) -> None:

@@ -163,9 +163,9 @@ async def live() -> None:
         for turn in range(6):
             for arm, name in ((SOURCE, "mock"), (TARGET, "firestore")):
                 await source.answer(arm, request)
-                assert source.peek(arm, request.operation, request.target) is not None
+                assert source.peek(arm, request.operation, request.key) is not None
                 for what, calls, ask in (
-                    ("again", 100_000, lambda arm=arm: source.peek(arm, request.operation, request.target)),
+                    ("again", 100_000, lambda arm=arm: source.peek(arm, request.operation, request.key)),
                     ("anew", 10_000, lambda arm=arm: driven(source, arm, request)),
                 ):
                     began = time.process_time()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 
 import pytest
 
 from control.lead.commands import Command, Malformed, parse
-from control.plan.gates import Freeze, Hold, Window, approval, closed
+from control.plan.gates import DAYS, Freeze, Hold, Window, approval, closed, opening
 from control.plan.phases import Phase
 
 
@@ -169,3 +170,88 @@ def test_only_a_phase_that_asks_for_it_waits_for_approval() -> None:
     assert approval(None) == []
     assert approval(Phase("half", 50.0)) == []
     assert "half" in approval(Phase("half", 50.0, approval=True))[0].reason
+
+
+def opens(windows: tuple[Window, ...], freezes: tuple[Freeze, ...], at: str) -> str | None:
+    """When it opens, in UTC."""
+    found = opening(windows, freezes, unix(at))
+    return None if found is None else f"{datetime.fromtimestamp(found.unix, UTC):%Y-%m-%dT%H:%M} {found.tz}"
+
+
+def frozen(begins: str, ends: str) -> Freeze:
+    return Freeze(*(datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (begins, ends)))
+
+
+PARIS = "Europe/Paris"
+
+
+@pytest.mark.parametrize(
+    ("window", "at", "expected"),
+    [
+        (OFFICE, "2026-11-20T10:00", None),  # a Friday, and open
+        (OFFICE, "2026-11-20T08:00", "2026-11-20T09:00 UTC"),
+        (OFFICE, "2026-11-20T17:00", "2026-11-23T09:00 UTC"),
+        (NIGHT, "2026-11-21T04:00", "2026-11-27T22:00 UTC"),
+        (SATURDAY, "2026-11-22T00:00", "2026-11-28T00:00 UTC"),
+        # In Paris, the night before the clocks are put forward and the one before they are put back.
+        (Window("09:00", "17:00", tz=PARIS), "2026-03-28T17:00", "2026-03-29T07:00 Europe/Paris"),
+        (Window("09:00", "17:00", tz=PARIS), "2026-10-24T17:00", "2026-10-25T08:00 Europe/Paris"),
+        (Window("02:30", "04:00", tz=PARIS), "2026-03-28T20:00", "2026-03-29T01:00 Europe/Paris"),  # skipped
+        (Window("02:10", "02:50", tz=PARIS), "2026-03-28T20:00", "2026-03-30T00:10 Europe/Paris"),  # skipped whole
+        (Window("02:30", "04:00", tz=PARIS), "2026-10-24T20:00", "2026-10-25T00:30 Europe/Paris"),  # the first time
+        (Window("01:00", "02:30", tz=PARIS), "2026-10-25T01:20", "2026-10-26T00:00 Europe/Paris"),
+        (Window("02:30", "03:00", ("sun",), PARIS), "2026-03-23T12:00", "2026-04-05T00:30 Europe/Paris"),
+        (
+            Window("00:00", "06:00", ("mon",), "Pacific/Auckland"),
+            "2026-11-28T12:00",
+            "2026-11-29T11:00 Pacific/Auckland",
+        ),
+    ],
+)
+def test_the_next_opening_is_when_the_clocks_of_the_window_show_it(
+    window: Window, at: str, expected: str | None
+) -> None:
+    assert opens((window,), (), at) == expected
+
+
+@pytest.mark.parametrize(
+    ("windows", "freezes", "at", "expected"),
+    [
+        ((), (frozen("2026-12-20", "2027-01-04"),), "2026-12-24T10:00", "2027-01-04T00:00 UTC"),
+        ((OFFICE,), (frozen("2026-12-20", "2027-01-04"),), "2026-12-24T10:00", "2027-01-04T09:00 UTC"),
+        ((OFFICE,), (frozen("2026-12-24", "2026-12-24T12:00"),), "2026-12-24T10:00", "2026-12-24T12:00 UTC"),
+        ((OFFICE,), (frozen("2026-11-23", "2026-11-23T12:00"),), "2026-11-20T18:00", "2026-11-23T12:00 UTC"),
+        (
+            (),
+            (frozen("2026-12-01", "2026-12-09"), frozen("2026-12-08", "2026-12-30")),
+            "2026-12-02",
+            "2026-12-30T00:00 UTC",
+        ),
+        ((NIGHT, OFFICE), (), "2026-11-20T18:00", "2026-11-20T22:00 UTC"),
+        ((Window("09:00", "17:00", ()),), (), "2026-11-20T18:00", None),  # on no day: never
+        ((), (), "2026-11-20T18:00", None),
+    ],
+)
+def test_a_freeze_puts_the_opening_off(
+    windows: tuple[Window, ...], freezes: tuple[Freeze, ...], at: str, expected: str | None
+) -> None:
+    assert opens(windows, freezes, at) == expected
+
+
+@pytest.mark.parametrize("tz", ["UTC", PARIS, "America/Havana", "Australia/Lord_Howe", "Asia/Beirut"])
+def test_an_opening_is_the_first_open_minute(tz: str) -> None:
+    """Against a search minute by minute, over both changes of the clocks."""
+    chance = random.Random(tz)
+    for _ in range(12):
+        clocks = [f"{chance.randrange(24):02}:{chance.choice((0, 10, 30)):02}" for _ in range(2)]
+        days = tuple(day for day in DAYS if chance.random() < 0.6) or ("sun",)
+        window = Window(*clocks, days, tz)
+        at = unix(chance.choice(("2026-03-27T11:00", "2026-04-03T09:00", "2026-10-24T03:00", "2026-10-30T20:00")))
+        if not closed((window,), (), at):
+            continue
+        minute = at
+        while closed((window,), (), minute):
+            minute += 60.0
+        found = opening((window,), (), at)
+        assert found is not None
+        assert found.unix == minute

@@ -17,10 +17,12 @@ from control.rollout.machine import step
 from control.rollout.model import (
     Descent,
     EnteredPhase,
+    Notify,
     On,
     Persist,
     PublishWeight,
     Refuse,
+    RollbackBegun,
     Rollout,
     RolloutEvent,
     RolloutPlan,
@@ -173,6 +175,26 @@ def test_what_was_edited_and_is_put_back_goes_on_where_it_was(edit: Edit) -> Non
 def test_soak_is_kept_by_a_phase_that_goes_on_and_lost_with_one_that_is_gone() -> None:
     assert restarted(EDITS[0])[0].soaked_s == restarted(EDITS[5])[0].soaked_s == 7.0
     assert restarted(EDITS[7])[0].soaked_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("event", "trigger"), [(RolloutEvent(On.RESUME), "resume"), (RolloutEvent(On.START, resume=True), "resume")]
+)
+def test_going_on_with_less_weight_is_told_as_a_lowering_and_never_as_an_advance(
+    event: RolloutEvent, trigger: str
+) -> None:
+    held = replace(ROLLED_BACK, phase=None)  # 25 %, of a phase that the plan no longer has
+    after, effects = step(plan_of("initial 5, half 50"), held, event, NOW)
+    assert (after.state, after.weight_bp, after.pending) == (State.RUNNING, 500, None)
+    publish, persist, notify = effects
+    assert isinstance(publish, PublishWeight)
+    assert isinstance(persist, Persist)
+    assert notify == Notify(RollbackBegun(trigger, 25.0, 5.0, "", after.revision))
+    assert [entry.kind for entry in persist.entries] == ["rollback", "resume"]
+    assert persist.entries[0].detail["to_weight"] == 5.0
+    up, effects = step(plan_of("initial 5, half 50"), replace(held, weight_bp=0, resume_phase=INITIAL), event, NOW)
+    assert up.pending is not None, "a raise is asked for and not told before it is published"
+    assert not any(isinstance(effect, Notify) for effect in effects)
 
 
 def test_an_edit_changes_nothing_of_what_one_backend_answers_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +237,15 @@ def test_a_visitor_may_follow_his_own_write_to_the_source_and_no_longer() -> Non
     seen = good()
     _diverted(seen, returned=True)
     assert broken_promises(seen) == ["every visitor stays on one side"]
+
+
+def test_the_published_page_is_the_reports_text_around_its_figures() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rehearsals.md").read_text(encoding="utf-8")
+    command = next(line.strip() for line in page.splitlines() if line.startswith("    python -m"))
+    machine = next(line for line in page.splitlines() if line.startswith("Made on: "))
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    failings = [line for line in page.splitlines() if "** did not hold: " in line]
+    names = [row.split("|")[1].strip() for row in table[2:]]
+    assert len(names) > 20
+    shown = "\n".join([*failings, "", ""]) if failings else ""
+    assert report.filled(command, machine, "\n".join(table), shown, names) == page

@@ -269,11 +269,25 @@ def _pending(s: Rollout) -> list[Rollout]:
     [
         ("running", RolloutEvent(On.ADVANCE, to="complete"), "not the next phase", '"half" (50 %)'),
         ("running", RolloutEvent(On.ADVANCE, to="early"), "not the next phase", '"half" (50 %)'),
-        ("running", RolloutEvent(On.ADVANCE, to="start"), "not the next phase", '"half" (50 %)'),
+        ("running", RolloutEvent(On.ADVANCE, to="start"), 'no phase is called "start"', 'Next is "half" (50 %)'),
+        ("running", RolloutEvent(On.ADVANCE, to="hlaf"), 'did you mean "half"?', 'The phases are "initial" (5 %), '),
+        (
+            "running",
+            RolloutEvent(On.ADVANCE, to="nope"),
+            'no phase is called "nope"',
+            'The phases are "initial" (5 %)',
+        ),
+        ("running", RolloutEvent(On.ROLLBACK, to="strat"), 'did you mean "start"?', "possible are start (0 %)"),
+        (
+            "running",
+            RolloutEvent(On.ROLLBACK, to="nope"),
+            'no phase is called "nope"',
+            'The phases are "initial" (5 %)',
+        ),
         ("running last", RolloutEvent(On.ADVANCE, to="complete"), "not next", "without a name completes it"),
         ("running", RolloutEvent(On.ROLLBACK, to="half"), 'from 25 % to "half"', 'start (0 %), "initial" (5 %)'),
         ("running", RolloutEvent(On.ROLLBACK, to="early"), 'from 25 % to "early"', 'start (0 %), "initial" (5 %)'),
-        ("running", RolloutEvent(On.ROLLBACK, to="erly"), 'from 25 % to "erly"', 'start (0 %), "initial" (5 %)'),
+        ("running", RolloutEvent(On.ROLLBACK, to="erly"), 'did you mean "early"?', 'start (0 %), "initial" (5 %)'),
         (
             "rolling back",
             RolloutEvent(On.ROLLBACK, to="early"),

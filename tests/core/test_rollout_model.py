@@ -1,9 +1,10 @@
 """A rollout in a world that goes wrong: random commands, verdicts, crashes, reboots, slow and failing stores, clocks.
 
-The configuration is edited under it: phases are added, taken out, renamed and given other weights, at any step. A
-crash may come after any effect. 20,000 steps are walked, in walks of 100 with a seed each; more of them by
-``PHASEGATE_MODEL_STEPS=1000000 python -m pytest tests/core/test_rollout_model.py``. A walk that fails tells its seed
-and its last steps.
+The configuration is edited under it: phases are added, taken out, renamed and given other weights, and the migration
+itself is renamed, again and again, at any step. A crash may come after any effect. Every other world begins with a
+run of version 0.1, whose checkpoint and board say nothing of its split. 20,000 steps are walked, in walks of 100 with
+a seed each; more of them by ``PHASEGATE_MODEL_STEPS=1000000 python -m pytest tests/core/test_rollout_model.py``. A
+walk that fails tells its seed and its last steps.
 """
 
 from __future__ import annotations
@@ -17,12 +18,26 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from control.lead import splitkey
 from control.plan.phases import DEFAULT_PHASES, FULL_BP, Phase
 from control.plan.times import Now
 from control.rollout.machine import RAISING as RAISES
 from control.rollout.machine import TRANSITIONS, step
-from control.rollout.model import On, Persist, PublishWeight, Refuse, Rollout, RolloutEvent, RolloutPlan, State
+from control.rollout.model import (
+    EnteredPhase,
+    On,
+    Persist,
+    PublishWeight,
+    Refuse,
+    Rollout,
+    RolloutEvent,
+    RolloutPlan,
+    RunSplit,
+    State,
+)
 from control.rollout.recovery import BoardWord, recover, rejoin, wait
+from proxy.board.layout import SplitKey
+from proxy.migration import buckets
 from proxy.settings import Mode
 
 STEPS = int(os.environ.get("PHASEGATE_MODEL_STEPS", "20000"))
@@ -31,6 +46,12 @@ FIRST_PLAN = RolloutPlan(DEFAULT_PHASES)
 LEADS_TO = {(row.state, row.on, row.to) for row in TRANSITIONS}
 LEASE_S = 10.0
 COMMANDS = (On.START, On.ADVANCE, On.PAUSE, On.RESUME, On.ROLLBACK, On.ABORT, On.RESET)
+SECRET = bytes(splitkey.SECRET_BYTES)
+NO_SPLIT = SplitKey(0, 0)
+# As version 0.1 left it: it knew no keys.
+FROM_0_1 = Rollout(
+    State.PAUSED, phase=EnteredPhase("initial", 500), weight_bp=500, revision=3, generation=2, split=RunSplit()
+)
 RAISING = (On.START, On.ADVANCE, On.ADVANCE)
 LOWERING = (On.ROLLBACK, On.ABORT, On.RESET, On.BREACH, On.LEASE_LOST)
 
@@ -67,9 +88,32 @@ class World:
         self.weights = {0}  # that were configured at some time
         self.decided_bp = 0  # the weight of the last increase that was published: nothing but a decision goes beyond
         self.met: Counter[str] = Counter()
+        self.name, self.names = "shop", 0
+        self.was: str | None = None
+        self.split = NO_SPLIT  # on the board
+        self.run_split = NO_SPLIT  # what the workers split the run by since it began
+        self.written_splits: set[str] = set()  # keys that a checkpoint had
+        if seed % 2:
+            self.saved, self.word, self.lease_until = FROM_0_1, Word(2, 500), self.mono + LEASE_S
+            self.decided_bp, self.run_split = 500, buckets.plain(self.name)
         self.begin()
 
     # What the coordinator does.
+
+    @property
+    def first_name(self) -> str:
+        return self.was or self.name
+
+    def settle_split(self) -> None:
+        split = splitkey.settled(self.state.split, self.first_name, self.split, self.left.weight_bp)
+        self.state = replace(self.state, split=split)
+
+    def show_split(self) -> None:
+        self.split = splitkey.for_board(self.state.split)
+
+    def workers_split(self) -> SplitKey:
+        """What the workers go by: where the board says nothing, as version 0.1 did."""
+        return self.split if self.split.version else buckets.plain(self.first_name)
 
     def now(self) -> Now:
         return Now(self.mono, self.unix)
@@ -85,13 +129,15 @@ class World:
         """The control process starts; the store cannot always be read."""
         self.left, self.lapsed = self.word, self.mono >= self.lease_until
         self.weights |= {phase.weight_bp for phase in self.plan.phases}
-        self.state = Rollout()
+        self.plan = replace(self.plan, split=splitkey.new_run(SECRET, self.name))
+        self.state = Rollout(split=splitkey.known(RunSplit(), self.first_name))
         self.waiting = self.random.random() < 0.3
         if not self.waiting:
             self.go_on()
             return
         effective = self.effective()
         self.state, effects = wait(self.plan, BoardWord(*self.word), Mode.HYBRID, self.lapsed)
+        self.settle_split()
         self.carry_out(effects)  # and not as recovering: a way up would be found
         assert self.effective() == effective
 
@@ -105,6 +151,8 @@ class World:
             return
         before, decided = self.word, self.state
         self.state, effects = rejoin(self.saved, self.state)
+        self.settle_split()
+        self.show_split()
         self.carry_out(effects)
         assert (self.word, self.state.state) == (before, decided.state)
         assert self.saved is None or self.state.revision > self.saved.revision
@@ -117,6 +165,8 @@ class World:
             self.plan, self.saved, left, Mode.HYBRID, self.now(), self.lapsed, BoardWord(*self.word)
         )
         assert replace(self.state, generation=0) == replace(at_once, generation=0)
+        self.settle_split()
+        self.show_split()
         self.carry_out(effects, recovering=True)
         assert self.state.state is not State.RUNNING or self.plan.current(self.state) is not None
         if before.generation:
@@ -192,10 +242,26 @@ class World:
             self.decided_bp = effect.weight_bp
         assert effect.weight_bp <= max(self.decided_bp, self.word.weight_bp)
         self.lowered_last = effect.weight_bp < self.word.weight_bp or effect.weight_bp == 0
+        self.show_split()
+        self.burn()  # between the split and the word
+        self.a_run_keeps_its_split(effect)
         if effect.weight_bp and not effect.pinned:
             self.lease_until = self.mono + LEASE_S
         self.word = Word(self.word.generation + 1, effect.weight_bp, effect.pinned)
         assert self.word.generation == self.state.generation
+
+    def a_run_keeps_its_split(self, effect: PublishWeight) -> None:
+        """Only from nothing is another taken: else visitors would change sides without a decision."""
+        if not effect.weight_bp:
+            return
+        workers, pending = self.workers_split(), None if self.saved is None else self.saved.pending
+        if not self.word.weight_bp and workers != self.run_split:
+            begins = pending is not None and pending.kind == "start" and pending.weight_bp == effect.weight_bp
+            # A start that was published, and lowered to 0 before it was written as done, is no run that goes on.
+            assert begins or f"{self.run_split.key:032x}" not in self.written_splits
+            self.met["split"] += 1
+            self.run_split = workers
+        assert workers == self.run_split
 
     # What may happen.
 
@@ -301,6 +367,10 @@ class World:
             elif kind == "put back":
                 phases = list(DEFAULT_PHASES)
             phases.sort(key=lambda phase: phase.weight)
+        if self.random.random() < 0.2:
+            self.names += 1
+            self.was, self.name = self.name, f"name-{self.names}"
+            self.met["renamed"] += self.word.weight_bp > 0
         self.plan = replace(self.plan, phases=tuple(phases), on_breach=self.random.choice(("previous", "start")))
         self.met["gone"] += self.word.weight_bp > 0 and self.word.weight_bp not in {p.weight_bp for p in phases}
 
@@ -334,7 +404,7 @@ class World:
         self.crash()
 
     def reboot(self) -> None:
-        self.word, self.lease_until, self.mono = Word(), 0.0, 5.0
+        self.word, self.split, self.lease_until, self.mono = Word(), NO_SPLIT, 0.0, 5.0
         if self.random.random() < 0.3:
             self.the_configuration_is_edited()
         self.crash()
@@ -345,6 +415,13 @@ class World:
         assert self.word == (self.state.generation, self.state.weight_bp, self.state.pinned)
         assert self.word.weight_bp in self.weights
         assert self.word.weight_bp <= FULL_BP
+
+    def visitors_are_where_their_run_put_them(self) -> None:
+        if self.saved is not None:
+            self.written_splits.add(self.saved.split.key)
+        if self.word.weight_bp:
+            assert self.workers_split() == self.run_split
+            assert self.waiting or splitkey.for_board(self.state.split) == self.run_split
 
     def the_state_is_a_legal_one(self) -> None:
         s = self.state
@@ -404,6 +481,7 @@ def walk(seed: int, met: Counter[tuple[State, bool]]) -> World:
             what(world)
             world.the_board_shows_the_state()
             world.the_state_is_a_legal_one()
+            world.visitors_are_where_their_run_put_them()
         except AssertionError as error:
             pytest.fail(f"seed {seed}: {error}\n" + "\n".join(world.trail[-10:]))
         met[world.state.state, world.state.pending is not None] += 1
@@ -418,5 +496,5 @@ def test_no_walk_ends_in_an_illegal_state_or_above_the_weight_it_may_have() -> N
     assert {state for state, _ in met} == set(State)
     assert sum(count for (_, pending), count in met.items() if pending) > STEPS / 100
     assert min(read_late.count(True), read_late.count(False)) > STEPS / 1000
-    for what in ("gone", "resumed", "beyond"):
+    for what in ("gone", "resumed", "beyond", "split", "renamed"):
         assert sum(world.met[what] for world in worlds) > STEPS / 10_000

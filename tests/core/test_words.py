@@ -9,6 +9,7 @@ from msgspec import convert
 from msgspec.structs import replace
 
 from control.judge.document import verdict_document
+from control.lead.documents import Status
 from control.report.wording import (
     after_rollback,
     audit_detail,
@@ -21,10 +22,11 @@ from control.report.wording import (
     rollback_line,
     span,
     verdict_line,
+    waits,
 )
 from control.rollout.model import Rollback
 from control.store.entry import AuditEntry
-from tests.support.documents import ROLLBACK, current, report, status, verdict
+from tests.support.documents import ROLLBACK, current, report, status, status_json, verdict
 
 
 def entry(kind: str, actor: str, detail: dict[str, Any]) -> AuditEntry:
@@ -117,18 +119,93 @@ def test_a_run_that_goes_on_has_failed_nothing_yet() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"state": "idle", "phase": None, "weight": 0.0}, "`phasegate start` puts 5 % on the target"),
+        ({"state": "idle", "phase": None, "weight": 0.0}, "`phasegate start` begins with initial, 5 %"),
         ({}, "half, 50 %, in 30s at the earliest, when every rule is proven"),
         ({"verdict": verdict("promote"), "soaked": 60}, "half, 50 %, now"),
         ({"soaked": 60}, "half, 50 %, as soon as every rule is proven"),
-        ({"state": "paused"}, "held at 25 % until `phasegate resume`; a breach is still rolled back"),
-        ({"state": "rolled_back", "weight": 0.0}, "all traffic is on the source; `phasegate start --resume`"),
+        (
+            {"state": "paused", "resume": "early"},
+            "held at 25 % until `phasegate resume`, which goes on with early, 25 %; a breach is still rolled back",
+        ),
+        (
+            {"state": "paused", "resume": "early", "weight": 0.0},
+            "held at 0 % until `phasegate resume`, which raises it to early, 25 %; a breach",
+        ),
+        (
+            {"state": "rolled_back", "resume": "initial", "phase": None},
+            "held at 25 % until `phasegate resume`, which lowers it to initial, 5 %; a breach is rolled back further",
+        ),
+        (
+            {"state": "rolled_back", "phase": None, "weight": 3.0},
+            "held at 3 %: no phase has so little weight to go on with; `phasegate start` begins anew with initial",
+        ),
+        (
+            {"state": "rolled_back", "weight": 0.0, "resume": "half"},
+            "all traffic is on the source; `phasegate start --resume` goes on with half, 50 %, "
+            "`start` begins anew with initial, 5 %",
+        ),
+        (
+            {"state": "aborted", "weight": 0.0, "phase": None},
+            "all traffic is on the source; `phasegate start` begins anew with initial, 5 %",
+        ),
     ],
 )
-def test_what_comes_next_names_whose_turn_it_is(changed: dict[str, Any], expected: str) -> None:
-    soaked = changed.pop("soaked", 30)
+def test_what_comes_next_names_whose_turn_it_is_and_where_it_leads(changed: dict[str, Any], expected: str) -> None:
+    assert next_line(standing(**changed)).startswith(expected)
+
+
+def standing(*, soaked: float = 30, resume: str | None = None, **changed: Any) -> Status:
+    """A status in early, 25 %."""
+    checkpoint = status_json()["checkpoint"] | {"resume_phase": resume}
     phase = current(1, "early", 25.0, soaked_s=float(soaked))
-    assert next_line(status(**{"phase": phase} | changed)).startswith(expected)
+    return status(**{"phase": phase, "checkpoint": checkpoint} | changed)
+
+
+OPENS = {"at": "2026-10-26T08:00:00.000Z", "tz": "Europe/Paris"}
+HOURS = {"kind": "window", "name": "hours", "reason": "outside the hours allowed"}
+APPROVAL = {"kind": "approval", "name": "half", "reason": 'phase "half" waits for approval'}
+FEW = {"kind": "samples", "name": "samples", "reason": "62 target requests of the 100"}
+ILL = {"kind": "health", "name": "backend firestore", "reason": "no answer"}
+MIDNIGHT = {"at": "2027-01-04T00:00:00Z"}
+NEW_YEAR = "not before Mon 2027-01-04 00:00 UTC"
+LATER = "not before Mon 2026-10-26 09:00 Europe/Paris (Mon 08:00 UTC)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"waits": [HOURS]}, f"half, 50 %, {LATER}, when every rule is proven"),
+        ({"waits": [HOURS], "soaked": 60}, f"half, 50 %, {LATER}"),
+        ({"waits": [HOURS, FEW], "soaked": 60}, f"half, 50 %, {LATER}, when every rule is proven"),
+        ({"state": "idle", "phase": None, "weight": 0.0}, f"`phasegate start` begins with initial, 5 %, {LATER}"),
+        ({"opens": None, "waits": [ILL]}, "half, 50 %, when this is mended: no answer"),
+        ({"opens": MIDNIGHT | {"tz": "UTC"}}, f"half, 50 %, {NEW_YEAR}, when every rule is proven"),
+        ({"opens": MIDNIGHT | {"tz": "Mars/Base"}}, f"half, 50 %, {NEW_YEAR}, when every rule is proven"),
+    ],
+)
+def test_what_comes_next_is_not_promised_before_the_hours_allow_it(changed: dict[str, Any], expected: str) -> None:
+    assert next_line(standing(**{"opens": OPENS} | changed)) == expected
+
+
+def test_what_is_waited_for_is_said_when_it_changes_and_once() -> None:
+    soaked = standing(soaked=60)
+    few = standing(soaked=60, waits=[FEW])
+    assert changes(soaked, few) == ["half, 50 % waits for more requests: 62 target requests of the 100"]
+    more = standing(soaked=60, waits=[FEW | {"reason": "63 target requests of the 100"}])
+    assert changes(few, more) == []
+    closed = standing(soaked=60, waits=[HOURS], opens=OPENS)
+    until = LATER.removeprefix("not before ")
+    assert changes(more, closed) == [f"half, 50 % waits until {until}: outside the hours allowed"]
+    asked = standing(soaked=60, waits=[APPROVAL])
+    (line,) = changes(closed, asked)
+    assert line.startswith("half, 50 % is earned, and waits for an operator: `phasegate advance`")
+    assert changes(asked, few, told=waits(few)) == [], "it comes and goes, and was told"
+
+
+def test_a_verdict_that_is_held_by_what_is_waited_for_is_not_said_beside_it() -> None:
+    earned = standing(soaked=60, verdict=verdict("promote"))
+    held = standing(soaked=60, verdict=verdict("hold", "outside the hours allowed"), waits=[HOURS])
+    assert changes(earned, held) == ["half, 50 % waits: outside the hours allowed"]
 
 
 def test_an_audit_entry_says_the_weights_and_not_its_numbers_for_programs() -> None:
@@ -136,7 +213,17 @@ def test_an_audit_entry_says_the_weights_and_not_its_numbers_for_programs() -> N
     detail |= {"total_ms": 32.4, "within_deadline": True, "trigger": "breach", "reason": ""}
     assert audit_detail(entry("rollback_complete", "phasegate", detail)) == ("25 % → 5 %, complete after 32 ms")
     judged = {"reason": "error_rate: 3 of 100; p95_ms: 4 ms", "weight": 5.0}
+    judged["reasons"] = ["error_rate: 3 of 100", "p95_ms: 4 ms"]
     assert audit_detail(entry("advance", "phasegate", judged)) == "at 5 %, “error_rate: 3 of 100 …”"
+
+
+def test_a_reason_is_cut_where_its_parts_end_and_nowhere_else() -> None:
+    written = {"reason": "both failed; see the log", "weight": 5.0}
+    assert audit_detail(entry("advance", "phasegate", written)) == "at 5 %, “both failed; see the log”"
+    one = convert(ROLLBACK | {"reason": "no answer; timed out", "reasons": []}, Rollback)
+    assert "(breach: no answer; timed out)" in rollback_line(one)
+    several = convert(ROLLBACK | {"reason": "a; b; c", "reasons": ["a; b", "c"]}, Rollback)
+    assert "(breach: a; b)" in rollback_line(several)
 
 
 def test_a_rollback_on_command_without_a_reason_has_no_empty_one() -> None:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from control.api.app import EARLIER_MAX
 from control.api.endpoints import ENDPOINTS
 from control.api.openapi import document
 from control.lead import events
 from control.lead.documents import MESSAGES
+from control.rollout.model import Entry
 from control.store.entry import AuditEntry
+from control.store.sqlite import Store
 from tests.support.patience import WITHIN_S
 
 Make = Callable[..., Any]
@@ -196,8 +199,47 @@ async def test_pages_of_the_audit_trail_join_up_and_its_chain_is_whole(control_p
     assert seen == list(range(seen[0], 0, -1))
     assert len(seen) >= 9
     newest = (await plane.call("GET", "audit?limit=1"))[1]["entries"][0]
-    expected = {"whole": True, "problems": [], "entries": newest["seq"], "hash": newest["hash"]}
+    expected = {"whole": True, "problems": [], "entries": newest["seq"], "hash": newest["hash"], "renamed_to": None}
     assert (await plane.call("GET", "audit/verify"))[1] == expected
+
+
+async def test_the_trail_of_an_earlier_name_is_read_and_says_which_name_goes_on(control_plane: Make) -> None:
+    plane = await control_plane(TOKENS)
+    store = Store(plane.folder / "control.db")
+    idle = '{"rollout": {}}'
+    for name, kind in (("shop", "start"), ("given-up", "abandoned")):
+        store.save(name, idle, [(1.0, Entry(kind, "ci", {}))], 1.0)
+    store.rename("shop", "store", idle, {}, 2.0)
+    store.rename("store", "phase6", idle, {}, 3.0)
+    store.close()
+    status, page = await plane.call("GET", "/api/migration/shop/audit?limit=1", headers=VIEWER)
+    assert (status, page["renamed_to"], page["next_cursor"]) == (200, "phase6", "2")
+    assert page["entries"][0]["detail"] == {"to": "store"}
+    _, verified = await plane.call("GET", "/api/migration/shop/audit/verify", headers=VIEWER)
+    assert (verified["whole"], verified["entries"], verified["renamed_to"]) == (True, 2, "phase6")
+    _, page = await plane.call("GET", "/api/migration/given-up/audit", headers=VIEWER)
+    assert ([entry["kind"] for entry in page["entries"]], page["renamed_to"]) == (["abandoned"], None)
+    _, page = await plane.call("GET", "audit", headers=VIEWER)
+    assert page["renamed_to"] is None
+    for path in ("/api/migration/odd/audit", "/api/migration/odd", "/api/migration/odd/audit/verify"):
+        status, found = await plane.call("GET", path, headers=VIEWER)
+        assert (status, code(found)) == (404, "no_such_migration")
+        assert "Known migrations: phase6." in found["error"]["hint"]
+        assert "given-up, shop, store" in found["error"]["hint"]
+    status, found = await plane.call("GET", "/api/migration/shop", headers=VIEWER)
+    assert (status, found["error"]["message"]) == (404, "there is no such migration any more: it goes on as phase6")
+    assert (await plane.call("GET", "/api/migration/shop/audit", headers=bearer("wrong")))[0] == 401
+
+
+async def test_an_error_lists_a_bounded_number_of_earlier_names(control_plane: Make) -> None:
+    plane = await control_plane()
+    store = Store(plane.folder / "control.db")
+    for number in range(EARLIER_MAX + 5):
+        store.save(f"old-{number:03}", "{}", [(1.0, Entry("start", "ci", {}))], 1.0)
+    store.close()
+    _, found = await plane.call("GET", "/api/migration/odd")
+    assert found["error"]["hint"].count("old-") == EARLIER_MAX
+    assert found["error"]["hint"].endswith("and more")
 
 
 async def read_events(response: Any, count: int) -> list[tuple[str, Any]]:
@@ -494,4 +536,5 @@ def test_every_message_of_a_webhook_is_described_by_its_event() -> None:
     for kind in MESSAGES:
         schema = SCHEMAS[kind.__name__]
         assert schema["properties"]["event"]["enum"] == [kind.__struct_config__.tag]
-        assert schema["required"] == ["event", *kind.__struct_fields__]
+        always = [name for name in kind.__struct_fields__ if name != "was"]
+        assert sorted(schema["required"]) == sorted(["event", *always])

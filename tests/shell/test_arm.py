@@ -16,17 +16,15 @@ from backends.adapters.analytics import SHARDS, _digest
 from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.copy import fixtures
-from backends.copy.seed import seed
-from backends.documents.changes import Put
-from backends.documents.port import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected, put
+from backends.documents.port import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected
 from backends.documents.semantics import size_of
 from backends.durations import Duration
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
-from backends.pair.manager import Source, build_arm, build_source
-from backends.pair.storearm import MEMO_LIMIT, StoreArm
+from backends.pair.manager import Source, build_arm
+from backends.pair.storearm import MEMO_ANSWER_BYTES, MEMO_BYTES, MEMO_LIMIT, StoreArm
 from tests.support.patience import WITHIN_S
 
 BY_NAME = {operation.name: operation for operation in operations()}
@@ -49,13 +47,13 @@ class Troubled(MemoryStore):
         self.hang = False
         self.queries: list[Query] = []
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
         self.queries.append(query)
         if self.hang:
             await asyncio.Event().wait()
         if self.fault is not None:
             raise self.fault
-        return await super().query(query, ctx, max_age)
+        return await super().query(query, ctx, max_age, min_age)
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
         if self.hang:
@@ -92,14 +90,14 @@ PUBLISH = {"metrics": {"n": 1}}
 async def test_an_answer_is_given_again_until_what_it_was_read_from_changes() -> None:
     arm = StoreArm(MemoryStore(), WITHIN_S)
     request = call("dashboard.current")
-    assert arm.peek(request.operation, request.target) is None
+    assert arm.peek(request.operation, request.key) is None
     immediate(arm.answer(call("dashboard.publish", PUBLISH)))
     answer: Answer = immediate(arm.answer(request))
-    assert arm.peek(request.operation, request.target) is answer
+    assert arm.peek(request.operation, request.key) is answer
     immediate(arm.answer(call("scans.create")))  # another collection
-    assert arm.peek(request.operation, request.target) is answer
+    assert arm.peek(request.operation, request.key) is answer
     immediate(arm.answer(call("dashboard.publish", PUBLISH)))
-    assert arm.peek(request.operation, request.target) is None
+    assert arm.peek(request.operation, request.key) is None
 
 
 async def test_a_write_to_the_same_address_is_not_answered_by_what_a_read_was() -> None:
@@ -117,10 +115,10 @@ async def test_an_answer_that_depends_on_the_time_is_not_given_again_for_ever(
     immediate(arm.answer(call("analytics.ingest", {"user": "u", "type": "t"})))
     request = call("analytics.trending")
     immediate(arm.answer(request))
-    assert arm.peek(request.operation, request.target) is not None
+    assert arm.peek(request.operation, request.key) is not None
     later = time.monotonic() + 301  # a bucket of time
     monkeypatch.setattr("backends.pair.storearm.time.monotonic", lambda: later)
-    assert arm.peek(request.operation, request.target) is None
+    assert arm.peek(request.operation, request.key) is None
 
 
 async def test_what_is_remembered_is_bounded() -> None:
@@ -132,6 +130,21 @@ async def test_what_is_remembered_is_bounded() -> None:
     assert arm.peek(BY_NAME["dashboard.current"], b"0") is None
     immediate(arm.answer(call("dashboard.current", target=b"x" * 10_000)))
     assert arm.peek(BY_NAME["dashboard.current"], b"x" * 10_000) is None
+
+
+async def test_what_is_remembered_is_bounded_in_bytes() -> None:
+    """Pages of a few hundred KiB that differ by a parameter must not fill a worker's memory."""
+    arm = StoreArm(MemoryStore(), WITHIN_S)
+    immediate(arm.answer(call("dashboard.publish", {"metrics": {"n": "x" * 400_000}})))
+    for nth in range(240):
+        immediate(arm.answer(call("dashboard.current", target=b"%d" % nth)))
+    held = [len(memo.answer.body) for memo in arm._memos.values()]
+    assert MEMO_BYTES / 2 < sum(held) < MEMO_BYTES
+    assert arm.peek(BY_NAME["dashboard.current"], b"239") is not None
+    immediate(arm.answer(call("dashboard.publish", {"metrics": {"n": "\x01" * (MEMO_ANSWER_BYTES // 6)}})))
+    immediate(arm.answer(call("dashboard.current", target=b"large")))
+    assert arm.peek(BY_NAME["dashboard.current"], b"large") is None
+    assert arm._memo_bytes == sum(memo.size for memo in arm._memos.values())
 
 
 async def test_a_rehearsal_is_late_and_fails_as_asked() -> None:
@@ -325,33 +338,6 @@ async def test_fixtures_are_documents_by_collection(tmp_path: Path) -> None:
     answer = json.loads((await arm.answer(call("dashboard.current"))).body)
     assert answer == {"id": "a", "metrics": {"n": 1}, "published_at": "2026-01-01T00:00:00Z"}
     await arm.close()
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a/b": {}}', '{"a": {"": 1}}', None])
-def test_a_fixture_that_cannot_be_used_says_which_and_why(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "things.json").write_text(content)
-    with pytest.raises(fixtures.FixtureError, match="things.json" if content is not None else "found none"):
-        build_source(Mock(fixtures=str(tmp_path)), Mock(), run_dir=None, name="m", mode="source")
-
-
-async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_path: Path) -> None:
-    data = Mock(fixtures=str(tmp_path / "f"))
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "things.json").write_text(json.dumps({str(nth): {"n": nth} for nth in range(1200)}))
-    empty = Mock(fixtures=str(tmp_path / "e"))
-    (tmp_path / "e").mkdir()
-    (tmp_path / "e" / "others.json").write_text("{}")
-    assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 1200
-    built = build_source(empty, Mock(), run_dir=tmp_path / "run", name="m", mode="source")
-    await built.start()
-    store = built.arms[SOURCE].store
-    await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + WITHIN_S))
-    assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 0
-    found = await store.get("things/5", Context(time.monotonic() + WITHIN_S))
-    assert found is not None
-    assert found.fields == {"n": -1}
-    await built.close()
 
 
 async def test_every_composite_index_that_is_asked_for_is_in_the_index_file(repository: Path) -> None:

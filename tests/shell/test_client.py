@@ -17,11 +17,14 @@ from msgspec import convert
 from control.api.client import ControlClient, _parse_events
 from control.api.documents import AuditPage, VerifiedTrail
 from control.api.unanswered import ApiError, ApiRefused, Unreachable
+from control.cli import verify
 from control.figures.documents import Figures, Sample, SampledArm
 from control.lead.commands import ActionBody
 from control.lead.documents import Status
 from control.report.documents import Report
+from control.store.entry import AuditEntry
 from control.terminal.picture import picture
+from control.terminal.tables import print_audit
 from tests.support.documents import arm, current, planned, status, status_json, verdict
 from tests.support.patience import WITHIN_S
 
@@ -177,3 +180,24 @@ def test_a_picture_never_hides_its_keys(width: int, height: int) -> None:
     assert len(drawn) < height
     assert drawn[-1] == "d detach"
     assert any("early 25 %" in line for line in drawn), "where it stands is never left out"
+
+
+class OfAnEarlierName:
+    """A client that is asked for the trail of a migration that was renamed."""
+
+    migration = "shop"
+
+    def verify(self) -> VerifiedTrail:
+        return VerifiedTrail(True, 2, "a hash", (), "store")
+
+
+def test_a_trail_of_an_earlier_name_says_which_name_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = AuditEntry(2, "2026-05-04T03:02:01.000Z", "renamed", "phasegate", {"to": "store"}, "", "")
+    print_audit(AuditPage((entry,), "2", "store"), "shop")
+    told = capsys.readouterr().out
+    assert "More: phasegate audit --migration shop --cursor 2" in told
+    assert "shop was renamed: `phasegate audit --migration store` goes on with it." in told
+    assert verify.tell(verify.asked(OfAnEarlierName())) == 0  # type: ignore[arg-type]
+    assert "shop was renamed, and goes on as store" in capsys.readouterr().out
+    print_audit(AuditPage((entry,), "2"), "store")
+    assert "--migration" not in capsys.readouterr().out

@@ -25,7 +25,7 @@ from control.lead.execution import CommandRefused
 from control.lead.judging import HEALTH_AGAIN_S, TELL_AGAIN_S
 from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.plan.phases import Phase
-from control.plan.times import Now
+from control.plan.times import Now, rfc3339
 from control.report.wording import next_line
 from control.rollout.machine import step
 from control.rollout.model import (
@@ -709,6 +709,7 @@ async def test_a_phase_with_approval_is_entered_by_an_advance_only(control_plane
     await plane.act("start")
     status = await plane.until(lambda s: "waits for approval" in " ".join(s["verdict"]["reasons"]))
     assert (status["verdict"]["outcome"], status["weight"]) == ("hold", 50.0)
+    assert [(wait["kind"], wait["name"]) for wait in status["waits"]] == [("approval", "second")]
     assert 'phasegate_approval_waiting{migration="phase6"} 1.0' in (await plane.call("GET", "/metrics"))[1]
     await plane.act("advance", reason="looks good")
     await plane.until(lambda s: s["state"] == "completed")
@@ -842,7 +843,7 @@ async def test_a_target_that_lags_is_told_as_such(scene: Scene, monkeypatch: pyt
 
 async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
     now = datetime.now(UTC)
-    freeze = {"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}
+    freeze: dict[str, Any] = {"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}
     plane = await control_plane({"migrations": {"phase6": {"freezes": [freeze]}}})
     plane.workers.rate = 2000
     status, found = await plane.call("POST", "", {"action": "start"})
@@ -850,11 +851,24 @@ async def test_a_freeze_holds_an_earned_phase(control_plane: Make) -> None:
     await plane.act("start", force=True, reason="agreed")
     status = await plane.until(lambda s: "sale" in " ".join(s["verdict"]["reasons"]))
     assert status["weight"] == 5.0
+    assert [wait["kind"] for wait in status["waits"]] == ["freeze"]
+    assert status["opens"] == {"at": rfc3339(freeze["to"].timestamp()), "tz": "UTC"}
     text = (await plane.call("GET", "/metrics"))[1]
     assert 'phasegate_held{migration="phase6",reason_kind="freeze"} 1.0' in text
     assert 'phasegate_held{migration="phase6",reason_kind="window"} 0.0' in text
     assert 'phasegate_approval_waiting{migration="phase6"} 0.0' in text
     assert 'phasegate_lease_lost_total{migration="phase6"} 0.0' in text
+
+
+async def test_a_phase_says_what_it_lacks_once_its_soak_is_over(control_plane: Make) -> None:
+    plane = await control_plane({"migrations": {"phase6": {"min_samples": 10**6}}})
+    plane.workers.rate = 500
+    await plane.act("start")
+    status = await plane.until(lambda s: s["waits"])
+    assert [(wait["kind"], wait["name"]) for wait in status["waits"]] == [("samples", "samples")]
+    assert status["phase"]["soaked_s"] >= status["phase"]["min_soak_s"]
+    assert "target requests" in status["waits"][0]["reason"]
+    assert (await plane.act("pause"))["waits"] == []
 
 
 async def test_several_migrations_go_their_own_ways(control_plane: Make) -> None:
@@ -1004,3 +1018,53 @@ async def test_without_its_checkpoint_a_run_keeps_the_boards_split(scene: Scene,
     await scene.coordinator.recover()
     assert scene.board.split(0) == KEYED
     assert splitkey.for_board(scene.coordinator.state.split) == KEYED
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("nothing", {}),
+        ("freeze", {}),
+        ("window", {}),
+        ("freeze, forced", {"force": True, "reason": "agreed"}),
+        ("nothing to resume", {"resume": True}),
+        ("running", {}),
+        ("lag", {}),
+        ("ill", {}),
+        ("store", {}),
+        ("stale", {"expected_revision": 99}),
+    ],
+)
+async def test_a_dry_run_is_answered_as_the_start_is_and_changes_nothing(
+    control_plane: Make, monkeypatch: pytest.MonkeyPatch, what: str, fields: dict[str, Any]
+) -> None:
+    now = datetime.now(UTC)
+    freezes = [{"from": now - timedelta(hours=1), "to": now + timedelta(hours=1), "reason": "sale"}]
+    hours = [{"from": f"{(now.hour + 2) % 24:02}:00", "to": f"{(now.hour + 3) % 24:02}:00"}]
+    closed: dict[str, Any] = (
+        {"freezes": freezes} if "freeze" in what else {"windows": hours} if what == "window" else {}
+    )
+    plane = await control_plane({"migrations": {"phase6": closed}})
+    if what == "running":
+        await plane.act("start")
+        await plane.act("pause")
+    if what == "lag":
+        monkeypatch.setattr("control.lead.readiness.lag", lambda *which: (60.0, 7, 0))
+    if what == "ill":
+        plane.health = [Check("backend firestore", False, "no answer")]
+    if what == "store":
+
+        async def unreadable(migration: str) -> Checkpoint | None:
+            raise StoreError("the disk is gone")
+
+        monkeypatch.setattr(plane.store, "checkpoint", unreadable)
+        plane.coordinator.outbox.known, plane.coordinator.outbox.error = False, "the disk is gone"
+    before = await plane.status()
+    status, rehearsed = await plane.call("POST", "", {"action": "start", "dry_run": True, **fields})
+    after = await plane.status()
+    assert (status, after["revision"], after["state"]) == (200, before["revision"], before["state"])
+    real, answer = await plane.call("POST", "", {"action": "start", **fields})
+    assert rehearsed["refused"] == (None if real == 200 else answer["error"])
+    failed = [check["name"] for check in rehearsed["checks"] if check["ok"] is False]
+    assert bool(failed) == (real != 200), failed
+    assert (real == 200) == (what in ("nothing", "freeze, forced"))

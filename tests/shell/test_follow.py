@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec import convert
+from msgspec.structs import replace
 
 from control.api.unanswered import Unreachable
-from control.lead.documents import Status
+from control.lead.documents import Status, Wait
 from control.terminal.follow import KeyActions, follow
 from tests.support import documents
 
@@ -109,3 +111,24 @@ def test_a_status_from_before_what_is_known_does_not_end_it(capsys: pytest.Captu
     stream = Stream(status("idle", 2, None), status("running", 4, 1), status("completed", 5, 1))
     assert follow(stream, may_act=False, known=status("running", 3, 0)) == "completed"  # type: ignore[arg-type]
     assert "idle" not in capsys.readouterr().out
+
+
+def test_a_wait_is_told_once_in_a_step_and_again_in_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"kind": "samples", "name": "samples", "reason": "3 target requests of the 100"}
+    asked = {"kind": "approval", "name": "all", "reason": "waits for approval"}
+
+    def waiting(revision: int, index: int, *what: dict[str, str]) -> Status:
+        return replace(status("running", revision, index), waits=convert(what, tuple[Wait, ...]))
+
+    steps = [(3, 0), (3, 0, few), (3, 0), (3, 0, asked), (3, 0, few), (3, 0, asked), (4, 1), (4, 1, few)]
+    stream = Stream(*(waiting(*step) for step in steps), status("completed", 5, 1))
+    assert follow(stream, may_act=False) == "completed"  # type: ignore[arg-type]
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "phase6: running, phase 1 of 2, half, 50 % on the target",
+        "all, 100 % waits for more requests: 3 target requests of the 100",
+        "all, 100 % is earned, and waits for an operator: `phasegate advance` begins it",
+        "phase6: running, phase 2 of 2, all, 100 % on the target",
+        "completion waits for more requests: 3 target requests of the 100",
+        "phase6: completed, phase 2 of 2, all, 100 % on the target",
+    ]

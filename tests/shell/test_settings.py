@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+import tomllib
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import inspect
 
 from backends.kinds.http.settings import Http
 from backends.kinds.mock.settings import Mock
 from backends.origin import OriginTls
+from control.api.endpoints import ENDPOINTS
+from control.lead.commands import ActionBody
 from control.plan.phases import DEFAULT_PHASES
-from control.plan.settings import ConfigError, Settings, decode, encode, load
+from control.plan.settings import ConfigError, Settings, decode, encode, load, parse
 
 DOCUMENTED = """
 [app]
@@ -146,7 +153,7 @@ MISTAKES = [
     ("weight = 5", "weight = 500", "migrations.phase6.phases[0].weight: expected a number above 0 and at most 100"),
     ("weight = 5", 'weight = "5"', "migrations.phase6.phases[0].weight: expected a number"),
     ('min_soak = "5m"', "min_soak = -1", "migrations.phase6.phases[0].min_soak: expected a duration"),
-    ('lease = "10s"', 'lease = "2m"', "migrations.phase6.lease: expected 300ms to 38s"),
+    ('lease = "10s"', 'lease = "2m"', "migrations.phase6.lease: expected 300ms to 38s, found 2m"),
     (
         'lease = "10s"',
         'windows = [{ from = "09:00", to = "17:00" }, { from = "09:00", to = "17:00", tz = "Paris" }]',
@@ -159,7 +166,35 @@ MISTAKES = [
         "migrations.phase6.windows[0].tz: expected a time zone",
     ),
     ("error_rate = 0.05", "error_rate = 5", "migrations.phase6.thresholds.error_rate: expected a number above 0"),
-    ("ab" * 32, "ab", "control.tokens[0].sha256: expected"),
+    (
+        "ab" * 32,
+        "my-token",
+        "control.tokens[0].sha256: expected the SHA-256 of a token, 64 hexadecimal digits as `phasegate token` "
+        "prints them, found another text",
+    ),
+    (
+        'lease = "10s"',
+        'windows = [{ from = "9:00", to = "17:00" }]',
+        'migrations.phase6.windows[0].from: expected a time of day from "00:00" to "23:59", such as "09:30", '
+        'found "9:00"',
+    ),
+    (
+        'lease = "10s"',
+        'webhooks = [{ url = "hooks.example.com/key" }]',
+        'migrations.phase6.webhooks[0].url: expected an address such as "https://hooks.example.com/phasegate", '
+        "found another text",
+    ),
+    (
+        'lease = "10s"',
+        'webhooks = [{ url = "https://a/", secret_env = "the key" }]',
+        "migrations.phase6.webhooks[0].secret_env: expected the name of an environment variable, "
+        'such as "WEBHOOK_KEY", found another text',
+    ),
+    (
+        'validate_every = "30s"',
+        'validate_every = "0m"',
+        "migrations.phase6.validate_every: expected more than 0, found 0",
+    ),
     ('role = "operator"', 'role = "root"', 'control.tokens[0].role: expected "operator" or "viewer"'),
     ('"admin@example.com"', '"admin"', "control.admins[0]: expected an e-mail address"),
     ("weight = 5", "weight = 0.004", "migrations.phase6.phases[0].weight: expected at least 0.01, found 0.004"),
@@ -202,6 +237,104 @@ def test_many_mistakes_are_told_at_once(read: Callable[[str], Settings]) -> None
     with pytest.raises(ConfigError) as caught:
         read(text)
     assert len(caught.value.problems) >= 5
+
+
+# A mistake of a type, a mistake of another kind in the same section, and what is said of that one all the same.
+HIDDEN_BEHIND = [
+    (
+        'name = "initial"',
+        "name = 3",
+        'rollback_within = "10s"',
+        'rollback_within = "0s"',
+        "phases[0].rollback_within",
+    ),
+    ('source = "mock"', "source = 3", 'lease = "10s"', 'lease = "2m"', "migrations.phase6.lease: expected 300ms"),
+    ('source = "mock"', "", 'target = "firestore"', 'target = "fire"', "migrations.phase6.target: no backend"),
+    ("routes = [", "routes = [3, ", '"/api/dashboard/*", ', '"/api/dashbord/*", ', "migrations.phase6.routes[1]"),
+    (APP, "origin = 3", "[app]", '[app]\nhost = "a b"', "app.host: expected a host"),
+    ("workers = 2", 'workers = "2"', '"cookie"', '"cooky"', "proxy.sticky[1]"),
+    ('"cookie"', "3", 'listen = ["127.0.0.1:8080"]', 'listen = ["here"]', "proxy.listen[0]"),
+    ('role = "operator"', "role = 3", '"admin@example.com"', '"admin"', "control.admins[0]"),
+    ('kind = "http"', 'kind = "http"\ndeadline = "x"', LEGACY, 'origin = "ftp://x"', "backends.legacy.origin"),
+    (APP, "orign = 3", 'lease = "10s"', 'lease = "2m"', "migrations.phase6.lease: expected 300ms"),
+]
+
+
+@pytest.mark.parametrize(("part", "wrong_type", "other", "wrong_meaning", "said"), HIDDEN_BEHIND)
+def test_a_mistaken_type_hides_no_mistake_that_does_not_depend_on_it(
+    read: Callable[[str], Settings], part: str, wrong_type: str, other: str, wrong_meaning: str, said: str
+) -> None:
+    assert part in DOCUMENTED
+    assert other in DOCUMENTED
+    with pytest.raises(ConfigError) as caught:
+        read(DOCUMENTED.replace(part, wrong_type, 1).replace(other, wrong_meaning, 1))
+    assert len(caught.value.problems) >= 2
+    assert any(said in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_phase_with_a_mistake_leaves_the_order_of_the_others_to_be_checked(
+    settings_of: Callable[..., Settings],
+) -> None:
+    phases = [{"name": "a", "weight": 50}, {"name": "b", "weight": "x"}, {"name": "a", "weight": 20}, 7]
+    with pytest.raises(ConfigError) as caught:
+        settings_of({"migrations": {"phase6": {"phases": phases}}})
+    told = "\n".join(caught.value.problems)
+    for said in (
+        'phases[1].weight: expected a number above 0 and at most 100, found "x"',
+        "phases[3]: expected a table, found 7",
+        'phases[2].name: "a" is the name of an earlier phase',
+        "phases[2].weight: expected at least 0.01 more than the phase before (50), found 20",
+    ):
+        assert said in told
+
+
+def test_whatever_is_mistaken_only_mistakes_are_told(read: Callable[[str], Settings]) -> None:
+    """No value of a wrong type, anywhere in the file, makes the reading fail in another way."""
+    document = tomllib.loads(DOCUMENTED)
+    spoiled = 0
+    for path in paths_in(document):
+        for value in (7, "x", [], {}, [7], True, [{}], "12:00", 0.5, {"kind": "http"}):
+            other = copy.deepcopy(document)
+            inner = other
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+            with contextlib.suppress(ConfigError):
+                parse(other)
+            spoiled += 1
+    assert spoiled > 500
+
+
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from paths_in(inner, (*path, key))
+
+
+def test_no_pattern_is_shown_to_anybody() -> None:
+    """Every text of a form has words for it: a regular expression helps nobody at night."""
+    shapes = [Settings, ActionBody, *(parameter.type for call in ENDPOINTS for parameter in call.parameters)]
+    patterns = list(chain.from_iterable(patterns_in(inspect.type_info(shape)) for shape in shapes))
+    assert len(patterns) > 4, "they are found"
+    assert [pattern for pattern, words in patterns if not words] == []
+
+
+def patterns_in(info: inspect.Type, words: str = "") -> Iterator[tuple[str, str]]:
+    match info:
+        case inspect.Metadata():
+            yield from patterns_in(info.type, (info.extra_json_schema or {}).get("description", ""))
+        case inspect.StrType(pattern=str() as pattern):
+            yield pattern, words
+        case inspect.StructType():
+            yield from chain.from_iterable(patterns_in(field.type) for field in info.fields)
+        case inspect.UnionType():
+            yield from chain.from_iterable(map(patterns_in, info.types))
+        case inspect.DictType():
+            yield from patterns_in(info.value_type)
+        case inspect.VarTupleType():
+            yield from patterns_in(info.item_type)
 
 
 @pytest.mark.parametrize(("text", "said"), [("[app", "no valid TOML"), ("", "app: missing")])

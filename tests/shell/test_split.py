@@ -115,7 +115,7 @@ def test_a_mark_sends_nobody_to_the_target_who_would_not_go_there(fresh: Board) 
     assert arm(share) == SOURCE
 
 
-def test_what_died_with_a_worker_keeps_nobody_back_and_is_counted_as_lost(
+def test_what_an_ended_worker_left_keeps_its_visitors_back_until_another_has_it(
     fresh: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gauges = [0] * len(GAUGES)
@@ -128,19 +128,42 @@ def test_what_died_with_a_worker_keeps_nobody_back_and_is_counted_as_lost(
     fresh.clear_volatile(0)
     later(monkeypatch)
     second = worker(fresh, 0)
+    assert arm(second) == SOURCE, "it has not said yet what it found in the logs"
+    second.behind(0)
     assert arm(second) == TARGET
     second.gauge(gauges)
     fresh.cells[LAYOUT.worker(0) + layouts.W_PID] = 1
     found = dict(zip(GAUGES, fresh.shares(0)[0].gauges, strict=True))
-    assert found["mirror_lost"] == 3
-    assert found["mirrored"] == 20
+    assert (found["mirror_lost"], found["mirrored"]) == (0, 20)
     assert (found["mirror_pending"], found["breaker_state"]) == (3, 2)
-    second.wrote(7, PAST, 1)  # and has not said how many since
-    second.gauge([0] * len(GAUGES))
-    fresh.clear_volatile(0)
-    fresh.clear_volatile(0)  # nothing died with it that had not been counted
+
+
+def test_a_row_without_a_successor_keeps_nobody_back_once_others_have_taken_over(
+    fresh: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker(fresh, 1).wrote(7, PAST, 1)
+    fresh.clear_volatile(1)
+    later(monkeypatch)
+    other = worker(fresh, 0)
+    assert arm(other) == SOURCE
+    fresh.hand_over(1)
+    assert arm(other) == TARGET
+
+
+def test_on_a_new_board_nobody_goes_to_a_target_that_lacks_changes_from_before(
+    fresh: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.begin(PAST + 10, [4])
+    share = worker(fresh, 0)
+    share.behind(PAST)  # what was taken over from an earlier run
+    later(monkeypatch)
+    assert arm(share) == SOURCE
+    share.behind(0)
+    assert arm(share) == TARGET
+    share.gauge([0] * len(GAUGES))
     fresh.cells[LAYOUT.worker(0) + layouts.W_PID] = 1
-    assert dict(zip(GAUGES, fresh.shares(0)[0].gauges, strict=True))["mirror_lost"] == 4
+    found = dict(zip(GAUGES, fresh.shares(0)[0].gauges, strict=True))
+    assert found["mirror_lost"] == 4, "the count survives the board"
 
 
 KEYED = buckets.keyed(bytes(32), "phase6")

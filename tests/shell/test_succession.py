@@ -217,3 +217,32 @@ def test_a_name_has_one_fate(
 ) -> None:
     with pytest.raises(ConfigError, match=problem.replace("[", r"\[")):
         settings(*names, abandon=abandon, **was)
+
+
+@pytest.mark.parametrize(
+    ("was", "said"),
+    [
+        ("shpo", 'nothing is in flight under the name "shpo"; did you mean "shop"?'),
+        ("zebra", 'nothing is in flight under the name "zebra"; expected "shop", or no `was`'),
+        ("before", 'nothing is in flight under the name "before"; expected "shop", or no `was`'),
+    ],
+)
+def test_a_mistyped_was_is_told_beside_what_it_misses(
+    store: Store, saved: Callable[..., None], was: str, said: str
+) -> None:
+    saved(shop=HALF, before=Rollout(State.IDLE))
+    refusal = ConfiguredSuccession(settings("store", store=was), store.path).refusal({"store": Word(0, 0, 0)})
+    assert refusal is not None
+    assert 'migration "shop" is paused at 50 %' in refusal
+    assert f"migrations.store.was: {said}" in refusal
+
+
+def test_a_was_of_a_rename_that_was_done_is_no_mistake_when_another_migration_is_missing(
+    store: Store, saved: Callable[..., None]
+) -> None:
+    saved(shop=HALF, store=HALF, blog=HALF)
+    ConfiguredSuccession(settings("blog", "diary", diary="store"), store.path).take_over()
+    refusal = ConfiguredSuccession(settings("blog", "diary", diary="store"), store.path).refusal({})
+    assert refusal is not None
+    assert 'migration "shop"' in refusal
+    assert "migrations.diary.was" not in refusal

@@ -7,10 +7,12 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
@@ -18,7 +20,7 @@ from aiohttp.test_utils import TestServer
 
 from control.lead import receiver as receivers
 from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
-from control.lead.receiver import ATTEMPTS, QUEUE_MAX, Receiver, signature
+from control.lead.receiver import ATTEMPTS, QUEUE_MAX, Receiver, failure, signature
 from control.lead.spool import Spool, SpooledMessage, SpoolFile
 from control.lead.webhooks import REASON_MAX, SPOOL, Webhooks, message_of, spooled
 from control.plan.settings import Webhook
@@ -214,6 +216,35 @@ async def test_what_was_not_taken_is_sent_by_the_next_process_in_order(inbox: In
     assert third._spool.loaded.result() == []
 
 
+async def test_what_waits_when_a_migration_is_renamed_says_both_names(inbox: Inbox, tmp_path: Path) -> None:
+    inbox.answers = [503] * 1000
+    for hooks in (
+        Webhooks({"shop": [Webhook(inbox.url)], "other": [Webhook(inbox.url)]}, tmp_path, backoff_s=10.0),
+        # Nobody takes it under its second name either; this process has written it down.
+        Webhooks({"store": [Webhook(inbox.url)]}, tmp_path, names={"shop": "store"}, backoff_s=10.0),
+    ):
+        hooks.start()
+        for name in hooks._receivers_of:
+            hooks.notify(name, phase(1), 1)
+        await got(inbox, 1)
+        await hooks.close()
+        inbox.got.clear()
+    before = [message.id for message in SpoolFile(tmp_path / SPOOL).load()]
+    inbox.answers.clear()
+    last = Webhooks({"mall": [Webhook(inbox.url)]}, tmp_path, names={"store": "mall"}, backoff_s=0.01)
+    last.start()
+    await got(inbox, 3)
+    await last.close()
+    sent = [json.loads(body) for _, body in inbox.got]
+    assert [(body["migration"], body.get("was")) for body in sent] == [
+        ("mall", "shop"),
+        ("other", None),
+        ("mall", "store"),
+    ]
+    assert [headers["X-Phasegate-Delivery"] for headers, _ in inbox.got] == before
+    assert sent[0]["phase"] == "phase 1"
+
+
 async def test_a_killed_process_leaves_what_it_was_told(inbox: Inbox, tmp_path: Path) -> None:
     inbox.answers = [503] * 1000
     killed = Webhooks(here(inbox.url), tmp_path, backoff_s=0.01)
@@ -287,7 +318,7 @@ async def test_a_message_that_is_refused_does_not_keep_back_the_others(inbox: In
     await until(lambda: len(taken) == 2)
     task.cancel()
     assert receiver.dropped == 1
-    assert [line["reason"] for line in logged if line["event"] == "webhook_dropped"] == ["answered 422"]
+    assert [line["reason"] for line in logged if line["event"] == "webhook_dropped"] == ["status 422"]
 
 
 async def test_a_receiver_that_is_away_fills_no_log(inbox: Inbox, logged: list[Any]) -> None:
@@ -299,6 +330,78 @@ async def test_a_receiver_that_is_away_fills_no_log(inbox: Inbox, logged: list[A
     task.cancel()
     failed = [line["attempt"] for line in logged if line["event"] == "webhook_failed"]
     assert failed == [1, 2, 4, 8, 16, 32]
+
+
+@asynccontextmanager
+async def serving(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """The address of a server that does this with each connection."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/secret-path"
+    server.close()
+
+
+async def reason_of(url: str, logged: list[Any]) -> str:
+    """What is logged of the first attempt to deliver to an address."""
+    receiver = Receiver(Webhook(url), forget, backoff_s=10.0)
+    task = asyncio.create_task(receiver.run())
+    receiver.put(MESSAGE)
+    await until(lambda: any(line["event"] == "webhook_failed" for line in logged))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return str(next(line["reason"] for line in logged if line["event"] == "webhook_failed"))
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.close()
+
+
+async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def test_a_receiver_that_refuses_connections_is_told_so(
+    free_port: Callable[[], int], logged: list[Any]
+) -> None:
+    assert await reason_of(f"http://127.0.0.1:{free_port()}/", logged) == "the connection was refused"
+
+
+async def test_a_receiver_whose_name_nobody_knows_is_told_so(logged: list[Any]) -> None:
+    assert await reason_of("http://nobody.invalid/", logged) == "the name was not found"
+
+
+@pytest.mark.parametrize(
+    ("answer", "scheme", "expected"),
+    [
+        (hang_up, "http", "the connection was cut before an answer"),
+        (babble, "http", "its answer is not HTTP"),
+        (babble, "https", "the TLS handshake failed"),
+        (say_nothing, "http", "timed out after 5 s"),
+    ],
+)
+async def test_what_went_wrong_with_a_receiver_is_told_in_words(
+    answer: Any, scheme: str, expected: str, logged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control.lead.receiver.TIMEOUT_S", 0.3 if answer is say_nothing else 30.0)
+    async with serving(answer) as url:
+        assert await reason_of(url.replace("http:", f"{scheme}:"), logged) == expected
+
+
+def test_no_failure_is_told_as_the_name_of_a_class() -> None:
+    class StrangeError(aiohttp.ClientError):
+        pass
+
+    assert failure(StrangeError("https://hook.example/secret")) == "the connection failed"
 
 
 async def test_messages_wait_in_memory_while_the_disk_takes_none(

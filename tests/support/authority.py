@@ -76,7 +76,7 @@ class Authority:
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        tls = Tls(*(str(self.folder / file) for file in files))
+        tls = Tls(str(self.folder / files[0]), str(self.folder / files[1]))
         Path(tls.key).write_bytes(private)
         Path(tls.certificate).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return tls

@@ -76,6 +76,8 @@ def status_json(**changed: Any) -> Json:
         "last_rollback": None,
         "checkpoint": checkpoint | {"resume_phase": None},
         "workers": [],
+        "waits": [],
+        "opens": None,
     }
     return whole | changed
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 
-class FaultProxy(grpc.GenericRpcHandler):
+class FaultProxy(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc ships no types
     """``fail`` of the calls, except Listen, end with ``code``; the others wait ``delay_s`` first."""
 
     def __init__(self, upstream: str, seed: int = 0) -> None:

@@ -65,7 +65,8 @@ class World:
     def __init__(self, seed: int, turns: int = 3, page: int = 3) -> None:
         """``turns``: that a call gives way to others at most; ``page``: documents in a page of a scan at most."""
         self.dice = random.Random(seed)
-        self.sides = Sides(Unhurried(self.dice, turns, page), Unhurried(self.dice, turns, page))
+        self.stores = (Unhurried(self.dice, turns, page), Unhurried(self.dice, turns, page))
+        self.sides = Sides(*self.stores)
         self.on_its_way: dict[int, tuple[int, Change | None]] = {}  # by number: the side that lacks it
         self.made = 0
         self._handlers = [registry.handlers(store) for store in self.sides]
@@ -182,7 +183,7 @@ class World:
 
     def contents(self) -> list[dict[str, Any]]:
         """What the two sides hold, by path."""
-        return [{one.path: one.fields for one in store.documents()} for store in self.sides]
+        return [{one.path: one.fields for one in store.documents()} for store in self.stores]
 
 
 class AllKnowing:

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
+from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
 from control.demo.children import Children
 from control.demo.traffic import Traffic

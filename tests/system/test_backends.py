@@ -27,9 +27,8 @@ from backends.arm import GAUGES, SOURCE, TARGET, Outcome
 from backends.documents.port import Context, Filter, Query, Reason, Rejected
 from backends.durations import Duration
 from backends.errors import FaultKind
-from backends.kinds.firestore.channel import EMULATOR
 from backends.kinds.firestore.emulator import Emulator
-from backends.kinds.firestore.settings import Firestore
+from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
 from backends.pair.manager import Source, build_source
@@ -38,6 +37,12 @@ from tests.support.fault_proxy import FaultProxy
 
 BY_NAME = {operation.name: operation for operation in operations()}
 NOW = 1_790_000_000.0  # when requests of these tests are made, if it matters
+
+
+@pytest.fixture
+def no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trends is read anew each time, and not up to 5 s behind the events."""
+    monkeypatch.setattr("backends.adapters.analytics.TRENDING_AGE_S", 0.0)
 
 
 def call(name: str, body: Any = None, query: dict[str, str] | None = None, **params: str) -> Call:
@@ -109,6 +114,7 @@ class Both:
         )
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_every_request_is_answered_alike_by_both_arms(emulated: str, tmp_path: Path) -> None:
     async with source(tmp_path, emulated, mode="target") as built:
         both = Both(built)
@@ -151,7 +157,7 @@ async def dashboard(both: Both) -> None:
         {"cursor": "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LCJhIl0"},
     ):
         await both("dashboard.history", None, query)
-    for body in (
+    bodies: tuple[Any, ...] = (
         b"",
         b"{",
         b"[]",
@@ -168,7 +174,8 @@ async def dashboard(both: Both) -> None:
         {"metrics": {"a": 2**63}},
         b'{"metrics": ' + b'{"a":' * 25 + b"1" + b"}" * 26,
         b'{"metrics": ' + b"[" * 100_000,
-    ):
+    )
+    for body in bodies:
         await both("dashboard.publish", body)
 
 
@@ -179,11 +186,15 @@ async def scans(both: Both) -> None:
     await both("scans.update", {"progress": 1}, None, id="none")
     await both("scans.add_results", {"files": [{"path": "a", "size": 1, "hash": "h"}]}, None, id="none")
     scan = (await both("scans.create", {"root": "/home", "name": "weekly"}))["id"]
-    for body in ({"root": 1}, {"root": ""}, {"rot": "/"}, b"x"):
+    bodies: tuple[Any, ...] = ({"root": 1}, {"root": ""}, {"rot": "/"}, b"x")
+    for body in bodies:
         await both("scans.create", body)
-    files = [{"path": f"/f{nth}", "size": nth % 7 * 10, "hash": f"h{nth % 50}"} for nth in range(500)]
+    files: list[dict[str, Any]] = [
+        {"path": f"/f{nth}", "size": nth % 7 * 10, "hash": f"h{nth % 50}"} for nth in range(500)
+    ]
     await both("scans.update", {"status": "completed"}, None, id=scan)  # not from queued
-    for body in ({"status": "flying"}, {"progress": 101}, {"progress": "5"}, {}, b"", b"{"):
+    bodies = ({"status": "flying"}, {"progress": 101}, {"progress": "5"}, {}, b"", b"{")
+    for body in bodies:
         await both("scans.update", body, None, id=scan)
     await both("scans.update", {"status": "running", "progress": 40, "message": "half"}, None, id=scan)
     await both("scans.add_results", {"files": files}, None, id=scan)
@@ -297,7 +308,11 @@ def cursor(*parts: int | str) -> dict[str, str]:
 def odd_questions(scan: str) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
     """What anybody may send: operation, path's parameters, query."""
     now = int(NOW * 1e6)
-    listings = (("scans.list", {}), ("dashboard.history", {}), ("analytics.user", {"uid": "u"}))
+    listings: tuple[tuple[str, dict[str, str]], ...] = (
+        ("scans.list", {}),
+        ("dashboard.history", {}),
+        ("analytics.user", {"uid": "u"}),
+    )
     ids = ("x", "a/b", "", "__x__", "__", ".", "..", "a\x00b", "é" * 800, "x" * 1501, "x" * 1500, "/", "__id7__")
     for odd in ids:
         for name, params in listings:
@@ -358,6 +373,7 @@ def odd_writes(scan: str) -> Iterator[tuple[str, dict[str, str], Any]]:
     yield "scans.add_results", {"id": scan}, {"files": [{"path": "/c\0", "size": 2**53, "hash": "\0"}]}
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_whatever_is_asked_both_arms_answer_alike_and_neither_is_to_blame(
     emulated: str, tmp_path: Path, logged: list[Any]
 ) -> None:
@@ -400,6 +416,7 @@ async def test_a_project_that_cannot_be_is_no_healthy_backend(emulated: str, tmp
         assert not health.ok, health
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
     emulated: str, tmp_path: Path
 ) -> None:
@@ -438,6 +455,7 @@ async def test_a_counter_that_is_full_counts_the_rest_under_other_on_both_sides(
 EVENTS = 6_000
 
 
+@pytest.mark.usefixtures("no_lag")
 async def test_a_day_of_events_sums_up_exactly_on_both_sides(emulated: str, tmp_path: Path) -> None:
     """Each batch is sent to one arm or the other, some twice and to both; both sides must come to the same sums."""
     dice = random.Random(5)
@@ -505,11 +523,44 @@ async def test_a_session_reads_its_own_write_on_whichever_worker(emulated: str, 
         for nth in range(60):
             await one.answer(TARGET, call("dashboard.publish", {"metrics": {"nth": nth}}))
             request = call("dashboard.current")
-            answer = two.peek(TARGET, request.operation, request.target)
+            answer = two.peek(TARGET, request.operation, request.key)
             answer = answer or (await two.answer(TARGET, request)).answer
             assert json.loads(answer.body)["metrics"] == {"nth": nth}
             await one.answer(TARGET, call("analytics.ingest", {"user": "u", "type": "t"}))
             assert json.loads((await two.answer(TARGET, call("analytics.system"))).answer.body)["events"] == nth + 1
+
+
+async def test_sessions_that_write_all_at_once_each_find_their_own_on_the_first_page(
+    emulated: str, tmp_path: Path
+) -> None:
+    """No live view has a user's events or a scan's duplicates: they are read through, and shared by all readers."""
+    async with source(tmp_path, emulated) as one, source(tmp_path, emulated) as two:
+        scan = json.loads((await one.answer(TARGET, call("scans.create"))).answer.body)["id"]
+        writing = asyncio.Lock()
+
+        async def session(nth: int) -> None:
+            for step in range(6):
+                mine = f"{nth}-{step}"
+                here, there = (one, two) if step % 2 else (two, one)
+                event = {"user": "all", "type": "t", "id": mine}
+                files = [{"path": f"/{mine}{copy}", "size": 10**9 + nth * 100 + step, "hash": mine} for copy in "ab"]
+                async with writing:  # or they contend for the scan's document, and the source answers
+                    outcomes = [
+                        await here.answer(TARGET, call("analytics.ingest", event)),
+                        await here.answer(TARGET, call("scans.add_results", {"files": files}, id=scan)),
+                    ]
+                assert [(outcome.arm, outcome.answer.status) for outcome in outcomes] == [
+                    (TARGET, 202),
+                    (TARGET, 201),
+                ]
+                asked = call("analytics.user", None, {"limit": "100"}, uid="all")
+                user = json.loads((await there.answer(TARGET, asked)).answer.body)
+                assert mine in {event["id"] for event in user["recent"]}
+                asked = call("scans.duplicates", None, {"limit": "500"}, id=scan)
+                groups = json.loads((await there.answer(TARGET, asked)).answer.body)["groups"]
+                assert mine in {group["hash"] for group in groups}
+
+        await asyncio.gather(*(session(nth) for nth in range(12)))
 
 
 async def test_a_stream_shows_every_change_it_has_time_for(emulated: str, tmp_path: Path) -> None:
@@ -557,7 +608,7 @@ class Readers:
         name = READS[nth % len(READS)]
         while not self._stop.is_set():
             params = {"uid": secrets.token_hex(4)} if name == "analytics.user" else {}
-            request = call(name, **params)
+            request = call(name, None, None, **params)
             began = time.perf_counter()
             outcome = self._ask(request) or await self._built.answer(TARGET, request)
             self.took.append(time.perf_counter() - began)
@@ -568,7 +619,7 @@ class Readers:
             await asyncio.sleep(0.05)
 
     def _ask(self, request: Call) -> Outcome | None:
-        answer: Answer | None = self._built.peek(TARGET, request.operation, request.target)
+        answer: Answer | None = self._built.peek(TARGET, request.operation, request.key)
         return None if answer is None else Outcome(answer, TARGET)
 
     async def _tick(self) -> None:

@@ -28,6 +28,7 @@ from control.api.client import ControlClient
 from control.api.unanswered import ApiError
 from control.lead import crashpoints as faults
 from control.lead.checkpoint import CheckpointDocument
+from control.lead.commands import Action
 from control.plan.settings import Settings, parse
 from control.rollout.model import EnteredPhase, Entry, Rollout, State
 from control.store.sqlite import Store
@@ -220,7 +221,7 @@ def test_killed_at_any_point_it_comes_back_with_no_more_weight_and_no_entry_lost
     before_bp = scene.board.word(0).weight_bp
     assert scene.client.status().state == ("running" if begun else "idle")
     acknowledged = [entry.hash for entry in reversed(scene.client.audit(1000).entries)]
-    action = "rollback" if descends else "advance" if begun else "start"
+    action: Action = "rollback" if descends else "advance" if begun else "start"
     with suppress(ApiError):
         scene.client.act(action, reason="a rehearsal")
     assert scene.died() == -signal.SIGKILL, f"it was to die at {point}"
@@ -259,7 +260,9 @@ def test_a_stopped_control_process_loses_its_lease_and_does_not_take_it_back(sho
     scene.process.send_signal(signal.SIGCONT)
     scene.until(lambda: scene.client.status().state == "rolled_back", "it notices")
     assert scene.highest == 0
-    assert scene.client.status().last_rollback.trigger == "lease_lost"
+    last = scene.client.status().last_rollback
+    assert last is not None
+    assert last.trigger == "lease_lost"
 
 
 def test_a_killed_control_process_leaves_a_completed_migration_where_it_is(short_lease: Scene) -> None:

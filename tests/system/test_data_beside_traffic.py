@@ -22,6 +22,7 @@ from backends.copy.rules import rules
 from backends.copy.tally import result
 from backends.copy.walk import Sides
 from backends.documents.port import Context
+from backends.durations import Duration
 from backends.kinds.firestore.settings import Firestore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Call
@@ -109,7 +110,7 @@ class Pair:
 @pytest.fixture
 async def pair(emulated: str) -> AsyncIterator[Pair]:
     source = build_source(
-        Mock(fixtures=None), Firestore(emulated, deadline_s=WITHIN_S), run_dir=None, name="m", mode="hybrid"
+        Mock(fixtures=None), Firestore(emulated, deadline_s=Duration(WITHIN_S)), run_dir=None, name="m", mode="hybrid"
     )
     await source.start()
     yield Pair(source)

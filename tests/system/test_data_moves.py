@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.documents.port import Context, DocumentStore, delete, put
+from backends.documents.port import Context, DocumentStore, Fields, delete, put
 from backends.kinds.firestore.codec import PbWrite
 from backends.kinds.firestore.messages import firestore
 from backends.kinds.firestore.settings import Firestore
@@ -42,11 +42,11 @@ def documents() -> list[Any]:
     for number in range(DOCUMENTS // 4):
         scan = f"scans/{dice.getrandbits(64):016x}"
         at = START + timedelta(microseconds=number)
-        state = {"status": "running", "revision": 1, "updated_at": at, "change": "a", "files": number}
+        state: Fields = {"status": "running", "revision": 1, "updated_at": at, "change": "a", "files": number}
         writes.append(put(scan, state))
         writes.append(put(f"{scan}/results/{number:x}", {"posted_at": at, "files": [{"path": "/a", "size": 1}]}))
         writes.append(put(f"{scan}/groups/{number:x}", {"copies": number, "wasted": -number}))
-        values = {
+        values: Fields = {
             "n": number,
             "f": number / 4,
             "s": "é😀",

@@ -199,7 +199,7 @@ def mutation(commands: Commands, seen: dict[str, int]) -> Mutation:
     fields = commands.fields()
     mask = tuple((name,) for name in dice.sample(FIELDS, 2)) if dice.random() < 0.7 else tuple((n,) for n in fields)
     fields = {name: value for name, value in fields.items() if (name,) in mask}
-    transforms = ()
+    transforms: tuple[Transform, ...] = ()
     if shape == "transform":
         mask, fields = (), {}
         transforms = tuple(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backends.kinds.firestore.channel import EMULATOR
+from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
 from control.demo.children import Children
 from tests.support.loglines import lines

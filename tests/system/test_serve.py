@@ -23,7 +23,7 @@ FULL = [("initial", 25, "10m"), ("complete", 100, "10m")]
 
 
 def answered_by(counts: dict[str, Any], source: str) -> int:
-    return counts.get("sources", {}).get(source, 0)
+    return int(counts.get("sources", {}).get(source, 0))
 
 
 def test_no_answer_that_started_after_a_rollback_came_from_the_target(

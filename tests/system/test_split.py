@@ -18,8 +18,10 @@ import psutil
 import pytest
 
 from control.api.client import ControlClient
+from control.api.unanswered import ApiError
 from control.lead import splitkey
-from control.store.sqlite import Store
+from control.rollout.model import Entry
+from control.store.sqlite import Store, verify_file
 from proxy.board.layout import SplitKey
 from proxy.migration import buckets
 from tests.support.servers import unix
@@ -192,3 +194,64 @@ def test_a_secret_that_cannot_be_trusted_is_refused_in_words(stage: Stage) -> No
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "split.key has 5 bytes, expected 32; move it away" in done.stderr
+
+
+@pytest.mark.parametrize("first", ["keyed", "of version 0.1"])
+def test_a_chain_of_renames_keeps_weight_trail_and_sides(
+    stage: Stage, until: Callable[..., None], first: str
+) -> None:
+    """A restart, a reload and a restart, each under another name with ``was``."""
+    config = stage.folder / "phasegate.toml"
+    if first == "of version 0.1":
+        stage.run_dir.mkdir(mode=0o700)
+        store = Store(stage.run_dir / "control.db")
+        store.save("shop", CHECKPOINT, [(time.time(), Entry("start", "ann", {}))], time.time())
+        store.close()
+    stage.start()
+    stage.client.act("start" if first == "keyed" else "resume", reason="the test")
+    secret = splitkey.read(stage.run_dir)
+    assert secret is not None
+    expected = sides_by(buckets.keyed(secret, "shop") if first == "keyed" else buckets.plain("shop"))
+    until(lambda: stage.settled(expected), 60, "the run's split")
+
+    def rename(old: str, new: str) -> None:
+        table = f"[migrations.{new}]\n"
+        lines = [line for line in config.read_text().splitlines() if not line.startswith("was = ")]
+        config.write_text("\n".join(lines).replace(f"[migrations.{old}]\n", f'{table}was = "{old}"\n'))
+
+    def goes_on(name: str) -> None:
+        client = ControlClient(stage.client.url, "", name)
+        until(client.ready, 60, "the control plane")
+        assert client.status().weight == WEIGHT
+        assert client.verify().whole
+        assert next(iter(client.audit(10).entries)).kind in ("recovered", "renamed")
+        assert client.report().started_at is not None
+        assert stage.settled(expected)
+
+    rename("shop", "store")
+    stage.end()
+    stage.start()
+    goes_on("store")
+
+    rename("store", "till")
+    os.kill(stage.process.pid if stage.process else 0, signal.SIGHUP)
+    until(lambda: '"reloading"' in (stage.folder / "log").read_text(), 60, "the reload")
+    until(lambda: "till" in names_of(stage), 60, "the new name")
+    goes_on("till")
+
+    rename("till", "desk")
+    stage.end()
+    stage.start()
+    goes_on("desk")
+    trails = verify_file(stage.run_dir / "control.db")
+    assert not any(trail.problems for trail in trails.values())
+    assert set(trails) == {"shop", "store", "till", "desk"}
+    kinds = [entry.kind for entry in reversed(ControlClient(stage.client.url, "", "desk").audit(10).entries)]
+    assert kinds[0] == "renamed"
+
+
+def names_of(stage: Stage) -> set[str]:
+    try:
+        return {each.name for each in stage.client.migrations().migrations}
+    except ApiError:
+        return set()

@@ -42,7 +42,7 @@ def code(terminal: pexpect.spawn) -> int | None:
     """The exit code, once everything was read."""
     terminal.expect(pexpect.EOF)
     terminal.close()
-    return terminal.exitstatus
+    return None if terminal.exitstatus is None else int(terminal.exitstatus)
 
 
 def test_the_keys_pause_detach_roll_back_and_abort(

@@ -21,7 +21,9 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from control.api.client import ApiError, ControlClient
+from control.api.client import ControlClient
+from control.api.unanswered import ApiError
+from control.lead.commands import Action
 
 REPOSITORY: Final = Path(__file__).parents[2]
 AWAY_S: Final = float(os.environ.get("PHASEGATE_AWAY_S", "4"))
@@ -142,7 +144,7 @@ class Running:
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.Error):
                 if "control.serve" in child.cmdline():
-                    return child.pid
+                    return int(child.pid)
         return None
 
     def renewed(self, act: Callable[[int], None]) -> None:
@@ -159,7 +161,7 @@ class Running:
         supervisor = self.process.pid
         self.renewed(lambda control: os.kill(supervisor, signal.SIGHUP))
 
-    def act(self, action: str, *events: Event) -> None:
+    def act(self, action: Action, *events: Event) -> None:
         self.client.act(action, reason="a rehearsal")
         self.expected += events
 

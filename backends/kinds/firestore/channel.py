@@ -7,12 +7,12 @@ Every call must be given a timeout.
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any, Final
 
 import grpc
 
 from backends.errors import Fault, FaultKind
+from backends.kinds.firestore.address import emulator_address
 from backends.kinds.firestore.codec import PbDocument
 from backends.kinds.firestore.messages import firestore
 from backends.kinds.firestore.settings import EMULATOR
@@ -73,9 +73,13 @@ class Channel:
 async def open_channel(project: str, database: str) -> Channel:
     """A channel to the emulator that FIRESTORE_EMULATOR_HOST names, else to Google with its default credentials.
 
-    Opens no connection yet. Raises ``Fault`` (PERMISSION) if there are no credentials.
+    Opens no connection yet. Raises ``Fault``: PERMISSION if there are no credentials, INTERNAL if the variable's
+    value is no address.
     """
-    host = os.environ.get(EMULATOR)
+    try:
+        host = emulator_address()
+    except ValueError as error:
+        raise Fault(FaultKind.INTERNAL, str(error)) from None
     if host:
         return Channel(grpc.aio.insecure_channel(host, options=_OPTIONS), project, database, emulated=True)
     # Imported late, because with an emulator none of it is needed.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from backends.documents.port import DocumentStore, Mutation, Query
+from backends.kinds.firestore.address import emulator_address
 from backends.kinds.firestore.settings import EMULATOR, Firestore
 
 MEND_WRITING: Final = "Give the account roles/datastore.user on the project, or use other credentials."
@@ -38,8 +39,18 @@ def seeded(backend: Firestore) -> tuple[str, bool]:
     return (f"the emulator at {emulator}", False) if emulator else (f"the real project {backend.project}", True)
 
 
+def environment() -> Iterator[str]:
+    """What is wrong with the environment variables that it is found by."""
+    try:
+        emulator_address()
+    except ValueError as error:
+        yield str(error)
+
+
 def mend(backend: Firestore) -> str:
     """What to do when its health check fails."""
+    if any(environment()):
+        return f"Correct {EMULATOR} as said, or unset it to use the real service."
     emulator = os.environ.get(EMULATOR)
     if emulator:
         return f"Start the emulator at {emulator}, or unset {EMULATOR} to use the real service."

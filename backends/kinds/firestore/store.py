@@ -6,6 +6,7 @@ service. Every call has a timeout, derived from its context's deadline, and goes
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,7 +36,7 @@ from backends.kinds.firestore.messages import query as query_types
 from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.status import commit_error, read_error
 from backends.kinds.firestore.view import View
-from backends.resilience.cache import Cache, Result
+from backends.resilience.cache import Cache, CachedResult, Result
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
 
@@ -47,6 +48,11 @@ _Aggregation: Final[Any] = query_types.StructuredAggregationQuery.Aggregation.pb
 _Commit: Final[Any] = firestore.CommitRequest.pb()
 
 CATCH_UP_S: Final = 0.05  # how long a read waits for the view to receive this machine's newest write
+# Where writes keep making a result too old, one question is asked every ``AGAIN_S`` in the long run, and readers in
+# between wait for it together. So what a read can cost in a minute does not grow with the writes. Somebody who writes
+# and reads in turn does not notice: after a pause the first ``BURST_S / AGAIN_S`` questions are asked without a wait.
+AGAIN_S: Final = 0.2
+BURST_S: Final = 1.0
 LONG_S: Final = 86_400.0  # the age shown for a view that has never been complete
 
 
@@ -54,13 +60,20 @@ class FirestoreStore:
     """Firestore, or its emulator. ``start`` before use.
 
     ``views`` are kept live, to answer reads; ``fence`` is the file through which this machine's processes share the
-    times of their writes, None if there is only this one.
+    times of their writes, None if there is only this one; ``clock`` gives Unix time, by which results age.
     """
 
     kind = "firestore"
 
-    def __init__(self, settings: Firestore, views: Sequence[Query] = (), fence: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Firestore,
+        views: Sequence[Query] = (),
+        fence: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._settings = settings
+        self._clock = clock
         self._channel: Channel | None = None
         self._closed_because = Fault(FaultKind.UNAVAILABLE, "Firestore: not started")
         self._guard = Guard()
@@ -169,7 +182,7 @@ class FirestoreStore:
         ctx.memorable = False
         return await self._guard.run(lambda timeout: self._get_many(paths, timeout), ctx.deadline)
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
         """As ``DocumentStore.query``."""
         self.poll()
         view = self._views.get(query.collection)
@@ -180,12 +193,14 @@ class FirestoreStore:
                 ctx.rest_on(view.cell)
                 return result
         documents = await self._through(
-            f"query {query}", query, ctx, max_age, lambda timeout: self._query(query, timeout)
+            f"query {query}", query, ctx, max_age, min_age, lambda timeout: self._query(query, timeout)
         )
         assert isinstance(documents, list)
         return documents
 
-    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+    async def count(
+        self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0, min_age: float = 0.0
+    ) -> Count:
         """As ``DocumentStore.count``."""
         assert total in (None, query.order)
         self.poll()
@@ -197,7 +212,12 @@ class FirestoreStore:
                 ctx.rest_on(view.cell)
                 return result
         count = await self._through(
-            f"count {total} {query}", query, ctx, max_age, lambda timeout: self._count(query, total, timeout)
+            f"count {total} {query}",
+            query,
+            ctx,
+            max_age,
+            min_age,
+            lambda timeout: self._count(query, total, timeout),
         )
         assert isinstance(count, Count)
         return count
@@ -225,26 +245,57 @@ class FirestoreStore:
         return await self._guard.run(lambda timeout: self._size(pattern, timeout), ctx.deadline)
 
     async def _through(
-        self, name: str, query: Query, ctx: Context, max_age: float, ask: Callable[[float], Awaitable[Result]]
+        self,
+        name: str,
+        query: Query,
+        ctx: Context,
+        max_age: float,
+        min_age: float,
+        ask: Callable[[float], Awaitable[Result]],
     ) -> Result:
-        """Ask the service, or the cache if the result may have some age."""
+        """Ask the service, or the cache if the result may have some age. ``name`` stands for what is asked."""
         if max_age <= 0 or self._cache is None:
             ctx.memorable = False
             return await self._guard.run(ask, ctx.deadline)
-        cache = self._cache
+        cache, clock, deadline = self._cache, self._clock, ctx.deadline
+        key = f"{self._open().root} {name}"
         at = slot(query.collection)
-        # A write by this machine changes the key: results cached or requested before it are not found any more.
         written, version = self._written[at], self._written[at].version
-        key = f"{self._open().root}{self._written_at[at]} {name}"
-        deadline = ctx.deadline
+        required = self._written_at[at]  # this reader must see this machine's writes until here
 
-        async def fetch() -> tuple[float, Result]:
-            return await cache.get(key) or await cache.put(key, await self._guard.run(ask, deadline), max_age)
+        def settled(entry: CachedResult) -> bool:
+            """Whether the result may be used whatever was written since."""
+            return clock() < entry.asked + min_age
 
-        expires, result = await self._flights.share(key, fetch, deadline)
-        ctx.basis.append((written, version))
-        ctx.rest_until(time.monotonic() + expires - time.time())
-        return result
+        def serves(entry: CachedResult) -> bool:
+            return entry.stamp >= required or settled(entry)
+
+        async def fetch() -> CachedResult:
+            cached = await cache.get(key)
+            usable = cached is not None and clock() < cached.expires and serves(cached)
+            cache.used(hit=usable)
+            due = 0.0
+            if cached is not None:
+                if usable:
+                    return cached
+                due = cached.due
+                await asyncio.sleep(min(AGAIN_S, due - BURST_S - clock()))
+            self.poll()
+            asked, stamp = clock(), self._written_at[at]
+            result = await self._guard.run(ask, deadline)
+            entry = CachedResult(asked, asked + cache.lifetime(max_age), max(asked, due) + AGAIN_S, stamp, result)
+            return await cache.put(query.collection.partition("/")[0], key, entry, keep_s=max_age + BURST_S)
+
+        # The call that another reader began may have been sent before this reader's write. The next one is not.
+        while not serves(entry := await self._flights.share(key, fetch, deadline)):
+            pass
+        until = entry.expires
+        if settled(entry):
+            until = min(until, entry.asked + min_age)
+        else:
+            ctx.basis.append((written, version))
+        ctx.rest_until(time.monotonic() + until - clock())
+        return entry.result
 
     # ------------------------------------------------------------------------------------------------- writing
 

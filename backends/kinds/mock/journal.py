@@ -6,7 +6,9 @@ record of a killed process, do not count, and the next append overwrites them. T
 records, each ``length u32 · crc32 u32 · body``, the body in MessagePack. Writers take turns by ``flock`` on the head,
 which the kernel releases when a process dies. Compaction writes a new data file and then stores the word.
 
-Nothing is synced to the disk: a record survives the process that wrote it, not a crash of the machine.
+A record survives the process that wrote it. A crash of the machine it survives once it is synced (see
+``backends.disk``). Until what a compaction wrote is synced, the data file before it stays: ``open`` goes back to it
+where the newer one did not reach the disk whole.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 
-from backends.documents.port import Context, Document, Mutation, Transform
+from backends.disk import disk
+from backends.documents.port import Context, Document, Mutation
 from backends.errors import Fault, FaultKind
 
 MAGIC: Final = int.from_bytes(b"phsjrnl1", "little")
@@ -34,6 +37,7 @@ COMPACT_FACTOR: Final = 4  # nor before it is this many times what the last comp
 _HEAD_BYTES: Final = 64
 _LENGTH_BITS: Final = 48
 _FRAME: Final = struct.Struct("<II")
+_WORDS: Final = struct.Struct("=QQ")  # the head's: magic, epoch and length
 _CHUNK: Final = 2**20  # bytes read at once
 _REOPENINGS: Final = 10  # attempts to open the data file while compactions replace it
 _LOCK_FIRST_S: Final = 0.0005  # pause before the next attempt to get the lock; doubles
@@ -41,7 +45,6 @@ _LOCK_MOST_S: Final = 0.01
 
 _log = structlog.get_logger("phasegate.journal")
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -52,19 +55,42 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     documents: tuple[Document, ...] = ()
 
 
-def _decoded(body: bytes) -> Record:
-    time, mutations, documents = _decode(body)
-    return Record(time, tuple(map(_mutation, mutations)), tuple(Document(*document) for document in documents))
+_decode = msgspec.msgpack.Decoder(Record).decode
 
 
-def _mutation(parts: list[Any]) -> Mutation:
-    path, fields, mask, transforms, _ = parts
-    return Mutation(
-        path,
-        fields,
-        None if mask is None else tuple(map(tuple, mask)),
-        tuple(Transform(tuple(field), op, operand) for field, op, operand in transforms),
-    )
+def first_record(path: Path) -> tuple[Record, bool] | None:
+    """The first record of a journal, in use or not, and whether others came after it; None where nothing was written.
+
+    A compacted journal has had others. Only the first record is read. Raises ``OSError``, which says what to do.
+    """
+    for _ in range(_REOPENINGS):
+        with contextlib.suppress(FileNotFoundError):
+            word = _word(path)
+            if not word:
+                return None
+            with path.with_name(f"{path.name}.{word >> _LENGTH_BITS}").open("rb") as data:
+                length, crc = _FRAME.unpack(data.read(_FRAME.size))
+                body = data.read(length)
+            if zlib.crc32(body) != crc:
+                raise OSError(f"{path}: its first record is not what was written; remove the journal and begin anew")
+            first = _FRAME.size + length
+            others = word >> _LENGTH_BITS != 0 or word & (1 << _LENGTH_BITS) - 1 != first
+            return _decode(body), others
+    raise OSError(f"{path}: its data file is missing; remove {path} too")
+
+
+def _word(path: Path) -> int:
+    """The head's word; 0 where there is no journal, or nothing was committed. Raises ``OSError``."""
+    try:
+        head = path.read_bytes()[:_HEAD_BYTES]
+    except FileNotFoundError:
+        return 0
+    if len(head) < _HEAD_BYTES:
+        return 0
+    magic, word = _WORDS.unpack_from(head)
+    if magic not in (0, MAGIC):
+        raise OSError(f"{path} is not a journal of the mock; remove it")
+    return int(word)
 
 
 class Journal:
@@ -89,11 +115,41 @@ class Journal:
         if self._cells[0] not in (0, MAGIC):
             raise OSError(f"{self._path} is not a journal of the mock; remove it")
         self._cells[0] = MAGIC
+        self._repair()
         for _ in range(_REOPENINGS):
             with contextlib.suppress(FileNotFoundError):
                 self._open_data(self._cells[1] >> _LENGTH_BITS)
                 return
         raise OSError(f"{self._path}: its data file is missing; remove {self._path} too")
+
+    def _repair(self) -> None:
+        """Go back to the data file before the last compaction, if the machine crashed before that was synced."""
+        epoch, end = self._cells[1] >> _LENGTH_BITS, self._cells[1] & (1 << _LENGTH_BITS) - 1
+        older = [before for before in ((epoch - 1, 0xFFFF) if epoch == 1 else (epoch - 1,)) if before >= 0]
+        before = next((each for each in older if self._data(each).exists()), None)
+        if before is None:
+            return
+        try:
+            fcntl.flock(self._head_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another process uses the journal, so no crash was before this
+        try:
+            if self._cells[1] >> _LENGTH_BITS != epoch:
+                return
+            if _sound_bytes(self._data(epoch), end) < end:
+                length = _sound_bytes(self._data(before), 1 << _LENGTH_BITS)
+                self._cells[1] = before << _LENGTH_BITS | length
+                reason = "it did not reach the disk whole before the machine crashed; the one before it is used"
+                _log.error("journal_damaged", file=str(self._data(epoch)), reason=reason)
+            else:
+                self._remove_once_synced(before)  # the process that made the newer one did not come to that
+        finally:
+            fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+
+    def _remove_once_synced(self, epoch: int) -> None:
+        data = self._data(epoch)
+        disk().wrote(self)
+        disk().afterwards(lambda: data.unlink(missing_ok=True))
 
     def _data(self, epoch: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{epoch}")
@@ -148,7 +204,7 @@ class Journal:
                     return
                 used = start + length
                 self._offset += _FRAME.size + length
-                yield _decoded(body)
+                yield _decode(body)
             left = end - self._offset
             if left <= 0:
                 return
@@ -197,6 +253,11 @@ class Journal:
 
     def _commit(self) -> None:
         self._word = self._cells[1] = self._epoch << _LENGTH_BITS | self._offset
+        disk().wrote(self)
+
+    def descriptors(self) -> Iterable[int]:
+        """As ``Written.descriptors``: the data first, so that the head never points beyond it on the disk."""
+        return () if self._data_fd < 0 else (os.dup(self._data_fd), os.dup(self._head_fd))
 
     def full(self) -> bool:
         """Whether it is time to ``compact``."""
@@ -219,11 +280,12 @@ class Journal:
             return
         self._commit()
         os.close(old_fd)
-        self._data(old).unlink(missing_ok=True)
+        self._remove_once_synced(old)
         self._compact_at = max(self._compact_bytes, COMPACT_FACTOR * self._offset)
 
     def close(self) -> None:
         """Unmap the head and close the files. Idempotent."""
+        disk().closing(self)
         if self._head_fd >= 0:
             self._cells.release()
             self._map.close()
@@ -232,3 +294,19 @@ class Journal:
         if self._data_fd >= 0:
             os.close(self._data_fd)
             self._data_fd = -1
+
+
+def _sound_bytes(path: Path, end: int) -> int:
+    """How many of the file's first ``end`` bytes are whole records as they were written."""
+    at = 0
+    try:
+        with path.open("rb") as file:
+            while at < end and len(head := file.read(_FRAME.size)) == _FRAME.size:
+                length, crc = _FRAME.unpack(head)
+                body = file.read(min(length, end - at))
+                if len(body) < length or zlib.crc32(body) != crc:
+                    break
+                at += _FRAME.size + length
+    except FileNotFoundError:
+        pass
+    return at

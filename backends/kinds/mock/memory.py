@@ -13,10 +13,12 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from backends.disk import disk
 from backends.documents.collection import Collection
 from backends.documents.patterns import ANY, fits_collection, order
 from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query, Skipped
 from backends.documents.semantics import applied, check, check_path, check_size, growth, refuse, size_of
+from backends.errors import Fault, FaultKind
 from backends.kinds.mock.journal import Journal, Record
 
 POLL_S: Final = 0.03  # how often a watched store checks for writes of other processes
@@ -69,13 +71,15 @@ class MemoryStore:
             )
         return documents
 
-    async def query(self, query: Query, ctx: Context, max_age: float = 0.0) -> list[Document]:
+    async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
         """As ``DocumentStore.query``."""
         self.poll()
         collection = self._rest_on(query.collection, ctx)
         return collection.run(query) if collection is not None else []
 
-    async def count(self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0) -> Count:
+    async def count(
+        self, query: Query, ctx: Context, total: str | None = None, max_age: float = 0.0, min_age: float = 0.0
+    ) -> Count:
         """As ``DocumentStore.count``."""
         self.poll()
         collection = self._rest_on(query.collection, ctx)
@@ -123,9 +127,15 @@ class MemoryStore:
         await self._log.lock(ctx)
         try:
             self.poll()
-            return self._commit(mutations)
+            when = self._commit(mutations)
         finally:
             self._log.unlock()
+        try:
+            await disk().synced()
+        except OSError as problem:
+            message = f"mock: the journal cannot be synced: {problem}"
+            raise Fault(FaultKind.EXHAUSTED, message, may_have_applied=True) from None
+        return when
 
     def _commit(self, mutations: Sequence[Mutation]) -> int:
         """Decide, append, apply, in this order: no reader sees any of it before the record is in the journal."""

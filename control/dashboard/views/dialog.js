@@ -47,10 +47,13 @@ export function Dialog({ ask, migration, reason: first, cancel, confirm }) {
 
 function DryRun({ migration }) {
   const [checks, setChecks] = useState(null); // null: not asked for; "busy"; or the list
+  const [refused, setRefused] = useState(null); // what the start itself would be answered
   async function check() {
     setChecks("busy");
     try {
-      setChecks((await act(migration, "start", { dry_run: true })).checks);
+      const answer = await act(migration, "start", { dry_run: true });
+      setRefused(answer.refused ?? null);
+      setChecks(answer.checks);
     } catch (error) {
       setChecks([{ name: "check", ok: false, found: error.message, mend: error.hint }]);
     }
@@ -65,6 +68,7 @@ function DryRun({ migration }) {
     <p class=${failed.length ? "bad" : "good"}>
       ${failed.length ? `${failed.length} of ${checks.length} checks failed.` : `All ${checks.length} checks passed.`}
     </p>
+    ${refused && html`<p class="bad">The start would be refused: ${refused.message}</p>`}
     <ul>
       ${checks.map(
         (each) => html`<li class=${each.ok === false ? "bad" : ""}>

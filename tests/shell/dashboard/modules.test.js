@@ -23,6 +23,8 @@ function status(state, index, more = {}) {
     phases: PHASES,
     verdict: { outcome: "hold", reasons: [], rules: [] },
     checkpoint: { resume_phase: null },
+    waits: [],
+    opens: null,
     ...more,
   };
 }
@@ -83,6 +85,27 @@ test("what comes next is said of every state", () => {
   for (const state of ["idle", "paused", "rolling_back", "rolled_back", "completed", "aborted"]) {
     assert.ok(comesNext(status(state, state === "idle" ? null : 1)).length > 20, state);
   }
+});
+
+test("what comes next names the phase that going on leads to, and is not promised before the hours allow it", () => {
+  const to = (name) => ({ checkpoint: { resume_phase: name } });
+  const opens = { at: "2026-10-26T08:00:00.000Z", tz: "Europe/Paris" };
+  const hours = { kind: "window", name: "hours", reason: "outside the hours" };
+  const soaked = { phase: { index: 0, ...PHASES[0], soaked_s: 400 } };
+  const later = /half, 50 %, not before Mon 2026-10-26 09:00 Europe\/Paris \(Mon 08:00 UTC\)/;
+  assert.match(comesNext(status("paused", 1, to("half"))), /until an operator resumes, which goes on with half, 50 %/);
+  assert.match(comesNext(status("rolled_back", 1, to("initial"))), /which lowers it to initial, 5 %/);
+  assert.match(comesNext(status("paused", null, to("half"))), /Held at 0 % until .* raises it to half, 50 %/);
+  assert.match(comesNext(status("rolled_back", 1)), /no phase has so little weight/);
+  assert.match(comesNext(status("aborted", null, to("half"))), /Going on leads to half, 50 %\. Start begins anew with initial, 5 %/);
+  assert.match(comesNext(status("running", 0, { opens, waits: [hours] })), later);
+  assert.match(comesNext(status("running", 0, { opens, waits: [hours] })), /when every rule is proven/);
+  assert.doesNotMatch(comesNext(status("running", 0, { opens, waits: [hours], ...soaked })), /proven|now/);
+  assert.match(comesNext(status("idle", null, { opens })), /initial, 5 %.* not before Mon/);
+  const ill = { kind: "health", name: "backend new", reason: "no answer" };
+  assert.match(comesNext(status("running", 0, { waits: [ill] })), /when this is mended: no answer/);
+  assert.equal(format.openingAt({ at: opens.at, tz: "UTC" }), "Mon 2026-10-26 08:00 UTC");
+  assert.equal(format.openingAt({ at: opens.at, tz: "Mars/Base" }), "Mon 2026-10-26 08:00 UTC");
 });
 
 test("figures keep three digits and never say more than is known", () => {

@@ -83,7 +83,7 @@ class Orders:
         return order
 
     async def _save(self, path: str, fields: Fields, ctx: Context) -> Newest:
-        change = Newest(path, fields, newer)
+        change = Newest(path, fields)
         await change.apply(self._store, ctx)
         return change
 
