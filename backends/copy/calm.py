@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-# How old the counts may be that a line was made of: workers show theirs on the board at once, whoever reads the board
-# and tells us does so a moment later.
-STALE_S: Final = 0.25
+# How old the counts may be that a line was made of: each worker puts its own on the board once a second, later where
+# it has to wait for a processor, and the parent reads them a moment after that.
+STALE_S: Final = 2.0
 _LONG_AGO: Final = float("-inf")
 
 

@@ -52,7 +52,9 @@ FIRST_TRIES: Final = 3  # of the first question to a side: somebody waits to hea
 NICENESS: Final = 19  # neither workers nor control wait for a processor behind it
 PROGRESS_S: Final = 0.5  # between two lines of progress
 LINE_BYTES: Final = 64 * 2**20  # of the orders, which hold the whole plan
-LOCAL_UNSEEN_S: Final = 0.1  # until a change of a store in memory is in the change log: within one turn of a loop
+LOCAL_UNSEEN_S: Final = (
+    0.5  # the same of a store in memory: its worker may be kept waiting for a processor or the disk
+)
 
 _log = structlog.get_logger("phasegate.data")
 _encode: Final = msgspec.json.Encoder().encode

@@ -189,20 +189,22 @@ def test_a_sample_says_what_share_it_would_have_found() -> None:
 def test_changes_have_arrived_once_nothing_waits_twice() -> None:
     tidings = Tidings()
     tidings.heard(0, None, 10.0)
-    assert not tidings.arrived(9.0)  # this line may be of counts from before
-    tidings.heard(0, None, 11.0)
-    assert tidings.arrived(11.0 - STALE_S - 0.01)
-    assert not tidings.arrived(11.0)
-    tidings.heard(3, None, 12.0)
-    tidings.heard(0, None, 13.0)
-    assert not tidings.arrived(12.0)
+    tidings.heard(0, None, 10.1)
+    assert not tidings.arrived(7.0)  # these lines may be of counts from before
+    tidings.heard(0, None, 10.0 + STALE_S)
+    assert tidings.arrived(9.9)
+    assert not tidings.arrived(10.0)
+    tidings.heard(3, None, 13.0)
+    tidings.heard(0, None, 14.0)
+    tidings.heard(0, None, 14.5)
+    assert not tidings.arrived(10.0)
 
 
 def test_the_age_of_the_oldest_change_tells_what_has_arrived_though_some_always_wait() -> None:
     tidings = Tidings()
     tidings.heard(40, 2.0, 10.0)
     assert tidings.arrived(8.0 - STALE_S - 0.01)
-    assert not tidings.arrived(8.0)
+    assert not tidings.arrived(8.0 - STALE_S)
 
 
 def test_only_what_is_on_its_way_is_neither_equal_nor_different() -> None:

@@ -432,5 +432,5 @@ async def test_waiting_ends_with_what_the_parent_says_or_after_its_time() -> Non
 async def test_a_change_that_is_not_in_the_log_yet_is_waited_for_too() -> None:
     calm = Watched(unseen_s=30.0)
     calm.heard(1, 0.0)
-    assert await calm.reached_both(calm.now() - 10.0, 0.01) is False
+    assert await calm.reached_both(calm.now() - 20.0, 0.01) is False
     assert await calm.reached_both(calm.now() - 40.0, 0.01) is True
