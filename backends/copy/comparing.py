@@ -71,8 +71,11 @@ async def compare(
         )
         await settling.start()
         if sample is None:
-            for pattern in rules:
+            for pattern, rule in rules.items():
+                if repairing is not None and rule.counted:
+                    await settling.flush()  # what counters contain is there before they are: see ``settling``
                 await settling.go_through(pattern)
+            await settling.flush()
         else:
             await _sample(sides, settling, sample)
         await settling.finish()

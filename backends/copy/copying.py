@@ -8,6 +8,7 @@ deleted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from backends.arm import TARGET
@@ -73,19 +74,27 @@ async def copy(
             settling.tallies[tally.name] = tally
     try:
         await settling.start()
-        for pattern in rules:
-            if pattern in progress.place.done:
-                continue
+        walked: list[str] = []  # of these something may still have to be settled
 
-            def settled(path: str, pattern: str = pattern) -> None:
+        def save(pattern: str | None = None, path: str = "") -> None:
+            """Everything up to here is settled."""
+            progress.place.done += walked
+            walked.clear()
+            if pattern is not None:
                 progress.place.at[pattern] = path
-                progress.place.tallies = list(settling.tallies.values())
-                progress.save()
-
-            await settling.go_through(pattern, progress.place.at.get(pattern), settled)
-            progress.place.done.append(pattern)
             progress.place.tallies = list(settling.tallies.values())
             progress.save()
+
+        for pattern, rule in rules.items():
+            if pattern in progress.place.done:
+                continue
+            if rule.counted and not any(rules[other].counted for other in walked):
+                await settling.flush()  # what counters contain is there before they are: see ``settling``
+                save()
+            await settling.go_through(pattern, progress.place.at.get(pattern), partial(save, pattern))
+            walked.append(pattern)
+        await settling.flush()
+        save()
         await settling.finish()
     except BaseException:
         again.close()

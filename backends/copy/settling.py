@@ -126,6 +126,9 @@ class Settling:
         self._differences = differences
         self._paces = paces
         self._on_page = on_page
+        self._batch: list[Pair] = []  # what is to be settled, and how many bytes it takes
+        self._size = 0
+        self._flushed_at = calm.now()
         self._starved = False  # whether step 2 took too long the last time
         self._lately_us = 0  # documents that neither side has written since had no change on its way
 
@@ -140,26 +143,28 @@ class Settling:
     async def go_through(
         self, pattern: str, after: str | None = None, on_settled: Callable[[str], None] = lambda path: None
     ) -> None:
-        """Walk one pattern from ``after``; ``on_settled`` is called with a path up to which nothing is left to do.
+        """Walk one pattern from ``after``. What must be settled is gathered, also over several patterns: ``flush``.
 
+        ``on_settled`` is called with a path up to which nothing is left to do, of this pattern and those before it.
         Raises ``Fault``.
         """
-        batch: list[Pair] = []
-        size = 0
-        settled_at = self._calm.now()
         async for pairs in walk(self._sides, pattern, after):
             for pair in pairs:
                 if self._note(pattern, pair):
-                    batch.append(pair)
-                    size += weight(pair.source) + weight(pair.target)
+                    self._batch.append(pair)
+                    self._size += weight(pair.source) + weight(pair.target)
             self._on_page(pattern, len(pairs))
-            if len(batch) >= BATCH or size >= BATCH_BYTES or self._calm.now() - settled_at > BATCH_S:
-                await self.settle([(Unsettled(pair.path), pair) for pair in batch])
-                batch, size, settled_at = [], 0, self._calm.now()
-            if not batch:
+            waits_long = self._calm.now() - self._flushed_at > BATCH_S
+            if len(self._batch) >= BATCH or self._size >= BATCH_BYTES or waits_long:
+                await self.flush()
+            if not self._batch:
                 self.again.flush()
                 on_settled(pairs[-1].path)
-        await self.settle([(Unsettled(pair.path), pair) for pair in batch])
+
+    async def flush(self) -> None:
+        """Settle what was gathered. Raises ``Fault``."""
+        await self.settle([(Unsettled(pair.path), pair) for pair in self._batch])
+        self._batch, self._size, self._flushed_at = [], 0, self._calm.now()
         self.again.flush()
 
     async def settle_some(self, pattern: str, pairs: Sequence[Pair]) -> None:
