@@ -31,6 +31,7 @@ import msgspec
 
 from backends.adapters.requests import Parameter
 from backends.documents.changes import Change, Join, Newer, StateRule, kind_problem
+from backends.documents.patterns import is_pattern
 from backends.documents.port import Context, DocumentStore, Query
 from backends.operations import Call, Kind, Operation
 
@@ -124,6 +125,11 @@ class Adapter:
     # different fields of one document at the same time, one on each side, both changes stand.
     joins: Mapping[str, Join] = field(default_factory=dict)
     changes: tuple[type[Change], ...] = ()  # kinds of its own that its writes return, beside the built-in ones
+    # Every collection of its documents, also those below documents, as patterns: ("scans", "scans/*/results"). Only
+    # these are copied and compared. Without any: ``collections``.
+    patterns: tuple[str, ...] = ()
+    # By pattern: the fields that grow by increments (or a maximum), which each side does by itself.
+    counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -143,6 +149,11 @@ class Adapter:
         """By collection: how two states of a document become one."""
         newer = {name: StateRule.of_newer(rule) for name, rule in self.newer.items()}
         return newer | {name: StateRule(join, True) for name, join in self.joins.items()}
+
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """The patterns of all its collections."""
+        return self.patterns or self.collections
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
@@ -174,6 +185,12 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     for query in adapter.views:
         if query.collection.split("/")[0] not in adapter.collections:
             yield f"views: {query.collection} is not in one of its collections"
+    for pattern in adapter.patterns:
+        if not is_pattern(pattern) or pattern.split("/")[0] not in adapter.collections:
+            yield f'patterns: expected a collection of its own, or one below such as "a/*/b", found {pattern!r}'
+    for pattern in adapter.counted:
+        if pattern not in adapter.scans:
+            yield f"counted: {pattern} is not one of its patterns"
     for name, rules in (("newer", adapter.newer), ("joins", adapter.joins)):
         for collection in rules:
             if collection not in adapter.collections:

@@ -463,4 +463,5 @@ ADAPTER: Final = Adapter(
     views=(Query(TOTALS),),
     made_up=events,
     times=frozenset({"start"}),  # of a bucket
+    counted={TOTALS: ("events", "newest_us", "types"), **{grain.collection: ("items",) for grain in GRAINS}},
 )

@@ -200,6 +200,8 @@ def joined(one: Fields, other: Fields) -> Fields:
     # A document that only counters have been added to has no state yet.
     if "status" not in one or "status" not in other:
         return other if "status" in other else one
+    if "edits" not in one and "edits" not in other:
+        return max((one, other), key=_age)  # jobs of version 0.1, whose fields have no times of their own
     state = max((one, other), key=_changed)
     status = max((one, other), key=lambda fields: (AGE[str(fields["status"])], _edit(fields, "status")))
     message = max((one, other), key=lambda fields: _edit(fields, "message"))
@@ -217,6 +219,11 @@ def joined(one: Fields, other: Fields) -> Fields:
         "revision": max(_revision(one), _revision(other)),
         "edits": edits,
     }
+
+
+def _age(fields: Fields) -> tuple[Any, ...]:
+    """By this, one state as a whole is newer than another: finished before unfinished, then the later revision."""
+    return fields["status"] in FINISHED, _revision(fields), *_changed(fields)
 
 
 def _changed(fields: Fields) -> list[Value]:
@@ -590,4 +597,6 @@ ADAPTER: Final = Adapter(
     views=(Query(COLLECTION, order="created_at", descending=True, limit=500),),
     made_up=jobs,
     joins={COLLECTION: joined},
+    patterns=(COLLECTION, f"{COLLECTION}/*/results", f"{COLLECTION}/*/groups"),
+    counted={COLLECTION: ("files", "bytes"), f"{COLLECTION}/*/groups": ("copies", "wasted")},
 )

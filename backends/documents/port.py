@@ -217,6 +217,26 @@ class Context:
         self.until = min(self.until, when)
 
 
+class Skipped:
+    """Documents that ``scan`` left out because they hold what the port has no value for. Nobody here wrote them."""
+
+    __slots__ = ("count", "named")
+
+    NAMED: Final = 100  # how many are named; the others are only counted
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.named: dict[str, str] = {}  # by path: why
+
+    def note(self, path: str, reason: str) -> None:
+        """Count the document, once while it is among the named."""
+        if path in self.named:
+            return
+        self.count += 1
+        if len(self.named) < self.NAMED:
+            self.named[path] = reason
+
+
 class DocumentStore(Protocol):
     """A store of documents. Every call may raise ``Fault``; a read ``Rejected`` (INVALID) for an invalid query, and
     ``commit`` ``Rejected`` for writes that must not be applied.
@@ -225,6 +245,7 @@ class DocumentStore(Protocol):
     """
 
     kind: str
+    skipped: Skipped
 
     def poll(self) -> None:
         """Bring every ``Cell`` up to date with what other processes of this machine wrote. Cheap."""
@@ -251,6 +272,16 @@ class DocumentStore(Protocol):
         ``total`` is the ordered field or None: the service can only sum a field of the index that it scans. The ages
         are as for ``query``.
         """
+
+    async def scan(self, pattern: str, after: str | None, limit: int, ctx: Context) -> list[Document]:
+        """The documents of every collection of the pattern (see ``patterns``), in the order of their paths.
+
+        At most ``limit``, from the first one after the path ``after``; empty only where no document is left. Never
+        answered from a view or a cache. What cannot be decoded is left out and noted in ``skipped``.
+        """
+
+    async def size(self, pattern: str, ctx: Context) -> int:
+        """How many documents ``scan`` would go through."""
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
         """Apply all or none; returns the commit time. At most ``COMMIT_LIMIT`` mutations, one per document."""

@@ -64,6 +64,8 @@ class Kind:
     # Whether its documents are in this machine's memory. The other side's changes are applied to such a store before
     # a write is answered, and the pre-flight does not check its write permission.
     local: bool = False
+    # Whether each read and write of a document is billed, and writes must begin slowly: as Firestore's.
+    metered: bool = False
     mend_writing: str = "Give phasegate the right to write there."  # what to do if only reading works
 
     # The folder of fixtures, or None, and the seed of made-up data, for its initial content. None: phasegate gives it
@@ -118,6 +120,7 @@ BUILT_IN: Final = (
     Kind(
         settings=Firestore,
         open_store=firestore.open_store,
+        metered=True,
         seeded=firestore.seeded,
         place=firestore.place,
         project=firestore.project,

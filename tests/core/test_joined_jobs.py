@@ -112,5 +112,10 @@ def test_a_job_without_times_of_its_fields_is_as_old_as_its_last_change() -> Non
     assert joined(before, edited(4, "a", message="older"))["message"] == "old"
 
 
+def test_of_two_jobs_of_an_earlier_version_the_newer_is_taken_as_it_is() -> None:
+    before = [{n: v for n, v in edited(s, f"c{s}", message=f"m{s}").items() if n != "edits"} for s in (1, 2)]
+    assert joined(*before) == joined(*reversed(before)) == before[1]
+
+
 def test_a_document_that_only_counters_were_added_to_has_no_state() -> None:
     assert joined(job(), {"files": 3}) == joined({"files": 3}, job()) == job()

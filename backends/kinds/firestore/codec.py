@@ -21,6 +21,7 @@ PbQuery: Final[Any] = query.StructuredQuery.pb()
 _Precondition: Final[Any] = common.Precondition.pb()
 _Transform: Final[Any] = write.DocumentTransform.FieldTransform.pb()
 
+LEAST_ID: Final = "\x01"  # no id that a person or a program makes sorts before it
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATORS: Final = {
@@ -188,6 +189,30 @@ def encode_query(question: Query, root: str) -> Any:
     if question.limit is not None:
         message.limit.value = question.limit
     return message
+
+
+def encode_scan(pattern: str, after: str | None, limit: int | None, root: str) -> tuple[str, Any]:
+    """The documents of a pattern of collections by path, after ``after``: the parent, and the StructuredQuery.
+
+    A pattern with ``*`` is a query of the collection group, from where the pattern's first collection begins to where
+    it ends. Documents of the group in collections that do not fit the pattern are in the result too.
+    """
+    names = pattern.split("/")
+    message = PbQuery()
+    message.from_.add(collection_id=names[-1], all_descendants=len(names) > 1)
+    message.order_by.add(direction=PbQuery.ASCENDING).field.field_path = NAME
+    if after is not None:
+        message.start_at.values.add().reference_value = root + after
+        message.start_at.before = False
+    elif len(names) > 1:
+        message.start_at.values.add().reference_value = f"{root}{names[0]}/{LEAST_ID}"
+        message.start_at.before = True
+    if len(names) > 1:
+        message.end_at.values.add().reference_value = f"{root}{names[0]}{LEAST_ID}/{LEAST_ID}"
+        message.end_at.before = True
+    if limit is not None:
+        message.limit.value = limit
+    return root[:-1], message
 
 
 def parent_of(collection: str, root: str) -> str:

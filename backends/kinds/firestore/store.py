@@ -10,12 +10,14 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from backends.documents.port import Cell, Context, Count, Document, Mutation, Query, Rejected
+from backends.documents.patterns import fits
+from backends.documents.port import Cell, Context, Count, Document, Mutation, Query, Rejected, Skipped
 from backends.documents.semantics import check, check_path
 from backends.errors import Fault, FaultKind
 from backends.kinds.firestore.channel import Channel, open_channel
@@ -24,6 +26,7 @@ from backends.kinds.firestore.codec import (
     encode_mutation,
     encode_path,
     encode_query,
+    encode_scan,
     micros,
     parent_of,
 )
@@ -82,6 +85,7 @@ class FirestoreStore:
         self._written_at = [0] * CELLS
         self._views = {query.collection: View(query, settings.view_max_age_s) for query in views}
         self._view_reads = 0
+        self.skipped = Skipped()
 
     # ------------------------------------------------------------------------------------------------- life
 
@@ -218,6 +222,28 @@ class FirestoreStore:
         assert isinstance(count, Count)
         return count
 
+    async def scan(self, pattern: str, after: str | None, limit: int, ctx: Context) -> list[Document]:
+        """As ``DocumentStore.scan``."""
+        ctx.memorable = False
+        while True:
+            page = await self._guard.run(partial(self._scan, pattern, after, limit), ctx.deadline)
+            documents = []
+            root = self._open().root
+            for message in page:
+                after = message.name[len(root) :]
+                if fits(pattern, after):
+                    try:
+                        documents.append(decode_document(message, root))
+                    except ValueError as problem:
+                        self.skipped.note(after, str(problem))
+            if documents or len(page) < limit:
+                return documents
+
+    async def size(self, pattern: str, ctx: Context) -> int:
+        """As ``DocumentStore.size``. Costs a read for each 1,000 documents."""
+        ctx.memorable = False
+        return await self._guard.run(lambda timeout: self._size(pattern, timeout), ctx.deadline)
+
     async def _through(
         self,
         name: str,
@@ -325,6 +351,23 @@ class FirestoreStore:
         )
         replies = await _stream(channel, channel.run_query, request, timeout)
         return [_decoded(reply.document, channel) for reply in replies if reply.HasField("document")]
+
+    async def _scan(self, pattern: str, after: str | None, limit: int, timeout: float) -> list[Any]:
+        """The documents as messages, those that do not fit the pattern among them."""
+        channel = self._open()
+        parent, query = encode_scan(pattern, after, limit, channel.root)
+        replies = await _stream(channel, channel.run_query, _Run(parent=parent, structured_query=query), timeout)
+        return [reply.document for reply in replies if reply.HasField("document")]
+
+    async def _size(self, pattern: str, timeout: float) -> int:
+        channel = self._open()
+        parent, query = encode_scan(pattern, None, None, channel.root)
+        request = _Aggregate(parent=parent)
+        request.structured_aggregation_query.structured_query.CopyFrom(query)
+        request.structured_aggregation_query.aggregations.append(_Aggregation(alias="n", count={}))
+        replies = await _stream(channel, channel.run_aggregation, request, timeout)
+        fields = next(reply.result.aggregate_fields for reply in replies if reply.HasField("result"))
+        return int(fields["n"].integer_value)
 
     async def _count(self, query: Query, total: str | None, timeout: float) -> Count:
         channel = self._open()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from backends.disk import disk
 from backends.documents.collection import Collection
-from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query
+from backends.documents.patterns import ANY, fits_collection, order
+from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query, Skipped
 from backends.documents.semantics import applied, check, check_path, check_size, growth, refuse, size_of
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.journal import Journal, Record
@@ -40,6 +42,8 @@ class MemoryStore:
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
+        self._names: list[tuple[str, ...]] | None = None  # of the collections, sorted: made by the first nested scan
+        self.skipped = Skipped()  # stays empty: every document here was written through the port
         self._sizes: dict[str, int] = {}  # upper bound in bytes, of documents that were merged into
         self._time = 0
         self._watchers: dict[str, set[Callable[[], None]]] = {}
@@ -80,6 +84,40 @@ class MemoryStore:
         self.poll()
         collection = self._rest_on(query.collection, ctx)
         return collection.count(query, total) if collection is not None else Count(0, 0)
+
+    async def scan(self, pattern: str, after: str | None, limit: int, ctx: Context) -> list[Document]:
+        """As ``DocumentStore.scan``."""
+        self.poll()
+        ctx.memorable = False
+        documents: list[Document] = []
+        for name in self._matching(pattern, after):
+            is_first = after is not None and after.startswith(f"{name}/") and "/" not in after[len(name) + 1 :]
+            place = (None, after[len(name) + 1 :]) if is_first and after is not None else None
+            page = Query(name, limit=limit - len(documents), start_after=place)
+            documents += self._collections[name].run(page)
+            if len(documents) >= limit:
+                break
+        return documents
+
+    def _matching(self, pattern: str, after: str | None) -> Iterator[str]:
+        """The collections of the pattern, in order, from the one that ``after`` is in."""
+        if ANY not in pattern:
+            if pattern in self._collections:
+                yield pattern
+            return
+        if self._names is None:
+            self._names = sorted(map(order, self._collections))
+        start = 0 if after is None else bisect_left(self._names, order(after)[:-1])
+        for at in range(start, len(self._names)):
+            name = "/".join(self._names[at])
+            if fits_collection(pattern, name):
+                yield name
+
+    async def size(self, pattern: str, ctx: Context) -> int:
+        """As ``DocumentStore.size``."""
+        self.poll()
+        ctx.memorable = False
+        return sum(len(self._collections[name].documents) for name in self._matching(pattern, None))
 
     async def commit(self, mutations: Sequence[Mutation], ctx: Context) -> int:
         """As ``DocumentStore.commit``."""
@@ -166,12 +204,21 @@ class MemoryStore:
             name = parent(path)
             touched.add(name)
             if document is not None:
-                self._collections.setdefault(name, Collection()).put(document)
+                self._of(name).put(document)
             else:
                 self._collections[name].drop(path[path.rindex("/") + 1 :])
         for name in touched & self._watchers.keys():
             for wake in tuple(self._watchers[name]):
                 wake()
+
+    def _of(self, name: str) -> Collection:
+        """The collection, made if there is none yet."""
+        collection = self._collections.get(name)
+        if collection is None:
+            collection = self._collections[name] = Collection()
+            if self._names is not None:
+                insort(self._names, order(name))
+        return collection
 
     def _reset(self) -> None:
         for collection in self._collections.values():
