@@ -172,6 +172,12 @@ class _Now(Collector):
         fell_back = CounterMetricFamily(
             "phasegate_fallbacks", "Target reads that the source answered", labels=labels[:2]
         )
+        copies = CounterMetricFamily(
+            "phasegate_copies", "Copies of writes that the target took, and tries that failed", labels=labels[:2]
+        )
+        copy_faults = CounterMetricFamily(
+            "phasegate_copy_faults", "Of the copies of writes, those that failed", labels=labels[:2]
+        )
         for one in self._led:
             for number, operation in enumerate(self._board.layout.migrations[one.index][1]):
                 for arm, arm_name in enumerate(ARMS):
@@ -187,7 +193,10 @@ class _Now(Collector):
                             faults.add_metric([*values, kind.label], series.faults[kind])
                     if arm:
                         fell_back.add_metric(values[:2], series.fallbacks)
-        yield from (took, faults, client, fell_back)
+                        if series.copies:
+                            copies.add_metric(values[:2], series.copies)
+                            copy_faults.add_metric(values[:2], series.copy_faults)
+        yield from (took, faults, client, fell_back, copies, copy_faults)
 
     def _sources(self) -> Iterator[Metric]:
         """Figures of the workers' data sources: a counter is the sum over workers, a level the highest of them."""

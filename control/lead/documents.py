@@ -50,11 +50,21 @@ class ArmStatus(Struct, frozen=True):
     inflight: int  # requests open now
 
 
+class CopiesStatus(Struct, frozen=True):
+    """What became of the copies of one operation's writes, over the same time as the arms' figures."""
+
+    operation: str
+    copies: int  # taken by the target, and tries that failed
+    faults: int  # of them, those that failed
+
+
 class ArmsStatus(Struct, frozen=True):
     """Source beside target."""
 
     source: ArmStatus
     target: ArmStatus
+    unsplit: int = 0  # requests that were not split: the source answered them whatever the weight; not in `source`
+    copies: tuple[CopiesStatus, ...] = ()  # with `writes = "source"`: what became of the target's copies of writes
 
 
 class CheckpointStatus(Struct, frozen=True):

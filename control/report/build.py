@@ -71,7 +71,7 @@ def _going_on(status: Status) -> ReportedPhase | None:
     phase = status.phase
     if phase is None or status.state not in GOING_ON:
         return None
-    arms = BothArms(_summary(status.arms.source), _summary(status.arms.target))
+    arms = BothArms(_summary(status.arms.source), _summary(status.arms.target), status.arms.unsplit)
     requests = arms.source.requests + arms.target.requests
     return ReportedPhase(
         name=phase.name,
