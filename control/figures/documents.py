@@ -21,7 +21,6 @@ class BothArms(Struct, frozen=True):
 
     source: Summary
     target: Summary
-    unsplit: int = 0  # requests that were not split: the source answered them whatever the weight; not in `source`
 
     def named(self) -> tuple[tuple[str, Summary], tuple[str, Summary]]:
         """Both arms' figures with the arm's name, the source first."""

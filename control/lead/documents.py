@@ -63,8 +63,6 @@ class ArmsStatus(Struct, frozen=True):
 
     source: ArmStatus
     target: ArmStatus
-    unsplit: int = 0  # requests that were not split: the source answered them whatever the weight; not in `source`
-    copies: tuple[CopiesStatus, ...] = ()  # with `writes = "source"`: what became of the target's copies of writes
 
 
 class CheckpointStatus(Struct, frozen=True):
@@ -139,6 +137,9 @@ class Status(Struct, frozen=True):
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
     waits: tuple[Wait, ...] = ()  # what the next step waits for beside its minimum soak; only while it is running
+    # Of `writes = "source"`, since the current weight was on every worker as the arms' figures:
+    unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
+    copies: tuple[CopiesStatus, ...] = ()  # what became of the target's copies of writes
     opens: OpensAt | None = None  # while hours or a freeze keep phases from beginning; null: they do not, or for ever
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
     # In the answer to a dry run alone: what the command itself would be answered now; null: it would be carried out.
@@ -170,9 +171,10 @@ class PhaseFacts(Struct, frozen=True):
     adapters: dict[str, int]  # the target's requests, by adapter
     validations: int  # verdicts for the record
     validations_failed: int  # of them, those that asked for a rollback
+    unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
 
 
-class PhaseLeft(PhaseFacts, frozen=True):
+class PhaseLeft(PhaseFacts, frozen=True, kw_only=True):
     """The detail of a `phase_left` entry of the audit trail, which the report is made from. Times in Unix time."""
 
     name: str

@@ -197,17 +197,22 @@ class Observer:
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
         return PhaseFacts(
-            arms=BothArms(summary(done.source), summary(done.target), done.unsplit),
+            arms=BothArms(summary(done.source), summary(done.target)),
             target_share=round(done.target.requests / requests, 6) if requests else None,
             verdict=verdict_document(ended.verdict),
             adapters=self._by_adapter_since(ended.adapters),
             validations=made,
             validations_failed=bad,
+            unsplit=done.unsplit,
         )
 
     def so_far(self, now: Now) -> Reading:
         """The counts since the baseline."""
         return self._read(now).since(self._base)
+
+    def unsplit(self, now: Now) -> int:
+        """The requests since boot that were not split."""
+        return self._read(now).unsplit
 
     def adapters(self) -> dict[str, int]:
         """The target's requests since the baseline, by adapter."""

@@ -83,15 +83,16 @@ class Publisher:
         arms = ArmsStatus(
             _arm(self._kinds[SOURCE], done.source, sum(r.inflight_source for r in rows)),
             _arm(self._kinds[TARGET], done.target, sum(r.inflight_target + r.inflight_old for r in rows)),
-            done.unsplit,
-            tuple(CopiesStatus(name, *counted) for name, counted in self._observer.copies().items()),
         )
+        apart = done.unsplit, tuple(CopiesStatus(name, *counted) for name, counted in self._observer.copies().items())
         resumed = self._plan.resumed(state)
         checkpoint = self._outbox.status(None if resumed is None else resumed.name)
         verdict, requests = self._observer.verdict, done.target.requests
         waits = waiting.waits(self._settings, self._plan, state, now, verdict, requests, self._holds())
         opens = self._hours.opens_at(now)
-        return status_document(self._name, self._plan, state, now, verdict, arms, checkpoint, rows, waits, opens)
+        return status_document(
+            self._name, self._plan, state, now, verdict, arms, apart, checkpoint, rows, waits, opens
+        )
 
     def figures(self) -> Figures:
         """Every operation since boot, and the data sources' gauges, as the API shows them."""

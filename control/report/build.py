@@ -64,6 +64,7 @@ def _phase(left: PhaseLeft) -> ReportedPhase:
         arms=left.arms,
         target_share=left.target_share,
         verdict=left.verdict,
+        unsplit=left.unsplit,
     )
 
 
@@ -71,7 +72,7 @@ def _going_on(status: Status) -> ReportedPhase | None:
     phase = status.phase
     if phase is None or status.state not in GOING_ON:
         return None
-    arms = BothArms(_summary(status.arms.source), _summary(status.arms.target), status.arms.unsplit)
+    arms = BothArms(_summary(status.arms.source), _summary(status.arms.target))
     requests = arms.source.requests + arms.target.requests
     return ReportedPhase(
         name=phase.name,
@@ -81,6 +82,7 @@ def _going_on(status: Status) -> ReportedPhase | None:
         arms=arms,
         target_share=round(arms.target.requests / requests, 6) if requests else None,
         verdict=status.verdict,
+        unsplit=status.unsplit,
     )
 
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from control.checks.check import Check
+from control.figures.metrics import exposition
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead import splitkey
@@ -1146,23 +1147,23 @@ async def test_requests_that_are_not_split_are_in_no_share_and_shown_beside_it(o
     count(scene, READ_AT, TARGET, buckets=10)
     count(scene, WRITE_AT, SOURCE, buckets=7)
     count(scene, WRITE_AT, TARGET, copies=6, copy_faults=2)
-    arms = scene.coordinator.status().arms
-    assert (arms.source.requests, arms.target.requests, arms.unsplit) == (30, 10, 7)
-    assert [(each.operation, each.copies, each.faults) for each in arms.copies] == [("scans.create", 6, 2)]
+    status = scene.coordinator.status()
+    assert (status.arms.source.requests, status.arms.target.requests, status.unsplit) == (30, 10, 7)
+    assert [(each.operation, each.copies, each.faults) for each in status.copies] == [("scans.create", 6, 2)]
     by_name = {each.operation: each for each in scene.coordinator.publisher.figures().operations}
     assert (by_name["scans.create"].copies, by_name["scans.create"].copy_faults) == (6, 2)
     assert by_name["scans.create"].arms.source.requests == 7
     await scene.act("advance")  # the phase that ends has them in the audit trail
     left = next(detail for detail in scene.store.details if "target_share" in detail)
-    assert (left["target_share"], left["arms"]["unsplit"]) == (0.25, 7)
-    assert scene.coordinator.status().arms.unsplit == 0
+    assert (left["target_share"], left["unsplit"]) == (0.25, 7)
+    assert scene.coordinator.status().unsplit == 0
 
 
 async def test_without_one_writer_every_request_is_split(scene: Scene) -> None:
     await scene.act("start")
     count(scene, WRITE_AT, SOURCE, buckets=7)
-    arms = scene.coordinator.status().arms
-    assert (arms.source.requests, arms.unsplit, arms.copies) == (7, 0, ())
+    status = scene.coordinator.status()
+    assert (status.arms.source.requests, status.unsplit, status.copies) == (7, 0, ())
 
 
 async def test_what_is_not_split_and_what_was_copied_is_counted_on_over_a_restart(one_writer: Scene) -> None:
@@ -1173,9 +1174,18 @@ async def test_what_is_not_split_and_what_was_copied_is_counted_on_over_a_restar
         count(scene, WRITE_AT, SOURCE, buckets=5)
         count(scene, WRITE_AT, TARGET, copies=5, copy_faults=1)
         await scene.act(action)
-    before = scene.coordinator.status().arms
+    before = scene.coordinator.status()
     scene.coordinator = scene.make()
     await scene.coordinator.recover()
-    arms = scene.coordinator.status().arms
-    assert (arms.unsplit, arms.copies) == (before.unsplit, before.copies) == (10, before.copies)
+    after = scene.coordinator.status()
+    assert (after.unsplit, after.copies) == (before.unsplit, before.copies) == (10, before.copies)
     assert before.copies[0].copies == 10
+
+
+async def test_the_exposition_has_what_was_not_split_and_the_copies_by_operation(one_writer: Scene) -> None:
+    count(one_writer, WRITE_AT, SOURCE, buckets=7)
+    count(one_writer, WRITE_AT, TARGET, copies=6, copy_faults=2)
+    text = exposition(one_writer.board, [one_writer.coordinator], []).decode()
+    assert 'phasegate_unsplit_requests_total{migration="phase6"} 7.0\n' in text
+    assert 'phasegate_copies_total{migration="phase6",operation="scans.create"} 6.0\n' in text
+    assert 'phasegate_copy_faults_total{migration="phase6",operation="scans.create"} 2.0\n' in text

@@ -50,10 +50,10 @@ async def test_the_status_is_the_documented_one(control_plane: Make) -> None:
     assert status.pop("message"), "where it is now, in the answer to a rollback alone"
     assert set(status) == {
         *("migration", "state", "revision", "weight", "phase", "phases", "verdict", "arms"),
-        *("last_rollback", "checkpoint", "workers", "waits", "opens"),
+        *("last_rollback", "checkpoint", "workers", "waits", "opens", "unsplit", "copies"),
     }
     figures = {"backend", "requests", "errors", "error_rate", "p50_ms", "p95_ms", "p99_ms", "inflight"}
-    assert set(status["arms"]) == {"source", "target", "unsplit", "copies"}
+    assert set(status["arms"]) == {"source", "target"}
     assert set(status["arms"]["target"]) == figures
     assert set(status["verdict"]) == {"outcome", "reasons", "checked_at", "rules", "summary"}
     assert set(status["last_rollback"]) == {
