@@ -131,10 +131,11 @@ def copies(client: ControlClient) -> dict[str, tuple[int, int]]:
     return {each.operation: (each.copies, each.copy_faults) for each in operations if each.copies}
 
 
+@pytest.mark.parametrize("trouble", ["refuses", "says nothing"])
 def test_a_target_that_takes_no_write_is_rolled_back_though_it_answers_every_read(
-    faults: FaultProxy, serving: Callable[..., Any], until: Wait
+    trouble: str, faults: FaultProxy, serving: Callable[..., Any], until: Wait
 ) -> None:
-    running = serving("demo-one-writer", [("half", 50.0, "1h")], writes="source")
+    running = serving(f"demo-one-writer-{len(trouble)}", [("half", 50.0, "1h")], writes="source")
     client = running.client
     client.act("start")
     writers = Writers(running.listen)
@@ -144,8 +145,14 @@ def test_a_target_that_takes_no_write_is_rolled_back_though_it_answers_every_rea
         assert client.status().state == "running"
         assert client.status().unsplit > 0
         assert {each.faults for each in client.status().copies} == {0}
-        faults.only, faults.fail = "/Commit", 1.0
-        until(lambda: client.status().state == "rolled_back", WITHIN_S, "the rollback")
+        faults.only = "/Commit"
+        if trouble == "refuses":
+            faults.fail = 1.0
+        else:
+            faults.delay_s = 2 * WITHIN_S
+        began = time.monotonic()
+        until(lambda: client.status().weight == 0, WITHIN_S, "the rollback")
+        print(f"{trouble}: taken back after {time.monotonic() - began:.1f} s")
     status = client.status()
     assert status.weight == 0
     assert status.last_rollback is not None
@@ -154,7 +161,7 @@ def test_a_target_that_takes_no_write_is_rolled_back_though_it_answers_every_rea
     assert writers.failures == []
     assert writers.arms_since(0.0).keys() == {SOURCE}
 
-    faults.fail = 0.0
+    faults.fail = faults.delay_s = 0.0
     until(lambda: pending(client) == 0, WITHIN_S, "Firestore's taking what waited")
     assert sum(client.metrics().gauges["mirror_lost"]) == 0
 
