@@ -76,6 +76,8 @@ class Kind:
     seeded: Callable[[Any], tuple[str, bool]] | None = None
     # Deliberate trouble in its answers.
     rehearsal: Callable[[Any], mock.Rehearsal | None] | None = None
+    # Which documents it has, in words: another text means other documents. None: those in the run directory.
+    place: Callable[[Any], str] | None = None
     # Its Google Cloud project: ID tokens of that project are accepted if the configuration names no other.
     project: Callable[[Any], str] | None = None
     # Mistakes in its settings that their types do not catch, as (key, what was expected and found).
@@ -117,6 +119,7 @@ BUILT_IN: Final = (
         settings=Firestore,
         open_store=firestore.open_store,
         seeded=firestore.seeded,
+        place=firestore.place,
         project=firestore.project,
         environment=firestore.environment,
         mend=firestore.mend,

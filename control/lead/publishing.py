@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import asdict
 
 from backends.arm import SOURCE, TARGET
+from control.data.documents import DataDocument
 from control.figures.counts import figures, read_counts, summary, unsplit_operations, workers
 from control.figures.documents import Figures
 from control.figures.history import StepHistory
@@ -43,6 +44,7 @@ class Publisher:
         outbox: Outbox[Any],
         holds: Callable[[], Sequence[Hold]],
         now: Now,
+        data: Callable[[], DataDocument | None],
     ) -> None:
         """``kinds`` names the arms' backends; ``holds`` is what keeps an earned phase from beginning now."""
         self.hub = Hub()
@@ -58,6 +60,7 @@ class Publisher:
         self._unsplit = unsplit_operations(board, index, settings.writes)
         self._observer = observer
         self._outbox = outbox
+        self._data = data
         self._published_at = now.mono
 
     def publish_status(self, state: Rollout, now: Now) -> None:
@@ -91,7 +94,18 @@ class Publisher:
         waits = waiting.waits(self._settings, self._plan, state, now, verdict, requests, self._holds())
         opens = self._hours.opens_at(now)
         return status_document(
-            self._name, self._plan, state, now, verdict, arms, apart, checkpoint, rows, waits, opens
+            self._name,
+            self._plan,
+            state,
+            now,
+            verdict,
+            arms,
+            apart,
+            checkpoint,
+            rows,
+            waits,
+            opens,
+            self._data(),
         )
 
     def figures(self) -> Figures:

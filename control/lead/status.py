@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from control.data.documents import DataDocument
 from control.figures.counts import WorkerState
 from control.judge.document import verdict_document
 from control.judge.verdict import PhaseVerdict
@@ -35,6 +36,7 @@ def status_document(
     workers: Sequence[WorkerState],
     waits: tuple[Wait, ...],
     opens: OpensAt | None,
+    data: DataDocument | None,
 ) -> Status:
     """The whole status. ``apart``: how many requests were not split, and what became of copies of writes."""
     current = plan.current(s)
@@ -54,6 +56,7 @@ def status_document(
         unsplit=apart[0],
         copies=apart[1],
         opens=opens,
+        data=data,
     )
 
 

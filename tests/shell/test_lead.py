@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from backends.arm import Health
+from backends.kinds.mock.memory import MemoryStore
 from control.serve import lead
 from proxy.board.board import Board
 from tests.support.patience import WITHIN_S
@@ -21,9 +22,11 @@ class SlowArm:
     """An arm whose credentials take their time."""
 
     kind = "firestore"
+    deadline_s = WITHIN_S
 
     def __init__(self) -> None:
         self.opened = asyncio.Event()
+        self.store = MemoryStore()
         self.asked_while_closed = False
 
     async def start(self) -> None:

@@ -47,6 +47,11 @@ def environment() -> Iterator[str]:
         yield str(error)
 
 
+def place(backend: Firestore) -> str:
+    """Which documents it has: another project or database has others."""
+    return f"project {backend.project}, database {backend.database}"
+
+
 def mend(backend: Firestore) -> str:
     """What to do when its health check fails."""
     if any(environment()):
