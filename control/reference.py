@@ -129,6 +129,10 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from that arm alone",
     (
         settings.Migration,
+        "writes",
+    ): "who answers a write: its visitor's side, or the source until completion; only between document stores",
+    (
+        settings.Migration,
         "validate_every",
     ): "how often the target is judged in full; in between, a detector looks four times a second",
     (settings.Migration, "lease"): "how long workers use the target when the control plane is silent; at most 38s",

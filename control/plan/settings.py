@@ -80,7 +80,7 @@ class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     routes: tuple[str, ...]
     was: str | None = None  # the name that it had before: it goes on with all that is known under that name
     mode: Mode = Mode.HYBRID
-    writes: Writes = "arm"  # only between document stores
+    writes: Writes = "arm"
     validate_every_s: Duration = field(default=Duration(30.0), name="validate_every")
     lease_s: Duration = field(default=Duration(10.0), name="lease")
     on_breach: Literal["previous", "start"] = "previous"
