@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pytest
 
 from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
+from control.api.unanswered import ApiError
 from tests.support.fault_proxy import FaultProxy
 from tests.system.test_changes_survive import both
 
@@ -204,3 +207,34 @@ def test_nothing_acknowledged_is_lost_where_the_writes_change_sides(
     seeded = 500  # events of the made-up data
     totals = [int(str(fields["events"])) for path, fields in target.items() if path.startswith("analytics_totals/")]
     assert sum(totals) == writers.events + seeded
+
+
+def test_a_reload_changes_who_takes_the_writes_and_keeps_the_weight(
+    emulated: str, serving: Callable[..., Any], until: Wait
+) -> None:
+    running = serving(emulated, [("all", 100.0, "1h")], writes="arm")
+    running.client.act("start")
+    writers = Writers(running.listen, threads=2)
+    with writers.at_work():
+        until(lambda: writers.arms_since(0.0)[TARGET] > 20, WITHIN_S, "writes to Firestore")
+        before = {worker.pid for worker in running.client.status().workers}
+        running.config.write_text(running.config.read_text().replace('writes = "arm"', 'writes = "source"'))
+        os.kill(running.pid, signal.SIGHUP)
+
+        def replaced() -> bool:
+            with suppress(ApiError):
+                pids = {worker.pid for worker in running.client.status().workers}
+                return len(pids) == 2 and not pids & before
+            return False
+
+        until(replaced, WITHIN_S, "new workers")
+        until(lambda: writers.read[TARGET] > 0, WITHIN_S, "reads from Firestore")
+
+        def only_the_source() -> bool:
+            since = time.monotonic()
+            until(lambda: sum(writers.arms_since(since).values()) > 20, WITHIN_S, "writes")
+            return writers.arms_since(since).keys() == {SOURCE}
+
+        until(only_the_source, WITHIN_S, "the source's answering every write")
+        assert running.client.status().weight == 100
+    assert writers.failures == []
