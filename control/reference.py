@@ -129,6 +129,10 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (settings.Migration, "mode"): "`hybrid` follows the phases; the others answer everything from that arm alone",
     (
         settings.Migration,
+        "writes",
+    ): "who answers a write: its visitor's side, or the source until completion; only between document stores",
+    (
+        settings.Migration,
         "validate_every",
     ): "how often the target is judged in full; in between, a detector looks four times a second",
     (settings.Migration, "lease"): "how long workers use the target when the control plane is silent; at most 38s",
@@ -444,17 +448,19 @@ def _diagram(first: str, rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:
 
 def _rules() -> Iterator[str]:
     """The judge's rules as a table."""
-    yield "| rule | what is counted or sampled | limit | p₀ | health checks count | held beside a bad source |"
-    yield "|---|---|---|---|---|---|"
+    titles = ("rule", "what is counted or sampled", "limit", "p₀")
+    yield f"| {' | '.join((*titles, 'health checks count', 'copies count', 'held beside a bad source'))} |"
+    yield "|---|---|---|---|---|---|---|"
     keys = {field.encode_name for field in fields(phases.Thresholds)}
     for rule in RULES:
         limit = f"`{rule.limit}`" if rule.limit in keys else inspect.getdoc(getattr(phases.Thresholds, rule.limit))
         cells = [f"`{rule.name}`", rule.meaning, str(limit).rstrip(".").replace("``", "`")]
         if isinstance(rule.signal, Requests):
             allowed = "the limit" if rule.signal.allowed is None else percent(rule.signal.allowed)
-            cells += [allowed, _yes(rule.signal.probed), _yes(rule.signal.beside_source)]
+            signal = rule.signal
+            cells += [allowed, *map(_yes, (signal.probed, signal.copied, signal.beside_source))]
         else:
-            cells += ["", "", ""]
+            cells += [""] * 4
         yield f"| {' | '.join(cells)} |"
     yield ""
 

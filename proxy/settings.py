@@ -117,6 +117,11 @@ class Mode(StrEnum):
         return {"mock": cls.SOURCE, "firestore": cls.TARGET}.get(str(value))
 
 
+# Which side answers writes. ``arm``: the one that the visitor is on; ``source``: the source, until the migration is
+# completed.
+Writes = Literal["arm", "source"]
+
+
 class Route(msgspec.Struct, frozen=True):
     """A migration as the data plane sees it: which paths are its, and which backends stand behind its arms."""
 
@@ -125,6 +130,7 @@ class Route(msgspec.Struct, frozen=True):
     source: str
     target: str
     mode: Mode = Mode.HYBRID
+    writes: Writes = "arm"
     was: str | None = None  # its earlier name: a run of version 0.1 splits by the name that it began with
 
 

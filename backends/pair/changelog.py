@@ -10,6 +10,7 @@ A segment is a header and then frames. The header is mapped into memory, and has
 of its change (``ChangeState``). Storing that byte is all it takes to note an outcome. A frame is ``mark · number u32
 · length u32 · crc32 u32 · body``; the body is the time (microseconds since 1970) and the encoded change. A frame is
 whole in the file before its change is sent to the store, and its outcome is stored before the client has its answer.
+The encoded change comes alone, or after the name of the operation that made it (``named``).
 
 After a crash of the machine a frame may be there without its state, or a state without its frame. The first is asked
 about as if the process had died in the middle of that write; the second is lost, and told.
@@ -50,6 +51,10 @@ _HEADER: Final = _STATES + SEGMENT_FRAMES
 _FRAME: Final = struct.Struct("<4sIII")
 _MARK: Final = b"\x9cChg"  # begins a frame: where to go on behind a damaged one
 _MADE: Final = struct.Struct("<Q")
+# Begins a body that names its operation: no MessagePack, and so no encoded change, begins with this byte.
+_NAMED: Final = b"\xc1"
+_NAME_AT: Final = len(_NAMED) + 1  # after one byte for the name's length
+_NAME_MAX: Final = 255
 _ATTEMPTS: Final = 10  # to make a segment; each fails only if another process took that very file
 
 _log = structlog.get_logger("phasegate.changelog")
@@ -389,6 +394,20 @@ def _lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def named(operation: str, change: bytes) -> bytes:
+    """An encoded change with the name of its operation before it; alone where the name is empty."""
+    name = operation.encode()[:_NAME_MAX]
+    return _NAMED + bytes((len(name),)) + name + change if name else change
+
+
+def without_name(body: bytes) -> tuple[str, bytes]:
+    """The name of the operation, which may be empty, and the encoded change."""
+    if not body.startswith(_NAMED) or len(body) < _NAME_AT:
+        return "", body
+    end = _NAME_AT + body[_NAME_AT - 1]
+    return body[_NAME_AT:end].decode(errors="replace"), body[end:]
 
 
 def changes_folder(run_dir: Path, migration: str) -> Path:

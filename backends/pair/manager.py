@@ -9,6 +9,7 @@ gets an error that says whether the write may be stored.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -41,11 +42,23 @@ class Source:
     ``hybrid``: the source answers for a failing target, and each side's changes are mirrored to the other.
     """
 
-    def __init__(self, source: StoreArm, target: StoreArm, *, hybrid: bool, changes: Path | None = None) -> None:
-        """``changes``: the folder of the change logs; None keeps the changes in memory, where they end with it."""
+    def __init__(
+        self,
+        source: StoreArm,
+        target: StoreArm,
+        *,
+        hybrid: bool,
+        changes: Path | None = None,
+        copied: Callable[[str, bool], None] | None = None,
+    ) -> None:
+        """``changes``: the folder of the change logs; None keeps the changes in memory, where they end with it.
+
+        ``copied`` is told what became of the target's copies of writes: the operation, and whether it failed.
+        """
         self.arms = (source, target)
         self._hybrid = hybrid
         self._changes = changes
+        self._copied = copied
         self._fallbacks = 0
         self._mirrors: list[Mirror] = []  # from source to target, and from target to source
         self._writes: set[asyncio.Task[Answer]] = set()
@@ -108,7 +121,7 @@ class Source:
         """As ``DataSource.start``."""
         await asyncio.gather(*(arm.start() for arm in self.arms))
         if self._hybrid:
-            self._mirrors = mirrors(self.arms, self._changes)
+            self._mirrors = mirrors(self.arms, self._changes, self._copied)
             for arm, mirror in zip(self.arms, self._mirrors, strict=True):
                 mirror.start()
                 arm.mirror = mirror
@@ -124,18 +137,24 @@ class Source:
         await asyncio.gather(*(arm.close() for arm in self.arms))
 
 
-def mirrors(arms: tuple[StoreArm, StoreArm], changes: Path | None) -> list[Mirror]:
-    """From the source to the target, and from the target to the source; to be started once the arms are."""
+def mirrors(
+    arms: tuple[StoreArm, StoreArm], changes: Path | None, copied: Callable[[str, bool], None] | None = None
+) -> list[Mirror]:
+    """From the source to the target, and from the target to the source; to be started once the arms are.
+
+    ``copied`` is told of what goes to the target.
+    """
     return [
         Mirror(
             arm.store,
             other.store,
             at_once=KINDS[other.kind].local,
             log=None if changes is None else ChangeLog(changes, side, disk()),
+            copied=told,
         )
-        for arm, other, side in (
-            (arms[SOURCE], arms[TARGET], ARMS[TARGET]),
-            (arms[TARGET], arms[SOURCE], ARMS[SOURCE]),
+        for arm, other, side, told in (
+            (arms[SOURCE], arms[TARGET], ARMS[TARGET], copied),
+            (arms[TARGET], arms[SOURCE], ARMS[SOURCE], None),
         )
     ]
 
@@ -156,13 +175,20 @@ def build_arm(backend: Backend) -> StoreArm:
 
 
 def build_source(
-    source: Backend, target: Backend, *, run_dir: Path | None, name: str, mode: str, live: bool = True
+    source: Backend,
+    target: Backend,
+    *,
+    run_dir: Path | None,
+    name: str,
+    mode: str,
+    live: bool = True,
+    copied: Callable[[str, bool], None] | None = None,
 ) -> Source:
     """A migration's data source. No network, and no file, until ``start``.
 
     The processes of one machine with the same ``run_dir`` and ``name`` share a mock's documents; None keeps them
-    private to this process. Without ``live`` there are no live views. Raises ``FixtureError`` if a mock's fixtures
-    cannot be used.
+    private to this process. Without ``live`` there are no live views. ``copied`` is as for ``Source``. Raises
+    ``FixtureError`` if a mock's fixtures cannot be used.
     """
     # Two backends of one kind must not share files.
     same_kind = source.kind == target.kind
@@ -173,6 +199,7 @@ def build_source(
         store_arm(target, second, live=live and mode != "source"),
         hybrid=mode == "hybrid",
         changes=None if run_dir is None else changes_folder(run_dir, name),
+        copied=copied,
     )
 
 

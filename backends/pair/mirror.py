@@ -21,6 +21,14 @@ in one doubles and halves likewise. So a store in trouble gets fewer calls, and 
 time as a probe, with pauses.
 
 Lost are only the changes that the store will never accept. They are counted, told, and kept beside the log.
+
+Where one side answers every write, nothing else shows whether the other one takes writes. So what becomes of its
+copies is counted by operation, for the judge (``copied``). A copy that is taken counts once. A try that fails counts
+against the change, and for the same change again after a pause that doubles: a store that is down fails with
+every new write, and one change that waits for an hour is a few dozen failures. Of a commit with many changes that
+fails, the first one counts, and those that had failed before: what the next try gets over is no failure of hundreds.
+Two writers that meet are none at all. A change that is sent alone, as a probe, speaks for some of those that have
+waited behind it, or a store that answers nothing would be known to fail only once in ``CALL_S``.
 """
 
 from __future__ import annotations
@@ -28,8 +36,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 from time import monotonic_ns, time_ns
 from typing import Any, Final
 
@@ -43,7 +52,7 @@ from backends.documents.changes import ATTEMPTS, Change, contended, decode, enco
 from backends.documents.port import Context, Document, DocumentStore, Mutation, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.operations import error_answer
-from backends.pair.changelog import ChangeLog, ChangeState, Frame, Segment
+from backends.pair.changelog import ChangeLog, ChangeState, Frame, Segment, named, without_name
 from backends.resilience.backoff import backoff
 
 WINDOW: Final = 10_000  # changes in memory; more wait in the log alone
@@ -58,6 +67,10 @@ TRIES: Final = 8  # with a permanent fault before the change is given up; with a
 NAMED: Final = 5  # documents of a change that the log names; the others are only counted
 LOOK_S: Final = 1.0  # between two looks for logs whose process is gone
 ASKERS: Final = 8  # questions under way, whether the own side holds a change that is in doubt
+COUNTED_AGAIN_S: Final = 2.0  # a copy that fails is counted again after so long, and then after twice as long
+COUNTED_CAP_S: Final = 60.0  # but at least so often
+SPEAKS_FOR: Final = 10  # copies that fail with the probe that they wait behind: about as many as convince the judge
+LATE_S: Final = 2.0  # if they have waited for so long
 AGAIN_S: Final = 5.0  # a commit that a store does not hold yet may still be on its way to it for so long
 
 # A stored value of an unsupported type, or a reply that cannot be parsed: a retry will meet the same. Every other
@@ -80,6 +93,7 @@ class LoggedChange(msgspec.Struct, eq=False):
     due: int
     segment: Segment | None  # None: it is in memory only
     number: int  # in the segment
+    operation: str = ""  # whose write it is, if that is known
     loaded: bool = True  # in the window; otherwise it is read back from its segment
     outcome: ChangeState = ChangeState.OPEN
     doubtful: bool = False
@@ -90,6 +104,8 @@ class LoggedChange(msgspec.Struct, eq=False):
     others: int = 0  # the mirror's count of applied changes when this one last failed
     fault: str = ""  # the kind of the last fault
     reason: str = ""  # and the store's message
+    count_at: int = 0  # when its failing is counted next
+    count_pause: float = 0.0  # seconds from the last time to that one
 
     def __lt__(self, other: LoggedChange) -> bool:
         return self.due < other.due
@@ -116,15 +132,16 @@ class LoggedChange(msgspec.Struct, eq=False):
 class WriteAhead:
     """The changes of one call to a handler: each is logged before the handler's store gets it."""
 
-    __slots__ = ("_logged", "_mirror")
+    __slots__ = ("_logged", "_mirror", "_operation")
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, operation: str = "") -> None:
         self._mirror = mirror
+        self._operation = operation
         self._logged: list[LoggedChange] = []
 
     def intend(self, step: Change) -> LoggedChange:
         """Log a change. Raises ``OperationRefused`` where that is impossible: it must not be written then."""
-        logged = self._mirror.log_ahead(step)
+        logged = self._mirror.log_ahead(step, self._operation)
         self._logged.append(logged)
         return logged
 
@@ -134,7 +151,7 @@ class WriteAhead:
         if change is not None and not (len(logged) == 1 and logged[0].step is change):
             for step in change.steps:
                 if not any(step is each.step for each in logged):
-                    logged.append(mirror.log_afterwards(step))
+                    logged.append(mirror.log_afterwards(step, self._operation))
         try:
             if mirror.at_once:
                 for each in logged:
@@ -156,10 +173,18 @@ class Mirror:
     """Changes of the store ``own`` to be applied to the store ``other``. ``start`` before use.
 
     ``at_once``: they are applied to it before the write is answered. Without a ``log`` they are in memory only.
+    ``copied`` is told of each change that ``other`` has taken, and of those that fail: the operation that made it,
+    and whether it failed.
     """
 
     def __init__(
-        self, own: DocumentStore, other: DocumentStore, *, at_once: bool, log: ChangeLog | None = None
+        self,
+        own: DocumentStore,
+        other: DocumentStore,
+        *,
+        at_once: bool,
+        log: ChangeLog | None = None,
+        copied: Callable[[str, bool], None] | None = None,
     ) -> None:
         self.mirrored = 0
         self.lost = 0
@@ -169,6 +194,7 @@ class Mirror:
         self.at_once = at_once
         self.waits_for_disk = log is not None and log.disk.sync is Sync.ALWAYS
         self._log = log
+        self._copied = copied
         # What waits in memory, oldest first: by segment, and under None what is in no segment.
         self._waiting: dict[Segment | None, dict[LoggedChange, None]] = {}
         self._open: dict[tuple[Segment, int], LoggedChange] = {}  # sent to the own store, without an outcome yet
@@ -214,34 +240,34 @@ class Mirror:
 
     # ------------------------------------------------------------------------------------------------- logging
 
-    def log_ahead(self, step: Change) -> LoggedChange:
+    def log_ahead(self, step: Change, operation: str) -> LoggedChange:
         """Log a change that is about to be written. Raises ``OperationRefused`` if that is impossible."""
         try:
-            return self._logged(step, ChangeState.OPEN)
+            return self._logged(step, operation, ChangeState.OPEN)
         except OSError as error:
             self.refused += 1
             self._tell_unwritable(error)
             message = "the change log cannot be written, so nothing was: the disk of phasegate's machine may be full"
             raise OperationRefused(error_answer(503, "change_log_unwritable", message, _RETRY)) from None
 
-    def log_afterwards(self, step: Change) -> LoggedChange:
+    def log_afterwards(self, step: Change, operation: str) -> LoggedChange:
         """Log a change that was written already. Where that is impossible it waits in memory."""
         try:
-            logged = self._logged(step, ChangeState.SETTLED)
+            logged = self._logged(step, operation, ChangeState.SETTLED)
         except OSError as error:
             self._tell_unwritable(error)
-            logged = self._unlogged(step, 0)
+            logged = self._unlogged(step, operation)
         logged.outcome = ChangeState.SETTLED
         return logged
 
-    def _logged(self, step: Change, state: ChangeState) -> LoggedChange:
+    def _logged(self, step: Change, operation: str, state: ChangeState) -> LoggedChange:
         log = self._log
         if log is None:
-            return self._unlogged(step, 0)
+            return self._unlogged(step, operation)
         try:
-            body = encode(step)
+            body = named(operation, encode(step))
         except _UNENCODABLE:
-            return self._unlogged(step, 0)  # no store takes such a value: the write is refused in a moment
+            return self._unlogged(step, operation)  # no store takes such a value: the write is refused in a moment
         # Once more waits than the window holds, what comes after it waits behind it.
         read_later = self._own_unread or self._count >= WINDOW or self._bytes >= WINDOW_BYTES
         before = log.current
@@ -253,15 +279,15 @@ class Mirror:
             if before is not None:
                 self._discard(before)
         now = monotonic_ns()
-        logged = LoggedChange(step, len(body), now, now, segment, number, not read_later)
+        logged = LoggedChange(step, len(body), now, now, segment, number, operation, not read_later)
         if read_later:
             self._own_unread = self._unread = True
             self._open[segment, number] = logged
         return logged
 
-    def _unlogged(self, step: Change, size: int) -> LoggedChange:
+    def _unlogged(self, step: Change, operation: str) -> LoggedChange:
         now = monotonic_ns()
-        return LoggedChange(step, size, now, now, None, 0)
+        return LoggedChange(step, 0, now, now, None, 0, operation)
 
     def _tell_unwritable(self, error: OSError) -> None:
         if not self._unwritable:
@@ -290,10 +316,13 @@ class Mirror:
             if refusal.reason is not Reason.INVALID:
                 return
             self._drop(logged, "refused", str(refusal))
+            self._tell_copied(logged, failed=True)
         except Exception as error:
             self._drop(logged, "mistake", _MISTAKE, mistake=error)
+            self._tell_copied(logged, failed=True)
         else:
             self.mirrored += 1
+            self._tell_copied(logged, failed=False)
         self._done(logged)
 
     def hand_over(self, logged: LoggedChange) -> None:
@@ -463,14 +492,15 @@ class Mirror:
             self._open.pop((segment, frame.number))
             return
         try:
-            step = decode(frame.body)
+            operation, change = without_name(frame.body)
+            step = decode(change)
         except msgspec.DecodeError as error:
             segment.note(frame.number, ChangeState.DONE)
             reason = f"its record cannot be read; has an adapter been removed? {error}"
             self._count_lost((), "mistake", reason)
             return
         made = _monotonic(frame.made)
-        logged = LoggedChange(step, len(frame.body), made, made, segment, frame.number)
+        logged = LoggedChange(step, len(frame.body), made, made, segment, frame.number, operation)
         self._waiting.setdefault(segment, {})[logged] = None
         self._count += 1
         self._bytes += logged.size
@@ -619,6 +649,7 @@ class Mirror:
                 applied, left = await self._commit(left)
                 for logged in applied:
                     self.mirrored += 1
+                    self._tell_copied(logged, failed=False)
                     self._settle(logged)
                 self._succeeded()
         except Fault as fault:
@@ -630,6 +661,7 @@ class Mirror:
                 self._postpone(left, Fault(FaultKind.INTERNAL, str(refusal)))
         except Exception as error:
             if len(left) == 1:
+                self._tell_copied(left[0], failed=True)
                 self._lose(left[0], "mistake", _MISTAKE, mistake=error)
             else:
                 self._part(left)
@@ -684,6 +716,7 @@ class Mirror:
         (logged,) = changes
         coarser = logged.step.coarser
         if coarser is None:
+            self._tell_copied(logged, failed=True)
             self._lose(logged, "refused", reason)
         else:
             logged.step = coarser
@@ -715,7 +748,10 @@ class Mirror:
             else:
                 long = self._note_failure(logged, fault)
             if self._is_given_up(logged):
+                self._tell_copied(logged, failed=True)
                 continue
+            if (logged is changes[0] or logged.tries > 1) and fault.kind is not FaultKind.ABORTED:
+                self._tell_failing(logged, now)
             if long:
                 _log.warning(
                     "change_not_mirrored_yet",
@@ -735,8 +771,26 @@ class Mirror:
         if self._window == 1 and fault.kind is not FaultKind.ABORTED:  # ABORTED only means that two writers met
             # Only a commit sent alone is a probe: those sent before the store went down all fail at the same time.
             self._probes += len(self._senders) == 1
+            if alone:
+                for waiting in islice(self._fresh, SPEAKS_FOR):
+                    if now - waiting.made >= LATE_S * 1e9:
+                        self._tell_failing(waiting, now)
             self._most = 1
             self._resume = now + int(1e9 * backoff(self._probes, BASE_S, CAP_S, self._dice))
+
+    # ------------------------------------------------------------------------------------------------- counting
+
+    def _tell_copied(self, logged: LoggedChange, *, failed: bool) -> None:
+        """The store has taken a change, or will never."""
+        if self._copied is not None:
+            self._copied(logged.operation, failed)
+
+    def _tell_failing(self, logged: LoggedChange, now: int) -> None:
+        """The store does not take a change now; it is counted, unless it was a moment ago."""
+        if self._copied is not None and now >= logged.count_at:
+            logged.count_pause = min(COUNTED_CAP_S, 2 * logged.count_pause or COUNTED_AGAIN_S)
+            logged.count_at = now + int(1e9 * logged.count_pause)
+            self._copied(logged.operation, True)
 
     # ------------------------------------------------------------------------------------------------- its end
 

@@ -104,7 +104,7 @@ class StoreArm:
         if mirror is None:
             answer, _ = await handler(call, Context(deadline))
             return answer  # type: ignore[no-any-return]  # the table of handlers is untyped
-        ahead = WriteAhead(mirror)
+        ahead = WriteAhead(mirror, call.operation.name)
         try:
             answer, change = await handler(call, Context(deadline, ahead.intend))
         except BaseException:

@@ -43,6 +43,7 @@ deadline = "1s"  # a read that takes longer is answered by the source
 source = "mock"
 target = "firestore"
 routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]  # every other request goes to the app
+writes = "{writes}"  # {meaning}
 validate_every = "30s"
 on_breach = "previous"  # or "start": how far a failing target is taken back
 phases = [
@@ -69,6 +70,12 @@ tokens = [
 ]
 """
 
+# What each choice means, and when it is the right one: for the question, and for the file.
+_WRITES: Final = {
+    "arm": "each visitor's own side takes them: Firestore is tried with writes phase by phase",
+    "source": "the mock takes all until completion: choose it where visitors change the same documents at once",
+}
+
 _NEXT: Final = {
     "check": "checks that everything is in place",
     "serve": "takes the app's traffic",
@@ -86,12 +93,19 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
     project = _answer("Google Cloud project of Firestore", given.get("project"), "demo-phasegate", ask, _word)
     control = _answer("Where its API and dashboard listen", given.get("control"), "127.0.0.1:9090", ask, _address)
     admin = _answer("E-mail of an admin (may be empty)", given.get("admin"), "", ask, _email)
+    if ask and given.get("writes") is None:
+        click.echo("Both sides hold every write, a moment apart. Which side takes it first:")
+        for choice, meaning in _WRITES.items():
+            click.echo(f"  {choice:<8}{meaning}")
+    writes = _answer("Which side takes the writes", given.get("writes"), "arm", ask, _writes)
     token = secrets.token_urlsafe(32)
     text = _TEMPLATE.format(
         origin=origin,
         listen=listen,
         control=control,
         project=project,
+        writes=writes,
+        meaning=_WRITES[writes],
         admins=f'["{admin}"]' if admin else "[]  # e-mail addresses that may operate, by Firebase sign-in",
         sha256=hashlib.sha256(token.encode()).hexdigest(),
     )
@@ -143,6 +157,10 @@ def _address(text: str) -> str | None:
 def _word(text: str) -> str | None:
     good = text and all(letter.isalnum() or letter in "-:." for letter in text)
     return None if good else f"expected a project's id, such as my-project-123, found {text!r}"
+
+
+def _writes(text: str) -> str | None:
+    return None if text in _WRITES else f"expected {' or '.join(_WRITES)}, found {text!r}"
 
 
 def _email(text: str) -> str | None:

@@ -22,6 +22,7 @@ from control.terminal.exits import GATE, OK
 @click.option("--project", help="The Google Cloud project that Firestore is in.")
 @click.option("--listen", metavar="HOST:PORT", help="Where phasegate takes the app's traffic.")
 @click.option("--control", metavar="HOST:PORT", help="Where the API and the dashboard listen.")
+@click.option("--writes", type=click.Choice(["arm", "source"]), help="Which side takes the writes until completion.")
 @click.option("--admin", help="The e-mail address of an admin.")
 def init(config: str, yes: bool, **given: str | None) -> None:
     """Ask a few questions and write a commented configuration.

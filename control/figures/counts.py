@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
+from backends.adapters.registry import operations
 from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from control.figures.documents import BothArms, Figures, OperationFigures, Summary
@@ -13,6 +14,7 @@ from control.plan.times import of_ns
 from proxy.board import histogram
 from proxy.board.board import Board
 from proxy.board.series import Series
+from proxy.settings import Writes
 
 HEARTBEAT_MAX_S: Final = 2.0  # a worker silent for longer is not waited for: its lease ends its use of the target
 BYTES_PER_KB: Final = 1024  # the kernel, and so the board, counts resident memory in units of 1024 bytes
@@ -62,17 +64,37 @@ class Reading(NamedTuple):
     """The counts of both arms at ``mono`` (CLOCK_MONOTONIC seconds)."""
 
     mono: float
-    source: Series
+    source: Series  # without the requests that are not split
     target: Series
+    unsplit: int = 0  # requests that the source answered whatever the weight
 
     def since(self, earlier: Reading) -> Reading:
         """What was counted since ``earlier``; nothing where the counts were reset in between."""
-        return Reading(self.mono, _since(self.source, earlier.source), _since(self.target, earlier.target))
+        source, target = _since(self.source, earlier.source), _since(self.target, earlier.target)
+        return Reading(self.mono, source, target, max(0, self.unsplit - earlier.unsplit))
 
 
-def read_counts(board: Board, m: int, mono: float) -> Reading:
-    """The counts now."""
-    return Reading(mono, board.series(m, SOURCE), board.series(m, TARGET))
+def unsplit_operations(board: Board, m: int, writes: Writes) -> frozenset[int]:
+    """The operations, by their numbers on the board, whose requests are the source's whatever the weight is."""
+    if writes == "arm":
+        return frozenset()
+    names = {operation.name for operation in operations() if operation.kind == "write"}
+    return frozenset(number for number, name in enumerate(board.layout.migrations[m][1]) if name in names)
+
+
+def read_counts(board: Board, m: int, mono: float, unsplit: Collection[int] = ()) -> Reading:
+    """The counts now; ``unsplit`` has the numbers of the operations whose requests are not split."""
+    if not unsplit:
+        return Reading(mono, board.series(m, SOURCE), board.series(m, TARGET))
+    split = [number for number in range(len(board.layout.migrations[m][1])) if number not in unsplit]
+    apart = board.series(m, SOURCE, sorted(unsplit)).requests
+    return Reading(mono, board.series(m, SOURCE, split), board.series(m, TARGET), apart)
+
+
+def copies(board: Board, m: int) -> dict[str, tuple[int, int]]:
+    """By operation of which writes were copied to the target: how many outcomes since boot, and failures of them."""
+    counted = {name: board.series(m, TARGET, [number]) for number, name in enumerate(board.layout.migrations[m][1])}
+    return {name: (series.copies, series.copy_faults) for name, series in counted.items() if series.copies}
 
 
 def by_adapter(board: Board, m: int) -> dict[str, int]:
@@ -97,6 +119,8 @@ def figures(board: Board, m: int) -> Figures:
                 faults={kind.label: target.faults[kind] for kind in FaultKind},
                 fallbacks=target.fallbacks,
                 client_errors=source.client_errors + target.client_errors,
+                copies=target.copies,
+                copy_faults=target.copy_faults,
             )
         )
     return Figures(migration, tuple(operations), board.gauges(m))
@@ -139,6 +163,8 @@ def sparse(series: Series) -> dict[str, Any]:
         "fallbacks": series.fallbacks,
         "sum_us": series.sum_us,
         "buckets": {str(i): count for i, count in enumerate(series.buckets) if count},
+        "copies": series.copies,
+        "copy_faults": series.copy_faults,
     }
 
 
@@ -152,6 +178,8 @@ def dense(document: Mapping[str, Any]) -> Series:
     series.client_errors = int(document["client_errors"])
     series.fallbacks = int(document["fallbacks"])
     series.sum_us = int(document["sum_us"])
+    series.copies = int(document.get("copies", 0))  # checkpoints of earlier versions have none
+    series.copy_faults = int(document.get("copy_faults", 0))
     return series
 
 

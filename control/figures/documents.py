@@ -35,6 +35,8 @@ class OperationFigures(Struct, frozen=True):
     faults: dict[str, int]  # the target's failures, by kind
     fallbacks: int  # reads that failed on the target and were answered by the source
     client_errors: int  # 4xx answers of both arms
+    copies: int = 0  # with `writes = "source"`: copies of its writes that the target took, and tries that failed
+    copy_faults: int = 0  # of them, those that failed
 
 
 class Figures(Struct, frozen=True):
@@ -60,6 +62,7 @@ class Sample(Struct, frozen=True):
     weight: float  # the published weight at the step's end, in percent
     source: SampledArm
     target: SampledArm
+    unsplit: int = 0  # requests of this step that were not split; not in `source`
 
 
 class HistoryDocument(Struct, frozen=True):

@@ -68,7 +68,7 @@ class _Tier:
             return None
         new = seen.since(begun)
         span_s = round(seen.mono - begun.mono, 3)
-        sample = Sample(round(unix, 3), span_s, weight, _arm(new.source), _arm(new.target))
+        sample = Sample(round(unix, 3), span_s, weight, _arm(new.source), _arm(new.target), new.unsplit)
         self.samples.append(sample)
         return sample
 

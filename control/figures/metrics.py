@@ -88,6 +88,10 @@ class Led(Protocol):
         """What keeps an earned phase from beginning now."""
 
     @property
+    def unsplit(self) -> int:
+        """Requests since boot that the source answered whatever the weight."""
+
+    @property
     def index(self) -> int:
         """The migration's index on the board."""
 
@@ -225,7 +229,17 @@ class _Now(Collector):
         fell_back = CounterMetricFamily(
             "phasegate_fallbacks", "Target reads that the source answered", labels=labels[:2]
         )
+        copies = CounterMetricFamily(
+            "phasegate_copies", "Copies of writes that the target took, and tries that failed", labels=labels[:2]
+        )
+        copy_faults = CounterMetricFamily(
+            "phasegate_copy_faults", "Of the copies of writes, those that failed", labels=labels[:2]
+        )
+        unsplit = CounterMetricFamily(
+            "phasegate_unsplit_requests", "Requests that were not split: the source's", labels=labels[:1]
+        )
         for one in self._led:
+            unsplit.add_metric([one.name], one.unsplit)
             for number, operation in enumerate(self._board.layout.migrations[one.index][1]):
                 for arm, arm_name in enumerate(ARMS):
                     series = self._board.series(one.index, arm, [number])
@@ -240,7 +254,10 @@ class _Now(Collector):
                             faults.add_metric([*values, kind.label], series.faults[kind])
                     if arm:
                         fell_back.add_metric(values[:2], series.fallbacks)
-        yield from (took, faults, client, fell_back)
+                        if series.copies:
+                            copies.add_metric(values[:2], series.copies)
+                            copy_faults.add_metric(values[:2], series.copy_faults)
+        yield from (took, faults, client, fell_back, copies, copy_faults, unsplit)
 
     def _sources(self) -> Iterator[Metric]:
         """Figures of the workers' data sources: a counter is the sum over workers, a level the highest of them."""

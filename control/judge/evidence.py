@@ -10,6 +10,8 @@ p_j against p₀ is summed, but never below 0, so that hours of good results do 
 fires when the mean of the likelihood ratios passes 3·10⁶. At a small weight requests are rare, so from a *suspicion*
 (10²) on, the control plane also probes the target, twice in every look. A health check may test less than real
 requests do, so two detectors run: one counts requests and probes, the other requests only. The mean of both decides.
+Where the source answers every write, a third one counts the target's copies of them, by themselves: a target that
+takes no writes must not be outvoted by its reads.
 
 *Promote* by an e-test (Ville's inequality; Ramdas et al. 2023): the same sum for shares p_j below p₀, from the
 beginning of the phase and never reset. A mean likelihood ratio of 1/alpha = 100 happens by chance in at most one of
@@ -56,15 +58,27 @@ class Trials(NamedTuple):
 
     requests: float
     broke: tuple[float, ...]
+    copies: float = 0.0  # of writes that the other arm answered
+    failed_copies: float = 0.0
 
     def rate(self, rule: int) -> float:
         """The share of requests that broke the rule; 0 without requests."""
         return self.broke[rule] / self.requests if self.requests else 0.0
 
+    @property
+    def copy_rate(self) -> float:
+        """The share of copies that failed; 0 without copies."""
+        return self.failed_copies / self.copies if self.copies else 0.0
+
     def faded(self, factor: float, more: Trials) -> Trials:
         """These trials weighted by ``factor``, plus ``more``."""
         broke = tuple(a * factor + b for a, b in zip(self.broke, more.broke, strict=True))
-        return Trials(self.requests * factor + more.requests, broke)
+        return Trials(
+            self.requests * factor + more.requests,
+            broke,
+            self.copies * factor + more.copies,
+            self.failed_copies * factor + more.failed_copies,
+        )
 
 
 class Bound(NamedTuple):
@@ -73,6 +87,7 @@ class Bound(NamedTuple):
     p0: float  # the share of trials that may break the rule
     beside_source: bool  # whether the target is not blamed while the source breaks the rule as badly
     probed: bool  # whether a health check counts as a trial, too
+    copied: bool = False  # whether a copy of a write counts as a trial, too
 
 
 @cache
@@ -128,36 +143,52 @@ class Detector(Struct, frozen=True):
         return _log_mean(self.scores)
 
 
+def _worst(trials: Trials, rule: int, bound: Bound) -> float:
+    """The share that broke the rule: of the requests or, if it is greater, of the copies."""
+    return max(trials.rate(rule), trials.copy_rate) if bound.copied else trials.rate(rule)
+
+
 class TargetWatch(Struct, frozen=True):
     """The fast detector of a phase: the detectors of every rule on requests, and both arms' recent rates."""
 
     bounds: tuple[Bound, ...]
     detectors: tuple[Detector, ...]  # count requests only
     probed: tuple[Detector | None, ...]  # count requests and probes; None where probes do not count for the rule
+    copied: tuple[Detector | None, ...]  # count copies of writes; None where they do not count for the rule
     source: Trials  # recent requests, older ones weighted less: see HALF_LIFE_S
     target: Trials
     together: tuple[bool, ...]  # by rule: whether source and target degrade together
     failing: FailingRun = NO_FAILING  # by the first rule that counts probes
+    failing_copies: FailingRun = NO_FAILING  # the same of copies of writes
     unanswered: bool = False  # suspected, and no probe of the last round was answered
 
     @classmethod
-    def fresh(cls, bounds: Sequence[Bound], failing: FailingRun = NO_FAILING) -> TargetWatch:
-        """A watch without any trials; ``failing`` goes on counting failures that a rollback did not end."""
+    def fresh(
+        cls, bounds: Sequence[Bound], failing: FailingRun = NO_FAILING, failing_copies: FailingRun = NO_FAILING
+    ) -> TargetWatch:
+        """A watch without any trials; the runs go on counting failures that a rollback did not end."""
         nothing = Trials(0, (0,) * len(bounds))
         return cls(
             tuple(bounds),
             tuple(Detector(bound.p0) for bound in bounds),
             tuple(Detector(bound.p0) if bound.probed else None for bound in bounds),
+            tuple(Detector(bound.p0) if bound.copied else None for bound in bounds),
             nothing,
             nothing,
             (False,) * len(bounds),
             failing,
+            failing_copies,
         )
 
     def evidence(self, rule: int) -> float:
         """The log of the likelihood ratio against the target, by one rule."""
-        alone, probed = self.detectors[rule].evidence, self.probed[rule]
-        return alone if probed is None else _log_mean((alone, probed.evidence))
+        detectors = (self.detectors[rule], self.probed[rule], self.copied[rule])
+        return _log_mean([each.evidence for each in detectors if each is not None])
+
+    def suspects_copies(self, rule: int) -> bool:
+        """Whether the copies of writes alone make it likely that the target breaks the rule."""
+        copied = self.copied[rule]
+        return copied is not None and copied.evidence >= SUSPECT
 
     def fires(self, rule: int) -> bool:
         """Whether the evidence that the target breaks the rule suffices for a rollback."""
@@ -179,6 +210,12 @@ class TargetWatch(Struct, frozen=True):
             return self.failing
         return self.failing.after(target.broke[place], target.requests, *worse(self.bounds[place].p0)[-1])
 
+    def _failing_copies_after(self, target: Trials) -> FailingRun:
+        p0 = next((bound.p0 for bound in self.bounds if bound.copied), None)
+        if p0 is None or not target.copies:
+            return self.failing_copies
+        return self.failing_copies.after(target.failed_copies, target.copies, *worse(p0)[-1])
+
     def after_probes(self, failed: int, made: int) -> TargetWatch:
         """The watch after ``made`` probes of the target, of which ``failed`` failed."""
         probed = tuple(d and d.after(failed, made) for d in self.probed)
@@ -197,23 +234,27 @@ class TargetWatch(Struct, frozen=True):
             self,
             detectors=tuple(alone.after(broke, target.requests) for broke, alone, _ in trials),
             probed=tuple(probed and probed.after(broke, target.requests) for broke, _, probed in trials),
+            copied=tuple(copied and copied.after(target.failed_copies, target.copies) for copied in self.copied),
             source=recent_source,
             target=recent_target,
             failing=self._failing_after(target),
+            failing_copies=self._failing_copies_after(target),
         )
         enough = recent_source.requests >= TOGETHER_SAMPLES
         bad = [
             bound.beside_source and enough and recent_source.rate(i) > bound.p0 for i, bound in enumerate(self.bounds)
         ]
         forgiven = [
-            moved.fires(i) and bad[i] and recent_target.rate(i) <= TOGETHER_RATIO * recent_source.rate(i)
-            for i in range(len(self.bounds))
+            moved.fires(i) and bad[i] and _worst(recent_target, i, bound) <= TOGETHER_RATIO * recent_source.rate(i)
+            for i, bound in enumerate(self.bounds)
         ]
         return replace(
             moved,
             unanswered=self.unanswered and moved.suspects,
             failing=NO_FAILING if any(forgiven) else moved.failing,
+            failing_copies=NO_FAILING if any(forgiven) else moved.failing_copies,
             detectors=tuple(Detector(d.p0) if f else d for d, f in zip(moved.detectors, forgiven, strict=True)),
             probed=tuple(Detector(d.p0) if f and d else d for d, f in zip(moved.probed, forgiven, strict=True)),
+            copied=tuple(Detector(d.p0) if f and d else d for d, f in zip(moved.copied, forgiven, strict=True)),
             together=tuple(f or (before and b) for f, before, b in zip(forgiven, self.together, bad, strict=True)),
         )

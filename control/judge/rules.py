@@ -93,6 +93,7 @@ class Requests(NamedTuple):
     allowed: float | None = None  # p₀, the share of requests that may break the rule; None: the limit is p₀
     beside_source: bool = True  # hold instead of rolling back while the source is as bad: the target is not the cause
     probed: bool = False  # a health check's answer is a trial, too
+    copied: bool = False  # so is a copy of a write, where the source answers every write
 
 
 class Gauge(Struct, frozen=True):
@@ -110,6 +111,10 @@ _EVIDENCE: Final[Wording] = {
     "together": (
         VerdictOutcome.HOLD,
         "{counted}; at most {allowed} allowed; but the source has {source} of late: both degrade together",
+    ),
+    "copies": (
+        VerdictOutcome.HOLD,
+        "{counted}; at most {allowed} allowed; no phase is left while it is likely that more copies fail",
     ),
     "none": (VerdictOutcome.NO_DATA, "no target requests yet"),
     "proven": (
@@ -151,8 +156,10 @@ def _failed(series: Series, limit: float) -> int:
 
 
 def _failed_share(series: Series, p0: float) -> float | None:
-    requests = series.requests
-    return _failed(series, p0) / requests if requests else None
+    """The share of requests that failed or, if it is greater, of copies of writes."""
+    requests, copies = series.requests, series.copies
+    shares = [bad / made for bad, made in ((_failed(series, p0), requests), (series.copy_faults, copies)) if made]
+    return max(shares, default=None)
 
 
 def _slower(series: Series, limit_ms: float) -> int:
@@ -169,11 +176,11 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "error_rate",
         "Errors",
-        Requests(_failed, _failed_share, probed=True),
+        Requests(_failed, _failed_share, probed=True, copied=True),
         "error_limit",
         SHARE,
-        "the target failed the request, even if the source then answered it",
-        "{broke} of {requests} target requests failed ({rate})",
+        "the target failed the request, even if the source then answered it; or it did not take a copy of a write",
+        "{broke} of {requests} target requests failed ({rate}){copies}",
         _EVIDENCE,
     ),
     Rule(
@@ -243,17 +250,18 @@ def _allowed(rule: Rule, signal: Requests, thresholds: Thresholds) -> float:
     return limit_of(rule, thresholds) if signal.allowed is None else signal.allowed
 
 
-def bounds(thresholds: Thresholds) -> tuple[Bound, ...]:
-    """The bound of each rule on requests."""
+def bounds(thresholds: Thresholds, *, copies: bool = False) -> tuple[Bound, ...]:
+    """The bound of each rule on requests; ``copies``: whether copies of writes are counted."""
     return tuple(
-        Bound(_allowed(rule, signal, thresholds), signal.beside_source, signal.probed) for rule, signal in ON_REQUESTS
+        Bound(_allowed(rule, signal, thresholds), signal.beside_source, signal.probed, copies and signal.copied)
+        for rule, signal in ON_REQUESTS
     )
 
 
 def trials(series: Series, thresholds: Thresholds) -> Trials:
     """An arm's requests, and how many of them broke each rule."""
     broke = tuple(signal.broke(series, limit_of(rule, thresholds)) for rule, signal in ON_REQUESTS)
-    return Trials(series.requests, broke)
+    return Trials(series.requests, broke, series.copies, min(series.copy_faults, series.copies))
 
 
 def measured(series: Series, thresholds: Thresholds) -> Measured:
@@ -268,7 +276,11 @@ def by_evidence(thresholds: Thresholds, target: Measured, watch: TargetWatch) ->
 
 
 def _by_evidence(place: int, rule: Rule, thresholds: Thresholds, target: Measured, watch: TargetWatch) -> RuleResult:
-    p0, requests = watch.bounds[place].p0, target.trials.requests
+    bound, made = watch.bounds[place], target.trials
+    p0 = bound.p0
+    requests, broke = made.requests, made.broke[place]
+    if bound.copied:
+        requests, broke = requests + made.copies, broke + made.failed_copies
     share: float | None = None
     if watch.fires(place):
         case, evidence = "broken", watch.evidence(place)
@@ -277,9 +289,12 @@ def _by_evidence(place: int, rule: Rule, thresholds: Thresholds, target: Measure
     elif not requests:
         return _result(rule, thresholds, "none")
     else:
-        evidence = proof(p0, target.trials.broke[place], requests)
-        share = round(min(1.0, max(0.0, evidence / PROOF)), 4)
-        case = "proven" if evidence >= PROOF else "unproven"
+        evidence = proof(p0, broke, requests)
+        if watch.suspects_copies(place):
+            case = "copies"
+        else:
+            share = round(min(1.0, max(0.0, evidence / PROOF)), 4)
+            case = "proven" if evidence >= PROOF else "unproven"
     words = {
         "allowed": percent(p0),
         "source": percent(watch.source.rate(place)),
@@ -328,12 +343,16 @@ def _of_requests(
     evidence: float | None = None,
 ) -> RuleResult:
     """The result of a rule on requests, with the counts in its reason and figures."""
+    made = arm.trials
+    copied = f"; {int(made.failed_copies)} of {int(made.copies)} copies of writes failed ({percent(made.copy_rate)})"
     counts = {
-        "broke": str(int(arm.trials.broke[place])),
-        "requests": str(int(arm.trials.requests)),
-        "rate": percent(arm.trials.rate(place)),
+        "broke": str(int(made.broke[place])),
+        "requests": str(int(made.requests)),
+        "rate": percent(made.rate(place)),
+        "copies": copied if made.copies else "",
     }
-    value, samples = arm.values[place], int(arm.trials.requests)
+    counted = ON_REQUESTS[place][1].copied
+    value, samples = arm.values[place], int(made.requests + (made.copies if counted else 0))
     return _result(
         rule,
         thresholds,

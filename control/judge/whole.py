@@ -1,12 +1,13 @@
 """Whether a target that is rolled back fails whole, so that less traffic would not help it. Pure.
 
 A breach goes one phase down where ``on_breach`` says so. From a target that is dead each phase on the way to the
-start costs requests, the more the less traffic there is. So what surely fails whole goes to the start at once. Two
+start costs requests, the more the less traffic there is. So what surely fails whole goes to the start at once. Three
 kinds of evidence say that it does, beside a breach by errors:
 
 - Of its requests since its failing began, surely more than ``FAILING_SHARE`` failed. The beginning is where the
   CUSUM of the greatest alternative last stood at 0, as Page's test estimates it: what was good before does not dilute
   it. The count goes on over a rollback, or a target that gets few requests would never be sure between two breaches.
+- The same of its copies of writes, where the source answers every write: they do not become fewer with its weight.
 - It was suspected, was asked by phasegate itself, and answered none of that round's probes.
 """
 
@@ -62,11 +63,14 @@ def surely_above(share: float, failed: int, requests: int, doubt: float = DOUBT)
     return tail <= doubt
 
 
-def fails_whole(run: FailingRun, unanswered: bool) -> str:
+def fails_whole(run: FailingRun, unanswered: bool, copies: FailingRun = NO_FAILING) -> str:
     """Why the target surely fails whole, in words; nothing where that is not sure."""
     failed, requests = int(run.failed), int(run.requests)
     if surely_above(FAILING_SHARE, failed, requests):
         return f"the target fails whole: {failed} of {requests} requests since it began to fail"
+    failed, made = int(copies.failed), int(copies.requests)
+    if surely_above(FAILING_SHARE, failed, made):
+        return f"the target fails whole: {failed} of {made} copies of writes since they began to fail"
     if unanswered:
         return "the target fails whole: it answers no health check either"
     return ""

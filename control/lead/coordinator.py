@@ -515,6 +515,11 @@ class Coordinator:
         """What keeps an earned phase from beginning now."""
         return self.judging.holds
 
+    @property
+    def unsplit(self) -> int:
+        """Requests since boot that the source answered whatever the weight."""
+        return self._observer.unsplit(self._clock.now())
+
     def age_s(self) -> dict[str, float]:
         """How old the signs of life on the board are: the oldest of a worker's, and control's own."""
         return self.publisher.age_s(self._clock.now())

@@ -51,6 +51,14 @@ class ArmStatus(Struct, frozen=True):
     inflight: int  # requests open now
 
 
+class CopiesStatus(Struct, frozen=True):
+    """What became of the copies of one operation's writes, over the same time as the arms' figures."""
+
+    operation: str
+    copies: int  # taken by the target, and tries that failed
+    faults: int  # of them, those that failed
+
+
 class ArmsStatus(Struct, frozen=True):
     """Source beside target."""
 
@@ -130,6 +138,9 @@ class Status(Struct, frozen=True):
     checkpoint: CheckpointStatus
     workers: tuple[WorkerStatus, ...]
     waits: tuple[Wait, ...] = ()  # what the next step waits for beside its minimum soak; only while it is running
+    # Of `writes = "source"`, since the current weight was on every worker as the arms' figures:
+    unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
+    copies: tuple[CopiesStatus, ...] = ()  # what became of the target's copies of writes
     opens: OpensAt | None = None  # while hours or a freeze keep phases from beginning; null: they do not, or for ever
     data: DataDocument | None = None  # null where the arms are no document stores
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
@@ -162,9 +173,10 @@ class PhaseFacts(Struct, frozen=True):
     adapters: dict[str, int]  # the target's requests, by adapter
     validations: int  # verdicts for the record
     validations_failed: int  # of them, those that asked for a rollback
+    unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
 
 
-class PhaseLeft(PhaseFacts, frozen=True):
+class PhaseLeft(PhaseFacts, frozen=True, kw_only=True):
     """The detail of a `phase_left` entry of the audit trail, which the report is made from. Times in Unix time."""
 
     name: str

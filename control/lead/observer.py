@@ -11,7 +11,17 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from control.figures.counts import Machine, Reading, by_adapter, dense, read_counts, sparse, summary
+from control.figures.counts import (
+    Machine,
+    Reading,
+    by_adapter,
+    copies,
+    dense,
+    read_counts,
+    sparse,
+    summary,
+    unsplit_operations,
+)
 from control.figures.documents import BothArms
 from control.judge import rules
 from control.judge.document import verdict_document
@@ -46,6 +56,8 @@ class KeptBaseline(Struct, frozen=True):
     source: Json
     target: Json
     validations: tuple[int, int]
+    unsplit: int = 0
+    copies: dict[str, tuple[int, int]] = {}
 
 
 class WeightRecord(NamedTuple):
@@ -65,34 +77,44 @@ class Observer:
         self._index = index
         self._settings = migration
         self._machine = Machine(board)
-        self.watch = self._fresh_watch(FailingRun())
+        self._unsplit = unsplit_operations(board, index, migration.writes)
+        self.watch = self._fresh_watch()
         self._samples: dict[str, tuple[float, ...]] = {}  # of the judge's gauges, oldest first
         self.begin(now)
 
     def begin(self, now: Now, *, lowered: bool = False) -> None:
         """From here on the counts are of what was just published; a failing goes on over a lower weight."""
-        self._last = self._base = self._window = read_counts(self._board, self._index, now.mono)
+        self._last = self._base = self._window = self._read(now)
         self._adapters = by_adapter(self._board, self._index)
+        self._copies = copies(self._board, self._index)
         self._validations = (0, 0)
         self._validated_at = self._detected_at = now.mono
         self._breach_told = False  # a validation has said what the fast detector found
-        self.watch = self._fresh_watch(self.watch.failing if lowered else FailingRun())
+        self.watch = self._fresh_watch(*((self.watch.failing, self.watch.failing_copies) if lowered else ()))
         self.verdict: PhaseVerdict | None = None
 
-    def _fresh_watch(self, failing: FailingRun) -> TargetWatch:
-        return TargetWatch.fresh(rules.bounds(self._settings.thresholds), failing)
+    def _read(self, now: Now) -> Reading:
+        return read_counts(self._board, self._index, now.mono, self._unsplit)
+
+    def _fresh_watch(self, *failing: FailingRun) -> TargetWatch:
+        one_writer = self._settings.writes == "source"
+        return TargetWatch.fresh(rules.bounds(self._settings.thresholds, copies=one_writer), *failing)
 
     def kept(self) -> KeptBaseline:
         """For the checkpoint."""
-        return KeptBaseline(sparse(self._base.source), sparse(self._base.target), self._validations)
+        base = self._base
+        source, target = sparse(base.source), sparse(base.target)
+        return KeptBaseline(source, target, self._validations, base.unsplit, self._copies)
 
     def restore(self, kept: KeptBaseline) -> None:
         """Go on from a checkpoint's baseline, unless the board's counts have begun anew since."""
         with suppress(LookupError, ValueError, TypeError):
-            base = Reading(self._base.mono, dense(kept.source), dense(kept.target))
+            base = Reading(self._base.mono, dense(kept.source), dense(kept.target), kept.unsplit)
             here = self._last
-            if here.source.requests >= base.source.requests and here.target.requests >= base.target.requests:
-                self._base, self._validations = base, kept.validations
+            grown = here.source.requests >= base.source.requests and here.target.requests >= base.target.requests
+            # Where the other requests are split now than were, the difference of the counts says nothing.
+            if grown and here.unsplit >= base.unsplit:
+                self._base, self._validations, self._copies = base, kept.validations, kept.copies
 
     # Looking.
 
@@ -102,7 +124,7 @@ class Observer:
 
     def detect(self, now: Now, *, weighing: bool) -> None:
         """Take a reading; ``weighing``: what came since the last one is the published weight's."""
-        seen, thresholds = read_counts(self._board, self._index, now.mono), self._settings.thresholds
+        seen, thresholds = self._read(now), self._settings.thresholds
         if weighing:
             new = seen.since(self._last)
             target, source = rules.trials(new.target, thresholds), rules.trials(new.source, thresholds)
@@ -160,7 +182,8 @@ class Observer:
         by_errors = any(
             rule.rule in rules.BY_PROBES and rule.outcome is VerdictOutcome.ROLL_BACK for rule in verdict.rules
         )
-        return fails_whole(self.watch.failing, self.watch.unanswered) if by_errors else ""
+        watch = self.watch
+        return fails_whole(watch.failing, watch.unanswered, watch.failing_copies) if by_errors else ""
 
     # Telling.
 
@@ -170,7 +193,7 @@ class Observer:
 
     def facts(self, ended: WeightRecord, now: Now) -> PhaseFacts:
         """What the arms did under a weight that ends now."""
-        done = read_counts(self._board, self._index, now.mono).since(ended.base)
+        done = self._read(now).since(ended.base)
         requests = done.source.requests + done.target.requests
         made, bad = ended.validations
         return PhaseFacts(
@@ -180,15 +203,29 @@ class Observer:
             adapters=self._by_adapter_since(ended.adapters),
             validations=made,
             validations_failed=bad,
+            unsplit=done.unsplit,
         )
 
     def so_far(self, now: Now) -> Reading:
         """The counts since the baseline."""
-        return read_counts(self._board, self._index, now.mono).since(self._base)
+        return self._read(now).since(self._base)
+
+    def unsplit(self, now: Now) -> int:
+        """The requests since boot that were not split."""
+        return self._read(now).unsplit
 
     def adapters(self) -> dict[str, int]:
         """The target's requests since the baseline, by adapter."""
         return self._by_adapter_since(self._adapters)
+
+    def copies(self) -> dict[str, tuple[int, int]]:
+        """By operation: the copies of its writes since the baseline, and those of them that failed."""
+        now, before = copies(self._board, self._index), self._copies
+        since = {
+            name: (made - before.get(name, (0, 0))[0], bad - before.get(name, (0, 0))[1])
+            for name, (made, bad) in now.items()
+        }
+        return {name: counted for name, counted in since.items() if counted[0] > 0}
 
     def _by_adapter_since(self, before: dict[str, int]) -> dict[str, int]:
         now = by_adapter(self._board, self._index)

@@ -9,11 +9,11 @@ from msgspec.structs import asdict
 
 from backends.arm import SOURCE, TARGET
 from control.data.documents import DataDocument
-from control.figures.counts import figures, read_counts, summary, workers
+from control.figures.counts import figures, read_counts, summary, unsplit_operations, workers
 from control.figures.documents import Figures
 from control.figures.history import StepHistory
 from control.lead import waiting
-from control.lead.documents import ArmsStatus, ArmStatus, Status
+from control.lead.documents import ArmsStatus, ArmStatus, CopiesStatus, Status
 from control.lead.events import Hub
 from control.lead.observer import Observer
 from control.lead.saving import Outbox
@@ -57,6 +57,7 @@ class Publisher:
         self._holds = holds
         self._kinds = kinds
         self._board = board
+        self._unsplit = unsplit_operations(board, index, settings.writes)
         self._observer = observer
         self._outbox = outbox
         self._data = data
@@ -71,7 +72,7 @@ class Publisher:
     def publish_due(self, state: Rollout, now: Now) -> None:
         """Record and send what is due."""
         if self.history.due(now.mono):
-            seen = read_counts(self._board, self._index, now.mono)
+            seen = read_counts(self._board, self._index, now.mono, self._unsplit)
             sample = self.history.add(seen, now.unix, percent_of(state.weight_bp))
             if sample is not None:
                 self.hub.publish(sample)
@@ -86,13 +87,25 @@ class Publisher:
             _arm(self._kinds[SOURCE], done.source, sum(r.inflight_source for r in rows)),
             _arm(self._kinds[TARGET], done.target, sum(r.inflight_target + r.inflight_old for r in rows)),
         )
+        apart = done.unsplit, tuple(CopiesStatus(name, *counted) for name, counted in self._observer.copies().items())
         resumed = self._plan.resumed(state)
         checkpoint = self._outbox.status(None if resumed is None else resumed.name)
         verdict, requests = self._observer.verdict, done.target.requests
         waits = waiting.waits(self._settings, self._plan, state, now, verdict, requests, self._holds())
         opens = self._hours.opens_at(now)
         return status_document(
-            self._name, self._plan, state, now, verdict, arms, checkpoint, rows, waits, opens, self._data()
+            self._name,
+            self._plan,
+            state,
+            now,
+            verdict,
+            arms,
+            apart,
+            checkpoint,
+            rows,
+            waits,
+            opens,
+            self._data(),
         )
 
     def figures(self) -> Figures:

@@ -11,6 +11,7 @@ from control.judge.verdict import PhaseVerdict
 from control.lead.documents import (
     ArmsStatus,
     CheckpointStatus,
+    CopiesStatus,
     CurrentPhase,
     OpensAt,
     PlannedPhase,
@@ -30,13 +31,14 @@ def status_document(
     now: Now,
     verdict: PhaseVerdict | None,
     arms: ArmsStatus,
+    apart: tuple[int, tuple[CopiesStatus, ...]],
     checkpoint: CheckpointStatus,
     workers: Sequence[WorkerState],
     waits: tuple[Wait, ...],
     opens: OpensAt | None,
     data: DataDocument | None,
 ) -> Status:
-    """The whole status."""
+    """The whole status. ``apart``: how many requests were not split, and what became of copies of writes."""
     current = plan.current(s)
     return Status(
         migration=name,
@@ -51,6 +53,8 @@ def status_document(
         checkpoint=checkpoint,
         workers=tuple(_worker(worker) for worker in workers),
         waits=waits,
+        unsplit=apart[0],
+        copies=apart[1],
         opens=opens,
         data=data,
     )

@@ -29,7 +29,7 @@ from control.plan.gates import Freeze, Window
 from control.plan.mistakes import NOT_SHOWN, UNKNOWN, UnknownValueError, join, one_of, partly, problems, shown
 from control.plan.phases import DEFAULT_PHASES, LEAST_PERCENT, RESERVED, Phase, Thresholds
 from proxy.migration.routes import operations_of
-from proxy.settings import OF_APP, OF_PROXY, App, Mode, Plan, Proxy, Route
+from proxy.settings import OF_APP, OF_PROXY, App, Mode, Plan, Proxy, Route, Writes
 from proxy.settings import located as place_app_and_proxy
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -80,6 +80,7 @@ class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     routes: tuple[str, ...]
     was: str | None = None  # the name that it had before: it goes on with all that is known under that name
     mode: Mode = Mode.HYBRID
+    writes: Writes = "arm"
     validate_every_s: Duration = field(default=Duration(30.0), name="validate_every")
     lease_s: Duration = field(default=Duration(10.0), name="lease")
     on_breach: Literal["previous", "start"] = "previous"
@@ -136,7 +137,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         """What the data plane needs of it, with the number of workers decided."""
         workers = self.proxy.workers or len(os.sched_getaffinity(0))
         routes = tuple(
-            Route(name, migration.routes, migration.source, migration.target, migration.mode, migration.was)
+            Route(
+                name,
+                migration.routes,
+                migration.source,
+                migration.target,
+                mode=migration.mode,
+                writes=migration.writes,
+                was=migration.was,
+            )
             for name, migration in self.migrations.items()
         )
         proxy = msgspec.structs.replace(self.proxy, workers=workers)
@@ -341,6 +350,15 @@ def _two_arms(path: str, migration: Migration, settings: Settings) -> Facts:
         yield f"{path}.target: expected another backend than the source, found {shown(migration.target)}"
 
 
+def _writes(path: str, migration: Migration, settings: Settings) -> Facts:
+    if migration.writes != "source":
+        return
+    backends = dict(_known_items(settings.backends))
+    for name in (migration.source, migration.target):
+        if name in backends and KINDS[backends[name].kind].reach is not None:
+            yield f'{path}.writes: only between document stores; {shown(name)} is an HTTP origin, expected "arm"'
+
+
 def _routes(path: str, migration: Migration, settings: Settings) -> Facts:
     if not migration.routes:
         yield f"{path}.routes: expected at least one path, found none"
@@ -519,7 +537,7 @@ _CHECKS: Final[tuple[Callable[[Settings], Facts], ...]] = (
     *(_tokens, _people, _origins, _firebase, _open_control),
 )
 _CHECKS_OF_A_MIGRATION: Final[tuple[Callable[[str, Migration, Settings], Facts], ...]] = (
-    *(_source, _target, _two_arms, _routes, _covering),
+    *(_source, _target, _two_arms, _writes, _routes, _covering),
     *(_phase_names, _phase_weights, _lease, _validate_every, _compare_every, _windows, _freezes),
 )
 _CHECKS_OF_A_PHASE: Final[tuple[Callable[[str, Phase], Facts], ...]] = (_rollback_within, _soaks)

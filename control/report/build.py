@@ -70,6 +70,7 @@ def _phase(left: PhaseLeft) -> ReportedPhase:
         arms=left.arms,
         target_share=left.target_share,
         verdict=left.verdict,
+        unsplit=left.unsplit,
     )
 
 
@@ -87,6 +88,7 @@ def _going_on(status: Status) -> ReportedPhase | None:
         arms=arms,
         target_share=round(arms.target.requests / requests, 6) if requests else None,
         verdict=status.verdict,
+        unsplit=status.unsplit,
     )
 
 

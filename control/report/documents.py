@@ -21,6 +21,7 @@ class ReportedPhase(Struct, frozen=True):
     arms: BothArms
     target_share: float | None  # measured share of the phase's requests on the target, 0 to 1; null without requests
     verdict: VerdictDocument  # the phase's last verdict
+    unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
 
 
 class Criterion(Struct, frozen=True):

@@ -379,7 +379,7 @@ def audit_line(entry: AuditEntry) -> str:
 _LEFT_OUT: Final = frozenset(
     {
         *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason", "reasons"),
-        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "adapters", "verdict"),
+        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "unsplit", "adapters", "verdict"),
         *("validations", "validations_failed"),
         *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from control.figures.documents import Sample, SampledArm
 from control.judge.document import VerdictDocument
 from control.judge.rules import RuleResult, VerdictOutcome
-from control.lead.documents import ArmsStatus, ArmStatus, CurrentPhase, Status, WorkerStatus
+from control.lead.documents import ArmStatus, CopiesStatus, CurrentPhase, Status, WorkerStatus
 from control.report.wording import (
     NONE,
     count,
@@ -97,7 +97,7 @@ def picture(
     if status.phase is not None and status.state in (State.RUNNING, State.PAUSED, State.ROLLED_BACK):
         parts.append(_Part(0, _soak(status.state, status.phase)))
     following = Text.assemble(("Next     ", "bold"), next_line(status))
-    parts += [_Part(1, following), _Part(2, Text()), _Part(0, _arms(status.arms, samples)), _Part(2, Text())]
+    parts += [_Part(1, following), _Part(2, Text()), _Part(0, _arms(status, samples)), _Part(2, Text())]
     if status.verdict.rules:
         parts += [_Part(1, _rules(status.verdict.rules)), _Part(3, Text())]
     parts.append(_Part(0, _verdict(status.verdict)))
@@ -205,10 +205,11 @@ def _rules(rules: Sequence[RuleResult]) -> RenderableType:
     return table
 
 
-def _arms(arms: ArmsStatus, samples: Sequence[Sample]) -> RenderableType:
+def _arms(status: Status, samples: Sequence[Sample]) -> RenderableType:
     """Source beside target."""
     from rich.table import Table
 
+    arms = status.arms
     sides = (
         _Side("source", arms.source, [(sample.span_s, sample.source) for sample in samples]),
         _Side("target", arms.target, [(sample.span_s, sample.target) for sample in samples]),
@@ -219,6 +220,10 @@ def _arms(arms: ArmsStatus, samples: Sequence[Sample]) -> RenderableType:
         table.add_column(f"{side.name} · {side.arm.backend}", justify="right", min_width=22, no_wrap=True)
     table.add_row("requests", *(_requests(side) for side in sides))
     table.add_row("errors", *(_errors(side.arm) for side in sides))
+    if status.unsplit:
+        table.add_row("not split", count(status.unsplit), "")
+    if status.copies:
+        table.add_row("copies", "", _copies(status.copies))
     table.add_row("p50", *(ms(side.arm.p50_ms) for side in sides))
     table.add_row("p95", *(ms(side.arm.p95_ms) for side in sides))
     table.add_row("p99", *(ms(side.arm.p99_ms) for side in sides))
@@ -249,6 +254,12 @@ def _requests(side: _Side) -> str:
 
 def _errors(arm: ArmStatus) -> str:
     return f"{count(arm.errors)}  {error_rate(arm)}" if arm.requests else NONE
+
+
+def _copies(copies: Sequence[CopiesStatus]) -> str:
+    """What became of the target's copies of writes, of all operations."""
+    made, failed = sum(each.copies for each in copies), sum(each.faults for each in copies)
+    return f"{count(made)}  {count(failed)} failed"
 
 
 def _range(values: Sequence[Sequence[float | None]]) -> tuple[float, float]:

@@ -105,6 +105,8 @@ def print_report(report: Report) -> None:
             times = [ms(value).removesuffix(" ms") for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)]
             table.add_row(*lead, name, count(arm.requests), count(arm.errors), *times)
             lead = ["", "", ""]  # the phase's name is in its first row only
+        if phase.unsplit:
+            table.add_row(*lead, "not split", count(phase.unsplit))
     print_rendered(console, table)
     for rollback in report.rollbacks:
         console.print(Text(rollback_line(rollback), style="red"))

@@ -252,6 +252,8 @@ class Board:
             total[at.C_FALLBACKS],
             total[at.C_SUM_US],
             total[at.C_BUCKETS :],
+            total[at.C_COPIES],
+            total[at.C_COPY_FAULTS],
         )
 
     def clear_volatile(self, slot: int) -> None:

@@ -96,9 +96,11 @@ C_FAULTS: Final = 0  # by FaultKind
 C_CLIENT_ERRORS: Final = len(FaultKind)  # 4xx: the client's mistakes, not failures of the arm
 C_FALLBACKS: Final = C_CLIENT_ERRORS + 1  # target reads that the source answered
 C_SUM_US: Final = C_CLIENT_ERRORS + 2
+C_COPIES: Final = C_CLIENT_ERRORS + 3  # of the arm's own copies of writes: those taken, and tries that failed
+C_COPY_FAULTS: Final = C_CLIENT_ERRORS + 4  # of them, those that failed
 C_BUCKETS: Final = 16
 SERIES_CELLS: Final = C_BUCKETS + histogram.BUCKETS
-assert C_SUM_US < C_BUCKETS
+assert C_COPY_FAULTS < C_BUCKETS
 
 # A migration's word: the weight, the flags above it, the generation above those.
 WEIGHT_MASK: Final = 0xFFFF

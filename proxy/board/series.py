@@ -17,6 +17,8 @@ class Series:
     fallbacks: int
     sum_us: int
     buckets: list[int]
+    copies: int = 0  # of writes that the other arm answered: those taken, and tries that failed
+    copy_faults: int = 0  # of them, those that failed
 
     @classmethod
     def empty(cls) -> Series:
@@ -40,6 +42,8 @@ class Series:
             self.fallbacks + other.fallbacks,
             self.sum_us + other.sum_us,
             histogram.merge((self.buckets, other.buckets)),
+            self.copies + other.copies,
+            self.copy_faults + other.copy_faults,
         )
 
     def __sub__(self, earlier: Series) -> Series:
@@ -49,4 +53,6 @@ class Series:
             self.fallbacks - earlier.fallbacks,
             self.sum_us - earlier.sum_us,
             histogram.difference(self.buckets, earlier.buckets),
+            self.copies - earlier.copies,
+            self.copy_faults - earlier.copy_faults,
         )

@@ -46,8 +46,10 @@ def encode_head(answer: Answer, kind: bytes) -> bytes:
 class Answering(Service):
     """A migration between document stores, as one worker serves it."""
 
-    def __init__(self, shared: Shared, split: Split, source: DataSource) -> None:
+    def __init__(self, shared: Shared, split: Split, source: DataSource, one_writer: bool = False) -> None:
+        """``one_writer``: the source answers every write until the migration is completed (``writes = "source"``)."""
         self.shared = shared
+        self.one_writer = one_writer
         self.split = split
         self.source = source
         self.kinds = tuple(arm.kind.encode() for arm in source.arms)
@@ -62,7 +64,8 @@ class Answering(Service):
     def ready(self, client: Client, endpoint: Endpoint, body: bytes) -> None:
         """A data request is here whole: answer it now, or begin to."""
         began = monotonic_ns()
-        arm, bucket, cookie = self.split.choose(client, began)
+        unsplit = self.one_writer and endpoint.operation.kind == "write"
+        arm, bucket, cookie = self.split.choose(client, began, unsplit)
         self.ask(client, endpoint, body, arm, bucket, began, cookie)
 
     def ask(

@@ -23,6 +23,8 @@ from proxy.board.layout import (
     BUCKETS,
     C_BUCKETS,
     C_CLIENT_ERRORS,
+    C_COPIES,
+    C_COPY_FAULTS,
     C_FALLBACKS,
     C_FAULTS,
     C_SUM_US,
@@ -52,6 +54,8 @@ from proxy.http1.client import Client
 from proxy.migration.sticky import Stickiness
 
 _PINNED_BIT: Final = PINNED << FLAGS_SHIFT
+_LASTING: Final = _PINNED_BIT | WEIGHT_MASK
+_COMPLETED: Final = _PINNED_BIT | BUCKETS  # of these bits, in the word of a migration that is completed at 100 %
 # Marks are dated this much later than they are made. Two workers may mark a bucket at once, and one overwrites the
 # other: by so much the one that is kept is late enough for both.
 _MARGIN_NS: Final = 5_000_000
@@ -93,6 +97,7 @@ class Split:
             tuple(layout.series(slot, migration, operation, arm) for arm in range(len(ARMS)))
             for operation in operations
         ]
+        self._numbers = {name: number for number, name in enumerate(layout.migrations[migration][1])}
         self._marks = layout.marks(migration)
         self._behind = [layout.share(row, migration) + S_BEHIND_SINCE for row in range(layout.workers)]
         self._settled = 0
@@ -111,8 +116,11 @@ class Split:
         if found.version:
             stickiness.take(migration, found)
 
-    def choose(self, client: Client, now_ns: int) -> tuple[int, int, bytes]:
-        """The arm of the client's current request, its bucket, and the Set-Cookie line of its answer, if any."""
+    def choose(self, client: Client, now_ns: int, unsplit: bool = False) -> tuple[int, int, bytes]:
+        """The arm of the client's current request, its bucket, and the Set-Cookie line of its answer, if any.
+
+        An ``unsplit`` request gets the source until the migration is completed at 100 %, whatever the weight.
+        """
         cells = self.cells
         word = cells[self._word]
         if word >> GENERATION_SHIFT != self.generation:
@@ -120,6 +128,7 @@ class Split:
         bucket, cookie = self._stickiness.bucket(self.migration, client)
         if (
             bucket < word & WEIGHT_MASK
+            and (not unsplit or word & _LASTING == _COMPLETED)
             and (word & _PINNED_BIT or now_ns < cells[self._lease])
             and (cells[self._marks + bucket] < self._settled or self._has_all(bucket))
         ):
@@ -174,6 +183,18 @@ class Split:
     def spoil(self, operation: int, arm: int, fault: FaultKind) -> None:
         """A request that was recorded as answered has failed after all: its answer broke off."""
         self.cells[self._series[operation][arm] + C_FAULTS + fault] += 1
+
+    def copied(self, operation: str, failed: bool) -> None:
+        """The target has taken a copy of one of the operation's writes; or a try has ``failed``.
+
+        An operation that the migration no longer has is not counted.
+        """
+        number = self._numbers.get(operation, -1)
+        if number >= 0:
+            base = self._series[number][TARGET]
+            self.cells[base + C_COPIES] += 1
+            if failed:
+                self.cells[base + C_COPY_FAULTS] += 1
 
     def enter(self, flight: Flight) -> None:
         """A request that must be waited for is in flight on ``flight.on``."""

@@ -86,9 +86,11 @@ class Worker:
                 case (Pool() as old, Pool() as new):
                     services.append(Relaying(split, (old, new), (pair[SOURCE].kind, pair[TARGET].kind)))
                 case (None, None):
-                    source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode)
+                    one_writer = route.writes == "source"
+                    copied = split.copied if one_writer else None
+                    source = build_source(*pair, run_dir=run_dir, name=route.name, mode=route.mode, copied=copied)
                     self._sources.append(source)
-                    services.append(Answering(shared, split, source))
+                    services.append(Answering(shared, split, source, one_writer))
                 case _:
                     origin = SOURCE if pools[SOURCE] is not None else TARGET
                     alone = build_alone(pair, 1 - origin, run_dir=run_dir, name=route.name)

@@ -158,6 +158,78 @@ def test_the_literal_rule_judges_one_window() -> None:
     assert literal(arm(0)) is VerdictOutcome.HOLD
 
 
+# ----------------------------------------------------------------------------------------------- copies of writes
+
+
+def copied(requests: float, copies: float, failed: float, errors: float = 0) -> Trials:
+    return Trials(requests, (errors, 0, 0), copies, failed)
+
+
+def one_writer(*steps: tuple[Trials, Trials], seconds: int = 1) -> TargetWatch:
+    watch = TargetWatch.fresh(bounds(LIMITS, copies=True))
+    for target, source in steps * seconds:
+        watch = watch.after(target, source, 1.0)
+    return watch
+
+
+def both(requests: int, copies: int, failed: int) -> Measured:
+    return Measured(copied(requests, copies, failed), (failed / copies if copies else 0.0, 100.0, 150.0))
+
+
+def test_a_target_that_takes_no_writes_fires_however_well_its_reads_are() -> None:
+    step = copied(200, 1, 1), counts(200)
+    assert not one_writer(step, seconds=5).breached
+    watch = one_writer(step, seconds=8)
+    found = verdict(both(1600, 8, 8), watch)
+    assert found.outcome is VerdictOutcome.ROLL_BACK
+    assert "0 of 1600 target requests failed (0 %); 8 of 8 copies of writes failed (100 %)" in found.reasons[0]
+    assert found.rules[0].value == 1.0
+    assert not one_writer(*[(copied(200, 1, 0), counts(200))] * 8).suspects
+
+
+def test_where_copies_are_not_counted_they_move_nothing() -> None:
+    watch, other = watched(copied(200, 50, 50), seconds=8), watched(counts(200), seconds=8)
+    assert [watch.evidence(i) for i in range(3)] == [other.evidence(i) for i in range(3)]
+    assert not watch.breached
+
+
+def test_copies_that_are_taken_prove_together_with_the_requests() -> None:
+    well = both(60, 60, 0)
+    assert verdict(well, one_writer((well.trials, NOTHING))).rules[0].outcome is VerdictOutcome.PROMOTE
+    alone = both(60, 0, 0)
+    assert verdict(alone, one_writer((alone.trials, NOTHING))).rules[0].outcome is VerdictOutcome.HOLD
+
+
+def test_no_phase_is_left_while_copies_are_likely_to_fail() -> None:
+    target = both(5000, 3, 3)
+    watch = one_writer((target.trials, counts(5000)))
+    assert not watch.breached
+    found = verdict(target, watch)
+    assert found.outcome is VerdictOutcome.HOLD
+    assert "no phase is left while" in " ".join(found.reasons)
+
+
+def test_copies_are_no_requests_of_the_minimum() -> None:
+    assert "90 target requests of the 100" in verdict(both(90, 500, 0), one_writer()).reasons[0]
+    assert verdict(both(0, 500, 0), one_writer()).outcome is VerdictOutcome.NO_DATA
+
+
+def test_a_source_that_fails_reads_does_not_excuse_a_target_that_takes_no_writes() -> None:
+    bad_source = counts(200, 20)  # a tenth of the reads fail there, too
+    assert one_writer((copied(200, 2, 2, errors=20), bad_source), seconds=8).breached
+    watch = one_writer((copied(200, 2, 0, errors=20), bad_source), seconds=8)
+    assert watch.together[0]
+    assert not watch.breached
+
+
+def test_the_literal_rule_judges_copies_by_themselves() -> None:
+    def literal(window: Measured) -> VerdictOutcome:
+        return judge_by_threshold(LIMITS, TERMS, arm(2000), window, CALM, 300.0, 1.0).outcome
+
+    assert literal(both(1000, 10, 1)) is VerdictOutcome.ROLL_BACK
+    assert literal(both(1000, 100, 5)) is VerdictOutcome.PROMOTE
+
+
 def test_the_success_rate_makes_the_error_limit_stricter() -> None:
     assert Thresholds(error_rate=0.05, success_rate=0.99).error_limit == pytest.approx(0.01)
     assert Thresholds(error_rate=0.05, success_rate=0.5).error_limit == 0.05

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import pytest
 from msgspec import convert
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from control.figures.documents import Summary
-from control.lead.documents import Status
+from control.lead.documents import CopiesStatus, Status
 from control.plan.phases import Phase, Thresholds
 from control.report.build import build_report
 from control.report.documents import Report, TrailHead
+from control.report.html import page
 from control.rollout.model import Rollback
 from control.store.entry import AuditLine
+from control.terminal.picture import print_status
+from control.terminal.tables import print_report
+from tests.support.documents import status as whole_status
 
 PHASES = (Phase("half", 50.0), Phase("all", 100.0))
 VERDICT = {"outcome": "promote", "reasons": [], "checked_at": None, "rules": []}
@@ -133,3 +139,24 @@ def test_each_criterion_can_fail() -> None:
 def test_nothing_measured_is_no_pass() -> None:
     report = built([], status("idle"))
     assert len(failing(report)) == len(report.criteria)
+
+
+def test_requests_that_were_not_split_are_told_beside_the_phases_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    report = built([START, left("half", 50.0, 100.0, unsplit=77)], status("running"))
+    assert report.phases[0].unsplit == 77
+    print_report(report)
+    assert re.search(r"not split +77", capsys.readouterr().out)
+    assert "not split" in page(report)
+    without = built([START, left("half", 50.0, 100.0)], status("running"))
+    assert without.phases[0].unsplit == 0, "as in the audit trails of earlier versions"
+    assert "not split" not in page(without)
+
+
+def test_the_status_shows_what_was_not_split_and_what_became_of_copies(capsys: pytest.CaptureFixture[str]) -> None:
+    copies = (CopiesStatus("scans.create", 40, 0), CopiesStatus("scans.update", 8, 3))
+    print_status(replace(whole_status(), unsplit=50, copies=copies))
+    out = capsys.readouterr().out
+    assert re.search(r"not split +50", out)
+    assert re.search(r"copies +48 +3 failed", out)
+    print_status(whole_status())
+    assert "not split" not in capsys.readouterr().out

@@ -54,7 +54,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[Bench]:
+async def running(path: Path, *, one_writer: bool = False) -> AsyncIterator[Bench]:
     plan = Plan(
         App("http://127.0.0.1:1"),
         Proxy(),
@@ -66,7 +66,12 @@ async def running(path: Path) -> AsyncIterator[Bench]:
     gateway = Gateway(plan, board.cells, shape.worker(0))
     source = Scripted()
     gateway.shared.services.append(
-        Answering(gateway.shared, Split(board.cells, shape, 0, 0, Stickiness(plan.proxy.sticky, ["phase6"])), source)
+        Answering(
+            gateway.shared,
+            Split(board.cells, shape, 0, 0, Stickiness(plan.proxy.sticky, ["phase6"])),
+            source,
+            one_writer,
+        )
     )
 
     async def ticking() -> None:
@@ -138,6 +143,31 @@ async def test_a_write_that_fell_back_is_followed_to_the_source_until_the_target
         async with asyncio.timeout(WITHIN_S):
             while await asked() == SOURCE:
                 await asyncio.sleep(0.005)
+
+
+async def test_with_one_writer_a_session_is_on_the_source_until_the_target_has_its_write(tmp_path: Path) -> None:
+    async with running(tmp_path, one_writer=True) as bench:
+
+        async def asked(request: bytes) -> int:
+            reader, _ = await bench.open(request)
+            await reader.read()
+            return bench.source.asked[-1][0]
+
+        bench.weigh(9_999)  # every visitor but one in ten thousand reads from the target
+        for gate in bench.source.gates:
+            gate.set()
+        assert await asked(READ) == TARGET
+        bench.source.behind = monotonic_ns()
+        assert [await asked(request) for request in (WRITE, READ, WRITE)] == [SOURCE] * 3
+        bench.source.behind = 0
+        async with asyncio.timeout(WITHIN_S):
+            while await asked(READ) == SOURCE:
+                await asyncio.sleep(0.005)
+        assert await asked(WRITE) == SOURCE
+        bench.weigh(10_000)  # completed: the bench pins every weight
+        assert [await asked(request) for request in (WRITE, READ)] == [TARGET, TARGET]
+        bench.weigh(5_000)
+        assert await asked(WRITE) == SOURCE
 
 
 async def test_a_fallback_says_so_and_counts_against_the_target(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.backend import Backend
 from backends.disk import Disk, Sync
-from backends.documents.changes import Change, Put, write
+from backends.documents.changes import Change, Put, encode, write
 from backends.documents.port import Context, Query, put
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
@@ -37,16 +37,24 @@ WINDOW = 100
 class Run:
     """A worker's mirror from ``own`` to ``other``, over a log in ``folder``."""
 
-    def __init__(self, folder: Path, own: MemoryStore, other: MemoryStore, *, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        own: MemoryStore,
+        other: MemoryStore,
+        *,
+        at_once: bool = False,
+        copied: Callable[[str, bool], None] | None = None,
+    ) -> None:
         self.own = own
         self.other = other
         self.log = ChangeLog(folder, "target", Disk(Sync.OFF))
-        self.mirror = Mirror(own, other, at_once=at_once, log=self.log)
+        self.mirror = Mirror(own, other, at_once=at_once, log=self.log, copied=copied)
         self.mirror.start()
 
-    async def write(self, change: Change) -> None:
+    async def write(self, change: Change, operation: str = "") -> None:
         """As a handler does that answers."""
-        ahead = WriteAhead(self.mirror)
+        ahead = WriteAhead(self.mirror, operation)
         await write(change, self.own, Context(soon(), ahead.intend))
         await ahead.finish(change)
 
@@ -137,6 +145,28 @@ async def test_what_a_worker_left_is_handed_on_by_another_and_its_file_is_remove
     assert await store.paths() == {f"a/{nth}" for nth in range(50)}
     assert heir.mirror.lost == 0
     await until(lambda: not segments(folder))
+
+
+async def test_whose_write_a_change_is_survives_the_worker(begin: Begin, folder: Path) -> None:
+    names = ["scans.create", "", "a name of another alphabet: é", "x" * 300]
+    run = begin(other=troubled())
+    for nth, name in enumerate(names):
+        await run.write(one(f"a/{nth}"), name)
+    await run.die()
+    told: list[tuple[str, bool]] = []
+    second = begin(copied=lambda name, failed: told.append((name, failed)))
+    await drained(second.mirror)
+    assert sorted(told) == sorted((name[:255], False) for name in names)
+    assert isinstance(second.other, Scripted)
+    assert await second.other.paths() == {f"a/{nth}" for nth in range(len(names))}
+
+
+def test_a_record_without_a_name_is_the_change_alone_as_it_was_first() -> None:
+    change = encode(one("a/1", n=1))
+    assert changelog.named("", change) == change
+    assert changelog.without_name(change) == ("", change)
+    for broken in (b"", b"\xc1", b"\xc1\xffshort"):
+        changelog.without_name(broken)
 
 
 async def test_a_living_workers_log_is_left_alone_and_taken_over_when_it_ends(begin: Begin, folder: Path) -> None:

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from backends.arm import TARGET
+from backends.arm import SOURCE, TARGET
 from backends.errors import FaultKind
 from control.checks.check import Check
+from control.figures.metrics import exposition
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
 from control.lead import splitkey
@@ -47,6 +48,7 @@ from proxy.board import layout as layouts
 from proxy.board.board import Board
 from proxy.board.layout import SplitKey
 from proxy.migration import buckets
+from tests.shell.conftest import NAMES
 from tests.support.patience import WITHIN_S
 
 Make = Callable[..., Any]
@@ -1068,3 +1070,122 @@ async def test_a_dry_run_is_answered_as_the_start_is_and_changes_nothing(
     failed = [check["name"] for check in rehearsed["checks"] if check["ok"] is False]
     assert bool(failed) == (real != 200), failed
     assert (real == 200) == (what in ("nothing", "freeze, forced"))
+
+
+# ------------------------------------------------------------------------------------------------- writes on one side
+
+ONE_WRITER = {"migrations": {"phase6": {"writes": "source", "validate_every": "60s", "on_breach": "previous"}}}
+READ_AT, WRITE_AT = NAMES.index("scans.get"), NAMES.index("scans.create")
+
+
+def count(scene: Scene, operation: int, arm: int, **cells: int) -> None:
+    """Let a worker count so many requests of an operation; or copies and failures of them."""
+    at = scene.board.layout.series(0, 0, operation, arm)
+    for name, more in cells.items():
+        scene.board.cells[at + getattr(layouts, f"C_{name.upper()}")] += more
+
+
+@pytest.fixture
+async def one_writer(make_board: Callable[..., Board], settings_of: Make) -> AsyncIterator[Scene]:
+    made = Scene(make_board(), settings_of(ONE_WRITER))
+    await made.coordinator.recover()
+    saver = asyncio.create_task(made.coordinator.outbox.run())
+    yield made
+    saver.cancel()
+
+
+async def test_a_target_that_takes_no_write_is_rolled_back_though_all_its_reads_are_well(one_writer: Scene) -> None:
+    scene = one_writer
+    await scene.act("start")
+    for _ in range(3):
+        await scene.act("advance")
+    weights = [scene.weight]
+    for _ in range(60):
+        count(scene, READ_AT, TARGET, buckets=50)
+        count(scene, WRITE_AT, SOURCE, buckets=2)
+        count(scene, WRITE_AT, TARGET, copies=1, copy_faults=1)
+        scene.clock.mono += 0.25
+        await scene.settle()
+        if scene.weight != weights[-1]:
+            weights.append(scene.weight)
+        if not scene.weight:
+            break
+    # A phase down at first. By then it surely takes none at all, and they do not become fewer with the weight.
+    assert weights == [7500, 5000, 0]
+    assert scene.coordinator.state.last_rollback is not None
+    reason = scene.coordinator.state.last_rollback.reason
+    assert reason.startswith("the target fails whole: ")
+    assert "copies of writes since they began to fail" in reason
+
+
+@pytest.mark.parametrize(("failed", "weight"), [(0, 2500), (1, 0)])
+async def test_a_phase_is_earned_by_reads_and_copies_that_are_well(
+    make_board: Callable[..., Board], settings_of: Make, failed: int, weight: int
+) -> None:
+    scene = Scene(make_board(), settings_of(ONE_WRITER))
+    await scene.coordinator.recover()
+    saver = asyncio.create_task(scene.coordinator.outbox.run())
+    try:
+        await scene.act("start")
+        for _ in range(200):
+            count(scene, READ_AT, TARGET, buckets=50)
+            count(scene, WRITE_AT, SOURCE, buckets=2)
+            count(scene, WRITE_AT, TARGET, copies=2, copy_faults=failed)
+            scene.clock.mono += 0.25
+            await scene.settle()
+            if scene.weight != 500:
+                break
+    finally:
+        saver.cancel()
+    assert scene.weight == weight
+
+
+async def test_requests_that_are_not_split_are_in_no_share_and_shown_beside_it(one_writer: Scene) -> None:
+    scene = one_writer
+    await scene.act("start")
+    count(scene, READ_AT, SOURCE, buckets=30)
+    count(scene, READ_AT, TARGET, buckets=10)
+    count(scene, WRITE_AT, SOURCE, buckets=7)
+    count(scene, WRITE_AT, TARGET, copies=6, copy_faults=2)
+    status = scene.coordinator.status()
+    assert (status.arms.source.requests, status.arms.target.requests, status.unsplit) == (30, 10, 7)
+    assert [(each.operation, each.copies, each.faults) for each in status.copies] == [("scans.create", 6, 2)]
+    by_name = {each.operation: each for each in scene.coordinator.publisher.figures().operations}
+    assert (by_name["scans.create"].copies, by_name["scans.create"].copy_faults) == (6, 2)
+    assert by_name["scans.create"].arms.source.requests == 7
+    await scene.act("advance")  # the phase that ends has them in the audit trail
+    left = next(detail for detail in scene.store.details if "target_share" in detail)
+    assert (left["target_share"], left["unsplit"]) == (0.25, 7)
+    assert scene.coordinator.status().unsplit == 0
+
+
+async def test_without_one_writer_every_request_is_split(scene: Scene) -> None:
+    await scene.act("start")
+    count(scene, WRITE_AT, SOURCE, buckets=7)
+    status = scene.coordinator.status()
+    assert (status.arms.source.requests, status.unsplit, status.copies) == (7, 0, ())
+
+
+async def test_what_is_not_split_and_what_was_copied_is_counted_on_over_a_restart(one_writer: Scene) -> None:
+    scene = one_writer
+    await scene.act("start")
+    for action in ("pause", "resume"):  # each writes a checkpoint
+        count(scene, READ_AT, TARGET, buckets=5)
+        count(scene, WRITE_AT, SOURCE, buckets=5)
+        count(scene, WRITE_AT, TARGET, copies=5, copy_faults=1)
+        await scene.act(action)
+    before = scene.coordinator.status()
+    scene.coordinator = scene.make()
+    await scene.coordinator.recover()
+    after = scene.coordinator.status()
+    assert (after.unsplit, after.copies) == (before.unsplit, before.copies) == (10, before.copies)
+    assert before.copies[0].copies == 10
+
+
+async def test_the_exposition_has_what_was_not_split_and_the_copies_by_operation(one_writer: Scene) -> None:
+    count(one_writer, WRITE_AT, SOURCE, buckets=7)
+    count(one_writer, WRITE_AT, TARGET, copies=6, copy_faults=2)
+    text = exposition(one_writer.board, [one_writer.coordinator], []).decode()
+    assert 'phasegate_unsplit_requests_total{migration="phase6"} 7.0\n' in text
+    assert 'phasegate_copies_total{migration="phase6",operation="scans.create"} 6.0\n' in text
+    assert 'phasegate_copy_faults_total{migration="phase6",operation="scans.create"} 2.0\n' in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from time import monotonic_ns
@@ -30,7 +30,7 @@ from backends.documents.port import (
 )
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
-from backends.pair.mirror import BATCH, NAMED, SENDERS, TRIES, Mirror, WriteAhead
+from backends.pair.mirror import BATCH, NAMED, SENDERS, SPEAKS_FOR, TRIES, Mirror, WriteAhead
 from tests.support.patience import WITHIN_S
 
 
@@ -137,6 +137,17 @@ def begun(*, at_once: bool = False, own: MemoryStore | None = None) -> tuple[Mir
     mirror = Mirror(own or MemoryStore(), store, at_once=at_once)
     mirror.start()
     return mirror, store
+
+
+class Copied:
+    """What a mirror tells of its copies: by operation, those taken and those that failed."""
+
+    def __init__(self) -> None:
+        self.taken: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+
+    def __call__(self, operation: str, failed: bool) -> None:
+        (self.failed if failed else self.taken)[operation] += 1
 
 
 # ------------------------------------------------------------------------------------------------------ as it goes
@@ -503,6 +514,107 @@ async def test_increments_with_a_marker_count_once_however_often_they_are_applie
     found = await store.get("a/n", Context(soon()))
     assert found is not None
     assert found.fields == {"x": 5}
+
+
+# ------------------------------------------------------------------------------------------------------ its counting
+
+
+async def test_each_copy_that_is_taken_is_told_by_its_operation() -> None:
+    store, copied = Scripted(), Copied()
+    mirror = Mirror(MemoryStore(), store, at_once=False, copied=copied)
+    mirror.start()
+    for nth in range(5):
+        await WriteAhead(mirror, "scans.create").finish(one(f"a/{nth}"))
+    await WriteAhead(mirror, "scans.update").finish(one("a/1", n=1))
+    await drained(mirror)
+    assert (copied.taken, copied.failed) == ({"scans.create": 5, "scans.update": 1}, {})
+    await mirror.close()
+
+
+async def test_a_store_at_hand_is_counted_too() -> None:
+    store, copied = Scripted(), Copied()
+    store.bad["a/bad"] = Rejected(Reason.INVALID, "no")
+    mirror = Mirror(MemoryStore(), store, at_once=True, copied=copied)
+    mirror.start()
+    for name in ("good", "bad"):
+        await WriteAhead(mirror, name).finish(one(f"a/{name}"))
+    assert (copied.taken, copied.failed) == ({"good": 1}, {"bad": 1})
+    await mirror.close()
+
+
+async def test_a_store_that_is_down_fails_with_new_writes_and_not_with_each_retry(quick: None) -> None:
+    store, copied = Scripted(), Copied()
+    store.down = down()
+    mirror = Mirror(MemoryStore(), store, at_once=False, copied=copied)
+    mirror.start()
+    await WriteAhead(mirror, "first").finish(one("a/first"))
+    await until(lambda: store.tries["a/first"] > 50)
+    assert (copied.taken, copied.failed) == ({}, {"first": 1})
+    for nth in range(8):
+        await WriteAhead(mirror, "other").finish(one(f"b/{nth}"))
+        await until(lambda nth=nth: store.tries[f"b/{nth}"] > 1)  # type: ignore[misc] # the lambda has a default
+    assert copied.failed == {"first": 1, "other": 8}
+    store.down = None
+    await drained(mirror)
+    assert copied.taken == {"first": 1, "other": 8}
+    await mirror.close()
+
+
+async def test_one_change_that_is_retried_for_an_hour_is_a_few_dozen_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied = Copied()
+    mirror = Mirror(MemoryStore(), Scripted(), at_once=False, copied=copied)
+    logged = mirror.log_afterwards(one("a/1"), "first")
+    for second in range(3600):
+        mirror._tell_failing(logged, logged.made + second * 10**9)
+    assert 60 < copied.failed["first"] < 70
+
+
+async def test_a_probe_that_fails_speaks_for_what_has_waited_behind_it(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a store that lets every call run out would be seen to fail once in five seconds."""
+    monkeypatch.setattr("backends.pair.mirror.LATE_S", 0.0)
+    monkeypatch.setattr("backends.pair.mirror.CAP_S", 1000.0)
+    monkeypatch.setattr("backends.pair.mirror.BASE_S", 1000.0)
+    store, copied = Scripted(), Copied()
+    store.down, store.gate = down(), asyncio.Event()
+    mirror = Mirror(MemoryStore(), store, at_once=False, copied=copied)
+    mirror.start()
+    for nth in range(SENDERS + 50):
+        await WriteAhead(mirror, "any").finish(one(f"a/{nth}"))
+        await asyncio.sleep(0)
+    await until(lambda: store.under_way == SENDERS)
+    store.gate.set()
+    await until(lambda: not store.under_way)
+    assert SENDERS + SPEAKS_FOR <= copied.failed["any"] < SENDERS + 50
+    await mirror.close()
+
+
+async def test_what_the_next_try_gets_over_is_not_the_failure_of_a_whole_batch(quick: None) -> None:
+    store, copied = Scripted(), Copied()
+    mirror = Mirror(MemoryStore(), store, at_once=False, copied=copied)
+    for nth in range(100):
+        await WriteAhead(mirror, "many").finish(one(f"a/{nth}"))
+    store.faults["a/0"] = [down()]
+    mirror.start()
+    await drained(mirror)
+    assert (copied.taken, copied.failed) == ({"many": 100}, {"many": 1})
+    await mirror.close()
+
+
+async def test_two_writers_that_meet_are_no_failure_and_what_is_given_up_is_one(quick: None) -> None:
+    store, copied = Scripted(), Copied()
+    store.faults["a/met"] = [Fault(FaultKind.ABORTED, "contention") for _ in range(5)]
+    store.bad["a/bad"] = Rejected(Reason.INVALID, "no")
+    mirror = Mirror(MemoryStore(), store, at_once=False, copied=copied)
+    mirror.start()
+    for name in ("met", "bad"):
+        await WriteAhead(mirror, name).finish(one(f"a/{name}"))
+    await drained(mirror)
+    assert (copied.taken, copied.failed) == ({"met": 1}, {"bad": 1})
+    await mirror.close()
 
 
 async def test_an_older_state_does_not_take_the_place_of_a_newer_one(ruled: None) -> None:

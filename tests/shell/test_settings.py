@@ -91,6 +91,12 @@ def test_the_documented_file_is_read(read: Callable[[str], Settings], tmp_path: 
     assert settings.firebase_project() == "demo-phasegate"
 
 
+def test_which_side_takes_the_writes_is_told_to_the_workers(read: Callable[[str], Settings]) -> None:
+    assert [route.writes for route in read(DOCUMENTED).plan().migrations] == ["arm"]
+    one = read(DOCUMENTED.replace('mode = "hybrid"', 'writes = "source"'))
+    assert [route.writes for route in one.plan().migrations] == ["source"]
+
+
 def test_files_are_in_the_configurations_own_folder(read: Callable[[str], Settings], tmp_path: Path) -> None:
     tls = 'tls = { ca = "ca.pem", certificate = "c.pem", key = "/elsewhere/c.key", server_name = "new.internal" }'
     settings = read(DOCUMENTED.replace(LEGACY, f"{SECURE}\n{tls}").replace(APP, f'origin = "https://a"\n{tls}'))
@@ -140,6 +146,12 @@ MISTAKES = [
         'mode = "hybird"',
         'migrations.phase6.mode: expected "hybrid", "source" or "target", found "hybird"',
     ),
+    (
+        'target = "firestore"',
+        'target = "legacy"\nwrites = "source"',
+        'migrations.phase6.writes: only between document stores; "legacy" is an HTTP origin, expected "arm"',
+    ),
+    ('mode = "hybrid"', 'writes = "both"', 'migrations.phase6.writes: expected "arm" or "source", found "both"'),
     (
         'name = "initial"',
         'name = "start"',

@@ -108,6 +108,40 @@ def test_a_write_that_the_target_has_leaves_no_mark(fresh: Board) -> None:
     assert arm(share) == TARGET
 
 
+@pytest.mark.parametrize(
+    ("weight", "pinned", "expected"),
+    [(0, False, SOURCE), (10_000, False, SOURCE), (9_999, True, SOURCE), (10_000, True, TARGET)],
+    ids=["before it", "all reads", "completed below 100 %", "completed"],
+)
+def test_a_request_that_is_not_split_is_the_sources_until_the_migration_is_completed(
+    fresh: Board, weight: int, pinned: bool, expected: int
+) -> None:
+    share = worker(fresh, 0)
+    now = monotonic_ns()
+    fresh.publish(0, weight, pinned=pinned, now_ns=now)
+    fresh.renew_lease(0, now + 60 * 10**9)
+    assert share.choose(None, now)[0] == (TARGET if weight else SOURCE)  # type: ignore[arg-type] # as above
+    assert share.choose(None, now, True)[0] == expected  # type: ignore[arg-type] # as above
+
+
+def test_a_rollback_from_completed_takes_what_is_not_split_back_at_once(fresh: Board) -> None:
+    share = worker(fresh, 0)
+    for weight, pinned, expected in ((10_000, True, TARGET), (7_500, False, SOURCE)):
+        now = monotonic_ns()
+        fresh.publish(0, weight, pinned=pinned, now_ns=now)
+        fresh.renew_lease(0, now + 60 * 10**9)
+        assert share.choose(None, now, True)[0] == expected  # type: ignore[arg-type] # as above
+
+
+def test_copies_are_counted_by_operation_for_the_target(fresh: Board) -> None:
+    for slot, failed in ((0, False), (1, True), (1, False)):
+        worker(fresh, slot).copied("read", failed)
+    worker(fresh, 0).copied("of an adapter that is gone", True)
+    found = fresh.series(0, TARGET)
+    assert (found.copies, found.copy_faults, found.requests, found.errors) == (3, 1, 0, 0)
+    assert fresh.series(0, SOURCE).copies == 0
+
+
 def test_a_mark_sends_nobody_to_the_target_who_would_not_go_there(fresh: Board) -> None:
     share = worker(fresh, 0, bucket=5000)
     assert arm(share) == SOURCE

@@ -11,10 +11,14 @@ import grpc
 
 
 class FaultProxy(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc ships no types
-    """``fail`` of the calls, except Listen, end with ``code``; the others wait ``delay_s`` first."""
+    """``fail`` of the calls, except Listen, end with ``code``; the others wait ``delay_s`` first.
+
+    ``only``: the end of the only method's name that is concerned, such as ``/Commit``; empty: any.
+    """
 
     def __init__(self, upstream: str, seed: int = 0) -> None:
         self.fail = 0.0
+        self.only = ""
         self.code = grpc.StatusCode.RESOURCE_EXHAUSTED
         self.delay_s = 0.0
         self.lose_answers = False  # the call is passed on, but its answer is dropped
@@ -40,7 +44,7 @@ class FaultProxy(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc ships no 
 
         async def behave(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
             self.calls += 1
-            if not method.endswith("/Listen"):
+            if not method.endswith("/Listen") and method.endswith(self.only):
                 if self._dice.random() < self.fail and not self.lose_answers:
                     await context.abort(self.code, "as the test wishes")
                 if self.delay_s:

@@ -100,10 +100,10 @@ async def walk(store: DocumentStore) -> dict[str, Fields]:
     return documents
 
 
-async def both(run: Path) -> tuple[dict[str, Fields], dict[str, Fields]]:
+async def both(run: Path, project: str = PROJECT) -> tuple[dict[str, Fields], dict[str, Fields]]:
     """What the mock and Firestore hold."""
     source = MemoryStore(log=Journal(run / "phase6.mock.journal"))
-    target = FirestoreStore(Firestore(PROJECT))
+    target = FirestoreStore(Firestore(project))
     found = []
     for store in (source, target):
         await store.start()

@@ -17,6 +17,16 @@ function rate(samples, arm) {
 /** An arm's error rate; null without requests. */
 const failing = (arm) => (arm.requests ? arm.error_rate : null);
 
+/** Where the source answers every write: those that were not split, and what became of the target's copies. */
+function apart({ unsplit = 0, copies = [] }) {
+  const [made, failed] = copies.reduce(([n, bad], each) => [n + each.copies, bad + each.faults], [0, 0]);
+  const copied = failed ? `${count(made)}, ${count(failed)} failed` : count(made);
+  return [
+    ...(unsplit ? [["Not split", count(unsplit), NONE, ""]] : []),
+    ...(made ? [["Copies", NONE, copied, ""]] : []),
+  ];
+}
+
 export function Arms({ status, samples }) {
   const { source, target } = status.arms;
   const [sourceRate, targetRate] = [rate(samples, "source"), rate(samples, "target")];
@@ -35,6 +45,7 @@ export function Arms({ status, samples }) {
       difference(source[key], target[key]),
     ]),
     ["In flight", count(source.inflight), count(target.inflight), ""],
+    ...apart(status),
   ];
   return html`<section class="card arms" aria-labelledby="arms-title">
     <header>
