@@ -29,8 +29,9 @@ GAUGES: Final = (
     "breaker_state",  # 0 closed, 1 half-open, 2 open
     "view_age_ms",
     "mirror_pending",
+    "foreign_documents",
 )
-LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending"})
+LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending", "foreign_documents"})
 
 
 @dataclass(frozen=True, slots=True)

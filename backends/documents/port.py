@@ -17,6 +17,9 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from backends.documents.foreign import Foreign
+from backends.errors import Trouble
+
 # bool before int: Firestore has both types, so all code here that looks at a value's type must check bool first.
 Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
 Fields: TypeAlias = dict[str, Value]
@@ -156,9 +159,10 @@ class Reason(Enum):
 class Rejected(Exception):  # noqa: N818 - an expected outcome of a conditional write, not an error
     """The store refused the commit for what it asks. The store itself works."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, trouble: Trouble | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.trouble = trouble  # what a person has to do, where that is known
 
 
 class Cell:
@@ -203,6 +207,7 @@ class DocumentStore(Protocol):
     """
 
     kind: str
+    foreign: Foreign  # the documents that were left out of answers
 
     def poll(self) -> None:
         """Bring every ``Cell`` up to date with what other processes of this machine wrote. Cheap."""

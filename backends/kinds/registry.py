@@ -112,6 +112,7 @@ BUILT_IN: Final = (
         open_store=firestore.open_store,
         seeded=firestore.seeded,
         project=firestore.project,
+        mistakes=firestore.mistakes,
         mend=firestore.mend,
         mend_writing=firestore.MEND_WRITING,
     ),

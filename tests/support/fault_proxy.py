@@ -1,4 +1,4 @@
-"""A gRPC proxy that injects faults: it passes calls on to a real server, delays them, or answers with a failure."""
+"""Proxies that inject faults: one by the call, in gRPC, and one by the connection, which can go dead."""
 
 from __future__ import annotations
 
@@ -60,3 +60,55 @@ class FaultProxy(grpc.GenericRpcHandler):
                 call.cancel()
 
         return grpc.stream_stream_rpc_method_handler(behave)
+
+
+class DeadEnd:
+    """A TCP proxy whose established connections can be made to swallow everything, as a firewall that forgot them.
+
+    Neither end is told: bytes are taken and lost. New connections work.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.connections = 0
+        self._host, _, self._port = upstream.rpartition(":")
+        self._alive: list[asyncio.Event] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def swallow(self) -> None:
+        """From now on every connection that is open loses all that is sent, in both directions."""
+        for alive in self._alive:
+            alive.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        upstream, downstream = await asyncio.open_connection(self._host, self._port)
+        alive = asyncio.Event()
+        alive.set()
+        self._alive.append(alive)
+        for source, sink in ((reader, downstream), (upstream, writer)):
+            task = asyncio.get_running_loop().create_task(self._pass_on(source, sink, alive))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, alive: asyncio.Event) -> None:
+        try:
+            while data := await source.read(65_536):
+                if alive.is_set():
+                    sink.write(data)
+                    await sink.drain()
+            if not alive.is_set():
+                await asyncio.Event().wait()  # the end of a connection is not passed on either
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()

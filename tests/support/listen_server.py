@@ -1,14 +1,14 @@
 """A fake Firestore with one collection whose Listen stream behaves as in production: it sends only what changed.
 
-It also answers GetDocument, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only when a
-test makes it.
+It also answers BatchGetDocuments, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only
+when a test makes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from backends.kinds.firestore.codec import PbDocument, fill_value
 
 Request: Any = firestore.ListenRequest.pb()
 Response: Any = firestore.ListenResponse.pb()
-GetRequest: Any = firestore.GetDocumentRequest.pb()
+GetRequest: Any = firestore.BatchGetDocumentsRequest.pb()
+GetResponse: Any = firestore.BatchGetDocumentsResponse.pb()
 QueryRequest: Any = firestore.RunQueryRequest.pb()
 QueryResponse: Any = firestore.RunQueryResponse.pb()
 CommitRequest: Any = firestore.CommitRequest.pb()
@@ -45,6 +46,7 @@ class ListenServer:
         self.tokens: list[bytes] = []  # the resume token of each stream
         self.metadata: list[dict[str, str]] = []
         self.gets = 0
+        self.commits = 0
         self.refuse: grpc.StatusCode | None = None  # the status that refuses new streams
         self.keep_quiet = False  # do not send changes to the streams
         self._time = time.time_ns() // 1000
@@ -69,7 +71,9 @@ class ListenServer:
                 "Listen": grpc.stream_stream_rpc_method_handler(
                     self._listen, Request.FromString, Response.SerializeToString
                 ),
-                "GetDocument": unary(self._get, GetRequest, PbDocument),
+                "BatchGetDocuments": grpc.unary_stream_rpc_method_handler(
+                    self._get, GetRequest.FromString, GetResponse.SerializeToString
+                ),
                 "RunQuery": grpc.unary_stream_rpc_method_handler(
                     self._query, QueryRequest.FromString, QueryResponse.SerializeToString
                 ),
@@ -83,13 +87,18 @@ class ListenServer:
         self._time = max(self._time + 1, time.time_ns() // 1000)
         return self._time
 
-    def put(self, name: str, fields: Fields, *, tell: bool = True) -> int:
-        """Write a document by its resource name, and send the change to the streams; returns its update time."""
+    def put(self, name: str, fields: Fields, *, tell: bool = True, more: Mapping[str, Any] | None = None) -> int:
+        """Write a document by its resource name, and send the change to the streams; returns its update time.
+
+        ``more``: fields as messages, of types that phasegate does not write.
+        """
         when = self.now()
         old = self.documents.get(name)
         message = PbDocument(name=name, create_time=old.create_time if old else stamp(when), update_time=stamp(when))
         for key, value in fields.items():
             fill_value(message.fields[key], value)
+        for key, raw in (more or {}).items():
+            message.fields[key].CopyFrom(raw)
         self.documents[name] = message
         self.log.append((name, when))
         if tell and not self.keep_quiet:
@@ -165,11 +174,13 @@ class ListenServer:
         finally:
             self.streams.remove(queue)
 
-    async def _get(self, request: Any, context: Any) -> Any:
+    async def _get(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.gets += 1
-        if request.name not in self.documents:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such document")
-        return self.documents[request.name]
+        for name in request.documents:
+            if name in self.documents:
+                yield GetResponse(found=self.documents[name], read_time=stamp(self.now()))
+            else:
+                yield GetResponse(missing=name, read_time=stamp(self.now()))
 
     async def _query(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Answer with every document: tests send only queries that match all."""
@@ -178,6 +189,8 @@ class ListenServer:
             yield QueryResponse(document=message, read_time=stamp(self.now()))
 
     async def _commit(self, request: Any, context: Any) -> Any:
+        self.commits += 1
+        when = self.now()
         for write in request.writes:
             when = self.now()
             write.update.create_time.CopyFrom(stamp(when))

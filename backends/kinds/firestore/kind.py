@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from backends.documents.port import DocumentStore, Mutation, Query
 from backends.kinds.firestore.settings import EMULATOR, Firestore
 
+PREFIX_LENGTH: Final = 64  # characters; every index entry repeats the name of its collection
+# Fewer characters than Firestore allows, so that no tool has to quote the names; and not `__…__`, which is reserved.
+_PREFIX: Final = re.compile(rf"([A-Za-z][A-Za-z0-9_-]{{0,{PREFIX_LENGTH - 1}}})?")
 MEND_WRITING: Final = "Give the account roles/datastore.user on the project, or use other credentials."
 
 
@@ -36,6 +40,16 @@ def seeded(backend: Firestore) -> tuple[str, bool]:
     """Where ``phasegate seed`` writes to, in words, and whether it must ask first: for a real project it must."""
     emulator = os.environ.get(EMULATOR)
     return (f"the emulator at {emulator}", False) if emulator else (f"the real project {backend.project}", True)
+
+
+def mistakes(backend: Firestore) -> Iterator[tuple[str, str]]:
+    """What is wrong with its settings, as (key, what was expected and found)."""
+    if not _PREFIX.fullmatch(backend.prefix):
+        yield (
+            "prefix",
+            f"expected up to {PREFIX_LENGTH} letters, digits, _ and -, which begin with a letter, such as "
+            f'"pg_", found "{backend.prefix[:100]}"',
+        )
 
 
 def mend(backend: Firestore) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from backends.documents.collection import Collection
+from backends.documents.foreign import Foreign
 from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query
 from backends.documents.semantics import applied, check, check_path, check_size, growth, refuse, size_of
 from backends.kinds.mock.journal import Journal, Record
@@ -35,6 +36,7 @@ class MemoryStore:
     kind = "mock"
 
     def __init__(self, initial: Callable[[], Sequence[Mutation]] = tuple, log: Journal | None = None) -> None:
+        self.foreign = Foreign(self.kind)
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
@@ -233,7 +235,7 @@ class MemoryStore:
 
     def gauges(self) -> dict[str, int]:
         """As ``DocumentStore.gauges``."""
-        return {}
+        return {"foreign_documents": self.foreign.count}
 
     async def health(self, deadline_s: float) -> str:
         """Always healthy: it is this process."""
