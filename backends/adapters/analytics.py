@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.fitting import needing, query_fitting
 from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_cursor
 from backends.adapters.replies import Written, refused, reply, rest_for
 from backends.adapters.requests import read_body
@@ -70,6 +71,10 @@ GRAINS: Final = (
     Grain("analytics_hours", timedelta(hours=1), timedelta(days=3)),
     Grain("analytics_days", timedelta(days=1), timedelta(days=90)),
 )
+
+MISFIT_EVENT: Final = needing({"id": (str,), "type": (str,), "at": (datetime,)})
+MISFIT_TOTALS: Final = needing({"events": (int,), "newest_us": (int,), "types": (dict,)})
+MISFIT_BUCKET: Final = needing({"items": (dict,)})
 
 RECENT: Final = Limit(20, 100)
 RANKED: Final = Limit(10, 100)
@@ -319,7 +324,7 @@ class Analytics:
         limit = RECENT.of(call)
         mine = (Filter("user", "==", user),)
         query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
-        recent = await self._store.query(query, ctx, max_age=USER_AGE_S)
+        recent = await query_fitting(self._store, query, MISFIT_EVENT, ctx, max_age=USER_AGE_S)
         total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S)
         cursor = moment_after(recent[limit - 1], "at") if len(recent) > limit else None
         return reply(
@@ -337,7 +342,7 @@ class Analytics:
         events = 0
         newest: list[int] = []
         types: Counter[str] = Counter()
-        for shard in await self._store.query(Query(TOTALS), ctx):
+        for shard in await query_fitting(self._store, Query(TOTALS), _misfit_totals, ctx):
             events += _number(shard.fields["events"])
             newest.append(_number(shard.fields["newest_us"]))
             types.update(_numbers(shard.fields["types"]))
@@ -359,7 +364,7 @@ class Analytics:
         since = EPOCH + (now - window - EPOCH) // grain.size * grain.size
         query = Query(grain.collection, (Filter("start", ">=", since), Filter("start", "<=", now)), "start")
         items: Counter[str] = Counter()
-        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S):
+        for bucket in await query_fitting(self._store, query, _misfit_bucket, ctx, max_age=TRENDING_AGE_S):
             items.update(_numbers(bucket.fields["items"]))
         # The answer holds until the oldest bucket leaves the window, or a new bucket begins.
         changes_in = (grain.size - (edge - EPOCH) % grain.size for edge in (now, now - window))
@@ -373,6 +378,20 @@ class Analytics:
                 "items": [{"item": name, "events": count} for name, count in ranked[:limit]],
             },
         )
+
+
+def _misfit_totals(fields: Fields) -> str | None:
+    return MISFIT_TOTALS(fields) or _uncountable("types", fields)
+
+
+def _misfit_bucket(fields: Fields) -> str | None:
+    return MISFIT_BUCKET(fields) or _uncountable("items", fields)
+
+
+def _uncountable(name: str, fields: Fields) -> str | None:
+    return (
+        None if all(type(count) is int for count in _numbers(fields[name]).values()) else f"{name}: expected counts"
+    )
 
 
 def _shown(document: Document) -> dict[str, object]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.fitting import needing, query_fitting
 from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_cursor
 from backends.adapters.replies import Written, refused, reply
 from backends.adapters.requests import Moment, read_body
@@ -25,6 +26,7 @@ from backends.documents.port import Context, Document, DocumentStore, Fields, Fi
 from backends.operations import Answer, Call, error_answer
 
 COLLECTION: Final = "dashboard_snapshots"
+MISFIT: Final = needing({"published_at": (datetime,), "metrics": (dict,)})
 NEWEST: Final = Query(COLLECTION, order="published_at", descending=True, limit=1)
 HISTORY_AGE_S: Final = 2.0  # how old a page of history may be
 SNAPSHOTS: Final = 60  # made up, one a minute
@@ -69,7 +71,7 @@ class Dashboard:
         self._store = store
 
     async def _newest(self, ctx: Context) -> Document | None:
-        newest = await self._store.query(NEWEST, ctx)
+        newest = await query_fitting(self._store, NEWEST, MISFIT, ctx)
         return newest[0] if newest else None
 
     async def current(self, call: Call, ctx: Context) -> Answer:
@@ -90,8 +92,10 @@ class Dashboard:
         # Two documents more than the limit: one tells whether there is a next page, and one may be the current
         # snapshot, which is not history. The current one is read after the page: a snapshot published in between is
         # then missing from the page. In the other order it would be listed as history.
-        page = await self._store.query(
+        page = await query_fitting(
+            self._store,
             Query(COLLECTION, tuple(bounds), "published_at", True, limit + 2, moment_cursor(call)),
+            MISFIT,
             ctx,
             max_age=HISTORY_AGE_S,
         )

@@ -11,11 +11,19 @@ from typing import Final
 
 import structlog
 
+from backends.errors import Fault
+
+TROUBLE: Final = "foreign_document"  # of the fault of a read, by its path, of a document that cannot be decoded
 NAMED: Final = 1000  # documents that one process names in its log; more are only counted
 PATH_LENGTH: Final = 200  # characters of a path in the log: whoever wrote the document chose it
 WHY_LENGTH: Final = 200
 
 _log = structlog.get_logger("phasegate.documents")
+
+
+def is_foreign(fault: Fault) -> bool:
+    """Whether a read failed only because this app did not write the document. The store has noted it."""
+    return fault.trouble is not None and fault.trouble.name == TROUBLE
 
 
 class Foreign:

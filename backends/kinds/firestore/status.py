@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from grpc import StatusCode as _Code
 
+from backends.documents.foreign import TROUBLE as FOREIGN
 from backends.documents.port import Reason, Rejected
 from backends.errors import Fault, FaultKind, Trouble
 
@@ -198,7 +199,7 @@ _TOO_LARGE: Final = _Row(
 _EVERY_ROW: Final = (*_TROUBLES, _TOO_LARGE)
 
 # The names of all troubles, for the table of docs/firestore.md.
-NAMES: Final = tuple(dict.fromkeys([*(row.name for row in _EVERY_ROW), "no_credentials", "foreign_document"]))
+NAMES: Final = tuple(dict.fromkeys([*(row.name for row in _EVERY_ROW), "no_credentials", FOREIGN]))
 
 # code: (kind, the same call may be sent again at once, a write may have been applied)
 _FAULTS: Final = {
@@ -266,7 +267,7 @@ def no_credentials(why: str, emulator: str) -> Fault:
 def foreign(path: str, why: str) -> Fault:
     """The fault of reading, by its own path, a document that nobody of this app wrote."""
     mend = "Move the document elsewhere, or set `prefix` so that both apps have collections of their own."
-    trouble = Trouble("foreign_document", "whoever wrote the document", mend, whole=False)
+    trouble = Trouble(FOREIGN, "whoever wrote the document", mend, whole=False)
     return Fault(FaultKind.CORRUPT, f"Firestore: {path}: {why}", trouble=trouble)
 
 
