@@ -47,6 +47,7 @@ from backends.documents.port import (
     merge,
 )
 from backends.documents.semantics import check
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call
 
 EVENTS: Final = "analytics_events"
@@ -428,6 +429,8 @@ def events(dice: random.Random) -> Iterator[MadeUp]:
     yield made_up(dice, Analytics.ingest, ANCHOR, batch)
 
 
+_OF_A_USER: Final = (Filter("user", "==", ""),)  # nobody's name
+
 ADAPTER: Final = Adapter(
     name="analytics",
     handlers=Analytics,
@@ -449,6 +452,17 @@ ADAPTER: Final = Adapter(
     ),
     collections=(EVENTS, TOTALS, *(grain.collection for grain in GRAINS)),
     views=(Query(TOTALS),),
+    asks=(
+        Ask(Query(EVENTS, _OF_A_USER, "at", True)),
+        Ask(Query(EVENTS, _OF_A_USER), counted=True),
+        Ask(Query(TOTALS)),
+        *(Ask(Query(grain.collection, (Filter("start", ">=", EPOCH),), "start")) for grain in GRAINS),
+    ),
+    unindexed=(
+        (EVENTS, "properties"),
+        (TOTALS, "types"),
+        *((grain.collection, "items") for grain in GRAINS),
+    ),
     made_up=events,
     times=frozenset({"start"}),  # of a bucket
 )

@@ -23,6 +23,7 @@ from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
 from backends.documents.changes import Put
 from backends.documents.port import Context, Document, DocumentStore, Fields, Filter, Query, put
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call, error_answer
 
 COLLECTION: Final = "dashboard_snapshots"
@@ -154,5 +155,7 @@ ADAPTER: Final = Adapter(
     ),
     collections=(COLLECTION,),
     views=(Query(COLLECTION, order="published_at", descending=True, limit=100),),
+    asks=(Ask(NEWEST),),
+    unindexed=((COLLECTION, "metrics"),),
     made_up=snapshots,
 )

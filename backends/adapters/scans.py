@@ -46,6 +46,7 @@ from backends.documents.port import (
     merge,
 )
 from backends.documents.semantics import valid_id
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call
 
 COLLECTION: Final = "scans"
@@ -87,6 +88,7 @@ _STATE: Final = (
 )
 MISFIT_BATCH: Final = needing({"files": (list,)})
 MISFIT_GROUP: Final = needing({"hash": (str,), "size": (int,), "copies": (int,), "wasted": (int,)})
+_WASTEFUL: Final = (Filter("wasted", ">", 0),)
 _SHOWN: Final = ("status", "progress", "root", "name", "message", "created_at", "updated_at")
 _Files: TypeAlias = list[Value]
 
@@ -356,7 +358,7 @@ class Scans:
         limit = PAGE.of(call)
         cursor = GROUPS_CURSOR.of(call)
         scan = await self._find(call, ctx)
-        wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
+        wasteful = Query(f"{scan.path}/groups", _WASTEFUL, "wasted", True)
         place = None if cursor is None else (cursor[0], str(cursor[1]))
         page = dataclasses.replace(wasteful, limit=limit + 1, start_after=place)
         groups = await query_fitting(self._store, page, MISFIT_GROUP, ctx, max_age=RESULTS_AGE_S)
@@ -538,6 +540,17 @@ ADAPTER: Final = Adapter(
     ),
     collections=(COLLECTION,),
     views=(Query(COLLECTION, order="created_at", descending=True, limit=500),),
+    asks=(
+        Ask(Query(COLLECTION, (), "created_at", True)),
+        Ask(Query(COLLECTION, (Filter("status", "==", STATUSES[0]),), "created_at", True)),
+        Ask(Query(f"{COLLECTION}/*/results", (), "posted_at")),
+        Ask(Query(f"{COLLECTION}/*/groups", _WASTEFUL, "wasted", True)),
+        Ask(Query(f"{COLLECTION}/*/groups", _WASTEFUL, "wasted", True), counted=True, total="wasted"),
+    ),
+    unindexed=(
+        (f"{COLLECTION}/*/results", "files"),
+        *((f"{COLLECTION}/*/groups", field) for field in ("hash", "size", "copies")),
+    ),
     made_up=jobs,
     newer={COLLECTION: newer},
 )

@@ -5,9 +5,23 @@ Reads of one shape need the same index, fail for the same reason, and are one li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from backends.documents.port import NAME, Query
+
+
+class Ask(NamedTuple):
+    """A read that handlers may make. Values stand for any others of their type, ``*`` for any document's id."""
+
+    query: Query
+    counted: bool = False  # by ``DocumentStore.count``, with its ``total``
+    total: str | None = None
+
+    @property
+    def shape(self) -> ReadShape:
+        """What decides which index it needs."""
+        return index_shape(shape_of(self.query, counted=self.counted, total=self.total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,11 @@ def shape_of(query: Query, *, counted: bool = False, total: str | None = None) -
     """The query's shape; ``counted`` and ``total`` as of ``DocumentStore.count``."""
     where = tuple(sorted({f"{condition.field} {condition.op}" for condition in query.where}))
     return ReadShape(pattern_of(query.collection), where, query.order, query.descending, counted, total)
+
+
+def index_shape(shape: ReadShape) -> ReadShape:
+    """The shape without inequalities: these are on the ordered field, so they need no other index than the order."""
+    return replace(shape, where=tuple(each for each in shape.where if each.split(" ")[-1] in ("==", "in")))
 
 
 def pattern_of(path: str) -> str:

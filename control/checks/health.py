@@ -22,11 +22,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from backends.arm import Arm, Health
+from backends.arm import Health
 from backends.backend import Backend
+from backends.errors import Fault, Trouble
 from backends.kinds.registry import KINDS
 from backends.origin import Reach, origin_of
-from backends.pair.manager import build_arm
+from backends.pair.manager import store_arm
+from backends.pair.storearm import StoreArm
 from control.checks.check import Check
 from control.plan.settings import Migration, Settings
 from proxy.settings import reach_of
@@ -137,14 +139,28 @@ def _perhaps(reach: Reach) -> str:
     return "; where it does not accept our certificate, look at `tls.certificate`"
 
 
-async def _of_arm(arm: Arm) -> Health:
-    """A document store's health; the detail begins with the store's kind."""
-    health = await arm.health()
-    return Health(health.ok, health.latency_ms, f"{arm.kind}: {health.detail}")
+class _StoreHealth(NamedTuple):
+    """A document store's health, and what a person has to do, where the store knows."""
+
+    health: Health
+    trouble: Trouble | None = None
 
 
-def _check(name: str, backend: Backend, health: Health) -> Check:
-    mend = "" if health.ok else KINDS[backend.kind].mend(backend)
+async def _of_store(arm: StoreArm) -> _StoreHealth:
+    """Ask a document store; the detail begins with its kind. Never raises."""
+    began = time.perf_counter()
+    trouble = None
+    try:
+        detail, ok = await arm.store.health(arm.deadline_s), True
+    except Fault as fault:
+        detail, ok, trouble = str(fault), False, fault.trouble
+    return _StoreHealth(Health(ok, (time.perf_counter() - began) * 1000, f"{arm.kind}: {detail}"), trouble)
+
+
+def _check(name: str, backend: Backend, health: Health, trouble: Trouble | None = None) -> Check:
+    mend = ""
+    if not health.ok:
+        mend = KINDS[backend.kind].mend(backend) if trouble is None else trouble.mend
     return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)
 
 
@@ -157,10 +173,10 @@ async def ask_once(settings: Settings, name: str) -> Check:
     reach = reach_of(backend, settings.app)
     if reach is not None:
         return _check(name, backend, (await ask_origin(reach, below_500=True)).health)
-    arm = build_arm(backend)
+    arm = store_arm(backend, None, live=False)
     await arm.start()
     try:
-        return _check(name, backend, await _of_arm(arm))
+        return _check(name, backend, *await _of_store(arm))
     finally:
         await arm.close()
 
@@ -171,11 +187,11 @@ class Arms:
     def __init__(self, settings: Settings) -> None:
         self._backends = settings.backends
         self._origins: dict[str, Reach] = {}
-        self._arms: dict[str, Arm] = {}
+        self._arms: dict[str, StoreArm] = {}
         for name, backend in settings.backends.items():
             reach = reach_of(backend, settings.app)
             if reach is None:
-                self._arms[name] = build_arm(backend)
+                self._arms[name] = store_arm(backend, None, live=False)
             else:
                 self._origins[name] = reach._replace(timeout_s=min(reach.timeout_s, LONGEST_S))
         self._opened = asyncio.Event()
@@ -198,10 +214,8 @@ class Arms:
         """One backend's health; waits until the arms are open."""
         await self._opened.wait()
         if name in self._origins:
-            health = (await ask_origin(self._origins[name])).health
-        else:
-            health = await _of_arm(self._arms[name])
-        return _check(name, self._backends[name], health)
+            return _check(name, self._backends[name], (await ask_origin(self._origins[name])).health)
+        return _check(name, self._backends[name], *await _of_store(self._arms[name]))
 
     def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
         """A function that checks both backends of a migration."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import secrets
+import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,9 +27,13 @@ from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Call
 from backends.pair.manager import build_source
+from control.checks.check import failed
+from control.checks.preflight import _backend
+from control.plan.settings import parse
 from tests.support.patience import WITHIN_S
 from tests.support.refusing_server import INDEX_LINK, MISSING_DATABASE, MISSING_INDEX, RefusingServer
 
+ROOT = Path(__file__).parents[2]
 BY_NAME = {operation.name: operation for operation in operations()}
 BY_STATUS = Query("scans", (Filter("status", "==", "queued"),), "created_at", True, 2)
 
@@ -153,3 +162,117 @@ async def test_ordinary_failures_are_not_told(
         with pytest.raises(Fault):
             await store.query(BY_STATUS, soon())
         assert said(logged) == []
+
+
+# ------------------------------------------------------------------------------------------- `phasegate check`
+
+NOBODY = ("--url", "http://127.0.0.1:9")  # no control plane answers there
+CONFIG = """
+[app]
+origin = "http://127.0.0.1:9"
+[proxy]
+listen = ["127.0.0.1:0"]
+run_dir = "run"
+[backends.old]
+kind = "mock"
+[backends.new]
+kind = "firestore"
+project = "secret-1"
+[migrations.move]
+source = "old"
+target = "new"
+routes = ["/api/scans/*"]
+phases = [{ name = "all", weight = 100 }]
+[control]
+listen = "127.0.0.1:0"
+"""
+
+
+async def phasegate(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run the command as a user does: its exit code, and all that it prints."""
+    (folder / "phasegate.toml").write_text(CONFIG)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PHASEGATE", "GOOGLE"))}
+    kept.pop(EMULATOR, None)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "control.cli", *arguments),
+        cwd=folder,
+        env=kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "400"} | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (MISSING_DATABASE, "gcloud firestore databases create --project=secret-1"),
+        (MISSING_INDEX, INDEX_LINK),
+        ((grpc.StatusCode.PERMISSION_DENIED, "Missing or insufficient permissions."), "roles/datastore.user"),
+        ((grpc.StatusCode.PERMISSION_DENIED, "Permission denied on resource project x."), "Correct `project`"),
+        ((grpc.StatusCode.UNAUTHENTICATED, "Request had invalid authentication credentials."), "gcloud auth"),
+        ((grpc.StatusCode.RESOURCE_EXHAUSTED, "Quota exceeded."), "iam-admin/quotas?project=secret-1"),
+        (
+            (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "The Cloud Firestore API is not available for Datastore Mode projects",
+            ),
+            "--type=firestore-native",
+        ),
+        (
+            (grpc.StatusCode.PERMISSION_DENIED, "Cloud Firestore API has not been used in project 1 before"),
+            "gcloud services enable firestore.googleapis.com --project=secret-1",
+        ),
+        ((grpc.StatusCode.INVALID_ARGUMENT, "Transaction too big. Decrease transaction size."), "smaller documents"),
+        ((grpc.StatusCode.NOT_FOUND, "gone"), "gcloud firestore databases create"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+@pytest.mark.parametrize("only", ["all", "writes", "queries"])
+async def test_check_says_what_to_do_and_never_ends_in_a_traceback(
+    refusal: tuple[grpc.StatusCode, str], told: str, only: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {"all": None, "writes": frozenset({"Commit"}), "queries": frozenset({"RunQuery"})}[only]
+    server = RefusingServer(refusal, only=methods)
+    monkeypatch.setenv(EMULATOR, await server.start())
+    settings = parse(tomllib.loads(CONFIG))
+    try:
+        checks = await _backend(settings, "new")
+    finally:
+        await server.stop()
+    bad = failed(checks)
+    assert bad
+    if (told, only) not in ((INDEX_LINK, "writes"), ("smaller documents", "all"), ("smaller documents", "queries")):
+        assert any(told in check.mend for check in bad), bad
+
+
+async def test_the_command_says_it_too(tmp_path: Path) -> None:
+    server = RefusingServer(MISSING_DATABASE)
+    address = await server.start()
+    try:
+        for command in (("check", *NOBODY), ("check", "--json", *NOBODY), ("seed", "--yes")):
+            code, output = await phasegate(tmp_path, *command, **{EMULATOR: address})
+            assert code in (3, 5), output
+            assert "Traceback" not in output
+            assert "has no Firestore database" in output
+    finally:
+        await server.stop()
+
+
+async def test_without_credentials_the_command_says_how_to_get_some(tmp_path: Path) -> None:
+    missing = str(tmp_path / "key.json")
+    code, output = await phasegate(tmp_path, "check", *NOBODY, GOOGLE_APPLICATION_CREDENTIALS=missing)
+    assert code == 3
+    assert "Traceback" not in output
+    assert "gcloud auth application-default login" in output
+
+
+async def test_the_indexes_are_printed_with_the_prefix(tmp_path: Path) -> None:
+    code, output = await phasegate(tmp_path, "indexes")
+    assert code == 0
+    assert json.loads(output) == json.loads((ROOT / "docs" / "firestore.indexes.json").read_text())
+    code, output = await phasegate(tmp_path, "indexes", "--backend", "old")
+    assert (code, "Traceback" in output) == (2, False)
+    assert "expected a backend that has indexes (new)" in output

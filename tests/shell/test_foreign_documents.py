@@ -1,4 +1,4 @@
-"""Documents that this app did not write: left out of every answer, counted, named once. And none half-written by us."""
+"""Documents that this app did not write: left out of every answer, counted, named; and none half-written by us."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.cloud.firestore_v1.types import firestore
 
 MISSING_DATABASE = (
     grpc.StatusCode.NOT_FOUND,
@@ -20,12 +21,18 @@ MISSING_INDEX = (
 )
 
 
+_NO_DOCUMENTS: bytes = firestore.RunAggregationQueryResponse.pb()(
+    result={"aggregate_fields": {"n": {"integer_value": 0}, "total": {"integer_value": 0}}}
+).SerializeToString()
+
+
 class RefusingServer(grpc.GenericRpcHandler):
     """Refuses the methods of ``only`` (such as RunQuery; None: all) with ``refusal``; others get nothing."""
 
     def __init__(self, refusal: tuple[grpc.StatusCode, str], *, only: frozenset[str] | None = None) -> None:
         self.refusal = refusal
         self.asked: list[str] = []
+        self.answers = {"Commit": b"", "RunAggregationQuery": _NO_DOCUMENTS}  # an empty Commit's, and a count of 0
         self._only = only
 
     async def start(self) -> str:
@@ -46,7 +53,7 @@ class RefusingServer(grpc.GenericRpcHandler):
             self.asked.append(method)
             if self._only is None or method in self._only:
                 await context.abort(*self.refusal)
-            if method == "Commit":
-                yield b""
+            if method in self.answers:
+                yield self.answers[method]
 
         return grpc.stream_stream_rpc_method_handler(behave)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from backends.documents.port import DocumentStore, Mutation, Query
+from backends.documents.shape import Ask
+from backends.kinds.firestore import indexes
 from backends.kinds.firestore.settings import EMULATOR, Firestore
 
 PREFIX_LENGTH: Final = 64  # characters; every index entry repeats the name of its collection
@@ -40,6 +42,18 @@ def seeded(backend: Firestore) -> tuple[str, bool]:
     """Where ``phasegate seed`` writes to, in words, and whether it must ask first: for a real project it must."""
     emulator = os.environ.get(EMULATOR)
     return (f"the emulator at {emulator}", False) if emulator else (f"the real project {backend.project}", True)
+
+
+def index_file(backend: Firestore, asks: Sequence[Ask], unindexed: Sequence[tuple[str, str]]) -> str:
+    """The text of the file that ``firebase deploy`` makes its indexes from."""
+    return indexes.index_file(asks, unindexed, backend.prefix)
+
+
+async def still_indexed(backend: Firestore, unindexed: Sequence[tuple[str, str]]) -> list[str] | None:
+    """Which of these fields its database indexes all the same; None where it cannot be asked. Raises ``Fault``."""
+    from backends.kinds.firestore.deployed import still_indexed as asked  # imports gRPC
+
+    return await asked(backend, unindexed)
 
 
 def mistakes(backend: Firestore) -> Iterator[tuple[str, str]]:

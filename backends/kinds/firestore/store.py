@@ -306,7 +306,9 @@ class FirestoreStore:
             aggregation.aggregations.append(_Aggregation(alias="total", sum={"field": field}))
         shape = shape_of(query, counted=True, total=total)
         replies = await self._stream(channel.run_aggregation, request, timeout, lambda: str(shape))
-        fields = next(reply.result.aggregate_fields for reply in replies if reply.HasField("result"))
+        fields = next((reply.result.aggregate_fields for reply in replies if reply.HasField("result")), None)
+        if fields is None:
+            raise Fault(FaultKind.CORRUPT, "Firestore: a count without a result")
         amount = int(fields["total"].integer_value) if total is not None else 0
         return Count(int(fields["n"].integer_value), amount)
 
