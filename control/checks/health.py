@@ -19,7 +19,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from backends.arm import Health
@@ -30,6 +30,7 @@ from backends.origin import Reach, origin_of
 from backends.pair.manager import store_arm
 from backends.pair.storearm import StoreArm
 from control.checks.check import Check
+from control.checks.indexed import Unanswered, ask_each
 from control.plan.settings import Migration, Settings
 from proxy.settings import reach_of
 from proxy.tls import dialer, why
@@ -216,6 +217,22 @@ class Arms:
         if name in self._origins:
             return _check(name, self._backends[name], (await ask_origin(self._origins[name])).health)
         return _check(name, self._backends[name], *await _of_store(self._arms[name]))
+
+    def diagnosis_of(self, migration: Migration) -> Callable[[], Awaitable[Sequence[Unanswered]]]:
+        """A function that asks a migration's target what it does not answer; of an origin it says nothing."""
+
+        async def diagnose() -> Sequence[Unanswered]:
+            await self._opened.wait()
+            arm = self._arms.get(migration.target)
+            if arm is None:
+                return ()
+            try:
+                await arm.store.health(LONGEST_S)
+            except Fault as fault:
+                return (Unanswered("health", str(fault), fault.trouble),)
+            return (await ask_each(arm.store)).failed
+
+        return diagnose
 
     def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
         """A function that checks both backends of a migration."""

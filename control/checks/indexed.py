@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Final
+from typing import Final, NamedTuple
 
 from backends.adapters import registry
 from backends.backend import Backend
 from backends.documents.port import Context, DocumentStore, Rejected
 from backends.documents.shape import Ask
-from backends.errors import Fault
+from backends.errors import Fault, Trouble
 from backends.kinds.registry import Kind, opener
 from control.checks.check import Check
 
@@ -21,42 +21,65 @@ QUERY_S: Final = 10.0  # deadline of one query
 SOMEONE: Final = "phasegate-check"  # stands for the id of a document that a query is below
 
 
-async def indexed(title: str, backend: Backend, kind: Kind) -> list[Check]:
-    """Ask each query once, with limit 1; a query costs one read, also where nothing is found."""
-    checks: list[Check] = []
+class Unanswered(NamedTuple):
+    """A query that the backend did not answer; ``trouble`` is None where it may answer the next time."""
+
+    asked: str  # its shape, in words
+    found: str
+    trouble: Trouble | None
+
+
+class Asked(NamedTuple):
+    """How many queries were asked, of how many, and which of them failed. Each that was asked cost one read."""
+
+    asked: int
+    of: int
+    failed: list[Unanswered]
+
+
+async def ask_each(store: DocumentStore) -> Asked:
+    """Ask each query once, with limit 1; stops at a failure that all others would share. Never raises ``Fault``."""
     asks = registry.asks()
-    asked = 0
+    failed: list[Unanswered] = []
+    for asked, ask in enumerate(asks, 1):
+        try:
+            await _make(store, ask)
+        except (Fault, Rejected) as problem:
+            failed.append(Unanswered(str(ask.shape), str(problem), problem.trouble))
+            if problem.trouble is None or problem.trouble.whole:
+                return Asked(asked, len(asks), failed)
+    return Asked(len(asks), len(asks), failed)
+
+
+async def _make(store: DocumentStore, ask: Ask) -> None:
+    ctx = Context(asyncio.get_running_loop().time() + QUERY_S)
+    query = dataclasses.replace(ask.query, collection=ask.query.collection.replace("*", SOMEONE))
+    if ask.counted:
+        await store.count(query, ctx, ask.total)
+    else:
+        await store.query(dataclasses.replace(query, limit=1), ctx)
+
+
+async def indexed(title: str, backend: Backend, kind: Kind) -> list[Check]:
+    """Check a backend's queries and what it indexes. A query costs one read, also where nothing is found."""
     store = opener(backend)(backend, None)
     await store.start()
     try:
-        for ask in asks:
-            asked += 1
-            try:
-                await _make(store, ask)
-            except (Fault, Rejected) as problem:
-                mend = "" if problem.trouble is None else problem.trouble.mend
-                checks.append(Check(f"{title}, query", False, f"{ask.shape}: {problem}", mend))
-                if problem.trouble is None or problem.trouble.whole:
-                    break  # the others would fail for the same reason
+        asked = await ask_each(store)
     finally:
         await store.close()
-    found = f"{asked} of {len(asks)} queries asked, {asked - len(checks)} answered ({asked} reads)"
+    checks = [
+        Check(f"{title}, query", False, f"{each.asked}: {each.found}", each.trouble.mend if each.trouble else "")
+        for each in asked.failed
+    ]
+    answered = asked.asked - len(checks)
+    found = f"{asked.asked} of {asked.of} queries asked, {answered} answered ({asked.asked} reads)"
     checks.append(Check(f"{title}, queries", not checks, found, "See the queries above." if checks else ""))
     unsaid = "the adapter does not say what it asks (`asks`)"
     checks += [Check(f"{title}, queries of {name}", None, unsaid) for name in registry.undeclared()]
     if kind.still_indexed is not None:
         checks.append(await _exemptions(f"{title}, exemptions", backend, kind))
     return checks
-
-
-async def _make(store: DocumentStore, ask: Ask) -> None:
-    ctx = Context(asyncio.get_running_loop().time() + QUERY_S)
-    query = ask.query
-    collection = query.collection.replace("*", SOMEONE)
-    if ask.counted:
-        await store.count(dataclasses.replace(query, collection=collection), ctx, ask.total)
-    else:
-        await store.query(dataclasses.replace(query, collection=collection, limit=1), ctx)
 
 
 async def _exemptions(title: str, backend: Backend, kind: Kind) -> Check:
