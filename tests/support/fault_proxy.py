@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 
 
 class FaultProxy(grpc.GenericRpcHandler):
-    """``fail`` of the calls, except Listen, end with ``code``; the others wait ``delay_s`` first."""
+    """``fail`` of the calls, except Listen, end with ``code``; the others wait ``delay_s`` first.
+
+    ``refusal`` is given a method and a call's first request, and may answer with a code and a text.
+    """
 
     def __init__(self, upstream: str, seed: int = 0) -> None:
         self.fail = 0.0
@@ -19,6 +22,7 @@ class FaultProxy(grpc.GenericRpcHandler):
         self.delay_s = 0.0
         self.lose_answers = False  # the call is passed on, but its answer is dropped
         self.calls = 0
+        self.refusal: Callable[[str, bytes], tuple[grpc.StatusCode, str] | None] = lambda method, request: None
         self._upstream = upstream
         self._dice = random.Random(seed)
 
@@ -48,7 +52,10 @@ class FaultProxy(grpc.GenericRpcHandler):
             metadata = [
                 (key, value) for key, value in context.invocation_metadata() if not key.startswith("user-agent")
             ]
-            call = self._channel.stream_stream(method)(requests, metadata=metadata)
+            first = await anext(aiter(requests))
+            if (refused := self.refusal(method.rsplit("/", 1)[-1], first)) is not None:
+                await context.abort(*refused)
+            call = self._channel.stream_stream(method)(_again(first, requests), metadata=metadata)
             try:
                 async for reply in call:
                     if self.lose_answers and not method.endswith("/Listen"):
@@ -60,6 +67,12 @@ class FaultProxy(grpc.GenericRpcHandler):
                 call.cancel()
 
         return grpc.stream_stream_rpc_method_handler(behave)
+
+
+async def _again(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for request in rest:
+        yield request
 
 
 class DeadEnd:

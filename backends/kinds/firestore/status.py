@@ -101,7 +101,7 @@ _TROUBLES: Final = (
         text=r"requires an? .*index|no matching index",
         found="a composite index that this query needs is missing",
         whose=_OPERATOR,
-        mend="Create it: {link} (or all that phasegate needs: firebase deploy --only firestore:indexes)",
+        mend="Create it: {link} (`phasegate indexes` prints all that phasegate needs, for `firebase deploy`)",
         otherwise="https://console.cloud.google.com/firestore/databases/{database}/indexes?project={project}",
         whole=False,
     ),
