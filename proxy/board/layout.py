@@ -153,7 +153,9 @@ class Layout:
 
     def digest(self) -> int:
         """Equal for two processes exactly if their layouts are the same."""
-        text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS, BUCKETS))
+        # The names too: a version with another kind of fault has the same number of cells, and other meanings.
+        names = ([kind.name for kind in FaultKind], GAUGES)
+        text = repr((self, SERIES_CELLS, SHARE_CELLS, WORKER_CELLS, MIGRATION_CELLS, HEADER_CELLS, BUCKETS, names))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
     def description(self) -> bytes:

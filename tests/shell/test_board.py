@@ -118,3 +118,13 @@ def test_a_board_of_something_else_is_refused(fresh: Board, layout: Layout, boot
 def test_no_board_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BoardError):
         Board.open(tmp_path / "none", LAYOUT, BOOT)
+
+
+def test_a_version_that_counts_other_things_has_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = LAYOUT.digest()
+    assert LAYOUT.digest() == before
+    monkeypatch.setattr(layouts, "GAUGES", GAUGES[:-1])
+    assert LAYOUT.digest() != before
+    monkeypatch.setattr(layouts, "GAUGES", GAUGES)
+    monkeypatch.setattr(layouts, "FaultKind", list(FaultKind)[:-1])
+    assert LAYOUT.digest() != before
