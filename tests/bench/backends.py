@@ -103,12 +103,13 @@ async def read() -> None:
     document = client.document("bench/one")
     channel = store._open()
     from backends.kinds.firestore.codec import decode_document
-    from backends.kinds.firestore.store import _BatchGet
+    from backends.kinds.firestore.store import _Get
 
     async def raw() -> None:
-        request = _BatchGet(database=channel.database, documents=[channel.names.name("bench/one")])
-        replies = channel.batch_get(request, timeout=5, metadata=channel.metadata)
-        decode_document((await anext(aiter(replies))).found, channel.names)
+        message = await channel.get_document(
+            _Get(name=channel.names.name("bench/one")), timeout=5, metadata=channel.metadata
+        )
+        decode_document(message, channel.names)
 
     async def ours() -> None:
         await store.get("bench/one", Context(asyncio.get_running_loop().time() + 5))

@@ -10,7 +10,15 @@ from grpc import StatusCode as Code
 
 from backends.documents.port import Reason, Rejected
 from backends.errors import Fault, FaultKind
-from backends.kinds.firestore.status import NAMES, Place, commit_error, foreign, no_credentials, read_error
+from backends.kinds.firestore.status import (
+    NAMES,
+    Place,
+    commit_error,
+    foreign,
+    no_credentials,
+    read_error,
+    says_document,
+)
 
 PLACE = Place("shop-1", "(default)")
 INDEX = "https://console.firebase.google.com/v1/r/project/shop-1/firestore/indexes?create_composite=Cktwcm9qZWN0cw"
@@ -153,6 +161,21 @@ def test_not_found_is_about_a_document_only_where_a_write_demands_one() -> None:
     assert isinstance(commit_error(Code.NOT_FOUND, "gone", PLACE, conditional=False), Fault)
     assert isinstance(commit_error(Code.NOT_FOUND, SAID[0][1], PLACE, conditional=True), Fault)
     assert isinstance(read_error(Code.NOT_FOUND, None, PLACE), Fault)
+
+
+@pytest.mark.parametrize(
+    ("text", "certain"),
+    [
+        ('Document "projects/shop-1/databases/(default)/documents/scans/a" not found.', True),
+        ("Document (projects/shop-1/databases/(default)/documents/scans/a) not found.", True),  # the emulator
+        *((text, False) for code, text, _ in SAID if code is Code.NOT_FOUND),
+        ("Requested entity was not found.", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_a_text_that_names_a_document_is_about_one(text: str | None, certain: bool) -> None:
+    assert says_document(text) is certain
 
 
 def test_a_lost_race_is_no_missing_index() -> None:

@@ -54,7 +54,7 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_times_together_are_below_ten_seconds() -> None:
-    assert channel.QUIET_S + channel.SIGN_S + channel.TICK_S < 10.0
+    assert channel.QUIET_S + channel.SIGN_S + 2 * channel.TICK_S < 10.0  # the second: until a view looks
 
 
 def test_grpc_pings_no_more_often_than_googles_servers_allow() -> None:

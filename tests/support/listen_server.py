@@ -1,6 +1,6 @@
 """A fake Firestore with one collection whose Listen stream behaves as in production: it sends only what changed.
 
-It also answers BatchGetDocuments, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only
+It also answers GetDocument, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only
 when a test makes it.
 """
 
@@ -21,8 +21,7 @@ from backends.kinds.firestore.codec import PbDocument, fill_value
 
 Request: Any = firestore.ListenRequest.pb()
 Response: Any = firestore.ListenResponse.pb()
-GetRequest: Any = firestore.BatchGetDocumentsRequest.pb()
-GetResponse: Any = firestore.BatchGetDocumentsResponse.pb()
+GetRequest: Any = firestore.GetDocumentRequest.pb()
 QueryRequest: Any = firestore.RunQueryRequest.pb()
 QueryResponse: Any = firestore.RunQueryResponse.pb()
 CommitRequest: Any = firestore.CommitRequest.pb()
@@ -71,9 +70,7 @@ class ListenServer:
                 "Listen": grpc.stream_stream_rpc_method_handler(
                     self._listen, Request.FromString, Response.SerializeToString
                 ),
-                "BatchGetDocuments": grpc.unary_stream_rpc_method_handler(
-                    self._get, GetRequest.FromString, GetResponse.SerializeToString
-                ),
+                "GetDocument": unary(self._get, GetRequest, PbDocument),
                 "RunQuery": grpc.unary_stream_rpc_method_handler(
                     self._query, QueryRequest.FromString, QueryResponse.SerializeToString
                 ),
@@ -174,13 +171,11 @@ class ListenServer:
         finally:
             self.streams.remove(queue)
 
-    async def _get(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def _get(self, request: Any, context: Any) -> Any:
         self.gets += 1
-        for name in request.documents:
-            if name in self.documents:
-                yield GetResponse(found=self.documents[name], read_time=stamp(self.now()))
-            else:
-                yield GetResponse(missing=name, read_time=stamp(self.now()))
+        if request.name not in self.documents:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f'Document "{request.name}" not found.')
+        return self.documents[request.name]
 
     async def _query(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Answer with every document: tests send only queries that match all."""

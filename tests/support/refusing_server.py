@@ -53,6 +53,8 @@ class RefusingServer(grpc.GenericRpcHandler):
             self.asked.append(method)
             if self._only is None or method in self._only:
                 await context.abort(*self.refusal)
+            if method == "GetDocument":
+                await context.abort(grpc.StatusCode.NOT_FOUND, 'Document "projects/secret-1/x" not found.')
             if method in self.answers:
                 yield self.answers[method]
 

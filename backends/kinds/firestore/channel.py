@@ -44,9 +44,9 @@ _KEEPALIVE: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),  # also for data that the other end does not confirm (TCP_USER_TIMEOUT)
 )
 
-QUIET_S: Final = 5.0  # without a word, while a stream is open or a call had no answer: then ask for a sign of life
+QUIET_S: Final = 4.0  # without a word, while a stream is open or a call had no answer: then ask for a sign of life
 SIGN_S: Final = 3.0  # without a sign of life for so long, the connection is dead
-TICK_S: Final = 1.0  # how often that is looked at; the three together stay below 10 s
+TICK_S: Final = 1.0  # how often that is looked at, here and by a live view; all together stay below 10 s
 LINGER_S: Final = 60.0  # how long calls may go on over a connection that was given up; each has a shorter timeout
 
 # These say nothing about the other end: gRPC makes them up on this side.
@@ -91,6 +91,7 @@ class Channel:
 
     def _open(self) -> None:
         self._channel = self._connect()
+        self.get_document = self._method("unary_unary", "GetDocument", "GetDocumentRequest", "Document")
         self.commit = self._method("unary_unary", "Commit", "CommitRequest", "CommitResponse")
         self.batch_get = self._method(
             "unary_stream", "BatchGetDocuments", "BatchGetDocumentsRequest", "BatchGetDocumentsResponse"

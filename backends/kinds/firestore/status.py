@@ -23,6 +23,7 @@ LINK_LENGTH: Final = 2000  # characters; the link that creates an index holds th
 TEXT_LENGTH: Final = 600  # characters of the service's own message
 
 _LINK: Final = re.compile(r"https?://[^\s'\"<>]+")
+_DOCUMENT: Final = re.compile(r'Document ["(]?projects/\S+ not found')
 _RESOURCE: Final = re.compile(r"projects/[^/\s]+/databases/[^/\s\"']+(/documents/?)?")
 
 
@@ -222,11 +223,15 @@ _REJECTIONS: Final = {
 }
 
 
+def says_document(details: str | None) -> bool:
+    """Whether the text of a NOT_FOUND is certainly about a document, and not about the database."""
+    return _DOCUMENT.match(details or "") is not None
+
+
 def read_error(code: _Code, details: str | None, place: Place) -> Fault | Rejected:
     """What a failed read means: an invalid query, which does not count against the service, or a fault.
 
-    A document that does not exist is no error in the calls that phasegate makes, so NOT_FOUND is always the
-    database's.
+    NOT_FOUND is the database's: of a document only GetDocument says so, which ``says_document`` recognises.
     """
     row = _recognised(code, details)
     if row is None and code is _Code.NOT_FOUND:

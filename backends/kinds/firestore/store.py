@@ -31,13 +31,14 @@ from backends.kinds.firestore.fence import CELLS, Fence, slot
 from backends.kinds.firestore.messages import firestore
 from backends.kinds.firestore.messages import query as query_types
 from backends.kinds.firestore.settings import Firestore
-from backends.kinds.firestore.status import commit_error, foreign, read_error
+from backends.kinds.firestore.status import commit_error, foreign, read_error, says_document
 from backends.kinds.firestore.told import Told
 from backends.kinds.firestore.view import View
 from backends.resilience.cache import Cache, Result
 from backends.resilience.flight import Flights
 from backends.resilience.guard import Guard
 
+_Get: Final[Any] = firestore.GetDocumentRequest.pb()
 _BatchGet: Final[Any] = firestore.BatchGetDocumentsRequest.pb()
 _Run: Final[Any] = firestore.RunQueryRequest.pb()
 _Aggregate: Final[Any] = firestore.RunAggregationQueryRequest.pb()
@@ -162,8 +163,7 @@ class FirestoreStore:
                 ctx.rest_on(view.cell)
                 return document
         ctx.memorable = False
-        # Not by GetDocument, which says NOT_FOUND of a missing document and of a missing database alike.
-        return (await self._guard.run(lambda timeout: self._get_many((path,), timeout), ctx.deadline))[0]
+        return await self._guard.run(lambda timeout: self._get(path, timeout), ctx.deadline)
 
     async def get_many(self, paths: Sequence[str], ctx: Context) -> list[Document | None]:
         """As ``DocumentStore.get_many``."""
@@ -250,6 +250,25 @@ class FirestoreStore:
         return view is not None and view.fresh and (doc_id is None or view.get(doc_id)[0])
 
     # ------------------------------------------------------------------------------------------------- calls
+
+    async def _get(self, path: str, timeout: float) -> Document | None:
+        """The document. A call costs half the CPU time of ``_get_many``, but NOT_FOUND may be of the database too."""
+        channel = self._open()
+        deadline = time.monotonic() + timeout
+        request = _Get(name=channel.names.name(path))
+        try:
+            message = await channel.get_document(request, timeout=timeout, metadata=channel.metadata)
+        except grpc.aio.AioRpcError as error:
+            channel.heard(error.code())
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                if says_document(error.details()):
+                    return None
+                return (await self._get_many((path,), deadline - time.monotonic()))[0]  # which tells them apart
+            problem = read_error(error.code(), error.details(), channel.place)
+            self._told.tell(problem, pattern_of(path))
+            raise problem from None
+        channel.heard()
+        return self._decoded(_parsed(message))
 
     async def _get_many(self, paths: Sequence[str], timeout: float) -> list[Document | None]:
         channel = self._open()
