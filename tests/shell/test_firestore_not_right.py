@@ -24,6 +24,7 @@ from backends.errors import Fault, FaultKind
 from backends.kinds.firestore import told
 from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.firestore.store import FirestoreStore
+from backends.kinds.firestore.view import FORBIDDEN_S
 from backends.kinds.mock.settings import Mock
 from backends.operations import Call
 from backends.pair.manager import build_source
@@ -276,3 +277,32 @@ async def test_the_indexes_are_printed_with_the_prefix(tmp_path: Path) -> None:
     code, output = await phasegate(tmp_path, "indexes", "--backend", "old")
     assert (code, "Traceback" in output) == (2, False)
     assert "expected a backend that has indexes (new)" in output
+
+
+async def test_a_view_of_a_missing_database_says_what_to_do_and_does_not_hurry(
+    monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    server = RefusingServer(MISSING_DATABASE)
+    monkeypatch.setenv(EMULATOR, await server.start())
+    store = FirestoreStore(Firestore(project="secret-1"), (Query("scans"),))
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def shortened(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0.01)
+
+    monkeypatch.setattr("backends.kinds.firestore.view.asyncio.sleep", shortened)
+    await store.start()
+    try:
+        deadline = asyncio.get_running_loop().time() + WITHIN_S
+        while len(waits) < 3:
+            assert asyncio.get_running_loop().time() < deadline
+            await sleep(0.01)
+    finally:
+        await store.close()
+        await server.stop()
+    (line,) = [line for line in logged if line["event"] == "view_unreadable"]
+    assert line["trouble"] == "missing_database"
+    assert "gcloud firestore databases create" in line["mend"]
+    assert min(waits) == FORBIDDEN_S

@@ -14,7 +14,7 @@ from typing import Any
 from backends.adapters.registry import operations, views
 from backends.arm import SOURCE, TARGET
 from backends.copy.seed import MARKER, seed
-from backends.documents.port import Context, Document, Fields, Query, put
+from backends.documents.port import Context, Document, Fields, Query, delete, put
 from backends.durations import Duration
 from backends.kinds.firestore.codec import PbValue, PbWrite, fill_value
 from backends.kinds.firestore.settings import Firestore
@@ -168,3 +168,45 @@ async def test_a_prefix_is_before_every_collection_and_nothing_else_is_touched(e
         for collection in ("analytics_events", "analytics_minutes", "analytics_hours", "analytics_days"):
             assert await all_of(plain, collection) == []
             assert await all_of(plain, f"pg_{collection}")
+
+
+FILES = {"files": [{"path": "/a", "size": 10, "hash": "h"}, {"path": "/b", "size": 10, "hash": "h"}]}
+
+
+async def test_a_scan_deleted_on_the_target_is_whole_again_or_not_there(emulated: str, tmp_path: Path) -> None:
+    target = Firestore(project=emulated, **BIG)
+    source = build_source(Mock(), target, run_dir=tmp_path, name="m", mode="hybrid")
+    await source.start()
+    try:
+        made = json.loads((await source.answer(SOURCE, call("scans.create"))).answer.body)["id"]
+        store = source.arms[TARGET].store
+        assert isinstance(store, FirestoreStore)
+        async with opened(emulated) as other:  # another program
+
+            async def there() -> Document | None:
+                return await other.get(f"scans/{made}", soon())
+
+            async def mirrored() -> None:
+                deadline = time.monotonic() + 30
+                while source.behind_since():
+                    assert time.monotonic() < deadline, "it is not mirrored"
+                    await asyncio.sleep(0.02)
+
+            await mirrored()
+            assert (await there()) is not None
+            await other.commit((delete(f"scans/{made}"),), soon())
+            # The target's own write finds no scan, though a view may not know yet.
+            outcome = await source.answer(TARGET, call("scans.add_results", FILES, id=made))
+            assert (outcome.fault, outcome.answer.status) == (None, 404)
+            assert (await there()) is None
+            # The source still has it: its next write makes the target's whole.
+            assert (await source.answer(SOURCE, call("scans.add_results", FILES, id=made))).answer.status == 201
+            await mirrored()
+            whole = await there()
+            assert whole is not None
+            mine = await source.arms[SOURCE].store.get(f"scans/{made}", soon())
+            assert mine is not None
+            assert whole.fields == mine.fields
+            assert len(await all_of(other, f"scans/{made}/results")) == 1
+    finally:
+        await source.close()
