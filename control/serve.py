@@ -60,7 +60,8 @@ def _check_fixtures(config: str | Path, settings: Settings) -> None:
     }
     if not given:
         return
-    from backends.copy.fixtures import FixtureError, initial
+    from backends.copy.fixtures import initial
+    from backends.copy.folder import FixtureError
 
     problems = []
     for name, backend in given.items():

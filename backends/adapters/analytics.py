@@ -18,7 +18,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -29,7 +29,7 @@ from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_c
 from backends.adapters.replies import Written, refused, reply, rest_for
 from backends.adapters.requests import read_body
 from backends.adapters.shapes import Strict
-from backends.adapters.times import EPOCH, from_unix, to_micros
+from backends.adapters.times import EPOCH, Timestamp, from_unix, timestamp, to_micros
 from backends.documents.changes import ATTEMPTS, All, contended
 from backends.documents.port import (
     COMMIT_LIMIT,
@@ -94,7 +94,7 @@ class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     item: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
-    at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    at: Timestamp | None = None
     properties: dict[str, Any] | None = None
 
 
@@ -273,13 +273,14 @@ def _portions(events: Sequence[Fields]) -> Iterator[tuple[Fields, ...]]:
 
 
 def _fields(event: Event, fallback_id: str, now: float) -> Fields:
-    """The event as it is stored; ``fallback_id`` and ``now`` where it has no id or time of its own."""
-    fields: Fields = {
-        "id": event.id or fallback_id,
-        "user": event.user,
-        "type": event.type,
-        "at": event.at.astimezone(UTC) if event.at is not None else from_unix(now),
-    }
+    """The event as it is stored; ``fallback_id`` and ``now`` where it has no id or time of its own.
+
+    Raises ``ValueError`` where its time is none.
+    """
+    at = from_unix(now) if event.at is None else timestamp(event.at)
+    if at is None:
+        raise ValueError(f"at: expected a time such as 2026-01-31T12:00:00Z, found {str(event.at)[:40]!r}")
+    fields: Fields = {"id": event.id or fallback_id, "user": event.user, "type": event.type, "at": at}
     if event.item is not None:
         fields["item"] = event.item
     if event.properties is not None:
@@ -302,10 +303,8 @@ class Analytics:
             try:
                 fields = _fields(event, f"{call.id}-{index}", call.now)
                 check((create(_path(fields), fields),))
-            except Rejected as refusal:
-                raise refused(400, "invalid_body", f"event {index}: {refusal}") from None
-            except OverflowError:
-                raise refused(400, "invalid_body", f"event {index}: the time is out of range") from None
+            except (Rejected, ValueError) as problem:
+                raise refused(400, "invalid_body", f"event {index}: {problem}") from None
             events.setdefault(str(fields["id"]), fields)
         change = All(
             tuple(

@@ -17,6 +17,7 @@ from backends.errors import Fault
 # Why a document is none of ours, by its fields; None where it is one.
 Misfit: TypeAlias = Callable[[Fields], str | None]
 
+PAGE: Final = 300  # documents at most that are asked for at once in place of foreign ones
 _ABSENT: Final = object()
 
 
@@ -53,8 +54,14 @@ async def query_fitting(
     """As ``store.query``, without documents that are none of ours: as many others are asked for instead."""
     found = await store.query(query, ctx, max_age)
     fitting = [document for document in found if _fits(store, document, misfit)]
-    while query.limit is not None and len(found) == query.limit and len(fitting) < query.limit:
-        found = await store.query(dataclasses.replace(query, start_after=_place(found, query)), ctx, max_age)
+    if query.limit is None:
+        return fitting
+    limit = query.limit
+    while len(found) == limit and len(fitting) < query.limit:
+        # Where one is foreign, many may be: a page of the size that is lacking could be asked for without end.
+        limit = max(query.limit - len(fitting), min(PAGE, 4 * limit))
+        further = dataclasses.replace(query, start_after=_place(found, query), limit=limit)
+        found = await store.query(further, ctx, max_age)
         fitting += [document for document in found if _fits(store, document, misfit)]
     return fitting[: query.limit]
 

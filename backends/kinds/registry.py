@@ -70,6 +70,9 @@ class Kind:
     # The folder of fixtures, or None, and the seed of made-up data, for its initial content. None: phasegate gives it
     # no initial content.
     begins_with: Callable[[Any], tuple[str | None, int]] | None = None
+    # How the store that shares files under this prefix began, and whether it was written to since; it returns None
+    # for one that has not begun, and may raise ``OSError``. None: it cannot be told.
+    began: Callable[[Any, Path], mock.Beginning | None] | None = None
     # Where ``phasegate seed`` writes to, in words, and whether it asks before. None: it cannot be seeded.
     seeded: Callable[[Any], tuple[str, bool]] | None = None
     # Deliberate trouble in its answers.
@@ -109,6 +112,7 @@ BUILT_IN: Final = (
         open_store=mock.open_store,
         local=True,
         begins_with=mock.begins_with,
+        began=mock.began,
         rehearsal=mock.rehearsal,
         place_files=mock.place_files,
         mend=mock.mend,

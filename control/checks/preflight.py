@@ -24,7 +24,7 @@ import psutil
 
 from backends.arm import TARGET
 from backends.backend import Backend
-from backends.copy.fixtures import FixtureError
+from backends.copy.folder import FixtureError
 from backends.documents.port import Context, Rejected, delete, put
 from backends.errors import Fault
 from backends.kinds.registry import KINDS, Kind, opener

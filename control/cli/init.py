@@ -1,8 +1,7 @@
-"""``phasegate init`` and ``phasegate seed``: write the first configuration, and the target's first data."""
+"""``phasegate init``: asks a few questions and writes the first configuration."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from control.plan.settings import ConfigError, Settings, address, load
-from control.terminal.exits import UNREACHABLE, USAGE, Stop
+from control.plan.settings import ConfigError, address, load
+from control.terminal.exits import USAGE, Stop
 
 _TEMPLATE: Final = """\
 # phasegate: this app's data moves from a mock to Firestore, a phase at a time.
@@ -31,7 +30,7 @@ run_dir = ".phasegate"  # the board, the checkpoints, the audit trail
 # Where the data comes from today.
 [backends.mock]
 kind = "mock"
-# fixtures = "fixtures/"            # JSON, one file per collection; without it, generated sample data
+# fixtures = "fixtures/"            # JSON files or the app's requests; without it, generated sample data
 
 # Where the data will come from. Credentials are Google's application default credentials. Where
 # FIRESTORE_EMULATOR_HOST is set, the emulator at that address is used, without credentials.
@@ -72,9 +71,9 @@ tokens = [
 
 _NEXT: Final = {
     "check": "checks that everything is in place",
-    "seed": "writes the mock's initial data into Firestore, so that both sides start alike",
     "serve": "takes the app's traffic",
-    "start": "in another terminal: begins the migration and shows it",
+    "copy": "in another terminal: writes what the mock holds into Firestore",
+    "start": "begins the migration and shows it",
 }
 
 
@@ -110,34 +109,6 @@ def init(path: Path, *, ask: bool, given: Mapping[str, str | None]) -> None:
     click.echo(f"Wrote {path}. Its operator token, shown once:\n\n  export PHASEGATE_TOKEN={token}\n\nNext:")
     for command, does in _NEXT.items():
         click.echo(f"  phasegate {command}{option:<{len(option) + 7 - len(command)}}{does}")
-
-
-def seed(settings: Settings, name: str | None, yes: bool) -> None:
-    """Write the mock's initial data into the migration's Firestore backend, unless it was seeded before."""
-    from backends.copy.fixtures import FixtureError
-    from backends.copy.seed import seed as write
-    from backends.errors import Fault
-    from backends.kinds.registry import KINDS
-
-    for migration_name, migration in settings.migrations.items():
-        if name is not None and migration_name != name:
-            continue
-        source, target = settings.backends[migration.source], settings.backends[migration.target]
-        seeded = KINDS[target.kind].seeded
-        if KINDS[source.kind].begins_with is None or seeded is None:
-            click.echo(f"{migration_name}: nothing to do; only Firestore is seeded, from a mock")
-            continue
-        where, is_real = seeded(target)
-        if is_real and not yes:
-            click.confirm(f"{migration_name}: write sample data into {where}?", abort=True)
-        try:
-            count = asyncio.run(write(target, data=source, run_dir=Path(settings.proxy.run_dir), name=migration_name))
-        except FixtureError as error:
-            raise Stop(USAGE, str(error)) from None
-        except Fault as fault:
-            raise Stop(UNREACHABLE, f"{where} could not be written to: {fault}. See `phasegate check`.") from None
-        result = f"{count} documents written" if count else "seeded before, left unchanged"
-        click.echo(f"{migration_name}: {result} ({where})")
 
 
 def _answer(question: str, given: str | None, default: str, ask: bool, check: Callable[[str], str | None]) -> str:

@@ -75,15 +75,25 @@ def check(config: str, as_json: bool, url: str | None) -> None:
 @config_option
 @click.option("--migration", help="Only this migration's target.")
 @click.option("--yes", is_flag=True, help="Write into a real Firestore project without asking.")
-def seed(config: str, migration: str | None, yes: bool) -> None:
-    """Write the mock's initial data into Firestore, once.
+@click.option("--force", is_flag=True, help="Also where it is not empty: create what is missing, replace nothing.")
+def seed(config: str, migration: str | None, yes: bool, force: bool) -> None:
+    """Write a mock's fixtures into Firestore, if that is empty.
 
-    A store that was seeded before is left unchanged.
+    The fixtures are the mock's folder of JSON files and requests, or its made-up data. They are not what the app
+    wrote into the mock since: `phasegate copy` brings that.
+
+    A database that holds anything in the collections of this data is refused, unless it holds these very fixtures:
+    then nothing is written. So is one that answers visitors by now, or whose source was written to since it began.
+    With --force the documents that are missing are created; what is there is never replaced, and what differs is
+    listed.
+
+    Interrupted, it goes on when it is run again. Exit code 3: refused, and nothing was written; or documents were
+    left as they are because something else wrote them meanwhile.
     """
-    from control.cli.init import seed as run
+    from control.cli.seed import seed as run
 
     log_as("seed")
-    run(read_settings(config), migration, yes)
+    run(read_settings(config), migration, yes=yes, force=force)
 
 
 @click.command()

@@ -63,6 +63,25 @@ class _SavedDocument(Struct, frozen=True):
     rollout: _SavedRollout
 
 
+def weights_in(path: Path) -> dict[str, float]:
+    """The share of visitors on each migration's target, in percent, as a store's file was last written.
+
+    That of an increase which is asked for counts already. Raises ``StoreError`` where it cannot be read.
+    """
+    return {
+        name: percent_of(max(word.weight_bp for word in saved.words()))
+        for name, saved in _understood(checkpoints_in(path)).items()
+    }
+
+
+def _understood(documents: Mapping[str, str]) -> dict[str, _SavedRollout]:
+    found = {}
+    for name, document in documents.items():
+        with suppress(msgspec.DecodeError):
+            found[name] = msgspec.json.decode(document, type=_SavedDocument).rollout
+    return found
+
+
 class ConfiguredSuccession:
     """One configuration beside one run directory, whose store is ``path``."""
 
@@ -130,11 +149,7 @@ class ConfiguredSuccession:
             # The board's words still tell which migrations have weight, and control keeps them.
             _log.error("checkpoints_not_read", reason=str(error))
             return {}
-        found = {}
-        for name, document in documents.items():
-            with suppress(msgspec.DecodeError):
-                found[name] = msgspec.json.decode(document, type=_SavedDocument).rollout
-        return found
+        return _understood(documents)
 
 
 def _refusals(

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from loadtest.bench import machine, page, table, works
 from loadtest.bench.bulk import GIB, bulk
-from loadtest.bench.contenders import CONTENDERS, BenchApp, Place
+from loadtest.bench.contenders import BEFORE, CONTENDERS, BenchApp, Place, phasegate_of
 from loadtest.bench.idle import IDLE, idle
 from loadtest.bench.measuring import Bench
 from loadtest.bench.steady import SECONDS, steady, weight_change
@@ -28,10 +28,10 @@ _IDLE: Final = ("nginx", "phasegate")  # contenders whose idle connections are m
 
 # By name: the function that runs it. Some have a fixed set of contenders and ignore --contenders.
 WORKS: Final[dict[str, Callable[[Bench, argparse.Namespace], Rows]]] = {
-    "pass-through": lambda bench, options: works.pass_through(bench, options.contenders),
-    "data": lambda bench, options: works.data(bench, options.contenders),
-    "split": lambda bench, options: works.split(bench),
-    "bulk": lambda bench, options: bulk(bench, options.contenders, options.bytes),
+    "pass-through": lambda bench, options: works.pass_through(bench, options.contenders, options.reference),
+    "data": lambda bench, options: works.data(bench, options.contenders, options.reference),
+    "split": lambda bench, options: works.split(bench, beside=BEFORE if options.before else None),
+    "bulk": lambda bench, options: bulk(bench, options.contenders, options.bytes, options.reference),
     "idle": lambda bench, options: idle(bench, [name for name in options.contenders if name in _IDLE], options.idle),
     "steady": lambda bench, options: steady(bench, options.steady_seconds),
     "weight-change": lambda bench, options: _weight_change(bench),
@@ -48,6 +48,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="WORK", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--contenders", metavar="NAME", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--before", type=Path, metavar="TREE", help=f"an earlier checkout, compiled: {BEFORE}")
+    parser.add_argument("--reference", metavar="NAME", help=f"what costs are divided by [{BEFORE}, else nginx]")
     parser.add_argument("--rounds", type=int, default=5, help="of each work, in turn [5]")
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk [3]")
     parser.add_argument("--bytes", type=int, default=GIB, help="of the large transfers [1 GiB]")
@@ -61,9 +63,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     for name in ("rounds", "seconds", "bytes", "idle", "steady_seconds"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')}: expected more than 0")
-    if "nginx" not in options.contenders:
-        parser.error("--contenders: nginx is what the others are compared with")
     options.contenders.sort(key=list(CONTENDERS).index)
+    if options.before is not None:
+        CONTENDERS[BEFORE] = phasegate_of(options.before.resolve())
+        options.contenders.append(BEFORE)
+    options.reference = options.reference or (BEFORE if options.before is not None else "nginx")
+    if options.reference not in options.contenders:
+        parser.error(f"--contenders: {options.reference} is what the others are compared with")
     return options
 
 
@@ -82,7 +88,7 @@ def main(argv: list[str]) -> int:
     except StageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    report = table.lines(rows)
+    report = table.lines(rows, options.reference)
     told = ["```text", *machine.said(facts), "", *report, "```"]
     document = {"name": "bench", "told": told, "machine": facts, "rows": [row.to_json() for row in rows]}
     options.json.write_text(json.dumps(document, indent=1) + "\n")

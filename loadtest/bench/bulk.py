@@ -148,9 +148,10 @@ def transfer(contender: Running, move: Callable[[str, int], None], size: int) ->
     return Transfer(wall, used, size / used, memory.most - memory.before)
 
 
-def bulk(bench: Bench, names: list[str], size: int = GIB) -> list[BulkRow]:
-    """Download and upload ``size`` bytes through each in turn. Ratios are relative to the first contender."""
+def bulk(bench: Bench, names: list[str], size: int, reference: str) -> list[BulkRow]:
+    """Download and upload ``size`` bytes through each in turn. Ratios are relative to the reference."""
     rows = []
+    base = names.index(reference)
     with ExitStack() as stack:
         contenders = [stack.enter_context(running(name, bench)) for name in names]
         for work, move in (("download", download), ("upload", upload)):
@@ -160,7 +161,10 @@ def bulk(bench: Bench, names: list[str], size: int = GIB) -> list[BulkRow]:
             for number in range(bench.rounds):
                 for row, contender in zip(directions, contenders, strict=True):
                     row.transfers.append(transfer(contender, move, size))
-                    row.ratios.append(row.transfers[-1].bytes_per_cpu_s / directions[0].transfers[-1].bytes_per_cpu_s)
+                for row in directions:
+                    row.ratios.append(
+                        row.transfers[-1].bytes_per_cpu_s / directions[base].transfers[-1].bytes_per_cpu_s
+                    )
                 speeds = "  ".join(
                     f"{row.contender} {row.transfers[-1].bytes_per_cpu_s / 1e9:.2f}" for row in directions
                 )

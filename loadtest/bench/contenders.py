@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -29,6 +30,8 @@ from loadtest.stage.processes import LOOK_EVERY_S, ROOT, STARTED_WITHIN_S, Proce
 
 COMPILED: Final = ROOT / "build" / "compiled"
 _SPARE_FILES: Final = 200  # descriptors for everything but client connections
+BEFORE: Final = "phasegate-before"  # an earlier checkout, beside this one
+_WORKER: Final = re.compile(rb"\0proxy\.(process\.)?worker\0")  # in a worker's command line, also of version 0.1
 _GROUP: Final = "phasegate__mypyc"  # the library that holds the compiled code (hatch_build.py)
 
 
@@ -278,6 +281,18 @@ def phasegate(place: Place, app: BenchApp, options: ContenderOptions) -> Running
     return _phasegate("phasegate", place, app, options, [COMPILED, ROOT])
 
 
+def phasegate_of(tree: Path) -> Callable[[Place, BenchApp, ContenderOptions], Running]:
+    """Another checkout of phasegate, compiled there, as a contender: what a change of this one costs."""
+
+    def start(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
+        compiled = tree / "build" / "compiled"
+        if not any(compiled.glob(f"{_GROUP}.*.so")):
+            raise BenchError(f"{compiled} has no compiled modules: run `make compiled` in {tree}")
+        return _phasegate(BEFORE, place, app, options, [compiled, tree])
+
+    return start
+
+
 def phasegate_plain(place: Place, app: BenchApp, options: ContenderOptions) -> Running:
     """The same from the plain sources, as it runs without a C compiler."""
     return _phasegate("phasegate-plain", place, app, options, [ROOT])
@@ -317,7 +332,7 @@ def _phasegate(name: str, place: Place, app: BenchApp, options: ContenderOptions
     url, api = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control}"
     _started(process, url, lambda: answers(f"127.0.0.1:{control}", "/readyz"))
     with ended_on_failure(process):
-        _check_form(process, COMPILED in search, options.workers)
+        _check_form(process, len(search) > 1, options.workers)
         for migration in ("data", "relay0")[: options.migrations]:
             ControlApi(api, token, migration).act("start", reason="a benchmark")
     data_path, relay_path = "/api/dashboard/metrics", "/relay0/x"
@@ -333,7 +348,7 @@ def _check_form(process: Process, compiled: bool, workers: int) -> None:
             raise BenchError(f"{workers} workers, compiled {compiled}: found {forms}. Run `make compiled`")
         time.sleep(LOOK_EVERY_S)
         served = [Path(f"/proc/{pid}") for pid in procfs.tree(process.pid)]
-        served = [proc for proc in served if b"proxy.process.worker" in (proc / "cmdline").read_bytes()]
+        served = [proc for proc in served if _WORKER.search((proc / "cmdline").read_bytes())]
         forms = [_GROUP in (proc / "maps").read_text() for proc in served]
 
 

@@ -1,4 +1,4 @@
-"""Executes a command that ends with its parent process: ``python -m loadtest.stage.leash N COMMAND …``.
+"""Executes a command that ends with its parent process: ``python -P leash.py N COMMAND …``.
 
 N limits its file descriptors, 0 keeps the current limit. A program of its own does this, because the parent runs
 gRPC's threads and so must not execute code between fork and exec.
@@ -19,7 +19,8 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 def leashed(command: Sequence[str], files: int = 0) -> list[str]:
     """``command`` on a leash, with at most ``files`` file descriptors (0: the current limit)."""
-    return [sys.executable, "-m", "loadtest.stage.leash", str(files), *command]
+    # By its file, because the command's PYTHONPATH may lead to another checkout; -P: do not search this file's folder
+    return [sys.executable, "-P", __file__, str(files), *command]
 
 
 def end_with_parent() -> None:

@@ -16,16 +16,14 @@ from backends.adapters.analytics import SHARDS, _digest
 from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.copy import fixtures
-from backends.copy.seed import seed
-from backends.documents.changes import Put
-from backends.documents.port import DOCUMENT_BYTES, Context, Document, Mutation, Query, Reason, Rejected, put
+from backends.documents.port import DOCUMENT_BYTES, Context, Document, Mutation, Query, Reason, Rejected
 from backends.documents.semantics import size_of
 from backends.durations import Duration
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Answer, Call
-from backends.pair.manager import Source, build_arm, build_source
+from backends.pair.manager import Source, build_arm
 from backends.pair.storearm import MEMO_LIMIT, StoreArm
 from tests.support.patience import WITHIN_S
 
@@ -323,33 +321,6 @@ async def test_fixtures_are_documents_by_collection(tmp_path: Path) -> None:
     answer = json.loads((await arm.answer(call("dashboard.current"))).body)
     assert answer == {"id": "a", "metrics": {"n": 1}, "published_at": "2026-01-01T00:00:00Z"}
     await arm.close()
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a/b": {}}', '{"a": {"": 1}}', None])
-def test_a_fixture_that_cannot_be_used_says_which_and_why(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "things.json").write_text(content)
-    with pytest.raises(fixtures.FixtureError, match="things.json" if content is not None else "found none"):
-        build_source(Mock(fixtures=str(tmp_path)), Mock(), run_dir=None, name="m", mode="source")
-
-
-async def test_seeding_twice_writes_once_and_leaves_what_was_written_since(tmp_path: Path) -> None:
-    data = Mock(fixtures=str(tmp_path / "f"))
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "things.json").write_text(json.dumps({str(nth): {"n": nth} for nth in range(1200)}))
-    empty = Mock(fixtures=str(tmp_path / "e"))
-    (tmp_path / "e").mkdir()
-    (tmp_path / "e" / "others.json").write_text("{}")
-    assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 1200
-    built = build_source(empty, Mock(), run_dir=tmp_path / "run", name="m", mode="source")
-    await built.start()
-    store = built.arms[SOURCE].store
-    await Put((put("things/5", {"n": -1}),)).apply(store, Context(time.monotonic() + WITHIN_S))
-    assert await seed(empty, data=data, run_dir=tmp_path / "run", name="m") == 0
-    found = await store.get("things/5", Context(time.monotonic() + WITHIN_S))
-    assert found is not None
-    assert found.fields == {"n": -1}
-    await built.close()
 
 
 async def test_a_refusal_that_is_not_the_clients_doing_is_no_answer() -> None:

@@ -152,6 +152,7 @@ def test_a_run_from_signing_in_to_a_rollback(serving: Start, opened: Open, emula
     page.get_by_role("dialog").get_by_label("to confirm").fill("last")
     expect(advance).to_be_enabled()
     page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)  # it has a field for the reason too
 
     # Taking it back is one click.
     page.get_by_label("Reason").fill("it looks odd")

@@ -13,7 +13,8 @@ from typing import Any
 
 from backends.adapters.registry import operations, views
 from backends.arm import SOURCE, TARGET
-from backends.copy.seed import MARKER, seed
+from backends.copy.marker import MARKER
+from backends.copy.seed import first_document, seed
 from backends.documents.port import Context, Document, Fields, Query, delete, put
 from backends.durations import Duration
 from backends.kinds.firestore.codec import PbValue, PbWrite, fill_value
@@ -133,7 +134,7 @@ async def test_a_prefix_is_before_every_collection_and_nothing_else_is_touched(e
         ):
             await plain.commit((put(path, theirs),), soon())
         target = Firestore(project=emulated, prefix="pg_", **BIG)
-        assert await seed(target, data=Mock(), run_dir=tmp_path, name="s") > 0
+        assert (await seed(target, data=Mock(), run_dir=tmp_path, name="s")).written > 0
         source = build_source(Mock(), target, run_dir=tmp_path, name="m", mode="hybrid")
         await source.start()
         try:
@@ -210,3 +211,23 @@ async def test_a_scan_deleted_on_the_target_is_whole_again_or_not_there(emulated
             assert len(await all_of(other, f"scans/{made}/results")) == 1
     finally:
         await source.close()
+
+
+async def test_many_foreign_documents_before_ours_cost_few_calls(emulated: str) -> None:
+    async with opened(emulated) as store:
+        for nth in range(60):
+            await write_foreign(store, f"things/{nth:03}", {"n": nth}, where=POINT)
+        await store.commit((put("things/999", {"n": 999}),), soon())
+        before = store.gauges()["attempts"]
+        (found,) = await store.query(Query("things", order="n", limit=1), soon())
+        assert found.id == "999"
+        assert store.gauges()["attempts"] == before + 1  # one call to the guard; its pages are 1, 4, 16 and 64
+        assert await store.query(Query("things", order="n", limit=3), soon()) == [found]
+        assert await first_document(store, ["things"]) == "things/999"
+
+
+async def test_a_collection_of_foreign_documents_is_not_empty(emulated: str) -> None:
+    async with opened(emulated) as store:
+        assert await first_document(store, ["things"]) is None
+        await write_foreign(store, "things/a", {}, where=POINT)
+        assert (await first_document(store, ["things"]) or "").startswith("things/")

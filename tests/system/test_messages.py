@@ -62,7 +62,7 @@ def test_fixtures_that_cannot_be_read_are_told_before_anything_starts(tmp_path: 
     done = phasegate("serve", cwd=tmp_path)
     assert done.returncode == 2
     assert "backends.mock.fixtures" in done.stderr
-    assert "nowhere: expected JSON files, one a collection, found none" in done.stderr
+    assert "nowhere does not exist; expected a folder of JSON files, one a collection" in done.stderr
     assert "Traceback" not in done.stderr
 
 

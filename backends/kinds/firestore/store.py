@@ -46,6 +46,7 @@ _Aggregation: Final[Any] = query_types.StructuredAggregationQuery.Aggregation.pb
 _Commit: Final[Any] = firestore.CommitRequest.pb()
 
 CATCH_UP_S: Final = 0.05  # how long a read waits for the view to receive this machine's newest write
+PAGE: Final = 300  # documents at most that are asked for at once in place of foreign ones
 LONG_S: Final = 86_400.0  # the age shown for a view that has never been complete
 
 
@@ -293,9 +294,10 @@ class FirestoreStore:
             messages = [reply.document for reply in replies if reply.HasField("document")]
             documents += self._readable(messages)
             limit = request.structured_query.limit.value
-            if query.limit is None or len(messages) < limit or len(documents) == query.limit:
-                return documents
-            request.structured_query.limit.value = query.limit - len(documents)
+            if query.limit is None or len(messages) < limit or len(documents) >= query.limit:
+                return documents[: query.limit]
+            # Where one is foreign, many may be: a page of the size that is lacking could be asked for without end.
+            request.structured_query.limit.value = max(query.limit - len(documents), min(PAGE, 4 * limit))
             _go_on_after(messages[-1], query.order, request.structured_query.start_at)
             timeout = max(0.0, deadline - time.monotonic())
 

@@ -34,6 +34,7 @@ COMPACT_FACTOR: Final = 4  # nor before it is this many times what the last comp
 _HEAD_BYTES: Final = 64
 _LENGTH_BITS: Final = 48
 _FRAME: Final = struct.Struct("<II")
+_WORDS: Final = struct.Struct("=QQ")  # the head's: magic, epoch and length
 _CHUNK: Final = 2**20  # bytes read at once
 _REOPENINGS: Final = 10  # attempts to open the data file while compactions replace it
 _LOCK_FIRST_S: Final = 0.0005  # pause before the next attempt to get the lock; doubles
@@ -65,6 +66,41 @@ def _mutation(parts: list[Any]) -> Mutation:
         None if mask is None else tuple(map(tuple, mask)),
         tuple(Transform(tuple(field), op, operand) for field, op, operand in transforms),
     )
+
+
+def first_record(path: Path) -> tuple[Record, bool] | None:
+    """The first record of a journal, in use or not, and whether others came after it; None where nothing was written.
+
+    A compacted journal has had others. Only the first record is read. Raises ``OSError``, which says what to do.
+    """
+    for _ in range(_REOPENINGS):
+        with contextlib.suppress(FileNotFoundError):
+            word = _word(path)
+            if not word:
+                return None
+            with path.with_name(f"{path.name}.{word >> _LENGTH_BITS}").open("rb") as data:
+                length, crc = _FRAME.unpack(data.read(_FRAME.size))
+                body = data.read(length)
+            if zlib.crc32(body) != crc:
+                raise OSError(f"{path}: its first record is not what was written; remove the journal and begin anew")
+            first = _FRAME.size + length
+            others = word >> _LENGTH_BITS != 0 or word & (1 << _LENGTH_BITS) - 1 != first
+            return _decoded(body), others
+    raise OSError(f"{path}: its data file is missing; remove {path} too")
+
+
+def _word(path: Path) -> int:
+    """The head's word; 0 where there is no journal, or nothing was committed. Raises ``OSError``."""
+    try:
+        head = path.read_bytes()[:_HEAD_BYTES]
+    except FileNotFoundError:
+        return 0
+    if len(head) < _HEAD_BYTES:
+        return 0
+    magic, word = _WORDS.unpack_from(head)
+    if magic not in (0, MAGIC):
+        raise OSError(f"{path} is not a journal of the mock; remove it")
+    return int(word)
 
 
 class Journal:

@@ -21,6 +21,13 @@ class Rehearsal(NamedTuple):
     dice: random.Random
 
 
+class Beginning(NamedTuple):
+    """How a store began: the writes of its first commit, and whether any other came after it."""
+
+    mutations: Sequence[Mutation]
+    written: bool
+
+
 def open_store(
     backend: Mock,
     shared: Path | None,
@@ -32,8 +39,22 @@ def open_store(
     from backends.kinds.mock.journal import Journal
     from backends.kinds.mock.memory import MemoryStore
 
-    journal = None if shared is None else Journal(shared.with_name(f"{shared.name}.mock.journal"))
-    return MemoryStore(initial, journal)
+    return MemoryStore(initial, None if shared is None else Journal(_journal(shared)))
+
+
+def began(backend: Mock, shared: Path) -> Beginning | None:
+    """The documents that its store began with, and whether it was written to since; None before it has begun.
+
+    Reads the start of the journal alone. Raises ``OSError``.
+    """
+    from backends.kinds.mock.journal import first_record
+
+    found = first_record(_journal(shared))
+    return None if found is None else Beginning(found[0].mutations, written=found[1])
+
+
+def _journal(shared: Path) -> Path:
+    return shared.with_name(f"{shared.name}.mock.journal")
 
 
 def begins_with(backend: Mock) -> tuple[str | None, int]:
