@@ -23,8 +23,9 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.fitting import get_fitting, needing, query_fitting
 from backends.adapters.pages import MOMENT_CURSOR, Cursor, Limit, invalid_cursor, moment_after, moment_cursor
-from backends.adapters.replies import Written, refused, reply
+from backends.adapters.replies import OperationRefused, Written, refused, reply
 from backends.adapters.requests import Choice, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
@@ -45,6 +46,7 @@ from backends.documents.port import (
     merge,
 )
 from backends.documents.semantics import valid_id
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call
 
 COLLECTION: Final = "scans"
@@ -84,6 +86,9 @@ _STATE: Final = (
     *("root", "name", "status", "progress", "message", "created_at", "updated_at"),
     *("revision", "change"),
 )
+MISFIT_BATCH: Final = needing({"files": (list,)})
+MISFIT_GROUP: Final = needing({"hash": (str,), "size": (int,), "copies": (int,), "wasted": (int,)})
+_WASTEFUL: Final = (Filter("wasted", ">", 0),)
 _SHOWN: Final = ("status", "progress", "root", "name", "message", "created_at", "updated_at")
 _Files: TypeAlias = list[Value]
 
@@ -183,17 +188,38 @@ def shown(document: Document) -> dict[str, object]:
     }
 
 
+_MISFIT_STATE: Final = needing(
+    {
+        **dict.fromkeys(("root", "name", "message"), (str,)),
+        **dict.fromkeys(("created_at", "updated_at"), (datetime,)),
+        "progress": (float, int),
+    }
+)
+
+
+def misfit(fields: Fields) -> str | None:
+    """Why a document of ``scans`` is no job; None where it is one."""
+    status = fields.get("status")
+    if not isinstance(status, str) or status not in MAY_FOLLOW:
+        return f"status: expected one of {', '.join(STATUSES)}, found {str(status)[:40] if status else 'nothing'}"
+    return _MISFIT_STATE(fields)
+
+
 def newer(mine: Fields, stored: Fields) -> bool:
     """Whether a job's state replaces the stored one: finished beats unfinished, then the later revision wins."""
 
     def rank(fields: Fields) -> tuple[object, ...]:
-        revision, at, change = (fields.get(name) for name in ("revision", "updated_at", "change"))
-        assert isinstance(revision, int)
-        assert isinstance(at, datetime)
-        return fields["status"] in FINISHED, revision, at, change
+        at, change = fields["updated_at"], fields.get("change")
+        return fields["status"] in FINISHED, _revision(fields), at, change if isinstance(change, str) else ""
 
-    # A document that only counters have been added to has no state yet.
-    return "status" not in stored or rank(mine) > rank(stored)
+    # What is no job, or only counters, has no state that could be newer.
+    return misfit(mine) is None and (misfit(stored) is not None or rank(mine) > rank(stored))
+
+
+def _revision(fields: Fields) -> int:
+    """How often a job was changed; 0 for one from a fixture that does not say."""
+    revision = fields.get("revision")
+    return revision if isinstance(revision, int) else 0
 
 
 class Scans:
@@ -204,9 +230,10 @@ class Scans:
 
     async def _find(self, call: Call, ctx: Context) -> Document:
         scan_id = call.params["id"]
-        scan = await self._store.get(f"{COLLECTION}/{scan_id}", ctx) if valid_id(scan_id) else None
-        if scan is None or "status" not in scan.fields:
-            raise refused(404, "not_found", f"there is no scan {scan_id[:80]!r}")
+        path = f"{COLLECTION}/{scan_id}"
+        scan = await get_fitting(self._store, path, misfit, ctx) if valid_id(scan_id) else None
+        if scan is None:
+            raise _unknown(scan_id)
         return scan
 
     async def create(self, call: Call, ctx: Context) -> Written:
@@ -243,7 +270,7 @@ class Scans:
         query = Query(COLLECTION, where, "created_at", True, limit + 1, place)
         # A session finds its own writes on the first page.
         min_age = 0.0 if place is None else LIST_AGE_S
-        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S, min_age=min_age)
+        scans = await query_fitting(self._store, query, misfit, ctx, max_age=LIST_AGE_S, min_age=min_age)
         cursor = moment_after(scans[limit - 1], "created_at") if len(scans) > limit else None
         return reply(200, {"scans": [shown(scan) for scan in scans[:limit]], "next_cursor": cursor})
 
@@ -257,7 +284,7 @@ class Scans:
             raise refused(400, "invalid_body", f"$.status: expected one of {expected}, found {body.status[:40]!r}")
         for _ in range(ATTEMPTS):
             scan = await self._find(call, ctx)
-            if scan.fields["change"] == call.id:  # an earlier attempt was applied, but its answer was lost
+            if scan.fields.get("change") == call.id:  # an earlier attempt was applied, but its answer was lost
                 return reply(200, shown(scan)), _state(scan)
             fields = _stepped(scan, body, call)
             stepped = Document(scan.path, {**scan.fields, **fields}, 0, 0)
@@ -278,8 +305,16 @@ class Scans:
         scan = await self._find(call, ctx)
         if scan.fields["status"] in FINISHED:
             raise refused(409, "scan_finished", f"the scan is {scan.fields['status']} and takes no more results")
-        change = All(tuple(_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files))))
-        await write(change, self._store, ctx)
+        batches = (_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files)))
+        # The other side may lack the job: not told of it yet, or it was deleted there. Then it gets the job's state
+        # first. Counters alone would be a document without a status.
+        change = All((_state(scan), *batches))
+        try:
+            await write(change, self._store, ctx)
+        except Rejected as refusal:
+            if refusal.reason is Reason.MISSING:  # it was deleted after it was read
+                raise _unknown(scan.id) from None
+            raise
         return reply(201, {"scan": scan.id, "accepted": len(body.files)}), change
 
     async def results(self, call: Call, ctx: Context) -> Answer:
@@ -292,7 +327,7 @@ class Scans:
         batches: Sequence[Document] = ()
         if cursor is not None:
             batch_id, skip = str(cursor[0]), int(cursor[1])
-            batch = await self._store.get(f"{collection}/{batch_id}", ctx)
+            batch = await get_fitting(self._store, f"{collection}/{batch_id}", MISFIT_BATCH, ctx)
             if batch is None or skip < 0:
                 raise invalid_cursor()
             batches = (batch,)
@@ -316,7 +351,9 @@ class Scans:
             full = len(page) == limit
             query = Query(collection, (), "posted_at", False, 1 if full else batch_limit, place)
             min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
-            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
+            batches = await query_fitting(
+                self._store, query, MISFIT_BATCH, ctx, max_age=RESULTS_AGE_S, min_age=min_age
+            )
             if not batches:
                 return reply(200, {"files": page, "next_cursor": None})
             if full:
@@ -331,11 +368,11 @@ class Scans:
         limit = PAGE.of(call)
         cursor = GROUPS_CURSOR.of(call)
         scan = await self._find(call, ctx)
-        wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
+        wasteful = Query(f"{scan.path}/groups", _WASTEFUL, "wasted", True)
         place = None if cursor is None else (cursor[0], str(cursor[1]))
         page = dataclasses.replace(wasteful, limit=limit + 1, start_after=place)
         min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
-        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
+        groups = await query_fitting(self._store, page, MISFIT_GROUP, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
         total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S, min_age=min_age)
         more = None
         if len(groups) > limit:
@@ -366,9 +403,13 @@ class Scans:
         async def look(ctx: Context) -> Scene:
             scan = await self._find(call, ctx)
             finished = scan.fields["status"] in FINISHED
-            return Scene(str(scan.fields["revision"]), "progress", reply(200, shown(scan)).body, finished)
+            return Scene(str(_revision(scan.fields)), "progress", reply(200, shown(scan)).body, finished)
 
         return stream(self._store, COLLECTION, call.params["id"], look, await look(ctx))
+
+
+def _unknown(scan_id: str) -> OperationRefused:
+    return refused(404, "not_found", f"there is no scan {scan_id[:80]!r}")
 
 
 def _stepped(scan: Document, body: Update, call: Call) -> Fields:
@@ -382,21 +423,19 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
         allowed = ", ".join(sorted(MAY_FOLLOW[now]))
         raise refused(409, "illegal_transition", f"the scan is {now}: found {status}, expected one of {allowed}")
     progress = body.progress if body.progress is not None else 100.0 if status == "completed" else None
-    revision = scan.fields["revision"]
-    assert isinstance(revision, int)
     return {
         "status": status,
         "progress": float(progress) if progress is not None else scan.fields["progress"],
         "message": body.message if body.message is not None else scan.fields["message"],
         "updated_at": from_unix(call.now),
-        "revision": revision + 1,
+        "revision": _revision(scan.fields) + 1,
         "change": call.id,
     }
 
 
 def _state(scan: Document) -> Change:
     """The change that brings the job's own fields to the other store; its counters change with the batches."""
-    return Newest(scan.path, {name: scan.fields[name] for name in _STATE})
+    return Newest(scan.path, {name: scan.fields[name] for name in _STATE if name in scan.fields})
 
 
 def _chunks(files: Sequence[File]) -> Iterator[list[File]]:
@@ -436,6 +475,7 @@ def _batch(scan: str, files: Sequence[File], now: float, nth: int) -> Once:
             Transform(("files",), "increment", len(files)),
             Transform(("bytes",), "increment", sum(file.size for file in files)),
         ),
+        Precondition(exists=True),  # or the counters alone would make a document that is no job
     )
     # A microsecond apart, so that the portions of one request are read in the order they had in it.
     posted_at = from_unix(now) + timedelta(microseconds=nth)
@@ -511,6 +551,17 @@ ADAPTER: Final = Adapter(
     ),
     collections=(COLLECTION,),
     views=(Query(COLLECTION, order="created_at", descending=True, limit=500),),
+    asks=(
+        Ask(Query(COLLECTION, (), "created_at", True)),
+        Ask(Query(COLLECTION, (Filter("status", "==", STATUSES[0]),), "created_at", True)),
+        Ask(Query(f"{COLLECTION}/*/results", (), "posted_at")),
+        Ask(Query(f"{COLLECTION}/*/groups", _WASTEFUL, "wasted", True)),
+        Ask(Query(f"{COLLECTION}/*/groups", _WASTEFUL, "wasted", True), counted=True, total="wasted"),
+    ),
+    unindexed=(
+        (f"{COLLECTION}/*/results", "files"),
+        *((f"{COLLECTION}/*/groups", field) for field in ("hash", "size", "copies")),
+    ),
     made_up=jobs,
     newer={COLLECTION: newer},
 )

@@ -176,13 +176,16 @@ def settings(config: str) -> Any:
         raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
 
 
-def log_as(command: str) -> None:
-    """Log warnings and errors to standard error. A command prints its results itself."""
+def log_as(command: str, *, failures: bool = True) -> None:
+    """Log warnings and errors to standard error. A command prints its results itself.
+
+    ``failures`` False: its results say already what a backend's failures are.
+    """
     import logging
 
     from proxy.process import logs
 
-    logs.configure(command, level=logging.WARNING)
+    logs.configure(command, level=logging.WARNING if failures else logging.CRITICAL)
 
 
 def print_json(value: object) -> None:

@@ -1,6 +1,6 @@
-"""Measures what mirroring costs and how fast it catches up; run by hand: ``python -m tests.bench.mirror``. No emulator.
+"""Measures what mirroring costs and how fast it catches up; run by hand: ``python -m tests.bench.mirror``.
 
-    write    CPU of a write, from the handler to the other store's commit, which costs nothing here: over each adapter,
+    write    CPU of a write, from the handler to the other store's commit, which costs nothing here: by adapter,
              with the change log and each way to sync it; ``none``: in memory only
     drain    10,000 single events that waited: commits, and how often the hottest document is written
     rate     changes per second to a store whose every call takes 50 ms: of one call (Put), and of two (Newest)
@@ -151,7 +151,8 @@ async def drain(count: int = 10_000) -> None:
     (hottest, most), *_ = store.writes.most_common(1)
     total = sum(store.writes.values())
     print(
-        f"  {count} events: {store.commits} commits, {total} writes, {hottest} written {most} times, {cpu:.0f} µs each"
+        f"  {count} events: {store.commits} commits, {total} writes, {hottest} written {most} times, "
+        f"{cpu:.0f} µs each"
     )
     await mirror.close()
 
@@ -199,7 +200,8 @@ async def outage() -> None:
             slowest = max(slowest, time.monotonic() - before)
         took = time.monotonic() - began
         print(
-            f"  read back and sent in {took:.1f} s, {resident_mb():.0f} MB, the loop held {slowest * 1000:.0f} ms at most"
+            f"  read back and sent in {took:.1f} s, {resident_mb():.0f} MB, "
+            f"the loop held {slowest * 1000:.0f} ms at most"
         )
         await mirror.close()
         await log.disk.close()
