@@ -24,6 +24,8 @@ class Duration(float):
         """Raise ``ValueError``, with a message for the user, for anything but a duration of zero or more."""
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
             return cls(value)
+        if value == "0":  # which needs no unit
+            return cls(0.0)
         match = _DURATION.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise ValueError(f'expected a duration such as "30s" or "5m", found {value!r}')

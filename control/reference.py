@@ -77,6 +77,7 @@ LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("control/store",),
         ("control/figures",),
         ("control/checks",),
+        ("control/data",),
         ("control/lead",),
         ("control/report",),
         ("control/api",),
@@ -143,7 +144,11 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (
         settings.Migration,
         "webhooks",
-    ): "receivers of phase changes, rollbacks, approvals that are waited for, holds and lost leases",
+    ): "receivers of phase changes, rollbacks, approvals that are waited for, holds, lost leases and differing data",
+    (
+        settings.DataSettings,
+        "compare_every",
+    ): 'how long after a copy or a compare all documents of both sides are compared again; `"0"`: never',
     (phases.Phase, "name"): "the phase's name in status, report and logs; `previous` and `start` are reserved words",
     (phases.Phase, "weight"): "the target's share of data requests, in percent, in steps of 0.01",
     (phases.Phase, "min_soak"): "the least time in this phase",

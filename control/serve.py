@@ -12,18 +12,29 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
 
+from backends.arm import SOURCE
+from backends.durations import encode_hook
+from backends.kinds.registry import KINDS
 from control.checks.check import Check
 from control.lead import priority, splitkey, starting
 from control.lead.succession import STORE, ConfiguredSuccession
 from control.plan.settings import ConfigError, Settings, decode, encode, load
 
+if TYPE_CHECKING:
+    from control.checks.health import Arms
+    from control.data.messages import OrderedTask
+    from control.data.runner import TaskRunner
+    from control.lead.datakeeper import DataSetup
+    from proxy.board.board import Board
+
 _log = structlog.get_logger("phasegate.control")
 
+STDERR: Final = 2
 SESSIONS: Final = "sessions.json"
 
 
@@ -89,11 +100,13 @@ async def control(orders: ControlOrders) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Ctrl-C reaches every process at once, and is the supervisor's to act on: control ends after the workers.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    await lead(settings, board, listening, stop)
+    await lead(settings, board, listening, stop, orders.log)
 
 
-async def lead(settings: Settings, board: Any, listening: socket.socket, stop: asyncio.Event) -> None:
-    """Everything the control process does, until ``stop``."""
+async def lead(
+    settings: Settings, board: Any, listening: socket.socket, stop: asyncio.Event, log: int = STDERR
+) -> None:
+    """Everything the control process does, until ``stop``. ``log`` is the descriptor that it logs to."""
     from aiohttp import web
 
     from control.api.app import Api
@@ -126,6 +139,7 @@ async def lead(settings: Settings, board: Any, listening: socket.socket, stop: a
             kinds=(settings.backends[migration.source].kind, settings.backends[migration.target].kind),
             notify=webhooks.notify,
             split=splitkey.new_run(secret, name),
+            data=_data_setup(settings, name, index, board, arms, log),
         )
         for index, (name, migration) in enumerate(settings.migrations.items())
     }
@@ -165,6 +179,52 @@ def _renamed(settings: Settings) -> dict[str, str]:
     """The new names of renamed migrations by the old ones, where no other migration has taken the old one."""
     named = {migration.was: name for name, migration in settings.migrations.items() if migration.was is not None}
     return {was: name for was, name in named.items() if was not in settings.migrations}
+
+
+def _data_setup(settings: Settings, name: str, index: int, board: Board, arms: Arms, log: int) -> DataSetup | None:
+    """What a migration's data is kept with; None where an arm is no document store."""
+    from backends.copy.fixtures import fixtures_digest
+    from backends.copy.seed import began
+    from control.data.gauges import ChangeCounts
+    from control.data.runner import TaskRunner, command
+    from control.data.state import AskedTask, DataPair, task_orders
+    from control.lead.datakeeper import DataSetup
+    from proxy.migration.routes import operations_of
+
+    migration, plan = settings.migrations[name], settings.plan()
+    backends = [settings.backends[arm] for arm in (migration.source, migration.target)]
+    kinds = [KINDS[backend.kind] for backend in backends]
+    if any(kind.open_store is None for kind in kinds):
+        return None
+    places = [
+        f"{kind.name} ({kind.place(backend)})" if kind.place else kind.name
+        for kind, backend in zip(kinds, backends, strict=True)
+    ]
+    (route,) = (route for route in plan.migrations if route.name == name)
+    writes = {operation.name for operation in operations_of(route, settings.backends) if operation.kind == "write"}
+    written_plan, run_dir = msgspec.json.encode(plan, enc_hook=encode_hook), settings.proxy.run_dir
+
+    def orders(asked: AskedTask) -> OrderedTask:
+        return task_orders(asked, name, written_plan, run_dir, migration.data.rate)
+
+    def runner(behind: Callable[[], int]) -> TaskRunner:
+        return TaskRunner(name, behind, command(log), log=log)
+
+    target_seed = arms.seed_of(migration)
+
+    async def seed() -> str | None:
+        # What the source was written beside its fixtures, the seed has not; later the counts of its writes tell that.
+        known = await asyncio.to_thread(began, backends[SOURCE], Path(run_dir), name)
+        return None if known is not None and known.written else await target_seed()
+
+    return DataSetup(
+        DataPair(name, " → ".join(places), migration.data.gate, fixtures_digest(backends[SOURCE])),
+        float(migration.data.compare_every_s),
+        orders,
+        ChangeCounts(board, index, writes, migration.mode),
+        runner,
+        seed,
+    )
 
 
 def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:

@@ -30,7 +30,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from backends.adapters.requests import Parameter
-from backends.documents.changes import Change, Newer, kind_problem
+from backends.documents.changes import Change, Join, Newer, StateRule, kind_problem
 from backends.documents.port import Context, DocumentStore, Query
 from backends.documents.shape import Ask
 from backends.operations import Call, Kind, Operation
@@ -126,6 +126,9 @@ class Adapter:
     times: frozenset[str] = frozenset()  # fields of fixtures that hold times, beside ``at`` and ``…_at``
     # By collection: whether the first state of a document is newer than the second, and so replaces it.
     newer: Mapping[str, Newer] = field(default_factory=dict)
+    # By collection, in place of ``newer``: what two states make together, field by field. So when two writers change
+    # different fields of one document at the same time, one on each side, both changes stand.
+    joins: Mapping[str, Join] = field(default_factory=dict)
     changes: tuple[type[Change], ...] = ()  # kinds of its own that its writes return, beside the built-in ones
 
     def __post_init__(self) -> None:
@@ -140,6 +143,12 @@ class Adapter:
             return inspect.getfile(self.handlers)
         except (OSError, TypeError):
             return str(getattr(self.handlers, "__module__", self.handlers))
+
+    @property
+    def rules(self) -> dict[str, StateRule]:
+        """By collection: how two states of a document become one."""
+        newer = {name: StateRule.of_newer(rule) for name, rule in self.newer.items()}
+        return newer | {name: StateRule(join, True) for name, join in self.joins.items()}
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
@@ -177,9 +186,12 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     ):
         if place.split("/")[0] not in adapter.collections:
             yield f"asks, unindexed: {place} is not in one of its collections"
-    for collection in adapter.newer:
-        if collection not in adapter.collections:
-            yield f"newer: {collection} is not one of its collections"
+    for name, rules in (("newer", adapter.newer), ("joins", adapter.joins)):
+        for collection in rules:
+            if collection not in adapter.collections:
+                yield f"{name}: {collection} is not one of its collections"
+    for collection in adapter.newer.keys() & adapter.joins.keys():
+        yield f"{collection} has a rule in both newer and joins; expected one"
     for kind in adapter.changes:
         if (problem := kind_problem(kind, adapter.name)) is not None:
             yield f"changes: {problem}"

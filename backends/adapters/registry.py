@@ -28,7 +28,7 @@ _table: tuple[Adapter, ...] = BUILT_IN
 def _install_changes(adapters: Sequence[Adapter]) -> None:
     """Let the changes of these adapters be decoded and compared."""
     kinds = [kind for adapter in adapters for kind in adapter.changes]
-    changes.install(kinds, {name: rule for adapter in adapters for name, rule in adapter.newer.items()})
+    changes.install(kinds, {name: rule for adapter in adapters for name, rule in adapter.rules.items()})
 
 
 _install_changes(BUILT_IN)

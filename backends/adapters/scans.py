@@ -8,17 +8,23 @@ A batch's id is a digest of its content, and one commit creates the batch and ma
 twice counts once. A group's waste is (copies - 1) x size. It is updated without reading the group: ``maximum(-size)``
 starts a new group at -size and leaves an existing one unchanged, then each copy adds its size. So an ordinary index
 orders the groups by waste, and one short query finds the largest, however long the scan.
+
+Two writers may change one job at the same time, one on each side of a migration. Both changes stand: the two states
+are joined field by field. The later message wins, by the times in ``edits``; a status never gives way to one that
+comes before it in a job's life; of two values of progress the higher wins, unless one was set after the other, or
+the job is finished.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -30,7 +36,7 @@ from backends.adapters.requests import Choice, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
-from backends.documents.changes import ATTEMPTS, All, Change, Newest, Once, contended, write
+from backends.documents.changes import All, Change, Newest, Once, contended, write
 from backends.documents.port import (
     Context,
     Document,
@@ -63,6 +69,9 @@ Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
 
+# Their order in a job's life. Which of two ways to be finished is final is decided by time.
+AGE: Final[dict[str, int]] = {"queued": 0, "running": 1, **dict.fromkeys(FINISHED, 2)}
+
 # Which status may follow which. A job's own status may be repeated with new progress.
 MAY_FOLLOW: Final[dict[str, frozenset[str]]] = {
     "queued": frozenset({"queued", "running", "cancelled", "failed"}),
@@ -84,11 +93,14 @@ _EXAMPLES: Final = {
 
 _STATE: Final = (
     *("root", "name", "status", "progress", "message", "created_at", "updated_at"),
-    *("revision", "change"),
+    *("revision", "change", "edits"),
 )
 MISFIT_BATCH: Final = needing({"files": (list,)})
 MISFIT_GROUP: Final = needing({"hash": (str,), "size": (int,), "copies": (int,), "wasted": (int,)})
 _WASTEFUL: Final = (Filter("wasted", ">", 0),)
+_EDITED: Final = ("status", "message")  # the fields of which ``edits`` says when they were changed, and by which call
+PATIENCE_S: Final = 0.25  # of its deadline that an update leaves unused: when less is left, it gives up the race
+PAUSE_S: Final = 0.05  # the longest pause before an update is tried again
 _SHOWN: Final = ("status", "progress", "root", "name", "message", "created_at", "updated_at")
 _Files: TypeAlias = list[Value]
 
@@ -205,15 +217,59 @@ def misfit(fields: Fields) -> str | None:
     return _MISFIT_STATE(fields)
 
 
-def newer(mine: Fields, stored: Fields) -> bool:
-    """Whether a job's state replaces the stored one: finished beats unfinished, then the later revision wins."""
+def joined(one: Fields, other: Fields) -> Fields:
+    """The state of a job that two states of it make together. What is no job, or only counters, adds nothing."""
+    if misfit(one) is not None:
+        return other
+    if misfit(other) is not None:
+        return one
+    state = max((one, other), key=_changed)
+    status = max((one, other), key=lambda fields: (AGE[str(fields["status"])], _edit(fields, "status")))
+    message = max((one, other), key=lambda fields: _edit(fields, "message"))
+    progress = max((one, other), key=_progress_rank)
+    edits: Fields = {
+        "status": _edit(status, "status"),
+        "message": _edit(message, "message"),
+        "progress": _progress_edits(progress),
+    }
+    return {
+        **state,
+        "status": status["status"],
+        "message": message["message"],
+        "progress": progress["progress"],
+        "revision": max(_revision(one), _revision(other)),
+        "edits": edits,
+    }
 
-    def rank(fields: Fields) -> tuple[object, ...]:
-        at, change = fields["updated_at"], fields.get("change")
-        return fields["status"] in FINISHED, _revision(fields), at, change if isinstance(change, str) else ""
 
-    # What is no job, or only counters, has no state that could be newer.
-    return misfit(mine) is None and (misfit(stored) is not None or rank(mine) > rank(stored))
+def _changed(fields: Fields) -> list[Value]:
+    """When the job was last changed, and by which call; a job from a fixture may not say by which."""
+    change = fields.get("change")
+    return [fields["updated_at"], change if isinstance(change, str) else ""]
+
+
+def _edit(fields: Fields, name: str) -> list[Any]:
+    """When a field was last changed, and by which call. A job of version 0.1 only says when it was changed at all."""
+    edits = fields.get("edits")
+    match edits.get(name) if isinstance(edits, dict) else None:
+        case [datetime(), str()] as edit:
+            return edit
+        case _:
+            return _changed(fields)
+
+
+def _progress_edits(fields: Fields) -> int:
+    """How often progress was set, one time after the other."""
+    edits = fields.get("edits")
+    count = edits.get("progress") if isinstance(edits, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _progress_rank(fields: Fields) -> tuple[Any, ...]:
+    """By this, the progress of one state wins over another's. That of a finished job goes with the status."""
+    if fields["status"] in FINISHED:
+        return (1, *_edit(fields, "status"))
+    return 0, _progress_edits(fields), fields["progress"]
 
 
 def _revision(fields: Fields) -> int:
@@ -227,6 +283,7 @@ class Scans:
 
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
+        self._dice = random.Random()  # noqa: S311 - no secret
 
     async def _find(self, call: Call, ctx: Context) -> Document:
         scan_id = call.params["id"]
@@ -250,6 +307,7 @@ class Scans:
             "updated_at": now,
             "revision": 1,
             "change": call.id,
+            "edits": {**{name: [now, call.id] for name in _EDITED}, "progress": 0},
         }
         path = f"{COLLECTION}/{call.id}"
         change = Newest(path, fields)
@@ -282,9 +340,10 @@ class Scans:
         if body.status is not None and body.status not in STATUSES:
             expected = ", ".join(STATUSES)
             raise refused(400, "invalid_body", f"$.status: expected one of {expected}, found {body.status[:40]!r}")
-        for _ in range(ATTEMPTS):
+        pause = 0.0
+        while True:
             scan = await self._find(call, ctx)
-            if scan.fields.get("change") == call.id:  # an earlier attempt was applied, but its answer was lost
+            if call.id in _calls(scan.fields):  # an earlier attempt was applied, but its answer was lost
                 return reply(200, shown(scan)), _state(scan)
             fields = _stepped(scan, body, call)
             stepped = Document(scan.path, {**scan.fields, **fields}, 0, 0)
@@ -295,9 +354,14 @@ class Scans:
             except Rejected as refusal:
                 if refusal.reason is Reason.INVALID:
                     raise
-                continue  # another write came first: decide again on the new state
-            return reply(200, shown(stepped)), change
-        raise contended(f"{COLLECTION}/{call.params['id']}")
+            else:
+                return reply(200, shown(stepped)), change
+            # Another write came first, perhaps only results that were counted: decide again on the new state. The
+            # pause lets those who write the document all the time get out of step with this.
+            if asyncio.get_running_loop().time() + pause > ctx.deadline - PATIENCE_S:
+                raise contended(scan.path)
+            await asyncio.sleep(self._dice.uniform(0.0, pause))
+            pause = min(PAUSE_S, 2 * pause + 0.001)
 
     async def add_results(self, call: Call, ctx: Context) -> Written:
         """Files that the scan found. The same batch posted again changes nothing."""
@@ -423,14 +487,30 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
         allowed = ", ".join(sorted(MAY_FOLLOW[now]))
         raise refused(409, "illegal_transition", f"the scan is {now}: found {status}, expected one of {allowed}")
     progress = body.progress if body.progress is not None else 100.0 if status == "completed" else None
+    # Later than what was written before, also where that was written on a machine whose clock is ahead.
+    last = scan.fields["updated_at"]
+    assert isinstance(last, datetime)
+    at = max(from_unix(call.now), last + timedelta(microseconds=1))
+    edited = {"status": body.status, "message": body.message}
     return {
         "status": status,
         "progress": float(progress) if progress is not None else scan.fields["progress"],
         "message": body.message if body.message is not None else scan.fields["message"],
-        "updated_at": from_unix(call.now),
+        "updated_at": at,
         "revision": _revision(scan.fields) + 1,
         "change": call.id,
+        "edits": {
+            **{
+                name: [at, call.id] if edit is not None else _edit(scan.fields, name) for name, edit in edited.items()
+            },
+            "progress": _progress_edits(scan.fields) + (progress is not None),
+        },
     }
+
+
+def _calls(fields: Fields) -> set[object]:
+    """The calls that are known to have changed the job."""
+    return {fields.get("change"), *(_edit(fields, name)[1] for name in _EDITED)}
 
 
 def _state(scan: Document) -> Change:
@@ -563,5 +643,5 @@ ADAPTER: Final = Adapter(
         *((f"{COLLECTION}/*/groups", field) for field in ("hash", "size", "copies")),
     ),
     made_up=jobs,
-    newer={COLLECTION: newer},
+    joins={COLLECTION: joined},
 )

@@ -58,7 +58,7 @@ def read(fields: Fields) -> Marker:
     )
 
 
-async def read_marker(store: DocumentStore) -> Marker | None:
+async def read_marker(store: DocumentStore, within_s: float = _CALL_S) -> Marker | None:
     """The marker of a side whose store is started; None where it has none. Raises ``Fault``."""
-    document = await store.get(MARKER, Context(asyncio.get_running_loop().time() + _CALL_S))
+    document = await store.get(MARKER, Context(asyncio.get_running_loop().time() + within_s))
     return None if document is None else read(document.fields)

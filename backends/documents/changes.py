@@ -12,7 +12,7 @@ wrote them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, Union
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, Union
 
 import msgspec
 
@@ -28,13 +28,29 @@ from backends.documents.port import (
     create,
     merge,
 )
-from backends.documents.semantics import applied
+from backends.documents.semantics import applied, same
 from backends.errors import Fault, FaultKind
 
 ATTEMPTS: Final = 8  # of a read and a conditional write, when other writers win the race
 
 # Whether the first state of a document is newer than the second, and so replaces it.
 Newer: TypeAlias = Callable[[Fields, Fields], bool]
+
+# What two states of a document make together, when two writers have changed it at the same time on two sides. It must
+# be the same in either order, and the same again when it is joined with one of the two once more.
+Join: TypeAlias = Callable[[Fields, Fields], Fields]
+
+
+class StateRule(NamedTuple):
+    """How two states of a document become one: field by field, or the newer one replaces the other."""
+
+    join: Join
+    by_field: bool
+
+    @classmethod
+    def of_newer(cls, newer: Newer) -> StateRule:
+        """The newer of two states replaces the other; the second one stays where neither is newer."""
+        return cls(lambda one, other: one if newer(one, other) else other, False)
 
 
 class Documents(Protocol):
@@ -150,9 +166,10 @@ class Once(Change, frozen=True, tag="once"):
 
 
 class Newest(Change, frozen=True, tag="newest"):
-    """A document's new state, unless the store already holds a newer one, by the rule of its collection.
+    """A document's new state, joined with the one that the store holds by the rule of its collection.
 
-    The rule is in ``Adapter.newer``, under the collection's name.
+    The rule is in ``Adapter.newer`` or ``Adapter.joins``, under the collection's name. ``fields`` are all that the
+    rule is about; other fields of the document, such as counters, stay as they are.
     """
 
     path: str
@@ -175,16 +192,26 @@ class Newest(Change, frozen=True, tag="newest"):
 
     def plan(self, stored: Documents) -> Sequence[Mutation]:
         """As ``Change.plan``. Raises ``LookupError`` if no adapter has a rule for the collection."""
-        newer = rule_of(self.path)
         found = stored.get(self.path)
-        return () if found is not None and not newer(self.fields, found.fields) else (merge(self.path, self.fields),)
+        added = self._added({} if found is None else found.fields)
+        return (merge(self.path, added),) if found is None or added else ()
 
     def held(self, stored: Documents) -> Change | None:
         """As ``Change.held``: all of it, or nothing.
 
-        A state that another one has replaced is not held: the other one reaches every store by itself, and wins.
+        A state that another one has replaced is not held: the other one reaches every store by itself and wins there.
+        One that was joined with others is held while the stored state has all that it adds to it.
         """
-        return self if _is_applied(merge(self.path, self.fields), stored.get(self.path)) else None
+        found = stored.get(self.path)
+        if not rule_of(self.path).by_field:
+            return self if _is_applied(merge(self.path, self.fields), found) else None
+        return self if found is not None and not self._added(found.fields) else None
+
+    def _added(self, stored: Fields) -> Fields:
+        """The fields that the state changes in the stored document."""
+        rule = rule_of(self.path)
+        joined = rule.join(self.fields, stored) if stored else self.fields
+        return {name: value for name, value in joined.items() if name not in stored or not same(value, stored[name])}
 
 
 class All(Change, frozen=True, tag="all"):
@@ -212,12 +239,12 @@ def _is_applied(mutation: Mutation, document: Document | None) -> bool:
 
 BUILT_IN: Final[tuple[type[Change], ...]] = (Put, Once, Newest)  # what a log may hold; ``All`` is logged by its steps
 
-_rules: dict[str, Newer] = {}
+_rules: dict[str, StateRule] = {}
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Change] = msgspec.msgpack.Decoder()
 
 
-def install(kinds: Sequence[type[Change]], rules: Mapping[str, Newer]) -> None:
+def install(kinds: Sequence[type[Change]], rules: Mapping[str, StateRule]) -> None:
     """Make these, beside the built-in ones, the kinds that can be decoded; ``rules`` are by collection."""
     global _decoder
     # A union of types that are known only now: no annotation can say it.
@@ -244,7 +271,7 @@ def kind_problem(kind: object, owner: str) -> str | None:
     return None
 
 
-def rule_of(path: str) -> Newer:
+def rule_of(path: str) -> StateRule:
     """The rule of the document's collection. Raises ``LookupError``, which says what is missing."""
     pattern, _, rest = path.partition("/")
     if "/" in rest:
@@ -252,7 +279,8 @@ def rule_of(path: str) -> Newer:
     try:
         return _rules[pattern]
     except KeyError:
-        message = f"no adapter says which of two states is newer in {pattern}; expected a rule in Adapter.newer"
+        expected = "expected a rule in Adapter.newer or Adapter.joins"
+        message = f"no adapter says which of two states is newer in {pattern}; {expected}"
         raise LookupError(message) from None
 
 
@@ -344,4 +372,4 @@ def unchanged(document: Document | None) -> Precondition:
 
 def contended(path: str) -> Fault:
     """The fault of a change that lost every race for a document; nothing was applied."""
-    return Fault(FaultKind.ABORTED, f"{path} changed {ATTEMPTS} times while it was being written", may_retry=True)
+    return Fault(FaultKind.ABORTED, f"{path} changed each time before it could be written", may_retry=True)

@@ -77,6 +77,8 @@ class Kind:
     seeded: Callable[[Any], tuple[str, bool]] | None = None
     # Deliberate trouble in its answers.
     rehearsal: Callable[[Any], mock.Rehearsal | None] | None = None
+    # Which documents it has, in words: another text means other documents. None: those in the run directory.
+    place: Callable[[Any], str] | None = None
     # Its Google Cloud project: ID tokens of that project are accepted if the configuration names no other.
     project: Callable[[Any], str] | None = None
     # The text of a file from which its indexes are made, for these reads and without these fields, as (collection,
@@ -123,6 +125,7 @@ BUILT_IN: Final = (
         settings=Firestore,
         open_store=firestore.open_store,
         seeded=firestore.seeded,
+        place=firestore.place,
         project=firestore.project,
         mistakes=firestore.mistakes,
         environment=firestore.environment,

@@ -39,7 +39,7 @@ from backends.disk import Disk
 
 SEGMENT_BYTES: Final = 16 * 2**20  # a segment takes no further frame beyond this
 SEGMENT_FRAMES: Final = 32_768
-READ_BYTES: Final = 256 * 1024  # read at once, between two turns of the event loop
+READ_BYTES: Final = 64 * 1024  # read at once, between two turns of the event loop
 SIDES: Final = ("source", "target")
 LOSSES: Final = "lost"  # the file of changes that were given up
 
@@ -426,5 +426,5 @@ def move_folder(run_dir: Path, old: str, new: str) -> None:
 def drop_folder(run_dir: Path, migration: str) -> None:
     """Remove the change logs of a migration that was given up: one that gets its name later has other data."""
     folder = changes_folder(run_dir, migration)
-    if folder.is_dir() and not folder.is_symlink():
+    if folder.parent == run_dir and folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)

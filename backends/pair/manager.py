@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from backends.adapters.registry import views
-from backends.arm import ARMS, GAUGES, SOURCE, TARGET, Arm, Outcome
+from backends.arm import ARMS, GAUGES, SOURCE, TARGET, Outcome
 from backends.backend import Backend
 from backends.copy.fixtures import initial
 from backends.disk import disk
@@ -150,7 +150,7 @@ def store_arm(backend: Backend, shared: Path | None, *, live: bool) -> StoreArm:
     return StoreArm(store, backend.deadline_s, None if rehearsal is None else rehearsal(backend))
 
 
-def build_arm(backend: Backend) -> Arm:
+def build_arm(backend: Backend) -> StoreArm:
     """One backend by itself, for a health check. No network until ``start``."""
     return store_arm(backend, None, live=False)
 

@@ -525,30 +525,40 @@ class Mirror:
             self._ask()
 
     def _ask_later(self, logged: LoggedChange, fault: Fault) -> None:
-        if self._given_up(logged, fault, self._own):
+        long = self._note_failure(logged, fault)
+        if self._is_given_up(logged):
             return
-        logged.due = monotonic_ns() + int(1e9 * backoff(logged.tries - 1, BASE_S, CAP_S, self._dice))
-        heappush(self._doubts, logged)
-
-    def _given_up(self, logged: LoggedChange, fault: Fault, store: DocumentStore) -> bool:
-        """Note a failure; whether the change is given up for it."""
-        logged.tries += 1
-        logged.hopeless += fault.kind in _INCURABLE
-        logged.fault, logged.reason = fault.kind.label, str(fault)
-        if logged.hopeless == TRIES:
-            self._lose(logged, "hopeless", logged.reason, logged.fault)
-            return True
-        if logged.tries == TRIES:
+        if long:
             _log.warning(
-                "change_not_mirrored_yet",
-                backend=store.kind,
+                "change_in_doubt",
+                backend=self._own.kind,
                 documents=logged.step.documents[:NAMED],
                 document_count=len(logged.step.documents),
                 fault=logged.fault,
                 reason=logged.reason,
                 tries=logged.tries,
             )
-        return False
+        logged.due = self._later(logged)
+        heappush(self._doubts, logged)
+
+    def _later(self, logged: LoggedChange) -> int:
+        return monotonic_ns() + int(1e9 * backoff(max(0, logged.tries - 1), BASE_S, CAP_S, self._dice))
+
+    def _note_failure(self, logged: LoggedChange, fault: Fault) -> bool:
+        """Note why a change could not be applied or asked about; whether it is time to tell of it."""
+        if fault.kind is FaultKind.BREAKER:
+            return False  # the store was not asked
+        logged.tries += 1
+        logged.hopeless += fault.kind in _INCURABLE
+        logged.fault, logged.reason = fault.kind.label, str(fault)
+        return logged.tries == TRIES
+
+    def _is_given_up(self, logged: LoggedChange) -> bool:
+        """Give a change up if no retry can succeed; whether that is so."""
+        if logged.hopeless < TRIES:
+            return False
+        self._lose(logged, "hopeless", logged.reason, logged.fault)
+        return True
 
     # ------------------------------------------------------------------------------------------------- sending
 
@@ -701,9 +711,22 @@ class Mirror:
             logged.most = max(1, len(changes) // 2)
             if change_specific and not alone:
                 logged.tries += 1  # whose fault it is shows when they are sent alone
-            elif self._given_up(logged, fault, self._store):
+                long = False
+            else:
+                long = self._note_failure(logged, fault)
+            if self._is_given_up(logged):
                 continue
-            logged.due = now + int(1e9 * backoff(logged.tries - 1, BASE_S, CAP_S, self._dice))
+            if long:
+                _log.warning(
+                    "change_not_mirrored_yet",
+                    backend=self._store.kind,
+                    documents=logged.step.documents[:NAMED],
+                    document_count=len(logged.step.documents),
+                    fault=logged.fault,
+                    reason=logged.reason,
+                    tries=logged.tries,
+                )
+            logged.due = self._later(logged)
             heappush(self._failed, logged)
         if change_specific or repeated:
             return
@@ -744,6 +767,8 @@ class Mirror:
         for logged in self._waiting.get(None, ()):
             self._drop(logged, "ended", logged.reason or "not sent yet", logged.fault)
         if self._log is not None:
+            if left := self.pending - len(self._waiting.get(None, ())):
+                _log.warning("changes_left", backend=self._store.kind, changes=left)
             for segment in tuple(self._segments):
                 if self._is_finished(segment):
                     self._segments.pop(segment)

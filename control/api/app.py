@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -31,13 +31,17 @@ from control.api.auth import (
     same_origin,
 )
 from control.api.documents import AuditPage, Done, MigrationInShort, Migrations, Ready, SessionDocument, VerifiedTrail
-from control.api.endpoints import CURSOR, ENDPOINTS, LIMIT, REASON, STEP, ApiEndpoint
+from control.api.endpoints import CURSOR, DIFFERENCE, ENDPOINTS, LIMIT, REASON, STEP, ApiEndpoint
 from control.api.sse import Streams
 from control.checks.check import Check
+from control.data import differences
+from control.data.differences import StaleCursorError
+from control.data.documents import DataAnswer
 from control.figures import metrics
 from control.lead import commands
 from control.lead.commands import Command, Malformed
 from control.lead.coordinator import Coordinator
+from control.lead.datakeeper import DataKeeper, NotBegunError
 from control.lead.documents import WouldBeRefused
 from control.lead.execution import CommandRefused
 from control.lead.receiver import Receiver
@@ -217,16 +221,9 @@ class Api:
 
     async def _act(self, request: web.Request, who: Identity) -> web.Response:
         coordinator = await self._coordinator(request)
-        try:
-            body = orjson.loads(await request.read())
-        except orjson.JSONDecodeError as error:
-            raise ApiProblem(
-                400, "malformed", f"the body is not JSON: {error}", 'Expected {"action": "start"}.'
-            ) from None
-        try:
+        body = await _json(request, "start")
+        with _well_formed():
             command = commands.parse(body, who.name)
-        except Malformed as error:
-            raise ApiProblem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
         if command.dry_run:
             examined, preflight = await asyncio.gather(coordinator.examine(command), self._dry_run())
             made = {check.name for check in examined.checks}
@@ -296,6 +293,50 @@ class Api:
         )
         return answers.document(run)
 
+    # Its data.
+
+    async def _data(self, request: web.Request, who: Identity) -> web.Response:
+        return answers.document((await self._coordinator(request)).data_document())
+
+    async def _act_on_data(self, request: web.Request, who: Identity) -> web.Response:
+        keeper = await self._keeper(request)
+        body = await _json(request, "copy")
+        with _well_formed():
+            wish = commands.parse_data(body)
+        if wish.action == "stop":
+            return answers.document(DataAnswer(keeper.stop(who.name), keeper.document()))
+        try:
+            task = await keeper.begin(wish.asked(), who.name)
+        except NotBegunError as error:
+            raise ApiProblem(_HTTP.get(error.code, 409), error.code, str(error), error.hint) from None
+        return answers.document(DataAnswer(task, keeper.document()))
+
+    async def _differences(self, request: web.Request, who: Identity) -> web.Response:
+        await self._keeper(request)
+        path = differences.path_of(Path(self._settings.proxy.run_dir), request.match_info["name"])
+        try:
+            found = await asyncio.to_thread(differences.page, path, given(request, LIMIT), given(request, DIFFERENCE))
+        except StaleCursorError:
+            message = "the cursor is of a list that another compare has replaced"
+            raise ApiProblem(409, "stale_cursor", message, "Begin again without a cursor.") from None
+        except OSError as error:
+            raise ApiProblem(503, "store_failed", f"the differences cannot be read: {error}", "Mend it.") from None
+        return answers.document(found)
+
+    async def _data_task(self, request: web.Request, who: Identity) -> web.Response:
+        task = (await self._keeper(request)).task(request.match_info["task"])
+        if task is None:
+            hint = "The audit trail has what came of it."
+            raise ApiProblem(404, "no_such_task", "this control process knows of no such task", hint)
+        return answers.document(task)
+
+    async def _keeper(self, request: web.Request) -> DataKeeper:
+        keeper = (await self._coordinator(request)).data
+        if keeper is None:
+            message = "this migration is not between document stores: there are no documents to copy or to compare"
+            raise ApiProblem(409, "not_allowed", message, "An app behind HTTP moves its data itself.")
+        return keeper
+
     async def _events(self, request: web.Request, who: Identity) -> web.StreamResponse:
         coordinator = await self._coordinator(request)
         return await self._streams.answer(request, coordinator.publisher.hub, coordinator.name, coordinator.status)
@@ -359,6 +400,25 @@ class Api:
 
 def _would_be(refused: CommandRefused | None) -> WouldBeRefused | None:
     return None if refused is None else WouldBeRefused(refused.code, refused.message, refused.hint)
+
+
+async def _json(request: web.Request, example: str) -> object:
+    """The body. Raises ``ApiProblem``."""
+    try:
+        body: object = orjson.loads(await request.read())
+    except orjson.JSONDecodeError as error:
+        expected = f'Expected {{"action": "{example}"}}.'
+        raise ApiProblem(400, "malformed", f"the body is not JSON: {error}", expected) from None
+    return body
+
+
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    """Answer a body that is no command with all its mistakes."""
+    try:
+        yield
+    except Malformed as error:
+        raise ApiProblem(400, "malformed", str(error), "openapi.json has the fields of each action.") from None
 
 
 def _session_of(who: Identity) -> SessionDocument:

@@ -21,6 +21,7 @@ from control.api.documents import (
     VerifiedTrail,
 )
 from control.api.sessions import Role
+from control.data.documents import DataAnswer, DataBody, DataDocument, DifferencesPage, EndedTask
 from control.figures.documents import Figures, HistoryDocument
 from control.figures.history import STEPS
 from control.lead.commands import ActionBody, Reason
@@ -44,6 +45,16 @@ class ApiParameter(NamedTuple):
 
 NAME: Final = ApiParameter("name", "path", str)
 LIMIT: Final = ApiParameter("limit", "query", Annotated[int, Meta(ge=1, le=1000)], "How many entries at most", 100)
+DIFFERENCE: Final = ApiParameter(
+    "cursor",
+    "query",
+    Annotated[
+        str,
+        Meta(pattern="^[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,18}$", description="a `next_cursor` as it was answered"),
+    ],
+    "`next_cursor` of the page before; of no use once another compare has listed its own",
+)
+TASK: Final = ApiParameter("task", "path", Annotated[str, Meta(max_length=64)])
 CURSOR: Final = ApiParameter("cursor", "query", Number, "`next_cursor` of the page before")
 REASON: Final = ApiParameter("reason", "query", Reason, "Why, for the audit trail", "")
 STEP: Final = ApiParameter(
@@ -101,6 +112,18 @@ ENDPOINTS: Final = (
              {200: HistoryDocument} | _ASKING, (NAME, STEP)),
     ApiEndpoint("get", f"{_MIGRATION}/report", "report", "The report of the run", "viewer",
              {200: Report} | _STORED, (NAME,)),
+    ApiEndpoint("get", f"{_MIGRATION}/data", "data",
+             "Whether the target has the source's documents; null where the arms are no document stores", "viewer",
+             {200: DataDocument | None} | _ASKING, (NAME,)),
+    ApiEndpoint("post", f"{_MIGRATION}/data", "act_on_data",
+             "Begin a copy, a compare or a repair, or stop the one under way; answers at once", "operator",
+             {200: DataAnswer} | _ACTING, (NAME,), body=DataBody),
+    ApiEndpoint("get", f"{_MIGRATION}/data/differences", "differences",
+             "What the newest compare or repair left different", "viewer",
+             {200: DifferencesPage} | _STORED | {409: ErrorDocument}, (NAME, LIMIT, DIFFERENCE)),
+    ApiEndpoint("get", f"{_MIGRATION}/data/tasks/{{task}}", "data_task",
+             "A task, and what came of it; the last 16 of this control process are known", "viewer",
+             {200: EndedTask} | _ASKING, (NAME, TASK)),
     ApiEndpoint("get", "/metrics", "prometheus", "All figures for Prometheus", "viewer",
              {200: str} | _ASKING, content="text/plain"),
     ApiEndpoint("get", "/api/session", "session", "The caller's name and role", "viewer",

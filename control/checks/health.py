@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 from backends.arm import Health
 from backends.backend import Backend
+from backends.copy.marker import read_marker
 from backends.errors import Fault
 from backends.kinds.registry import KINDS
 from backends.origin import Reach, origin_of
@@ -255,6 +256,22 @@ class Arms:
             return list(await asyncio.gather(self.check(migration.source), self.check(migration.target)))
 
         return health
+
+    def seed_of(self, migration: Migration) -> Callable[[], Awaitable[str | None]]:
+        """A function that asks a migration's target which fixtures it was seeded with, all of them: their digest.
+
+        None where it was not, and of a store in memory, whose documents are not ours to see. Raises ``Fault``.
+        """
+
+        async def seed() -> str | None:
+            await self._opened.wait()
+            arm = self._arms.get(migration.target)
+            if arm is None or KINDS[self._backends[migration.target].kind].local:
+                return None
+            marker = await read_marker(arm.store, arm.deadline_s)
+            return marker.digest if marker is not None and marker.whole else None
+
+        return seed
 
     def probe_of(self, migration: Migration) -> Callable[[], Awaitable[bool]]:
         """A function that says whether a migration's target answers."""

@@ -62,6 +62,8 @@ validate_every = "{every}"
 min_samples = 5
 max_soak = "{soak}"
 on_low_traffic = "promote"
+# Both sides are seeded alike, and not copied.
+data = {{ gate = false }}
 phases = [
 {phases}
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -38,6 +38,37 @@ BOUNDS_US: Final = (  # upper bounds of the exported histogram's buckets
 )
 
 
+class DataFigures(NamedTuple):
+    """A migration's data in numbers. Times are Unix time, and 0 for never."""
+
+    complete: bool
+    pending: int
+    oldest_s: float
+    lost: int
+    differences: int
+    copied_at: float
+    compared_at: float
+    compare_every_s: float
+    task_kind: str  # "" where none is under way
+    task: tuple[tuple[str, int], ...]  # documents: "done", and "of" where it is known
+
+
+# The gauges of `DataFigures`, by its fields.
+_DATA: Final = {
+    "complete": ("phasegate_data_complete", "1 where the target is not known to lack anything of the source's"),
+    "pending": ("phasegate_data_pending_changes", "Changes that the other side has yet to take"),
+    "oldest_s": ("phasegate_data_behind_seconds", "How old the oldest change is that the target lacks"),
+    "lost": ("phasegate_data_lost_changes", "Changes that one side alone has, since the last copy or equal compare"),
+    "differences": (
+        "phasegate_data_differences",
+        "Documents that were found to differ, and not mended since",
+    ),
+    "copied_at": ("phasegate_data_copied_timestamp_seconds", "When the last copy ended, or 0"),
+    "compared_at": ("phasegate_data_compared_timestamp_seconds", "When the last compare ended, or 0"),
+    "compare_every_s": ("phasegate_data_compare_every_seconds", "How often all documents are compared, 0: never"),
+}
+
+
 class Led(Protocol):
     """What the metrics read of a coordinator."""
 
@@ -62,6 +93,9 @@ class Led(Protocol):
 
     def age_s(self) -> dict[str, float]:
         """Seconds since the last heartbeat: of the oldest worker's, and of the control process."""
+
+    def data_figures(self) -> DataFigures | None:
+        """What is known of its data; None where its arms are no document stores."""
 
 
 class Addressee(Protocol):
@@ -94,6 +128,7 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._rollouts()
         yield from self._waits()
+        yield from self._data()
         yield from self._webhooks()
         yield from self._requests()
         yield from self._sources()
@@ -151,6 +186,24 @@ class _Now(Collector):
             lost.add_metric([one.name], one.leases_lost)
             lost_at.add_metric([one.name], one.lease_lost_at or 0.0)
         yield from (held, approval, lost, lost_at)
+
+    def _data(self) -> Iterator[Metric]:
+        """What is known of the data of migrations between document stores."""
+        known = [(one.name, figures) for one in self._led if (figures := one.data_figures()) is not None]
+        for field, (name, words) in _DATA.items():
+            family = GaugeMetricFamily(name, words, labels=["migration"])
+            for migration, figures in known:
+                family.add_metric([migration], float(getattr(figures, field)))
+            yield family
+        task = GaugeMetricFamily(
+            "phasegate_data_task_documents",
+            "How far a task is, by `which`: done, of",
+            labels=["migration", "kind", "which"],
+        )
+        for migration, figures in known:
+            for which, count in figures.task:
+                task.add_metric([migration, figures.task_kind, which], count)
+        yield task
 
     def _webhooks(self) -> Iterator[Metric]:
         """By host: the path of a webhook is often its secret."""

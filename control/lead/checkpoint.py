@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from control.data.state import DataState
 from control.lead.observer import KeptBaseline
 from control.plan.phases import BP_PER_PERCENT, Phase, phase_at
 from control.rollout.model import EnteredPhase, Rollout
@@ -23,6 +24,7 @@ class CheckpointDocument(Struct, frozen=True):
 
     rollout: Rollout
     baseline: KeptBaseline | None = msgspec.field(default=None, name="chapter")
+    data: DataState | None = None  # of a migration between document stores
 
 
 class _Weights(Struct, frozen=True):

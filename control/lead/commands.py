@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, convert
 from msgspec.structs import asdict
 
+from control.data.documents import DataBody
 from control.plan.mistakes import one_of, problems, shown
 from control.rollout.model import On, RolloutEvent
 
@@ -45,6 +47,15 @@ FIELDS: Final[dict[str, tuple[str, ...]]] = {
 _COMMON: Final = ("action", "reason", "expected_revision")
 
 
+# Likewise of the actions on a migration's data, beside ``action``.
+DATA_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "copy": ("collections", "dry_run"),
+    "compare": ("collections", "sample", "values"),
+    "repair": ("collections", "from", "delete"),
+    "stop": (),
+}
+
+
 class Malformed(Exception):  # noqa: N818 - it says what is wrong
     """The body is no command; ``problems`` says everything that is wrong with it."""
 
@@ -81,14 +92,7 @@ class Command(Struct, frozen=True):
 
 def parse(body: Any, actor: str) -> Command:
     """The command that a JSON body asks for. Raises ``Malformed``."""
-    if not isinstance(body, dict):
-        raise Malformed([f'expected an object such as {{"action": "start"}}, found {shown(body)}'])
-    mistakes = problems(ActionBody, body)
-    action = body.get("action")
-    if isinstance(action, str) and action in FIELDS and action != "reset":
-        allowed = (*_COMMON, *FIELDS[action])
-        strange = [key for key in body if key not in allowed and key in ActionBody.__struct_fields__]
-        mistakes += [f"{key}: goes with {_goes_with(key)}, not with {action}" for key in strange]
+    mistakes = _mistakes(body, ActionBody, FIELDS, _COMMON, "start")
     if body.get("force") is True and not body.get("reason"):
         mistakes.append("reason: a forced action needs one")
     if mistakes:
@@ -96,5 +100,30 @@ def parse(body: Any, actor: str) -> Command:
     return Command(actor=actor, **asdict(convert(body, ActionBody)))
 
 
-def _goes_with(key: str) -> str:
-    return one_of([action for action, fields in FIELDS.items() if key in fields])
+def parse_data(body: Any) -> DataBody:
+    """What a JSON body asks for of a migration's data. Raises ``Malformed``."""
+    mistakes = _mistakes(body, DataBody, DATA_FIELDS, ("action",), "copy")
+    if body.get("delete") is True and body.get("from") is None:
+        mistakes.append("from: with delete it must say which side is right")
+    if mistakes:
+        raise Malformed(mistakes)
+    return convert(body, DataBody)
+
+
+def _mistakes(
+    body: Any, shape: type[Struct], fields: Mapping[str, tuple[str, ...]], common: tuple[str, ...], example: str
+) -> list[str]:
+    """What is wrong with a body: by its shape, and by which fields go with its action. Raises ``Malformed``."""
+    if not isinstance(body, dict):
+        raise Malformed([f'expected an object such as {{"action": "{example}"}}, found {shown(body)}'])
+    mistakes = problems(shape, body)
+    action = body.get("action")
+    if isinstance(action, str) and action in fields and action != "reset":
+        allowed = (*common, *fields[action])
+        strange = [key for key in body if key not in allowed and key in shape.__struct_encode_fields__]
+        mistakes += [f"{key}: goes with {_goes_with(key, fields)}, not with {action}" for key in strange]
+    return mistakes
+
+
+def _goes_with(key: str, fields: Mapping[str, tuple[str, ...]]) -> str:
+    return one_of([action for action, taken in fields.items() if key in taken])

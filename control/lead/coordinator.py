@@ -20,11 +20,14 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from control.data.documents import DataDocument
 from control.figures.counts import workers
+from control.figures.metrics import DataFigures
 from control.lead import crashpoints, execution, observer, splitkey
 from control.lead.checkpoint import CheckpointDocument, decoded
 from control.lead.clock import Clock
 from control.lead.commands import Command
+from control.lead.datakeeper import DataKeeper, DataSetup
 from control.lead.documents import Status
 from control.lead.judging import Judging, Probe
 from control.lead.lease import Lease, leased
@@ -95,10 +98,11 @@ class Coordinator:
         kinds: tuple[str, str] = ("mock", "firestore"),
         notify: Callable[[str, Told, int], None] = lambda name, news, revision: None,
         split: RunSplit | None = None,
+        data: DataSetup | None = None,
     ) -> None:
         """``index`` is the migration's place on the board; ``diagnose`` asks the target what it does not answer;
         ``kinds`` names the arms' backends; ``notify`` is told the migration's name, what happened, and the revision
-        after it; ``split`` is what a new run takes.
+        after it; ``split`` is what a new run takes; ``data`` is None where the arms are no document stores.
         """
         now = clock.now()
         owner = OutboxOwner(self._document, self._found, self._saved, self._failed)
@@ -110,9 +114,20 @@ class Coordinator:
         self.state = Rollout(split=splitkey.known(RunSplit(), self._first_name))
         self.raised_at = 0  # the revision of the last increase that was published
         self.outbox = Outbox(store, name, partial(decoded, migration.phases), clock, owner)
-        self.readiness = Readiness(board, index, migration, health, clock)
+        self.data = None if data is None else DataKeeper(self, data, clock)
+        self.readiness = Readiness(board, index, migration, health, clock, self.data)
         self.publisher = Publisher(
-            name, index, migration, self.plan, kinds, board, self._observer, self.outbox, lambda: self.holds, now
+            name,
+            index,
+            migration,
+            self.plan,
+            kinds,
+            board,
+            self._observer,
+            self.outbox,
+            lambda: self.holds,
+            now,
+            self.data_document,
         )
         self._board = board
         self._clock = clock
@@ -164,6 +179,8 @@ class Coordinator:
                 self._tell_recovered(rollout, effects)
         self._settle_split()
         self._show_split()
+        if self.data is not None:
+            self.data.restore(None if saved is None else saved.data)
         self._carry_out(effects, now)
         if rollout is not None and baseline is not None and self.state.weight_bp == rollout.weight_bp:
             self._observer.restore(baseline)
@@ -227,6 +244,8 @@ class Coordinator:
         # So that a successor that is started now has a whole lease to come up in.
         self._lapse(self._clock.now())
         self._renew(self._clock.now())
+        if self.data is not None:
+            await self.data.close()
         await self.outbox.finish(CLOSE_WITHIN_S)
 
     def _patience(self) -> float:
@@ -240,6 +259,8 @@ class Coordinator:
         self._board.beat(os.getpid(), ns(now.mono))
         self._keep_lease(now)
         self._look(now)
+        if self.data is not None:
+            self.data.look(now)
         self.judging.look(now)
         self.wrongs.look(self._observer.newest.target, now)
         self.publisher.publish_due(self.state, now)
@@ -310,7 +331,7 @@ class Coordinator:
 
     def refusal(self, event: RolloutEvent) -> Refuse | None:
         """Why the event would be refused; changes nothing."""
-        _, effects = step(self.plan, self.state, event, self._clock.now())
+        _, effects = step(self.plan, self.state, self._with_data(event), self._clock.now())
         return next((effect for effect in effects if isinstance(effect, Refuse)), None)
 
     def mono(self) -> float:
@@ -334,11 +355,16 @@ class Coordinator:
         now = self._clock.now()
         self._lapse(now)
         before = self.state
-        self.state, effects = step(self.plan, before, event, now)
+        self.state, effects = step(self.plan, before, self._with_data(event), now)
         refused = self._carry_out(effects, now)
         if self.state is not before:
             self._changed(event, before, now)
         return refused
+
+    def _with_data(self, event: RolloutEvent) -> RolloutEvent:
+        """The event, with what the target is known to lack: the machine decides whether that matters."""
+        lacking = self.readiness.lacking()
+        return replace(event, lacking=lacking[0].reason) if lacking else event
 
     def _changed(self, event: RolloutEvent, before: Rollout, now: Now) -> None:
         if event.kind is On.SEEN and before.descent is None:
@@ -436,7 +462,8 @@ class Coordinator:
         # The soak clock's reading means nothing to another process.
         soaked_s = self.state.soaked(self.mono())
         kept = replace(self.state, soaked_s=soaked_s, soaking_since=None)
-        return CheckpointDocument(kept, self._observer.kept()), self.state.revision
+        data = None if self.data is None else self.data.state
+        return CheckpointDocument(kept, self._observer.kept(), data), self.state.revision
 
     def _found(self, saved: CheckpointDocument | None) -> None:
         now = self._clock.now()
@@ -455,11 +482,19 @@ class Coordinator:
             self.publisher.hub.publish(audit_document(line))
         if self.state.pending is not None and self.state.pending.revision <= revision:
             crashpoints.point("raise.persisted")
-            self.raised_at = self.state.pending.revision
+            asked, before = self.state.pending.revision, self.state.generation
             self.apply(RolloutEvent(On.PERSISTED, revision=revision))
+            if self.state.generation != before:  # and was not called off
+                self.raised_at = asked
         elif any(line.kind == "rollback_complete" for line in lines):
             crashpoints.point("descent.recorded")
         self._pulse_now()
+
+    def record(self, *entries: Entry) -> None:
+        """Write the state of the data, and these lines of the audit trail."""
+        for entry in entries:
+            self.outbox.put(entry)
+        self.save_soon()
 
     # What is shown.
 
@@ -470,6 +505,14 @@ class Coordinator:
     def status(self) -> Status:
         """The migration's status, as the API shows it."""
         return self.publisher.status(self.state, self._clock.now())
+
+    def data_document(self) -> DataDocument | None:
+        """The migration's data, as the API shows it; None where the arms are no document stores."""
+        return None if self.data is None else self.data.document()
+
+    def data_figures(self) -> DataFigures | None:
+        """The migration's data in numbers; None where the arms are no document stores."""
+        return None if self.data is None else self.data.figures()
 
     @property
     def ready(self) -> bool:

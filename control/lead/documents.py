@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from control.checks.check import Check
+from control.data.documents import DataDocument
 from control.figures.documents import BothArms, Sample
 from control.judge.document import VerdictDocument
 from control.plan.times import Timestamp
@@ -130,6 +131,7 @@ class Status(Struct, frozen=True):
     workers: tuple[WorkerStatus, ...]
     waits: tuple[Wait, ...] = ()  # what the next step waits for beside its minimum soak; only while it is running
     opens: OpensAt | None = None  # while hours or a freeze keep phases from beginning; null: they do not, or for ever
+    data: DataDocument | None = None  # null where the arms are no document stores
     checks: tuple[Check, ...] | UnsetType = UNSET  # in the answer to a dry run alone
     # In the answer to a dry run alone: what the command itself would be answered now; null: it would be carried out.
     refused: WouldBeRefused | UnsetType | None = UNSET
@@ -242,7 +244,7 @@ class HeldMessage(Message, frozen=True, tag="held"):
     Once for each thing that comes in the way.
     """
 
-    reason_kind: str  # `window`, `freeze`, `health` or `lag`
+    reason_kind: str  # `window`, `freeze`, `health`, `lag` or `data`
     phase: str | None  # that was earned; null is completion
     weight: float | None  # percent, of that phase
     reason: str
@@ -257,6 +259,15 @@ class LeaseLostMessage(Message, frozen=True, tag="lease_lost"):
     revision: int
 
 
+class DataDiffersMessage(Message, frozen=True, tag="data_differs"):
+    """Source and target are known to differ: changes were lost, or a compare found differences. No phase begins."""
+
+    lost: int  # changes that one side alone has, since the last copy or equal compare
+    differences: int  # documents that differ
+    reason: str  # with the command that mends it
+    revision: int
+
+
 MESSAGES: Final = (
     PhaseChangeMessage,
     RollbackMessage,
@@ -264,4 +275,5 @@ MESSAGES: Final = (
     ApprovalNeededMessage,
     HeldMessage,
     LeaseLostMessage,
+    DataDiffersMessage,
 )

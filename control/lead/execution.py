@@ -10,7 +10,7 @@ from control.lead.commands import Command
 from control.lead.readiness import Readiness, unwell
 from control.lead.saving import Outbox
 from control.rollout.machine import RAISING
-from control.rollout.model import On, Refuse, Rollout, RolloutEvent, State
+from control.rollout.model import INCOMPLETE, On, Refuse, Rollout, RolloutEvent, State
 
 VERIFY_WITHIN_S: Final = 5.0  # how long a command waits for every worker to show a raise
 RECORD_WITHIN_S: Final = 1.0  # how long the answer to a decrease waits for the store
@@ -79,12 +79,15 @@ async def examine(leader: Leader, command: Command, revision: int | None, receiv
     if not leader.outbox.known:
         hint = "Mend the store; it is read again every second. Rollback, abort and reset are possible."
         return _refused("checkpoint", "store_failed", f"{command.action} was not tried: {leader.outbox.error}", hint)
-    not_allowed = leader.refusal(command.event(revision, received))
-    if not_allowed is not None:
-        return _refused("state", "not_allowed", not_allowed.message, not_allowed.hint)
+    await leader.readiness.look_for_seed()
+    refused = leader.refusal(command.event(revision, received))
+    if refused is not None:
+        name = "data" if refused.code == INCOMPLETE else "state"
+        return _refused(name, refused.code, refused.message, refused.hint)
     allowed = Check("state", True, f"{command.action} is possible in state {leader.state.state.value}")
+    data = leader.readiness.data_checks()
     if command.force:
-        return Examined([allowed, Check("health, changes and hours", None, "passed over by force")], None)
+        return Examined([allowed, *data, Check("health, changes and hours", None, "passed over by force")], None)
     found = await leader.readiness.checks()
     closed = leader.readiness.closed() if command.action != "resume" else []
     hours = [
@@ -92,7 +95,7 @@ async def examine(leader: Leader, command: Command, revision: int | None, receiv
     ]
     if command.action != "resume" and not closed:
         hours = [Check("hours", True, "neither a window nor a freeze keeps a phase from beginning now")]
-    made = [allowed, *found, *hours]
+    made = [allowed, *data, *found, *hours]
     problems = [*unwell(found), *closed]
     if not problems:
         return Examined(made, None)
@@ -125,7 +128,7 @@ async def carry_out(leader: Leader, command: Command) -> None:
 
 def _obey(refused: Refuse | None) -> None:
     if refused is not None:
-        raise CommandRefused("not_allowed", refused.message, refused.hint)
+        raise CommandRefused(refused.code, refused.message, refused.hint)
 
 
 async def _raised(leader: Leader, revision: int) -> None:
@@ -137,6 +140,9 @@ async def _raised(leader: Leader, revision: int) -> None:
     if not await leader.until(answered, VERIFY_WITHIN_S):
         hint = "It goes on as soon as the store answers; abort calls it off."
         raise CommandRefused("store_slow", "the store has not taken the checkpoint yet", hint)
+    if leader.raised_at != revision and (lacking := leader.readiness.lacking()):
+        message = f"it was called off: {lacking[0].reason}"
+        raise CommandRefused(INCOMPLETE, message, "Or repeat with force and a reason.")
     if leader.raised_at != revision and leader.outbox.error is None:
         raise CommandRefused("superseded", "a decrease came before it", "Look at the status and decide anew.")
     if leader.raised_at != revision:

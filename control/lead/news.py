@@ -1,4 +1,4 @@
-"""What receivers are notified of beside a rollout's own changes: it is held up, or its lease was lost. Pure."""
+"""What receivers are notified of beside a rollout's changes: holds, a lost lease, data that differs. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ApprovalNeeded(Struct, frozen=True):
 class Held(Struct, frozen=True):
     """A phase is earned and may not begin now. ``phase`` and ``weight`` (percent) are its own; null is completion."""
 
-    reason_kind: str  # `window`, `freeze`, `health` or `lag`
+    reason_kind: str  # `window`, `freeze`, `health`, `lag` or `data`
     phase: str | None
     weight: float | None
     reason: str
@@ -31,4 +31,12 @@ class LeaseLost(Struct, frozen=True):
     reason: str
 
 
-Told = News | ApprovalNeeded | Held | LeaseLost
+class DataDiffers(Struct, frozen=True):
+    """Source and target are known to differ: changes were lost, or a compare found documents that differ."""
+
+    lost: int  # changes that one side alone has, since the last copy or equal compare
+    differences: int  # documents
+    reason: str
+
+
+Told = News | ApprovalNeeded | Held | LeaseLost | DataDiffers

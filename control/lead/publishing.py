@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import asdict
 
 from backends.arm import SOURCE, TARGET
+from control.data.documents import DataDocument
 from control.figures.counts import figures, read_counts, summary, workers
 from control.figures.documents import Figures
 from control.figures.history import StepHistory
@@ -43,6 +44,7 @@ class Publisher:
         outbox: Outbox[Any],
         holds: Callable[[], Sequence[Hold]],
         now: Now,
+        data: Callable[[], DataDocument | None],
     ) -> None:
         """``kinds`` names the arms' backends; ``holds`` is what keeps an earned phase from beginning now."""
         self.hub = Hub()
@@ -57,6 +59,7 @@ class Publisher:
         self._board = board
         self._observer = observer
         self._outbox = outbox
+        self._data = data
         self._published_at = now.mono
 
     def publish_status(self, state: Rollout, now: Now) -> None:
@@ -88,7 +91,9 @@ class Publisher:
         verdict, requests = self._observer.verdict, done.target.requests
         waits = waiting.waits(self._settings, self._plan, state, now, verdict, requests, self._holds())
         opens = self._hours.opens_at(now)
-        return status_document(self._name, self._plan, state, now, verdict, arms, checkpoint, rows, waits, opens)
+        return status_document(
+            self._name, self._plan, state, now, verdict, arms, checkpoint, rows, waits, opens, self._data()
+        )
 
     def figures(self) -> Figures:
         """Every operation since boot, and the data sources' gauges, as the API shows them."""

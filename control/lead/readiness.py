@@ -1,4 +1,4 @@
-"""What must hold before the weight is raised: healthy backends, a target that knows every change, allowed hours."""
+"""What must hold before the weight is raised: healthy backends, a target with the source's data, allowed hours."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from control.checks import check as checks
 from control.checks.check import Check, failed
 from control.figures.counts import lag
 from control.lead.clock import Clock
+from control.lead.datakeeper import DataKeeper
 from control.plan import gates
 from control.plan.gates import Hold, HoldKind
 from control.plan.phases import Phase
@@ -36,12 +37,22 @@ def unwell(found: Sequence[Check]) -> list[Hold]:
 class Readiness:
     """What stands in the way of one migration's next increase."""
 
-    def __init__(self, board: Board, index: int, migration: Migration, health: HealthCheck, clock: Clock) -> None:
+    def __init__(
+        self,
+        board: Board,
+        index: int,
+        migration: Migration,
+        health: HealthCheck,
+        clock: Clock,
+        data: DataKeeper | None,
+    ) -> None:
+        """``data`` is None where the arms are no document stores."""
         self._board = board
         self._index = index
         self._settings = migration
         self._health = health
         self._clock = clock
+        self._data = data
 
     async def checks(self) -> list[Check]:
         """Both backends' health and the target's lag; takes at most ``HEALTH_WITHIN_S``."""
@@ -63,4 +74,24 @@ class Readiness:
 
     def held(self, following: Phase | None) -> list[Hold]:
         """Why ``following`` may not begin by itself now, whatever the verdict; None is completion."""
-        return self.closed() + gates.approval(following)
+        return self.closed() + gates.approval(following) + self.lacking()
+
+    def lacking(self) -> list[Hold]:
+        """What the target is known to lack of the source's data."""
+        hold = None if self._data is None else self._data.hold()
+        return [] if hold is None else [hold]
+
+    def data_checks(self) -> list[Check]:
+        """What is known of the target's data, for a dry run of `start`; nothing where the arms are no stores."""
+        if self._data is None:
+            return []
+        lacking, gated = self._data.lacking(), self.lacking()
+        if not lacking:
+            return [Check("data", True, "the target is not known to lack anything of the source's")]
+        mend = "Mend it, or start with force and a reason." if gated else ""
+        return [Check("data", False if gated else None, lacking, mend)]
+
+    async def look_for_seed(self) -> None:
+        """Learn whether the target was seeded, where that would open the gate."""
+        if self._data is not None:
+            await self._data.look_for_seed()

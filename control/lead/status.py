@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from control.data.documents import DataDocument
 from control.figures.counts import WorkerState
 from control.judge.document import verdict_document
 from control.judge.verdict import PhaseVerdict
@@ -33,6 +34,7 @@ def status_document(
     workers: Sequence[WorkerState],
     waits: tuple[Wait, ...],
     opens: OpensAt | None,
+    data: DataDocument | None,
 ) -> Status:
     """The whole status."""
     current = plan.current(s)
@@ -50,6 +52,7 @@ def status_document(
         workers=tuple(_worker(worker) for worker in workers),
         waits=waits,
         opens=opens,
+        data=data,
     )
 
 

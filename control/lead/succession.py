@@ -34,6 +34,7 @@ _log = structlog.get_logger("phasegate.succession")
 
 STORE: Final = "control.db"  # in the run directory
 GENERATION_MASK: Final = 0xFFFFFFFF
+_OF_TASKS: Final = ("copy", "compare", "differences")  # where a copy is, what a compare looks at again, what it found
 _AT_REST: Final = (State.IDLE, State.ABORTED)  # with nothing on the target: nothing is lost with it
 
 
@@ -256,9 +257,9 @@ def _facts(saved: _SavedRollout) -> dict[str, Any]:
 
 
 def _move_files(folder: Path, old: str, new: str) -> None:
-    """Give the files that a backend's kind keeps for a migration the new name, where it has none of that name."""
+    """Give a migration's files the new name, where it has none of that name: its backends' and its tasks'."""
     for path in sorted(folder.glob(f"{old}.*")):
         kind = path.name.removeprefix(f"{old}.").removeprefix("target.").partition(".")[0]
         to = path.with_name(new + path.name.removeprefix(old))
-        if kind in KINDS and not to.exists():
+        if (kind in KINDS or kind in _OF_TASKS) and not to.exists():
             path.rename(to)

@@ -20,6 +20,7 @@ from msgspec.structs import asdict, replace
 
 from control.lead.documents import (
     ApprovalNeededMessage,
+    DataDiffersMessage,
     HeldMessage,
     LeaseLostMessage,
     Message,
@@ -27,7 +28,7 @@ from control.lead.documents import (
     RollbackCompleteMessage,
     RollbackMessage,
 )
-from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
+from control.lead.news import ApprovalNeeded, DataDiffers, Held, LeaseLost, Told
 from control.lead.receiver import BACKOFF_S, Receiver, receiver_id
 from control.lead.spool import Spool, SpooledMessage
 from control.plan.settings import Webhook
@@ -49,6 +50,7 @@ _MESSAGE_OF: Final[dict[type[Told], Callable[..., Message]]] = {
     ApprovalNeeded: ApprovalNeededMessage,
     Held: HeldMessage,
     LeaseLost: LeaseLostMessage,
+    DataDiffers: DataDiffersMessage,
 }
 
 

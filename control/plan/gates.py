@@ -38,6 +38,7 @@ class HoldKind(StrEnum):
     APPROVAL = "approval"
     HEALTH = "health"
     LAG = "lag"
+    DATA = "data"
 
 
 class Hold(NamedTuple):

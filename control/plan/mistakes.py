@@ -133,6 +133,9 @@ def _walk(info: inspect.Type, value: object, path: str) -> Mistakes:
             if not isinstance(value, list):
                 yield path, f"expected a list, found {shown(value)}"
                 return
+            if info.max_length is not None and len(value) > info.max_length:
+                yield path, f"expected a list of at most {info.max_length}, found {len(value)}"
+                return
             for i, inner in enumerate(value):
                 yield from _walk(info.item_type, inner, f"{path}[{i}]")
         case _:

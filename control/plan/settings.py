@@ -36,6 +36,7 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 T = TypeVar("T")
 LEASE_MIN_S: Final = 0.3  # control renews it many times a second, but not on a machine that stalls for a moment
 LEASE_MAX_S: Final = 38.0  # what a dead control plane may cost at most
+COMPARE_EVERY_MIN_S: Final = 1.0  # a compare reads every document of both sides
 ZONE_LIKENESS: Final = 0.5  # of difflib: "Paris" is meant for "Europe/Paris"
 
 
@@ -63,6 +64,14 @@ class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
     secret_env: EnvironmentVariable | None = None
 
 
+class DataSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Between document stores: how the target comes to have the source's documents, and whether that is checked."""
+
+    gate: bool = True  # whether no phase begins while the target is known to lack something of the source's
+    compare_every_s: Duration = field(default=Duration(600.0), name="compare_every")
+    rate: Annotated[int, Meta(ge=1, le=10_000)] = 500  # writes a second with which `copy` and `repair` begin
+
+
 class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     """``[migrations.<name>]``: two backends, the paths they share, and how to go from one to the other."""
 
@@ -83,6 +92,7 @@ class Migration(Struct, frozen=True, forbid_unknown_fields=True):
     windows: tuple[Window, ...] = ()
     freezes: tuple[Freeze, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    data: DataSettings = DataSettings()
 
 
 class Token(Struct, frozen=True, forbid_unknown_fields=True):
@@ -434,6 +444,13 @@ def _validate_every(path: str, migration: Migration, settings: Settings) -> Fact
     yield from _above_0(f"{path}.validate_every", migration.validate_every_s)
 
 
+def _compare_every(path: str, migration: Migration, settings: Settings) -> Facts:
+    every = migration.data.compare_every_s
+    if 0 < every < COMPARE_EVERY_MIN_S:
+        expected = f'expected "0" (never) or at least {COMPARE_EVERY_MIN_S:g}s'
+        yield f"{path}.data.compare_every: {expected}, found {every.shown}"
+
+
 def _windows(path: str, migration: Migration, settings: Settings) -> Facts:
     for i, window in _known_list(migration.windows):
         if window.tz is not UNKNOWN and window.tz not in available_timezones():
@@ -503,6 +520,6 @@ _CHECKS: Final[tuple[Callable[[Settings], Facts], ...]] = (
 )
 _CHECKS_OF_A_MIGRATION: Final[tuple[Callable[[str, Migration, Settings], Facts], ...]] = (
     *(_source, _target, _two_arms, _routes, _covering),
-    *(_phase_names, _phase_weights, _lease, _validate_every, _windows, _freezes),
+    *(_phase_names, _phase_weights, _lease, _validate_every, _compare_every, _windows, _freezes),
 )
 _CHECKS_OF_A_PHASE: Final[tuple[Callable[[str, Phase], Facts], ...]] = (_rollback_within, _soaks)

@@ -15,7 +15,7 @@ from control.figures.documents import BothArms, Summary
 from control.lead.documents import ArmStatus, PhaseLeft, Status
 from control.plan.phases import Phase, Thresholds
 from control.plan.times import rfc3339
-from control.report.documents import Criterion, Report, ReportedPhase, TrailHead
+from control.report.documents import Criterion, Report, ReportedData, ReportedPhase, TrailHead
 from control.rollout.model import Rollback, State
 from control.store.entry import AuditLine
 
@@ -46,7 +46,13 @@ def build_report(
         rollbacks=rollbacks,
         criteria=tuple(_criteria(phases, thresholds, left, rollbacks, status, adapters)),
         audit=head,
+        data=_data(status),
     )
+
+
+def _data(status: Status) -> ReportedData | None:
+    data = status.data
+    return None if data is None else ReportedData(data.complete, data.copied_at, data.lost, data.compare)
 
 
 def _left(lines: Iterable[AuditLine]) -> list[PhaseLeft]:

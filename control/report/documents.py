@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from control.data.documents import ComparedInShort
 from control.figures.documents import BothArms
 from control.judge.document import VerdictDocument
 from control.plan.times import Timestamp
@@ -37,6 +38,15 @@ class TrailHead(Struct, frozen=True):
     hash: str | None  # the last entry's hash; null without entries
 
 
+class ReportedData(Struct, frozen=True):
+    """Whether the target has the source's documents, when the report was made."""
+
+    complete: bool  # it is not known to lack anything
+    copied_at: Timestamp | None  # null: never
+    lost: int  # changes that one side alone has, since the last copy or equal compare
+    compare: ComparedInShort | None  # the newest; null: none yet
+
+
 class Report(Struct, frozen=True):
     """The report of a run."""
 
@@ -48,3 +58,4 @@ class Report(Struct, frozen=True):
     rollbacks: tuple[Rollback, ...]
     criteria: tuple[Criterion, ...]
     audit: TrailHead
+    data: ReportedData | None = None  # null where the arms are no document stores

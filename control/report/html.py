@@ -45,6 +45,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "count": wording.count,
+        "data": wording.data_lines,
         "error_rate": wording.error_rate,
         "measured": wording.measured,
         "ms": wording.ms,

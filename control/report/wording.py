@@ -8,11 +8,12 @@ from math import floor
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from control.data.documents import DataDocument
 from control.figures.documents import Summary
 from control.judge.document import VerdictDocument
 from control.judge.rules import BY_NAME, RuleResult, VerdictOutcome
 from control.lead.documents import ArmStatus, OpensAt, PlannedPhase, Status, WaitKind
-from control.report.documents import Report
+from control.report.documents import Report, ReportedData
 from control.rollout.model import Rollback, State
 from control.store.entry import AuditEntry
 
@@ -270,6 +271,41 @@ def criteria(report: Report) -> list[tuple[str, bool | None, str]]:
     """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
     going_on = report.outcome in _OPEN and report.ended_at is None
     return [(words(c.name), c.passed or (None if going_on else False), c.evidence) for c in report.criteria]
+
+
+def data_lines(data: DataDocument | ReportedData) -> list[str]:
+    """What is known of the target's data, in lines for a person."""
+    copied = "never" if data.copied_at is None else f"{moment(data.copied_at)} UTC"
+    lines = [f"copied: {copied}"]
+    if data.compare is None:
+        lines.append("compared: never")
+    else:
+        last = data.compare
+        found = "equal" if last.equal else f"{count(last.differences)} differences"
+        if not last.equal and not last.differences:
+            found = "no difference, but not equal either: documents were on their way"
+        lines.append(f"compared: {moment(last.at)} UTC, {count(last.documents)} documents, {found}")
+    if data.lost:
+        lines.append(f"lost: {count(data.lost)} changes reached one side alone since the last copy or equal compare")
+    return lines
+
+
+def data_line(data: DataDocument) -> str:
+    """What is known of the target's data, in one line: whether it is complete, and the task under way."""
+    if data.complete:
+        known = "the target is not known to lack anything"
+    elif data.lost or (data.compare is not None and not data.compare.equal):
+        known = "INCOMPLETE, `phasegate compare --repair` mends it"
+    else:
+        known = "INCOMPLETE, `phasegate copy` copies it"
+    parts = [known, *data_lines(data)]
+    if data.behind.changes:
+        parts.append(f"{count(data.behind.changes)} changes on their way")
+    if data.task is not None:
+        of = "" if data.task.of is None else f" of {count(data.task.of)}"
+        left = "" if data.task.left_s is None else f", {span(data.task.left_s)} left"
+        parts.append(f"{data.task.kind.value}: {count(data.task.done)}{of} documents{left}")
+    return "; ".join(parts)
 
 
 def verdict_line(verdict: VerdictDocument) -> str:

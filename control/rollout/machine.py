@@ -21,6 +21,9 @@ Phases are known by name and weight as they were entered, never by their place i
 moves nothing. The next phase is the first with more weight than is held; going on leads to the phase with the largest
 weight that is not above what was held last, and is refused where every phase is above it.
 
+The target is held complete: while it is known to lack something of the source's data (``event.lacking``), no increase
+is asked for and none that was is published, unless it is forced.
+
 ``generation`` counts publications and equals the board's. That is how ``recovery.recover`` knows, after a crash,
 whether the board lags behind the checkpoint (an increase that was not published: forget it) or is ahead of it (a
 decrease that was not persisted: keep it).
@@ -35,7 +38,7 @@ from typing import Final, NamedTuple
 from control.plan.phases import PREVIOUS, RESERVED, START, named, percent_of
 from control.plan.times import Now
 from control.rollout import transitions as acts
-from control.rollout.model import Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
+from control.rollout.model import INCOMPLETE, Act, On, Refuse, Rollout, RolloutEvent, RolloutPlan, State, Step
 from proxy.settings import Mode
 
 
@@ -64,7 +67,13 @@ def step(plan: RolloutPlan, state: Rollout, event: RolloutEvent, now: Now) -> St
     for row in _ROWS.get((state.state, event.kind), ()):
         if GUARDS[row.guard](plan, state, event):
             elsewhere = _elsewhere(plan, state, event)
-            return row.act(plan, state, event, now) if elsewhere is None else (state, (elsewhere,))
+            if elsewhere is not None:
+                return state, (elsewhere,)
+            if _called_off(state, event):
+                return acts.unpersisted(plan, state, event, now)
+            done = row.act(plan, state, event, now)
+            held = _held(state, event, done[0])
+            return done if held is None else (state, (held,))
     return state, (Refuse(*_refusal(plan, state, event)),)
 
 
@@ -215,6 +224,31 @@ def _further_down(plan: RolloutPlan, s: Rollout, to: str | None) -> bool:
     if to is None or to == PREVIOUS:
         return False
     return to == START or any(phase.name == to and phase.weight_bp < s.weight_bp for phase in plan.phases)
+
+
+def _held(before: Rollout, e: RolloutEvent, after: Rollout) -> Refuse | None:
+    """Why the increase that is asked for may not be, as the target lacks something; None where it may.
+
+    Going on at the weight that is held, or with less, is no increase, and no start of a phase.
+    """
+    asked = after.pending
+    if not e.lacking or e.forced or e.kind not in RAISING or asked is None:
+        return None
+    if e.kind is On.RESUME and asked.weight_bp <= before.weight_bp:
+        return None
+    return Refuse(f"{e.kind.value} was not tried: {e.lacking}", "Or repeat with force and a reason.", INCOMPLETE)
+
+
+def _called_off(s: Rollout, e: RolloutEvent) -> bool:
+    """Whether an increase is not published although the store has it: the target lacks something since."""
+    asked = s.pending
+    return (
+        e.kind is On.PERSISTED
+        and bool(e.lacking)
+        and asked is not None
+        and not asked.forced
+        and asked.weight_bp > s.weight_bp
+    )
 
 
 def _elsewhere(plan: RolloutPlan, s: Rollout, e: RolloutEvent) -> Refuse | None:

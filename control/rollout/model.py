@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
 from control.plan.phases import PREVIOUS, START, Phase, phase_above, phase_at, phase_at_or_below
 from control.plan.times import Now
 from proxy.settings import Mode
+
+# Why an event is refused, as the control API's errors name it.
+NOT_ALLOWED: Final = "not_allowed"  # in this state
+INCOMPLETE: Final = "data_incomplete"  # the target lacks something of the source's data
 
 
 class State(StrEnum):
@@ -68,7 +72,8 @@ class RolloutEvent(Struct, frozen=True):
     # Of a breach: "start" where the target fails whole; None is as far as the configuration says.
     to: str | None = None
     resume: bool = False  # of a start: go on from the checkpoint
-    forced: bool = False  # of an advance: against a failed check
+    forced: bool = False  # of an increase: against a failed check, and whatever the target lacks
+    lacking: str = ""  # what the target is known to lack of the source's data, and the command that mends it
     revision: int | None = None  # of an answer to a persist: which one; of a command: refuse where it is stale
     detected: float | None = None  # of a breach or command: when it was known, CLOCK_MONOTONIC seconds
     unheard: tuple[int, ...] = ()  # of a drain: slots of hung workers, which were left out
@@ -99,6 +104,7 @@ class Raise(Struct, frozen=True):
     new_run: bool  # a start, and not from a checkpoint
     new_phase: bool  # the phase is entered, and not gone on with
     split: RunSplit | None = None  # of a new run that begins with nothing on the target
+    forced: bool = False
 
 
 class Descent(Struct, frozen=True):
@@ -254,6 +260,7 @@ class Refuse(Struct, frozen=True):
 
     message: str
     hint: str
+    code: str = NOT_ALLOWED
 
 
 Effect = PublishWeight | Persist | Notify | Refuse

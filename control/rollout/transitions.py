@@ -65,7 +65,7 @@ def _ask(
     # With another split visitors change sides: that harms nobody only while all of them are on the source.
     split = plan.split if new_run and s.weight_bp == 0 else None
     entered = EnteredPhase(phase.name, weight_bp)
-    wanted = Raise(kind, to, entered, weight_bp, pinned, soaked_s, revision, new_run, new_phase, split)
+    wanted = Raise(kind, to, entered, weight_bp, pinned, soaked_s, revision, new_run, new_phase, split, e.forced)
     detail = {
         "from_weight": percent_of(s.weight_bp),
         "to_weight": percent_of(weight_bp),
@@ -74,7 +74,8 @@ def _ask(
         **_why(e),
     }
     left = (_phase_left(s, now),) if s.state is State.RUNNING else ()
-    entries = (*left, Entry(kind, e.actor, detail | ({"forced": True} if e.forced else {})))
+    past = {"lacking": e.lacking} if e.lacking else {}
+    entries = (*left, Entry(kind, e.actor, detail | ({"forced": True} | past if e.forced else {})))
     if weight_bp < s.weight_bp:  # a start or resume below what is held: a decrease after all, and told as one
         lowered = raised(replace(s, revision=revision), wanted, now)
         begun = _begun(kind, s, weight_bp, e, revision)
@@ -142,9 +143,9 @@ def persisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
 
 
 def unpersisted(plan: RolloutPlan, s: Rollout, e: RolloutEvent, now: Now) -> Step:
-    """The store has failed: call off what was asked for."""
+    """The store has failed, or the target has come to lack something: call off what was asked for."""
     assert s.pending is not None
-    called_off = Entry("called_off", e.actor, {"what": s.pending.kind, "reason": e.reason})
+    called_off = Entry("called_off", e.actor, {"what": s.pending.kind, "reason": e.reason or e.lacking})
     return replace(s, revision=s.revision + 1, pending=None), (Persist((called_off,)),)
 
 

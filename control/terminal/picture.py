@@ -16,6 +16,7 @@ from control.lead.documents import ArmsStatus, ArmStatus, CurrentPhase, Status, 
 from control.report.wording import (
     NONE,
     count,
+    data_line,
     error_rate,
     ms,
     next_line,
@@ -104,6 +105,9 @@ def picture(
         fresh = status.state in (State.ROLLING_BACK, State.ROLLED_BACK, State.ABORTED)
         style = "red" if fresh else "dim"  # an earlier run's rollback matters less
         parts.append(_Part(0 if fresh else 5, Text(rollback_line(status.last_rollback), style=style)))
+    if status.data is not None:
+        style = "dim" if status.data.complete else "yellow"
+        parts.append(_Part(4 if status.data.complete else 1, Text(f"Data     {data_line(status.data)}", style=style)))
     parts.append(_Part(4, _workers(status.workers)))
     parts += [_Part(6 + age, _line(line)) for age, line in zip(range(len(log) - 1, -1, -1), log, strict=True)]
     if footer:

@@ -18,6 +18,7 @@ from control.report.wording import (
     audit_detail,
     count,
     criteria,
+    data_lines,
     measured,
     moment,
     ms,
@@ -107,6 +108,8 @@ def print_report(report: Report) -> None:
     print_rendered(console, table)
     for rollback in report.rollbacks:
         console.print(Text(rollback_line(rollback), style="red"))
+    for line in () if report.data is None else data_lines(report.data):
+        console.print(Text(f"Data {line}"))
     print_judged((passed, name, evidence) for name, passed, evidence in criteria(report))
 
 

@@ -270,6 +270,7 @@ _MIGRATION: Final = """
 source = "{source}"
 target = "{target}"
 routes = [{routes}]
+data = {{ gate = false }}
 phases = [{{ name = "half", weight = 50, min_soak = "1h", rollback_within = "20s" }}]
 """
 

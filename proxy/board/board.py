@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,7 @@ class Board:
         mapped[start : start + len(description)] = description
         board.cells[at.H_DESCRIPTION_AT] = layout.cells()
         board.cells[at.H_DESCRIPTION_BYTES] = len(description)
+        board.cells[at.H_MADE] = secrets.randbits(63)
         board.cells[at.H_LAYOUT] = layout.digest()
         board.cells[at.H_BOOT] = boot
         board.cells[at.H_MAGIC] = at.MAGIC
@@ -115,6 +117,10 @@ class Board:
             board.close()
             raise BoardError(f"{path}: a board of another layout or from before a reboot")
         return board
+
+    def made(self) -> int:
+        """A random number of this board's own: on another board all counts began at 0. 0: version 0.2 made it."""
+        return self.cells[at.H_MADE]
 
     def close(self) -> None:
         """Unmap."""

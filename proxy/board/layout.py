@@ -1,7 +1,7 @@
 """The board's layout: the cells of each kind of row, and the order of the rows. Pure.
 
-    header      magic, layout, boot, the control process's pid and heartbeat, when an orderly end was, and where the
-                description lies
+    header      magic, layout, boot, the control process's pid and heartbeat, when an orderly end was, where the
+                description lies, and a random number
     migrations  the word (generation u32 · flags u16 · weight u16 in basis points), the lease, rollback deadlines, and
                 the split: its version and its key
     workers     one row per slot: pid, heartbeat, process figures; by migration the generation it has seen, requests
@@ -39,6 +39,7 @@ H_CONTROL_HEARTBEAT: Final = 4
 H_ENDED_AT: Final = 5  # when the last worker of a run had ended as told; 0 while one runs, or after it was killed
 H_DESCRIPTION_AT: Final = 6  # the description's first cell
 H_DESCRIPTION_BYTES: Final = 7
+H_MADE: Final = 8  # a random number: by it a reader of counts knows that they began anew
 HEADER_CELLS: Final = 16
 
 # A migration's cells, written by control.

@@ -1,7 +1,7 @@
 """Measures what mirroring costs and how fast it catches up; run by hand: ``python -m tests.bench.mirror``.
 
-    write    CPU of a write, from the handler to the other store's commit, which costs nothing here: by adapter,
-             with the change log and each way to sync it; ``none``: in memory only
+    write    CPU of a write, from the handler to the other store's commit, which costs nothing here: by adapter, with
+             the change log and each way to sync it; ``none``: in memory only
     drain    10,000 single events that waited: commits, and how often the hottest document is written
     rate     changes per second to a store whose every call takes 50 ms: of one call (Put), and of two (Newest)
     outage   200,000 changes that wait: memory, time to read them back, size on the disk
@@ -150,10 +150,8 @@ async def drain(count: int = 10_000) -> None:
     cpu = (time.process_time() - began) / count * 1e6
     (hottest, most), *_ = store.writes.most_common(1)
     total = sum(store.writes.values())
-    print(
-        f"  {count} events: {store.commits} commits, {total} writes, {hottest} written {most} times, "
-        f"{cpu:.0f} µs each"
-    )
+    print(f"  {count} events: {store.commits} commits, {total} writes, {cpu:.0f} µs an event")
+    print(f"  the hottest document, {hottest}, was written {most} times")
     await mirror.close()
 
 
@@ -199,10 +197,8 @@ async def outage() -> None:
             await asyncio.sleep(0)
             slowest = max(slowest, time.monotonic() - before)
         took = time.monotonic() - began
-        print(
-            f"  read back and sent in {took:.1f} s, {resident_mb():.0f} MB, "
-            f"the loop held {slowest * 1000:.0f} ms at most"
-        )
+        print(f"  read back and sent in {took:.1f} s, {resident_mb():.0f} MB resident")
+        print(f"  the longest that the event loop was held: {slowest * 1000:.0f} ms")
         await mirror.close()
         await log.disk.close()
 

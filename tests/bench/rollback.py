@@ -73,6 +73,8 @@ routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
 # The judge must not interfere: with these limits it holds every phase and never rolls back.
 min_samples = 1000000000
 lease = "30s"
+# Both sides are seeded alike, and not copied.
+data = {{ gate = false }}
 [migrations.phase6.thresholds]
 error_rate = 0.99
 p95_ms = 60000

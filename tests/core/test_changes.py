@@ -16,7 +16,18 @@ from backends.adapters import registry
 from backends.adapters.analytics import SHARDS, Ingest
 from backends.documents import changes
 from backends.documents.batching import COMMIT_BYTES, TRANSFORM_LIMIT, CommitBatch
-from backends.documents.changes import All, Change, Documents, Newest, Once, Put, decode, encode, kind_problem
+from backends.documents.changes import (
+    All,
+    Change,
+    Documents,
+    Newest,
+    Once,
+    Put,
+    StateRule,
+    decode,
+    encode,
+    kind_problem,
+)
 from backends.documents.port import (
     COMMIT_LIMIT,
     INT_MAX,
@@ -40,10 +51,13 @@ def older_wins_never(mine: Fields, stored: Fields) -> bool:
     return int(str(mine.get("r", 0))) > int(str(stored.get("r", 0)))
 
 
+RULE = StateRule.of_newer(older_wins_never)
+
+
 @pytest.fixture(autouse=True)
 def rules() -> Iterator[None]:
     """A rule for the collection ``d``, beside what the adapters have."""
-    changes.install((Ingest,), {"d": older_wins_never, "d/*/below": older_wins_never})
+    changes.install((Ingest,), {"d": RULE, "d/*/below": RULE})
     yield
     registry.install(registry.adapters())
 
@@ -161,7 +175,7 @@ def test_the_rule_of_an_adapter_from_outside_is_found_by_its_collection() -> Non
 
 
 def test_a_rule_is_found_for_a_collection_below_another() -> None:
-    assert changes.rule_of("d/1/below/2") is older_wins_never
+    assert changes.rule_of("d/1/below/2") is RULE
     with pytest.raises(LookupError, match=r"d/\*/other"):
         changes.rule_of("d/1/other/2")
 
@@ -318,6 +332,28 @@ def test_a_commit_takes_no_more_writes_bytes_and_increments_than_a_store_does() 
     batch = CommitBatch({})
     adds = [Put((merge("d/1", {}, [Transform((f"f{n}",), "increment", 1)]),)) for n in range(TRANSFORM_LIMIT + 1)]
     assert [batch.add(step, SIZE) for step in adds] == [True] * TRANSFORM_LIMIT + [False]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((("maximum", -7), ("increment", 14)), (("maximum", -7), ("increment", 7))),  # as a group of equal files
+        ((("maximum", 0), ("increment", -5)), (("maximum", -2),)),
+        ((("maximum", 0), ("increment", 5)), (("maximum", 9), ("increment", -1))),
+        ((("increment", 5),), (("maximum", 3), ("increment", 2))),
+    ],
+)
+@pytest.mark.parametrize("before", [None, -9, -1, 0, 4, 2.5])
+def test_a_fields_increments_and_maxima_come_out_as_one_by_one(first: Any, second: Any, before: Any) -> None:
+    adds = [
+        Put((merge("d/1", {}, [Transform(("n",), op, operand) for op, operand in chain]),))
+        for chain in (first, second, second)
+    ]
+    stored = {} if before is None else {"d/1": Document("d/1", {"n": before}, 1, 5)}
+    one_after_other, at_once = Contents(stored), Contents(stored)
+    one_by_one(one_after_other, adds)
+    assert together(at_once, adds) == 1
+    assert repr(at_once.fields()) == repr(one_after_other.fields())
 
 
 def test_sums_stop_at_64_bits_as_they_do_one_by_one() -> None:

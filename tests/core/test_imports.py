@@ -49,7 +49,7 @@ MUST_BE_PURE = {
         "control/rollout/transitions.py",
     ),
     *(f"control/judge/{name}.py" for name in ("evidence", "rules", "verdict", "document")),
-    "control/lead/commands.py",
+    *("control/lead/commands.py", "control/data/state.py", "control/data/messages.py", "control/data/documents.py"),
 }
 
 

@@ -118,3 +118,17 @@ def test_a_verdict_shows_what_each_rule_rests_on() -> None:
     assert "53 of 4321" not in html, "the row says it"
     earlier = verdict("hold", *reasons, rules=rules)
     assert "53 of 4321" in page(report(phases=[reported("initial", 5.0, verdict=earlier)])), "no row says it"
+
+
+def test_the_data_has_a_section_where_there_is_data() -> None:
+    assert "<h2>Data</h2>" not in page(report())
+    at = "2026-05-04T03:02:01.000Z"
+    compare = {"at": at, "equal": False, "differences": 3, "documents": 12}
+    html = page(report(data={"complete": False, "copied_at": at, "lost": 2, "compare": compare}))
+    assert "The target is known to lack something" in html
+    for line in ("copied: 2026-05-04 03:02:01 UTC", "12 documents, 3 differences", "lost: 2 changes"):
+        assert line in html
+    assert Outline(html).open == []
+    whole = page(report(data={"complete": True, "copied_at": None, "lost": 0, "compare": None}))
+    assert "not known to lack anything" in whole
+    assert "copied: never" in whole

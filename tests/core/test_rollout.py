@@ -410,3 +410,64 @@ def test_a_checkpoint_of_an_earlier_version_keeps_its_mode(written: str, mode: M
     assert msgspec.convert({"mode": written}, Rollout).mode is mode
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"mode": "moon"}, Rollout)
+
+
+LACKING = "3 changes were lost; `phasegate compare --migration phase6 --repair` mends it"
+
+
+@pytest.mark.parametrize(
+    ("start", "event"),
+    [
+        ("idle", RolloutEvent(On.START)),
+        ("running", RolloutEvent(On.ADVANCE)),
+        ("running", RolloutEvent(On.PROMOTE)),
+        ("running last", RolloutEvent(On.PROMOTE)),
+        ("paused at 0", RolloutEvent(On.RESUME)),
+        ("aborted", RolloutEvent(On.START, resume=True)),
+        ("completed below", RolloutEvent(On.ADVANCE)),
+    ],
+)
+def test_an_increase_is_refused_while_the_target_lacks_something_unless_it_is_forced(
+    start: str, event: RolloutEvent
+) -> None:
+    state, effects = step(PLAN, STARTS[start], replace(event, lacking=LACKING), NOW)
+    assert state is STARTS[start]
+    (refused,) = effects
+    assert isinstance(refused, Refuse)
+    assert refused.code == "data_incomplete"
+    assert LACKING in refused.message
+    asked, effects = step(PLAN, STARTS[start], replace(event, lacking=LACKING, forced=True), NOW)
+    assert asked.pending is not None
+    entry = next(effect for effect in effects if isinstance(effect, Persist)).entries[-1]
+    assert (entry.detail["forced"], entry.detail["lacking"]) == (True, LACKING)
+
+
+@pytest.mark.parametrize(
+    ("start", "event"),
+    [
+        *((start, RolloutEvent(on)) for start in ("running", "paused") for on in (On.ROLLBACK, On.ABORT, On.RESET)),
+        ("running", RolloutEvent(On.BREACH)),
+        ("running", RolloutEvent(On.PAUSE)),
+        ("paused", RolloutEvent(On.RESUME)),
+        ("rolled back", RolloutEvent(On.RESUME)),
+    ],
+)
+def test_what_the_target_lacks_holds_no_decrease_and_nothing_that_stays_where_it_is(
+    start: str, event: RolloutEvent
+) -> None:
+    lacking, _ = step(PLAN, STARTS[start], replace(event, lacking=LACKING), NOW)
+    complete, _ = step(PLAN, STARTS[start], event, NOW)
+    assert lacking == complete != STARTS[start]
+
+
+def test_an_increase_that_waits_for_the_store_is_called_off_when_the_target_comes_to_lack_something() -> None:
+    asked, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE), NOW)
+    written = RolloutEvent(On.PERSISTED, revision=asked.revision, lacking=LACKING)
+    called_off, effects = step(PLAN, asked, written, NOW)
+    assert (called_off.weight_bp, called_off.pending) == (STARTS["running"].weight_bp, None)
+    (persist,) = effects
+    assert isinstance(persist, Persist)
+    assert (persist.entries[0].kind, persist.entries[0].detail["reason"]) == ("called_off", LACKING)
+    forced, _ = step(PLAN, STARTS["running"], RolloutEvent(On.ADVANCE, forced=True), NOW)
+    up, _ = step(PLAN, forced, replace(written, revision=forced.revision), NOW)
+    assert up.weight_bp > STARTS["running"].weight_bp

@@ -1,5 +1,6 @@
 """A rollout in a world that goes wrong: random commands, verdicts, crashes, reboots, slow and failing stores, clocks.
 
+The target comes to lack something, and has it again, at any step: then nothing is raised unless it is forced.
 The configuration is edited under it: phases are added, taken out, renamed and given other weights, and the migration
 itself is renamed, again and again, at any step. A crash may come after any effect. Every other world begins with a
 run of version 0.1, whose checkpoint and board say nothing of its split. 20,000 steps are walked, in walks of 100 with
@@ -84,6 +85,7 @@ class World:
         self.waiting = False  # for a checkpoint that cannot be read
         self.left, self.lapsed = self.word, False  # what the last process left
         self.read_late: list[bool] = []  # for each checkpoint that was: whether something was decided before it
+        self.lacking = ""  # what the target is known to lack, as the coordinator says it with every event
         self.plan = FIRST_PLAN
         self.weights = {0}  # that were configured at some time
         self.decided_bp = 0  # the weight of the last increase that was published: nothing but a decision goes beyond
@@ -182,14 +184,28 @@ class World:
         """A step with its effects; the state before, and whether it was taken."""
         if event.kind is not On.LEASE_LOST and self.leased() and self.mono >= self.lease_until:
             self.apply(RolloutEvent(On.LEASE_LOST))
-        before = self.state
+        before, event = self.state, replace(event, lacking=self.lacking)
         self.state, effects = step(self.plan, before, event, self.now())
         taken = not any(isinstance(effect, Refuse) for effect in effects)
         if taken:
+            self.nothing_is_raised_while_the_target_lacks_something(before, event)
             self.the_table_has_a_row(before, event)
             self.an_increase_goes_no_further_than_it_may(before, event)
         self.carry_out(effects)
         return before, taken
+
+    def nothing_is_raised_while_the_target_lacks_something(self, before: Rollout, event: RolloutEvent) -> None:
+        """Neither asked for nor published; and what is held or lowered never waits for the data."""
+        asked = self.state.pending
+        if self.lacking and asked is not None and asked is not before.pending:
+            goes_on = event.kind is On.RESUME and asked.weight_bp <= before.weight_bp
+            assert event.forced or goes_on
+            self.met["forced"] += event.forced
+        if self.lacking and self.state.weight_bp > before.weight_bp:
+            assert before.pending is not None
+            assert before.pending.forced
+        if self.lacking and event.kind is On.PERSISTED and before.pending is not None and asked is None:
+            self.met["called off"] += self.state.weight_bp == before.weight_bp
 
     def the_table_has_a_row(self, before: Rollout, event: RolloutEvent) -> None:
         after = self.state.state
@@ -267,6 +283,7 @@ class World:
 
     def all_goes_well(self) -> None:
         """The next step up, with a store and workers that answer: what takes walks to where it is interesting."""
+        self.lacking = ""
         self.checkpoint_is_read()
         self.loop_goes_round()
         onward = {
@@ -288,7 +305,15 @@ class World:
         if self.waiting and kind in RAISES:
             return
         to = self.random.choice((None, "previous", "start", *(phase.name for phase in self.plan.phases)))
-        self.apply(RolloutEvent(kind, resume=self.random.random() < 0.5, to=to, detected=self.mono))
+        forced = self.random.random() < 0.2
+        resume = self.random.random() < 0.5
+        was, taken = self.apply(RolloutEvent(kind, resume=resume, to=to, detected=self.mono, forced=forced))
+        if self.lacking and not taken:
+            # The data holds increases alone: what is refused would go up, or is refused with it as well.
+            _, effects = step(self.plan, was, RolloutEvent(kind, resume=resume, to=to), self.now())
+            held = not any(isinstance(effect, Refuse) for effect in effects)
+            assert not held or kind in RAISES
+            self.met["held"] += held
         if kind in (On.ABORT, On.RESET):
             assert self.word.weight_bp == 0
         if kind in LOWERING:
@@ -343,6 +368,21 @@ class World:
             assert self.word.weight_bp == 0
         elif self.leased():
             self.lease_until = self.mono + LEASE_S
+
+    def the_target_comes_to_lack_something(self) -> None:
+        """Changes are lost, or a compare finds differences; or they are mended."""
+        self.lacking = "" if self.lacking or self.random.random() < 0.3 else "3 changes were lost"
+
+    def it_comes_to_lack_something_at_the_last_moment(self) -> None:
+        """Between the request of an increase and the store's answer."""
+        if self.waiting:
+            return
+        self.apply(
+            RolloutEvent(self.random.choice((On.START, On.PROMOTE, On.RESUME)), forced=self.random.random() < 0.3)
+        )
+        self.store_begins()
+        self.the_target_comes_to_lack_something()
+        self.store_has_written()
 
     def clocks_jump(self) -> None:
         self.mono += self.random.choice((0.1, 3.0, 9.9, 10.0, 400.0))
@@ -452,7 +492,7 @@ def completed_or(condition: bool, s: Rollout) -> bool:
 
 
 LIKELY: dict[Callable[[World], None], int] = {
-    World.all_goes_well: 5,
+    World.all_goes_well: 7,
     World.command: 4,
     World.judged: 2,
     World.workers_have_seen: 2,
@@ -464,6 +504,8 @@ LIKELY: dict[Callable[[World], None], int] = {
     World.checkpoint_is_read: 4,
     World.loop_goes_round: 3,
     World.clocks_jump: 1,
+    World.the_target_comes_to_lack_something: 2,
+    World.it_comes_to_lack_something_at_the_last_moment: 1,
     World.crash: 1,
     World.crash_after_writing: 1,
     World.reboot: 1,
@@ -496,5 +538,5 @@ def test_no_walk_ends_in_an_illegal_state_or_above_the_weight_it_may_have() -> N
     assert {state for state, _ in met} == set(State)
     assert sum(count for (_, pending), count in met.items() if pending) > STEPS / 100
     assert min(read_late.count(True), read_late.count(False)) > STEPS / 1000
-    for what in ("gone", "resumed", "beyond", "split", "renamed"):
+    for what in ("gone", "resumed", "beyond", "split", "renamed", "held", "forced", "called off"):
         assert sum(world.met[what] for world in worlds) > STEPS / 10_000

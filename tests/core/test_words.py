@@ -8,6 +8,7 @@ import pytest
 from msgspec import convert
 from msgspec.structs import replace
 
+from control.data.documents import DataDocument
 from control.judge.document import verdict_document
 from control.lead.documents import Status
 from control.report.wording import (
@@ -16,6 +17,7 @@ from control.report.wording import (
     audit_line,
     changes,
     criteria,
+    data_line,
     headline,
     next_line,
     percent,
@@ -228,3 +230,30 @@ def test_a_reason_is_cut_where_its_parts_end_and_nowhere_else() -> None:
 
 def test_a_rollback_on_command_without_a_reason_has_no_empty_one() -> None:
     assert "(command);" in rollback_line(convert(ROLLBACK | {"trigger": "command", "reason": ""}, Rollback))
+
+
+def known(**changed: Any) -> DataDocument:
+    behind = {"changes": 0, "oldest_s": 0.0}
+    whole = {"complete": False, "copied_at": None, "behind": behind, "lost": 0, "compare": None, "task": None}
+    return convert(whole | changed, DataDocument)
+
+
+def test_what_is_known_of_the_data_is_one_line_with_what_mends_it() -> None:
+    said = data_line(known())
+    assert said == "INCOMPLETE, `phasegate copy` copies it; copied: never; compared: never"
+    task = {"kind": "copy", "done": 1200, "of": 5000, "rate": 500.0, "left_s": 7.6}
+    assert "copy: 1,200 of 5,000 documents, 7.6s left" in data_line(known(task=task))
+    assert "copy: 0 documents" in data_line(known(task=task | {"done": 0, "of": None, "left_s": None}))
+    at = "2026-05-04T03:02:01.000Z"
+    compare = {"at": at, "equal": True, "differences": 0, "documents": 12}
+    equal = known(complete=True, copied_at=at, compare=compare, behind={"changes": 7, "oldest_s": 1.0})
+    assert data_line(equal) == (
+        "the target is not known to lack anything; copied: 2026-05-04 03:02:01 UTC; "
+        "compared: 2026-05-04 03:02:01 UTC, 12 documents, equal; 7 changes on their way"
+    )
+    differing = data_line(known(copied_at=at, compare=compare | {"equal": False, "differences": 3}, lost=2))
+    assert differing.startswith("INCOMPLETE, `phasegate compare --repair` mends it")
+    assert "12 documents, 3 differences" in differing
+    assert "lost: 2 changes" in differing
+    unsettled = data_line(known(copied_at=at, complete=True, compare=compare | {"equal": False}))
+    assert "documents were on their way" in unsettled

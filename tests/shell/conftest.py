@@ -24,6 +24,7 @@ from control.api.auth import Gatekeeper
 from control.checks.check import Check
 from control.lead.clock import SystemClock
 from control.lead.coordinator import Coordinator
+from control.lead.datakeeper import DataSetup
 from control.plan.settings import Settings, parse
 from control.store.sqlite import StoreThread
 from proxy.board import histogram
@@ -117,6 +118,7 @@ DOCUMENT: dict[str, Any] = {
             "lease": "3s",
             "min_samples": 5,
             "max_soak": "300ms",
+            "data": {"gate": False},  # these tests' stores are never copied; tests of the gate switch it on
             "phases": [
                 {"name": name, "weight": weight, "min_soak": "300ms", "rollback_within": within}
                 for name, weight, within in (
@@ -148,6 +150,7 @@ class ControlPlane:
         self.board = board
         self.workers = workers
         self.health: list[Check] = [Check("backend firestore", True, "answers")]
+        self.data: DataSetup | None = None  # of every migration; None: as between arms that are no document stores
         self.store = StoreThread(folder / "control.db")
         self.coordinators: dict[str, Coordinator] = {}
         self.url = ""
@@ -162,7 +165,9 @@ class ControlPlane:
             return self.health[0].ok is not False
 
         self.coordinators = {
-            name: Coordinator(name, i, migration, self.board, self.store, SystemClock(), health, probe)
+            name: Coordinator(
+                name, i, migration, self.board, self.store, SystemClock(), health, probe, data=self.data
+            )
             for i, (name, migration) in enumerate(self.settings.migrations.items())
         }
         for coordinator in self.coordinators.values():
@@ -260,10 +265,13 @@ async def control_plane(
     """Control planes, started; ended with the test."""
     made: list[ControlPlane] = []
 
-    async def make(change: dict[str, Any] | None = None, board: Board | None = None) -> ControlPlane:
+    async def make(
+        change: dict[str, Any] | None = None, board: Board | None = None, data: DataSetup | None = None
+    ) -> ControlPlane:
         settings = settings_of(change)
         board = board or make_board(tuple(settings.migrations))
         plane = ControlPlane(tmp_path, settings, board, Workers(board))
+        plane.data = data
         await plane.start()
         made.append(plane)
         return plane

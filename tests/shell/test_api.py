@@ -53,7 +53,7 @@ def code(found: Any) -> str:
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
 async def test_every_call_but_the_open_ones_needs_credentials(control_plane: Make, endpoint: Any) -> None:
     plane = await control_plane(TOKENS)
-    path = endpoint.path.replace("{name}", "phase6")
+    path = endpoint.path.replace("{name}", "phase6").replace("{task}", "copy-1")
     before = (await plane.call("GET", headers=OPERATOR))[1]["revision"]
     for headers in (None, bearer("wrong"), {"Authorization": "Basic b3A6c2VjcmV0"}, {"Authorization": "Bearer"}):
         status, found = await plane.call(endpoint.method.upper(), path, headers=headers)
@@ -531,7 +531,7 @@ def test_every_reference_of_the_document_leads_somewhere_and_nothing_is_left_ove
 def test_every_message_of_a_webhook_is_described_by_its_event() -> None:
     assert list(DOCUMENT["webhooks"]) == [
         *("phase_change", "rollback", "rollback_complete"),
-        *("approval_needed", "held", "lease_lost"),
+        *("approval_needed", "held", "lease_lost", "data_differs"),
     ]
     for kind in MESSAGES:
         schema = SCHEMAS[kind.__name__]

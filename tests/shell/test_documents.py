@@ -26,6 +26,8 @@ from backends.errors import FaultKind
 from control.api.app import Api
 from control.api.auth import Gatekeeper
 from control.checks.check import Check
+from control.data import differences
+from control.data.messages import TaskCost, TaskProgress
 from control.figures.counts import Machine
 from control.lead.coordinator import Coordinator
 from control.lead.webhooks import Webhooks
@@ -36,6 +38,7 @@ from proxy.board import histogram
 from proxy.board import layout as cells_of
 from proxy.board.board import Board
 from tests.support.patience import WITHIN_S
+from tests.support.played_task import PlayedData
 
 Json = dict[str, Any]
 GOLDEN: Final = Path(__file__).parent / "golden" / "documents.json"
@@ -47,6 +50,12 @@ CHANGE: Final = {
             for name, role in (("ci", "operator"), ("wall", "viewer"))
         ]
     },
+}
+# What is another at each run.
+SHAPES: Final = {
+    "[0-9a-f]{64}": "a hash",
+    "(copy|compare|repair)-[0-9a-f]{12}": "a task",
+    "[0-9]+-[0-9]+-[0-9]+": "a cursor",
 }
 READS: Final = ("/audit", "/audit/verify", "/metrics", "/history", "/report", "/api/migration")
 
@@ -82,14 +91,24 @@ class Played:
         async def probe() -> bool:
             return True
 
-        self.board = board
+        self.board, self.folder = board, folder
         self.clock = HandClock()
         self.held = 0  # requests of an older generation that the target has open
         self.store = StoreThread(folder / "control.db")
         self.hooks = Webhooks({"phase6": [Webhook(hook)]}, folder)
         migration = settings.migrations["phase6"]
+        self.data = PlayedData(every_s=0.0)
         self.coordinator = Coordinator(
-            "phase6", 0, migration, board, self.store, self.clock, health, probe, notify=self.hooks.notify
+            "phase6",
+            0,
+            migration,
+            board,
+            self.store,
+            self.clock,
+            health,
+            probe,
+            notify=self.hooks.notify,
+            data=self.data.setup(),
         )
         gatekeeper = Gatekeeper(settings.control, lambda: self.clock.mono, None)
         self.api = Api(settings, {"phase6": self.coordinator}, self.store, gatekeeper, board, health)
@@ -178,7 +197,8 @@ async def played(
     inbox = web.Application()
     inbox.router.add_post("/", receive)
     async with TestServer(inbox) as receiving:
-        made = Played(make_board(), settings_of(CHANGE), tmp_path, str(receiving.make_url("/")))
+        settings = settings_of(CHANGE | {"proxy": {"run_dir": str(tmp_path)}})
+        made = Played(make_board(), settings, tmp_path, str(receiving.make_url("/")))
         made.work()
         await made.coordinator.recover()
         saver = asyncio.create_task(made.coordinator.outbox.run())
@@ -209,6 +229,7 @@ async def documents(played: Played, posted: list[Json]) -> Json:
     stream = await played.http.get("/api/migration/phase6/events", headers={"Authorization": "Bearer ci"})
     await look("idle", "/report", "/history")
     seen["dry run"] = await played.ask("POST", "", {"action": "start", "dry_run": True})
+    seen |= await copied(played)
     await act("start", reason="a test")
     await played.soak(4, source=95, target=5)
     await look("running", "/report")
@@ -231,6 +252,7 @@ async def documents(played: Played, posted: list[Json]) -> Json:
     for _ in range(5):
         await played.ask("POST", "", {"action": "advance", "force": True, "reason": "a test"})
         await played.soak(2, source=3, target=30)
+    seen |= await differing(played)
     await look("completed", "/report")
     await act("abort", reason="a test")
     await look("aborted")
@@ -242,11 +264,51 @@ async def documents(played: Played, posted: list[Json]) -> Json:
     seen["process"] = [await played.ask("GET", path) for path in ("/healthz", "/readyz")]
     seen["refusals"] = await refusals(played)
     async with asyncio.timeout(WITHIN_S):
-        while len(posted) < 12:
+        while len(posted) < 13:
             await asyncio.sleep(0.01)
     seen["webhooks"] = posted
     seen["events"] = await events(stream)
     return seen
+
+
+async def copied(played: Played) -> Json:
+    """What holds before the source was copied, and the copy."""
+    seen = {"held by the data": await played.ask("POST", "", {"action": "start"})}
+    seen["copy"] = await played.ask("POST", "/data", {"action": "copy", "collections": ["scans"]})
+    played.data.runner.cost = TaskCost(24, 12, 0.5)
+    played.data.runner.progress = TaskProgress(4, 12, 500.0, 0.016, "scans")
+    seen["busy"] = await played.ask("POST", "/data", {"action": "compare"})
+    seen["copying /data"] = await played.ask("GET", "/data")
+    task = f"/data/tasks/{seen['copy']['document']['task']}"
+    seen["copying /data/tasks"] = await played.ask("GET", task)
+    seen["stop"] = await played.ask("POST", "/data", {"action": "stop"})
+    played.data.failed("stopped")
+    seen["stopped /data/tasks"] = await played.ask("GET", task)
+    again = await played.ask("POST", "/data", {"action": "copy"})
+    played.data.copied()
+    seen["copied /data"] = await played.ask("GET", "/data")
+    seen["copied /data/tasks"] = await played.ask("GET", f"/data/tasks/{again['document']['task']}")
+    return seen
+
+
+async def differing(played: Played) -> Json:
+    """Changes are lost, and a compare finds differences."""
+    played.data.lose(3)
+    played.data.gauges = played.data.gauges._replace(pending=7, oldest_s=1.5)
+    begun = await played.ask("POST", "/data", {"action": "compare", "values": True})
+    played.data.compared(2)
+    entries: list[Json] = [
+        {"path": "scans/a/results/b", "kind": "missing_on_target", "fields": []},
+        {"path": "scans/b", "kind": "different", "fields": ["n"], "source": {"n": 1}, "target": {"n": 2.5}},
+    ]
+    listed = differences.path_of(played.folder, "phase6")
+    listed.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    return {
+        "differing /data": await played.ask("GET", "/data"),
+        "differing /data/tasks": await played.ask("GET", f"/data/tasks/{begun['document']['task']}"),
+        "differences": await played.ask("GET", "/data/differences?limit=1"),
+        "all differences": await played.ask("GET", "/data/differences"),
+    }
 
 
 async def sessions(played: Played) -> list[Json]:
@@ -271,6 +333,10 @@ async def refusals(played: Played) -> Json:
         "no such method": await played.ask("PUT", ""),
         "limit": await played.ask("GET", "/audit?limit=0"),
         "cursor": await played.ask("GET", "/audit?cursor=-1"),
+        "data": await played.ask("POST", "/data", {"action": "repair", "delete": True, "sample": 5}),
+        "task": await played.ask("GET", "/data/tasks/copy-1"),
+        "differences": await played.ask("GET", "/data/differences?cursor=1"),
+        "replaced differences": await played.ask("GET", "/data/differences?cursor=1-1-1"),
         "step": await played.ask("GET", "/history?step=2"),
         "step that is no number": await played.ask("GET", "/history?step=x"),
         "reason": await played.ask("DELETE", f"?reason={'x' * 501}"),
@@ -304,8 +370,9 @@ def held(value: Any) -> Any:
         return {name: "a time" if name == "at" and "event" in value else held(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [held(inner) for inner in value]
-    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
-        return "a hash"
+    for shape, name in SHAPES.items():
+        if isinstance(value, str) and re.fullmatch(shape, value):
+            return name
     return "some prose" if isinstance(value, str) and " " in value else value
 
 

@@ -11,18 +11,20 @@ from typing import Any
 import aiohttp
 import pytest
 
+from backends.kinds.mock.memory import MemoryStore
 from control.serve import lead
 from proxy.board.board import Board
 from tests.support.patience import WITHIN_S
 
 
-class SlowArm:
+class SlowArm(MemoryStore):
     """An arm whose credentials take their time, and its own store."""
 
     kind = "firestore"
-    deadline_s = 1.0
+    deadline_s = WITHIN_S
 
     def __init__(self) -> None:
+        super().__init__()
         self.store = self
         self.opened = asyncio.Event()
         self.asked_while_closed = False

@@ -210,6 +210,19 @@ MISTAKES = [
     ),
     (LEGACY, f'{LEGACY}\nhealth = "healthz"', 'backends.legacy.health: expected a path such as "/healthz"'),
     (LEGACY, f'{LEGACY}\nhealth = "/a b"', 'backends.legacy.health: expected a path such as "/healthz"'),
+    ('lease = "10s"', "data = { gates = true }", "migrations.phase6.data.gates: unknown key; did you mean 'gate'?"),
+    ('lease = "10s"', 'data = { gate = "yes" }', "migrations.phase6.data.gate: expected true or false"),
+    (
+        'lease = "10s"',
+        'data = { compare_every = "never" }',
+        "migrations.phase6.data.compare_every: expected a duration",
+    ),
+    (
+        'lease = "10s"',
+        'data = { compare_every = "10ms" }',
+        'migrations.phase6.data.compare_every: expected "0" (never) or at least 1s, found 10ms',
+    ),
+    ('lease = "10s"', "data = { rate = 0 }", "migrations.phase6.data.rate: expected a whole number at least 1"),
     (APP, 'origin = "https://a"\ntls = { certificate = "c.pem" }', "app.tls.key: missing; expected the file"),
 ]
 
@@ -229,6 +242,14 @@ def test_a_window_keeps_its_zone_on_the_way_to_control(read: Callable[[str], Set
     settings = read(DOCUMENTED.replace('lease = "10s"', zone, 1))
     (window,) = decode(encode(settings)).migrations["phase6"].windows
     assert window.tz == "Europe/Paris"
+
+
+def test_the_data_has_a_gate_and_is_compared_unless_that_is_switched_off(read: Callable[[str], Settings]) -> None:
+    data = read(DOCUMENTED).migrations["phase6"].data
+    assert (data.gate, data.compare_every_s, data.rate) == (True, 600.0, 500)
+    off = 'lease = "10s"\ndata = { gate = false, compare_every = "0", rate = 50 }'
+    data = read(DOCUMENTED.replace('lease = "10s"', off)).migrations["phase6"].data
+    assert (data.gate, data.compare_every_s, data.rate) == (False, 0.0, 50)
 
 
 def test_many_mistakes_are_told_at_once(read: Callable[[str], Settings]) -> None:

@@ -167,11 +167,14 @@ def test_one_migration_does_not_continue_two(store: Store, saved: Callable[..., 
     assert 'migrations.store.was: "shop" is paused at 50 %, and "store" is paused at 50 % itself' in refusal
 
 
-def test_the_mocks_documents_go_with_the_name_and_nothing_else_does(tmp_path: Path) -> None:
+def test_the_mocks_documents_and_the_tasks_files_go_with_the_name_and_nothing_else_does(tmp_path: Path) -> None:
     names = (
         "control.mock.journal",
         "control.mock.journal.0",
         "control.target.mock.journal",
+        "control.copy.json",
+        "control.compare.again",
+        "control.differences.jsonl",
         "control.db",
         "controls.mock.journal",
     )
@@ -181,10 +184,28 @@ def test_the_mocks_documents_go_with_the_name_and_nothing_else_does(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "control.db",
         "controls.mock.journal",
+        "store.compare.again",
+        "store.copy.json",
+        "store.differences.jsonl",
         "store.mock.journal",
         "store.mock.journal.0",
         "store.target.mock.journal",
     ]
+
+
+def test_changes_that_wait_go_with_the_name_and_those_of_one_that_is_given_up_are_removed(tmp_path: Path) -> None:
+    for name in ("control", "gone", "other"):
+        (tmp_path / f"{name}.changes").mkdir()
+        (tmp_path / f"{name}.changes" / "to_target.1").write_text(name)
+    configured = settings("store", "other", store="control", abandon=("gone", "../elsewhere"))
+    elsewhere = tmp_path.parent / "elsewhere.changes"
+    elsewhere.mkdir()
+    for _ in range(2):
+        ConfiguredSuccession(configured, tmp_path / "none.db").take_over()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.changes", "store.changes"]
+    assert (tmp_path / "store.changes" / "to_target.1").read_text() == "control"
+    assert elsewhere.exists()
+    elsewhere.rmdir()
 
 
 def test_the_words_that_a_checkpoint_may_have_on_the_board(store: Store, saved: Callable[..., None]) -> None:

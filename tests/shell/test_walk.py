@@ -50,7 +50,7 @@ async def test_the_status_is_the_documented_one(control_plane: Make) -> None:
     assert status.pop("message"), "where it is now, in the answer to a rollback alone"
     assert set(status) == {
         *("migration", "state", "revision", "weight", "phase", "phases", "verdict", "arms"),
-        *("last_rollback", "checkpoint", "workers", "waits", "opens"),
+        *("last_rollback", "checkpoint", "workers", "waits", "opens", "data"),
     }
     figures = {"backend", "requests", "errors", "error_rate", "p50_ms", "p95_ms", "p99_ms", "inflight"}
     assert set(status["arms"]) == {"source", "target"}

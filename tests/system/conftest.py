@@ -50,6 +50,9 @@ target = "{target}"
 phases = [
 {phases}
 ]
+# Both sides are seeded and never copied; a test that is about the data switches the gate on.
+[migrations.phase6.data]
+gate = {gate}
 # However busy the machine: these tests are not about its speed.
 [migrations.phase6.thresholds]
 p95_ms = 8000
@@ -197,6 +200,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
         origin: str = "",
         target: str = "firestore",
         settings: str = "",
+        gate: bool = False,
         **migration: Any,
     ) -> Path:
         if not origin:
@@ -215,6 +219,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
                 target=target,
                 settings=settings or f'project = "{project}"\ndeadline = "10s"',
                 phases=rows,
+                gate=json.dumps(gate),
                 more=more,
                 sha256=hashlib.sha256(TOKEN.encode()).hexdigest(),
                 viewer=hashlib.sha256(VIEWER.encode()).hexdigest(),

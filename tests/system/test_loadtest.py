@@ -15,9 +15,9 @@ PHASES = [("initial", 5, "10m"), ("half", 50, "10m"), ("complete", 100, "10m")]
 
 
 def load(running: Any, *more: str) -> subprocess.CompletedProcess[str]:
-    """``phasegate loadtest`` against it."""
+    """``phasegate loadtest`` against it, with three times as many requests as a judgement needs."""
     host = ("--host", f"http://{running.listen}")
-    return module(running, "control.cli", "loadtest", *host, "--users", "40", "--run-time", "10s", *more)
+    return module(running, "control.cli", "loadtest", *host, "--users", "60", "--run-time", "15s", *more)
 
 
 def module(running: Any, name: str, *more: str) -> subprocess.CompletedProcess[str]:

@@ -139,14 +139,15 @@ def test_every_package_logs_as_json_with_its_fields_and_nothing_else_is_written(
     assert [line["event"] for line in crash] == ["stray_output"]
     ends = [line.get("code") for line in log.lines()]
     assert log.lines().index(crash[0]) < ends.index(-signal.SIGSEGV), "its last words come before its end"
-    # The end: what could not be handed on is named.
+    # The end: what could not be handed on waits for the next start.
     assert put(proxy, "/api/dashboard/metrics", {"metrics": {"a": 2}}) == 200
     serving.send_signal(signal.SIGTERM)
     assert serving.wait(60) == 0
-    assert log.has("worker-", "change_not_mirrored", cause="ended", backend="firestore", documents="dashboard")()
+    assert log.has("worker-", "changes_left", backend="firestore")()
+    assert not log.has("worker-", "change_not_mirrored")()
     assert log.has("supervisor", "stopping", signal="SIGTERM")()
     packages = {line["event"] for line in lines((tmp_path / "logs" / "phasegate.log").read_text())}
-    assert {"listening", "worker_left", "recovered", "change_not_mirrored", "library_message"} <= packages
+    assert {"listening", "worker_left", "recovered", "changes_left", "library_message"} <= packages
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ target = "other"
 routes = [{routes}]
 lease = "38s"
 min_samples = 1000000
+data = {{ gate = false }}
 phases = [
   {{ name = "first", weight = 5, rollback_within = "5s" }},
   {{ name = "second", weight = 25, rollback_within = "5s" }},

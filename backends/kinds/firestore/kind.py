@@ -75,6 +75,12 @@ def mistakes(backend: Firestore) -> Iterator[tuple[str, str]]:
         )
 
 
+def place(backend: Firestore) -> str:
+    """Which documents it has: another project or database has others, and so has another prefix."""
+    prefix = f", prefix {backend.prefix}" if backend.prefix else ""
+    return f"project {backend.project}, database {backend.database}{prefix}"
+
+
 def mend(backend: Firestore) -> str:
     """What to do when its health check fails."""
     if any(environment()):
