@@ -109,4 +109,4 @@ def indexes(config: str, backend: str | None) -> None:
     click.echo(run(read_settings(config), backend), nl=False)
 
 
-COMMANDS: Final = (init, token, check, seed, indexes)
+COMMANDS: Final = (init, token, check, indexes, seed)
