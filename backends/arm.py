@@ -30,8 +30,9 @@ GAUGES: Final = (
     "view_age_ms",
     "mirror_pending",
     "writes_not_logged",  # refused, because the change log could not be written
+    "foreign_documents",
 )
-LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending"})
+LEVELS: Final = frozenset({"breaker_state", "view_age_ms", "mirror_pending", "foreign_documents"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
     docs/architecture.md    between its marks: the code map from the modules' docstrings, and the states of the
                             rollout and of a client's connection from their tables of transitions
     docs/judge.md           between its marks: the judge's rules, from their table
+    docs/firestore.indexes.json  the indexes of Firestore, from the adapters' queries
 
 ``python -m control.reference`` writes them; ``documents`` returns them, for the test that they are current.
 """
@@ -28,8 +29,10 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
+from backends.adapters.registry import asks, unindexed
 from backends.backend import Backend
 from backends.durations import Duration
+from backends.kinds.firestore.indexes import index_file
 from backends.kinds.registry import KINDS
 from control.judge.rules import RULES, Requests, percent
 from control.plan import gates, phases, settings
@@ -209,6 +212,7 @@ def documents() -> dict[Path, str]:
         docs / "configuration.md": "\n".join(configuration()),
         docs / "architecture.md": _written(docs / "architecture.md", architecture),
         docs / "judge.md": _written(docs / "judge.md", {"rules": _rules()}),
+        docs / "firestore.indexes.json": index_file(asks(), unindexed()),
     }
 
 

@@ -135,6 +135,7 @@ async def lead(
             clock,
             arms.health_of(migration),
             arms.probe_of(migration),
+            diagnose=arms.diagnosis_of(migration),
             kinds=(settings.backends[migration.source].kind, settings.backends[migration.target].kind),
             notify=webhooks.notify,
             split=splitkey.new_run(secret, name),

@@ -33,6 +33,7 @@ from backends.adapters.requests import Parameter
 from backends.documents.changes import Change, Join, Newer, StateRule, kind_problem
 from backends.documents.patterns import is_pattern
 from backends.documents.port import Context, DocumentStore, Query
+from backends.documents.shape import Ask
 from backends.operations import Call, Kind, Operation
 
 # The first argument is the instance. A write returns ``Written``, every other kind an ``Answer``.
@@ -117,6 +118,11 @@ class Adapter:
     serves: tuple[Spec, ...]
     collections: tuple[str, ...]  # top-level collections; all its documents are in or below them
     views: tuple[Query, ...] = ()  # queries that a store keeps live, to answer the most frequent requests
+    # Every query that its handlers may make, one of each shape. `phasegate check` makes each of them once, and the
+    # file of indexes follows from them.
+    asks: tuple[Ask, ...] = ()
+    # Fields that no query needs and that may hold many values, as (collection, field): not to be indexed.
+    unindexed: tuple[tuple[str, str], ...] = ()
     made_up: Callable[[random.Random], Iterator[MadeUp]] | None = None  # the data of a mock without fixtures
     times: frozenset[str] = frozenset()  # fields of fixtures that hold times, beside ``at`` and ``…_at``
     # By collection: whether the first state of a document is newer than the second, and so replaces it.
@@ -191,6 +197,12 @@ def _problems(adapter: Adapter) -> Iterator[str]:
     for pattern in adapter.counted:
         if pattern not in adapter.scans:
             yield f"counted: {pattern} is not one of its patterns"
+    for place in (
+        *(ask.query.collection for ask in adapter.asks),
+        *(collection for collection, _ in adapter.unindexed),
+    ):
+        if place.split("/")[0] not in adapter.collections:
+            yield f"asks, unindexed: {place} is not in one of its collections"
     for name, rules in (("newer", adapter.newer), ("joins", adapter.joins)):
         for collection in rules:
             if collection not in adapter.collections:

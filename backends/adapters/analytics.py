@@ -25,6 +25,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.fitting import needing, query_fitting
 from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_cursor
 from backends.adapters.replies import Written, refused, reply, rest_for
 from backends.adapters.requests import read_body
@@ -46,6 +47,7 @@ from backends.documents.port import (
     merge,
 )
 from backends.documents.semantics import check
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call
 
 EVENTS: Final = "analytics_events"
@@ -76,6 +78,10 @@ GRAINS: Final = (
     Grain("analytics_days", timedelta(days=1), (timedelta(days=7), timedelta(days=30), timedelta(days=90))),
 )
 WIDEST: Final = GRAINS[-1].reaches[-1]
+
+MISFIT_EVENT: Final = needing({"id": (str,), "type": (str,), "at": (datetime,)})
+MISFIT_TOTALS: Final = needing({"events": (int,), "newest_us": (int,), "types": (dict,)})
+MISFIT_BUCKET: Final = needing({"start": (datetime,), "items": (dict,)})
 
 RECENT: Final = Limit(20, 100)
 RANKED: Final = Limit(10, 100)
@@ -339,7 +345,7 @@ class Analytics:
         mine = (Filter("user", "==", user),)
         query = Query(EVENTS, mine, "at", True, limit + 1, moment_cursor(call))
         min_age = 0.0 if query.start_after is None else USER_AGE_S  # a session finds its own events on the first page
-        recent = await self._store.query(query, ctx, max_age=USER_AGE_S, min_age=min_age)
+        recent = await query_fitting(self._store, query, MISFIT_EVENT, ctx, max_age=USER_AGE_S, min_age=min_age)
         total = await self._store.count(Query(EVENTS, mine), ctx, max_age=USER_AGE_S, min_age=min_age)
         cursor = moment_after(recent[limit - 1], "at") if len(recent) > limit else None
         return reply(
@@ -357,7 +363,7 @@ class Analytics:
         events = 0
         newest: list[int] = []
         types: Counter[str] = Counter()
-        for shard in await self._store.query(Query(TOTALS), ctx, max_age=TOTALS_AGE_S):
+        for shard in await query_fitting(self._store, Query(TOTALS), _misfit_totals, ctx, max_age=TOTALS_AGE_S):
             events += _number(shard.fields["events"])
             newest.append(_number(shard.fields["newest_us"]))
             types.update(_numbers(shard.fields["types"]))
@@ -382,7 +388,10 @@ class Analytics:
             grain.collection, (Filter("start", ">=", first), Filter("start", "<", newest + grain.size)), "start"
         )
         items: Counter[str] = Counter()
-        for bucket in await self._store.query(query, ctx, max_age=TRENDING_AGE_S, min_age=TRENDING_AGE_S):
+        buckets = await query_fitting(
+            self._store, query, _misfit_bucket, ctx, max_age=TRENDING_AGE_S, min_age=TRENDING_AGE_S
+        )
+        for bucket in buckets:
             start = bucket.fields["start"]
             assert isinstance(start, datetime)
             if since <= start <= now:  # a fixture's bucket may start anywhere
@@ -403,6 +412,20 @@ class Analytics:
 
 def _bucket_start(grain: Grain, at: datetime) -> datetime:
     return EPOCH + (at - EPOCH) // grain.size * grain.size
+
+
+def _misfit_totals(fields: Fields) -> str | None:
+    return MISFIT_TOTALS(fields) or _uncountable("types", fields)
+
+
+def _misfit_bucket(fields: Fields) -> str | None:
+    return MISFIT_BUCKET(fields) or _uncountable("items", fields)
+
+
+def _uncountable(name: str, fields: Fields) -> str | None:
+    return (
+        None if all(type(count) is int for count in _numbers(fields[name]).values()) else f"{name}: expected counts"
+    )
 
 
 def _shown(document: Document) -> dict[str, object]:
@@ -439,6 +462,8 @@ def events(dice: random.Random) -> Iterator[MadeUp]:
     yield made_up(dice, Analytics.ingest, ANCHOR, batch)
 
 
+_OF_A_USER: Final = (Filter("user", "==", ""),)  # nobody's name
+
 ADAPTER: Final = Adapter(
     name="analytics",
     handlers=Analytics,
@@ -461,6 +486,17 @@ ADAPTER: Final = Adapter(
     collections=(EVENTS, TOTALS, *(grain.collection for grain in GRAINS)),
     changes=(Ingest,),
     views=(Query(TOTALS),),
+    asks=(
+        Ask(Query(EVENTS, _OF_A_USER, "at", True)),
+        Ask(Query(EVENTS, _OF_A_USER), counted=True),
+        Ask(Query(TOTALS)),
+        *(Ask(Query(grain.collection, (Filter("start", ">=", EPOCH),), "start")) for grain in GRAINS),
+    ),
+    unindexed=(
+        (EVENTS, "properties"),
+        (TOTALS, "types"),
+        *((grain.collection, "items") for grain in GRAINS),
+    ),
     made_up=events,
     times=frozenset({"start"}),  # of a bucket
     counted={TOTALS: ("events", "newest_us", "types"), **{grain.collection: ("items",) for grain in GRAINS}},

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.fitting import needing, query_fitting
 from backends.adapters.pages import MOMENT_CURSOR, Limit, moment_after, moment_cursor
 from backends.adapters.replies import Written, refused, reply
 from backends.adapters.requests import Moment, read_body
@@ -22,9 +23,11 @@ from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
 from backends.documents.changes import Put, write
 from backends.documents.port import Context, Document, DocumentStore, Fields, Filter, Query, put
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call, error_answer
 
 COLLECTION: Final = "dashboard_snapshots"
+MISFIT: Final = needing({"published_at": (datetime,), "metrics": (dict,)})
 NEWEST: Final = Query(COLLECTION, order="published_at", descending=True, limit=1)
 NEWEST_AGE_S: Final = 1.0  # how old the current snapshot may be where no live view has it
 HISTORY_AGE_S: Final = 2.0  # how old a page of history may be
@@ -76,7 +79,7 @@ class Dashboard:
         self._store = store
 
     async def _newest(self, ctx: Context) -> Document | None:
-        newest = await self._store.query(NEWEST, ctx, max_age=NEWEST_AGE_S)
+        newest = await query_fitting(self._store, NEWEST, MISFIT, ctx, max_age=NEWEST_AGE_S)
         return newest[0] if newest else None
 
     async def current(self, call: Call, ctx: Context) -> Answer:
@@ -98,8 +101,10 @@ class Dashboard:
         # snapshot, which is not history. The current one is read after the page: a snapshot published in between is
         # then missing from the page. In the other order it would be listed as history.
         place = moment_cursor(call)
-        page = await self._store.query(
+        page = await query_fitting(
+            self._store,
             Query(COLLECTION, tuple(bounds), "published_at", True, limit + 2, place),
+            MISFIT,
             ctx,
             max_age=HISTORY_AGE_S,
             min_age=0.0 if place is None else HISTORY_AGE_S,
@@ -161,5 +166,7 @@ ADAPTER: Final = Adapter(
     ),
     collections=(COLLECTION,),
     views=(Query(COLLECTION, order="published_at", descending=True, limit=100),),
+    asks=(Ask(NEWEST),),
+    unindexed=((COLLECTION, "metrics"),),
     made_up=snapshots,
 )

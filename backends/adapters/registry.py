@@ -17,6 +17,7 @@ from backends.adapters.dashboard import ADAPTER as DASHBOARD
 from backends.adapters.scans import ADAPTER as SCANS
 from backends.documents import changes
 from backends.documents.port import Context, DocumentStore, Query
+from backends.documents.shape import Ask
 from backends.operations import Call, Operation
 
 BUILT_IN: Final = (DASHBOARD, SCANS, ANALYTICS)
@@ -65,6 +66,22 @@ def specs() -> dict[str, Spec]:
 def views() -> tuple[Query, ...]:
     """What a store keeps live."""
     return tuple(view for adapter in _table for view in adapter.views)
+
+
+def asks() -> tuple[Ask, ...]:
+    """Every read that a handler or a view may make, one of each shape."""
+    made = [ask for adapter in _table for ask in (*adapter.asks, *map(Ask, adapter.views))]
+    return tuple({ask.shape: ask for ask in reversed(made)}.values())[::-1]
+
+
+def unindexed() -> tuple[tuple[str, str], ...]:
+    """Every field that is not to be indexed, as (collection, field)."""
+    return tuple(each for adapter in _table for each in adapter.unindexed)
+
+
+def undeclared() -> tuple[str, ...]:
+    """The names of adapters that read documents and do not say by which queries."""
+    return tuple(adapter.name for adapter in _table if not adapter.asks)
 
 
 def handlers(store: DocumentStore) -> dict[str, Callable[[Call, Context], Coroutine[Any, Any, Any]]]:

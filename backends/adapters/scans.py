@@ -29,8 +29,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from backends.adapters.adapter import ANCHOR, Adapter, Example, MadeUp, Spec, made_up
+from backends.adapters.fitting import get_fitting, needing, query_fitting
 from backends.adapters.pages import MOMENT_CURSOR, Cursor, Limit, invalid_cursor, moment_after, moment_cursor
-from backends.adapters.replies import Written, refused, reply
+from backends.adapters.replies import OperationRefused, Written, refused, reply
 from backends.adapters.requests import Choice, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
@@ -51,6 +52,7 @@ from backends.documents.port import (
     merge,
 )
 from backends.documents.semantics import valid_id
+from backends.documents.shape import Ask
 from backends.operations import Answer, Call
 
 COLLECTION: Final = "scans"
@@ -93,6 +95,9 @@ _STATE: Final = (
     *("root", "name", "status", "progress", "message", "created_at", "updated_at"),
     *("revision", "change", "edits"),
 )
+MISFIT_BATCH: Final = needing({"files": (list,)})
+MISFIT_GROUP: Final = needing({"hash": (str,), "size": (int,), "copies": (int,), "wasted": (int,)})
+_WASTEFUL: Final = (Filter("wasted", ">", 0),)
 _EDITED: Final = ("status", "message")  # the fields of which ``edits`` says when they were changed, and by which call
 PATIENCE_S: Final = 0.25  # of its deadline that an update leaves unused: when less is left, it gives up the race
 PAUSE_S: Final = 0.05  # the longest pause before an update is tried again
@@ -195,11 +200,29 @@ def shown(document: Document) -> dict[str, object]:
     }
 
 
+_MISFIT_STATE: Final = needing(
+    {
+        **dict.fromkeys(("root", "name", "message"), (str,)),
+        **dict.fromkeys(("created_at", "updated_at"), (datetime,)),
+        "progress": (float, int),
+    }
+)
+
+
+def misfit(fields: Fields) -> str | None:
+    """Why a document of ``scans`` is no job; None where it is one."""
+    status = fields.get("status")
+    if not isinstance(status, str) or status not in MAY_FOLLOW:
+        return f"status: expected one of {', '.join(STATUSES)}, found {str(status)[:40] if status else 'nothing'}"
+    return _MISFIT_STATE(fields)
+
+
 def joined(one: Fields, other: Fields) -> Fields:
-    """The state of a job that two states of it make together; each has the fields of ``_STATE``, or none of them."""
-    # A document that only counters have been added to has no state yet.
-    if "status" not in one or "status" not in other:
-        return other if "status" in other else one
+    """The state of a job that two states of it make together. What is no job, or only counters, adds nothing."""
+    if misfit(one) is not None:
+        return other
+    if misfit(other) is not None:
+        return one
     if "edits" not in one and "edits" not in other:
         return max((one, other), key=_age)  # jobs of version 0.1, whose fields have no times of their own
     state = max((one, other), key=_changed)
@@ -227,15 +250,19 @@ def _age(fields: Fields) -> tuple[Any, ...]:
 
 
 def _changed(fields: Fields) -> list[Value]:
-    """When the job was last changed, and by which call."""
-    return [fields["updated_at"], fields["change"]]
+    """When the job was last changed, and by which call; a job from a fixture may not say by which."""
+    change = fields.get("change")
+    return [fields["updated_at"], change if isinstance(change, str) else ""]
 
 
 def _edit(fields: Fields, name: str) -> list[Any]:
     """When a field was last changed, and by which call. A job of version 0.1 only says when it was changed at all."""
     edits = fields.get("edits")
-    edit = edits.get(name) if isinstance(edits, dict) else None
-    return edit if isinstance(edit, list) else _changed(fields)
+    match edits.get(name) if isinstance(edits, dict) else None:
+        case [datetime(), str()] as edit:
+            return edit
+        case _:
+            return _changed(fields)
 
 
 def _progress_edits(fields: Fields) -> int:
@@ -253,9 +280,9 @@ def _progress_rank(fields: Fields) -> tuple[Any, ...]:
 
 
 def _revision(fields: Fields) -> int:
-    revision = fields["revision"]
-    assert isinstance(revision, int)
-    return revision
+    """How often a job was changed; 0 for one from a fixture that does not say."""
+    revision = fields.get("revision")
+    return revision if isinstance(revision, int) else 0
 
 
 class Scans:
@@ -267,9 +294,10 @@ class Scans:
 
     async def _find(self, call: Call, ctx: Context) -> Document:
         scan_id = call.params["id"]
-        scan = await self._store.get(f"{COLLECTION}/{scan_id}", ctx) if valid_id(scan_id) else None
-        if scan is None or "status" not in scan.fields:
-            raise refused(404, "not_found", f"there is no scan {scan_id[:80]!r}")
+        path = f"{COLLECTION}/{scan_id}"
+        scan = await get_fitting(self._store, path, misfit, ctx) if valid_id(scan_id) else None
+        if scan is None:
+            raise _unknown(scan_id)
         return scan
 
     async def create(self, call: Call, ctx: Context) -> Written:
@@ -307,7 +335,7 @@ class Scans:
         query = Query(COLLECTION, where, "created_at", True, limit + 1, place)
         # A session finds its own writes on the first page.
         min_age = 0.0 if place is None else LIST_AGE_S
-        scans = await self._store.query(query, ctx, max_age=LIST_AGE_S, min_age=min_age)
+        scans = await query_fitting(self._store, query, misfit, ctx, max_age=LIST_AGE_S, min_age=min_age)
         cursor = moment_after(scans[limit - 1], "created_at") if len(scans) > limit else None
         return reply(200, {"scans": [shown(scan) for scan in scans[:limit]], "next_cursor": cursor})
 
@@ -348,8 +376,16 @@ class Scans:
         scan = await self._find(call, ctx)
         if scan.fields["status"] in FINISHED:
             raise refused(409, "scan_finished", f"the scan is {scan.fields['status']} and takes no more results")
-        change = All(tuple(_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files))))
-        await write(change, self._store, ctx)
+        batches = (_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files)))
+        # The other side may lack the job: not told of it yet, or it was deleted there. Then it gets the job's state
+        # first. Counters alone would be a document without a status.
+        change = All((_state(scan), *batches))
+        try:
+            await write(change, self._store, ctx)
+        except Rejected as refusal:
+            if refusal.reason is Reason.MISSING:  # it was deleted after it was read
+                raise _unknown(scan.id) from None
+            raise
         return reply(201, {"scan": scan.id, "accepted": len(body.files)}), change
 
     async def results(self, call: Call, ctx: Context) -> Answer:
@@ -362,7 +398,7 @@ class Scans:
         batches: Sequence[Document] = ()
         if cursor is not None:
             batch_id, skip = str(cursor[0]), int(cursor[1])
-            batch = await self._store.get(f"{collection}/{batch_id}", ctx)
+            batch = await get_fitting(self._store, f"{collection}/{batch_id}", MISFIT_BATCH, ctx)
             if batch is None or skip < 0:
                 raise invalid_cursor()
             batches = (batch,)
@@ -386,7 +422,9 @@ class Scans:
             full = len(page) == limit
             query = Query(collection, (), "posted_at", False, 1 if full else batch_limit, place)
             min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
-            batches = await self._store.query(query, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
+            batches = await query_fitting(
+                self._store, query, MISFIT_BATCH, ctx, max_age=RESULTS_AGE_S, min_age=min_age
+            )
             if not batches:
                 return reply(200, {"files": page, "next_cursor": None})
             if full:
@@ -401,11 +439,11 @@ class Scans:
         limit = PAGE.of(call)
         cursor = GROUPS_CURSOR.of(call)
         scan = await self._find(call, ctx)
-        wasteful = Query(f"{scan.path}/groups", (Filter("wasted", ">", 0),), "wasted", True)
+        wasteful = Query(f"{scan.path}/groups", _WASTEFUL, "wasted", True)
         place = None if cursor is None else (cursor[0], str(cursor[1]))
         page = dataclasses.replace(wasteful, limit=limit + 1, start_after=place)
         min_age = 0.0 if cursor is None else RESULTS_AGE_S  # a session finds its own writes on the first page
-        groups = await self._store.query(page, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
+        groups = await query_fitting(self._store, page, MISFIT_GROUP, ctx, max_age=RESULTS_AGE_S, min_age=min_age)
         total = await self._store.count(wasteful, ctx, total="wasted", max_age=RESULTS_AGE_S, min_age=min_age)
         more = None
         if len(groups) > limit:
@@ -436,9 +474,13 @@ class Scans:
         async def look(ctx: Context) -> Scene:
             scan = await self._find(call, ctx)
             finished = scan.fields["status"] in FINISHED
-            return Scene(str(scan.fields["revision"]), "progress", reply(200, shown(scan)).body, finished)
+            return Scene(str(_revision(scan.fields)), "progress", reply(200, shown(scan)).body, finished)
 
         return stream(self._store, COLLECTION, call.params["id"], look, await look(ctx))
+
+
+def _unknown(scan_id: str) -> OperationRefused:
+    return refused(404, "not_found", f"there is no scan {scan_id[:80]!r}")
 
 
 def _stepped(scan: Document, body: Update, call: Call) -> Fields:
@@ -475,7 +517,7 @@ def _stepped(scan: Document, body: Update, call: Call) -> Fields:
 
 def _calls(fields: Fields) -> set[object]:
     """The calls that are known to have changed the job."""
-    return {fields["change"], *(_edit(fields, name)[1] for name in _EDITED)}
+    return {fields.get("change"), *(_edit(fields, name)[1] for name in _EDITED)}
 
 
 def _state(scan: Document) -> Change:
@@ -520,6 +562,7 @@ def _batch(scan: str, files: Sequence[File], now: float, nth: int) -> Once:
             Transform(("files",), "increment", len(files)),
             Transform(("bytes",), "increment", sum(file.size for file in files)),
         ),
+        Precondition(exists=True),  # or the counters alone would make a document that is no job
     )
     # A microsecond apart, so that the portions of one request are read in the order they had in it.
     posted_at = from_unix(now) + timedelta(microseconds=nth)
@@ -595,6 +638,17 @@ ADAPTER: Final = Adapter(
     ),
     collections=(COLLECTION,),
     views=(Query(COLLECTION, order="created_at", descending=True, limit=500),),
+    asks=(
+        Ask(Query(COLLECTION, (), "created_at", True)),
+        Ask(Query(COLLECTION, (Filter("status", "==", STATUSES[0]),), "created_at", True)),
+        Ask(Query(f"{COLLECTION}/*/results", (), "posted_at")),
+        Ask(Query(f"{COLLECTION}/*/groups", _WASTEFUL, "wasted", True)),
+        Ask(Query(f"{COLLECTION}/*/groups", _WASTEFUL, "wasted", True), counted=True, total="wasted"),
+    ),
+    unindexed=(
+        (f"{COLLECTION}/*/results", "files"),
+        *((f"{COLLECTION}/*/groups", field) for field in ("hash", "size", "copies")),
+    ),
     made_up=jobs,
     joins={COLLECTION: joined},
     patterns=(COLLECTION, f"{COLLECTION}/*/results", f"{COLLECTION}/*/groups"),

@@ -128,7 +128,7 @@ class Differences:
         self._unfinished.unlink(missing_ok=True)
 
 
-class Place(msgspec.Struct):
+class CopyPlace(msgspec.Struct):
     """How far a copy is. ``done`` are patterns that were walked to their end, ``at`` the last path done of others."""
 
     done: list[str] = []
@@ -142,11 +142,11 @@ class Progress:
     def __init__(self, path: Path) -> None:
         """``goes_on`` is whether a copy that was interrupted lately goes on; else it begins anew."""
         self._path = path
-        self.place = Place()
+        self.place = CopyPlace()
         self.goes_on = False
         with suppress(OSError, msgspec.DecodeError):
             if time.time() - path.stat().st_mtime < GOES_ON_S:
-                self.place = msgspec.json.decode(path.read_bytes(), type=Place)
+                self.place = msgspec.json.decode(path.read_bytes(), type=CopyPlace)
                 self.goes_on = True
 
     def save(self) -> None:

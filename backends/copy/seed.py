@@ -164,7 +164,7 @@ def refusal(before: Marker | None, fixtures: str, held: str | None, *, written: 
         return (
             f"it is not empty: its collection {collection} holds {held}, for one. Nothing was written, because "
             "`seed` fills empty sides only. `phasegate copy` brings what the source holds now; if these documents "
-            "are another app's, choose another database"
+            "are another app's, set the backend's `prefix`, or choose another database"
         )
     if written:
         return (
@@ -180,9 +180,12 @@ async def first_document(store: DocumentStore, collections: Iterable[str]) -> st
     A document below one that does not exist is not found. Raises ``Fault``.
     """
     for collection in collections:
+        foreign = store.foreign.count
         try:
             for document in await store.query(Query(collection, limit=1), _context()):
                 return document.path
+            if store.foreign.count > foreign:  # all that it holds was left out of the answer
+                return f"{collection}/{_UNREADABLE}"
         except Fault as fault:
             if fault.kind is not FaultKind.CORRUPT:
                 raise

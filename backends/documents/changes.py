@@ -108,7 +108,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         """Drop what was worked out and can be worked out again: it waits with many others."""
 
     async def apply(self, store: DocumentStore, ctx: Context) -> None:
-        """Apply it, unless it is applied already. Raises ``Fault``; ``Rejected`` only where no retry can succeed."""
+        """Apply it, unless it is applied already. Raises ``Fault``; ``Rejected`` only where no retry can succeed, or
+        where a document is missing that it demands."""
         for step in self.steps:
             await _apply(step, store, ctx)
 
@@ -346,6 +347,8 @@ async def _apply(step: Change, store: DocumentStore, ctx: Context) -> None:
             looked = [path for path in step.traces if path not in step.reads]
             if looked:
                 stored.update(zip(looked, await store.get_many(looked, ctx), strict=True))
+            if refusal.reason is Reason.MISSING and not step.reads and step.plan(stored):
+                raise  # it demands a document that is not there
     raise contended(step.documents[0])
 
 

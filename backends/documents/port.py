@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from backends.documents.foreign import Foreign
+from backends.errors import Trouble
+
 if TYPE_CHECKING:
     # bool before int: Firestore has both types, so all code here that looks at a value's type must check bool first.
     Value: TypeAlias = "bool | int | float | str | bytes | datetime | list[Value] | dict[str, Value] | None"
@@ -162,10 +165,11 @@ class Rejected(Exception):  # noqa: N818 - an expected outcome of a conditional 
     ``may_have_applied``: the commit was sent before, and what it meets now may be its own effect.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, trouble: Trouble | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.may_have_applied = False
+        self.trouble = trouble  # what a person has to do, where that is known
 
 
 class Cell:
@@ -246,6 +250,7 @@ class DocumentStore(Protocol):
 
     kind: str
     skipped: Skipped
+    foreign: Foreign  # the documents that were left out of answers
 
     def poll(self) -> None:
         """Bring every ``Cell`` up to date with what other processes of this machine wrote. Cheap."""

@@ -12,6 +12,7 @@ from backends.documents.port import COMMIT_LIMIT, Mutation, Value
 COMMIT_BYTES: Final = 7 * 2**19
 # Of one value as it is sent, beside a name's or a text's own bytes: two tags and two lengths around it, and a time.
 _VALUE_BYTES: Final = 32
+_PREFIX_BYTES: Final = 64  # before the name of each collection of its path; as long as a kind of backend allows
 _WRITE_BYTES: Final = 256  # of one write beside its fields and path: the database's name, masks, preconditions
 
 
@@ -32,7 +33,8 @@ def portions(mutations: Iterable[Mutation]) -> Iterator[list[Mutation]]:
 
 def sent_bytes(mutation: Mutation) -> int:
     """An upper bound of the bytes that a write takes in a request. What is sent is more than what is stored."""
-    size = _WRITE_BYTES + len(mutation.path.encode())
+    collections = mutation.path.count("/") // 2 + 1
+    size = _WRITE_BYTES + len(mutation.path.encode()) + collections * _PREFIX_BYTES
     if mutation.fields is not None:
         size += _sent(mutation.fields)
     for path in (*(mutation.mask or ()), *(transform.field for transform in mutation.transforms)):

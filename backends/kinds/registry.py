@@ -7,7 +7,7 @@ known. Whoever asks for a kind's row does so with ``KINDS[backend.kind]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +18,7 @@ import msgspec
 from backends import durations
 from backends.backend import Backend
 from backends.documents.port import DocumentStore, Mutation, Query
+from backends.documents.shape import Ask
 from backends.kinds.firestore import kind as firestore
 from backends.kinds.firestore.settings import Firestore
 from backends.kinds.http import kind as http
@@ -82,6 +83,11 @@ class Kind:
     place: Callable[[Any], str] | None = None
     # Its Google Cloud project: ID tokens of that project are accepted if the configuration names no other.
     project: Callable[[Any], str] | None = None
+    # The text of a file from which its indexes are made, for these reads and without these fields, as (collection,
+    # field). None: it needs none.
+    index_file: Callable[[Any, Sequence[Ask], Sequence[tuple[str, str]]], str] | None = None
+    # Which of these fields are indexed all the same; its result is None where that cannot be asked. Raises ``Fault``.
+    still_indexed: Callable[[Any, Sequence[tuple[str, str]]], Awaitable[list[str] | None]] | None = None
     # Mistakes in its settings that their types do not catch, as (key, what was expected and found).
     mistakes: Callable[[Any], Iterator[tuple[str, str]]] | None = None
     # What is wrong with the environment variables that it reads: the variable, what was found and what was expected.
@@ -124,7 +130,10 @@ BUILT_IN: Final = (
         seeded=firestore.seeded,
         place=firestore.place,
         project=firestore.project,
+        mistakes=firestore.mistakes,
         environment=firestore.environment,
+        index_file=firestore.index_file,
+        still_indexed=firestore.still_indexed,
         mend=firestore.mend,
         mend_writing=firestore.MEND_WRITING,
     ),

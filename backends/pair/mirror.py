@@ -657,8 +657,8 @@ class Mirror:
         except Rejected as refusal:
             if refusal.reason is Reason.INVALID:
                 self._refuse(left, str(refusal))
-            else:  # the change has no such precondition: the database itself is missing, perhaps for a time
-                self._postpone(left, Fault(FaultKind.INTERNAL, str(refusal)))
+            else:  # a document that a change demands is missing: the change that creates it may be on its way
+                self._postpone(left, Fault(FaultKind.ABORTED, str(refusal)))
         except Exception as error:
             if len(left) == 1:
                 self._tell_copied(left[0], failed=True)
@@ -695,9 +695,9 @@ class Mirror:
                 await store.commit(mutations, ctx)
                 return taken, left
             except Rejected as refusal:
-                if refusal.reason in (Reason.INVALID, Reason.MISSING):
+                if refusal.reason is Reason.INVALID or (refusal.reason is Reason.MISSING and attempt):
                     raise
-                if attempt == 0:  # some of it is there already: see what
+                if attempt == 0:  # some of it may be there already: see what
                     paths |= dict.fromkeys(path for logged in changes for path in logged.step.traces)
         raise contended(changes[0].step.documents[0])
 

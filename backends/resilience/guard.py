@@ -55,7 +55,9 @@ class Guard:
             except Fault as fault:
                 now = loop.time()
                 sent = fault.may_have_applied = sent or fault.may_have_applied
-                self.breaker.record(fault.kind not in _HARMLESS, now)
+                # A missing index fails one query. The breaker would keep back all the others with it.
+                about_all = fault.trouble is None or fault.trouble.whole
+                self.breaker.record(about_all and fault.kind not in _HARMLESS, now)
                 wait = backoff(attempt, BASE_S, CAP_S, self._dice)
                 last = attempt == RETRIES or not fault.may_retry or deadline - now < wait + WORTHWHILE_S
                 if last or not self._budget.spend():

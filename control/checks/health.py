@@ -19,17 +19,19 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
-from backends.arm import Arm, Health
+from backends.arm import Health
 from backends.backend import Backend
 from backends.copy.marker import read_marker
+from backends.errors import Fault
 from backends.kinds.registry import KINDS
 from backends.origin import Reach, origin_of
-from backends.pair.manager import build_arm
+from backends.pair.manager import store_arm
 from backends.pair.storearm import StoreArm
 from control.checks.check import Check
+from control.checks.indexed import Unanswered, ask_each
 from control.plan.settings import Migration, Settings
 from proxy.settings import reach_of
 from proxy.tls import dialer, why
@@ -48,7 +50,7 @@ class OriginHealth(NamedTuple):
 
     health: Health
     date: str | None = None
-    mend: str = ""  # where it was never asked: what to do on this side
+    mend: str | None = None  # where it was never asked: what to do on this side
 
 
 class _NoAnswerError(Exception):
@@ -63,7 +65,7 @@ async def ask_origin(reach: Reach, *, below_500: bool = False) -> OriginHealth:
     """Connect to an origin and send it one request, within its timeout. Never raises ``OSError``."""
     path = reach.health or "/"
     began = time.perf_counter()
-    status, date, transport, mend = 0, None, None, ""
+    status, date, transport, mend = 0, None, None, None
     try:
         async with asyncio.timeout(reach.timeout_s):
             dial = _dialer(reach)
@@ -147,14 +149,31 @@ def _perhaps(reach: Reach) -> str:
     return "; where it does not accept our certificate, look at `tls.certificate`"
 
 
-async def _of_arm(arm: Arm) -> Health:
-    """A document store's health; the detail begins with the store's kind."""
-    health = await arm.health()
-    return Health(health.ok, health.latency_ms, f"{arm.kind}: {health.detail}")
+class _StoreHealth(NamedTuple):
+    """A document store's health, and what a person has to do, where the store knows."""
+
+    health: Health
+    mend: str | None = None
 
 
-def _check(name: str, backend: Backend, health: Health, mend: str = "") -> Check:
-    mend = "" if health.ok else mend or KINDS[backend.kind].mend(backend)
+async def _of_store(arm: StoreArm) -> _StoreHealth:
+    """Ask a document store; the detail begins with its kind. Never raises."""
+    began = time.perf_counter()
+    mend = None
+    try:
+        # Not the arm's own ``health``, whose answer drops what a person has to do.
+        detail, ok = await arm.store.health(arm.deadline_s), True
+    except Fault as fault:
+        detail, ok = str(fault), False
+        mend = None if fault.trouble is None else fault.trouble.mend
+    return _StoreHealth(Health(ok, (time.perf_counter() - began) * 1000, f"{arm.kind}: {detail}"), mend)
+
+
+def _check(name: str, backend: Backend, health: Health, known: str | None = None) -> Check:
+    """``known``: what to do, where more is known than the kind of backend."""
+    mend = ""
+    if not health.ok:
+        mend = KINDS[backend.kind].mend(backend) if known is None else known
     return Check(f"backend {name}", health.ok, f"{health.detail} ({health.latency_ms:.0f} ms)", mend)
 
 
@@ -168,10 +187,10 @@ async def ask_once(settings: Settings, name: str) -> Check:
     if reach is not None:
         asked = await ask_origin(reach, below_500=True)
         return _check(name, backend, asked.health, asked.mend)
-    arm = build_arm(backend)
+    arm = store_arm(backend, None, live=False)
     await arm.start()
     try:
-        return _check(name, backend, await _of_arm(arm))
+        return _check(name, backend, *await _of_store(arm))
     finally:
         await arm.close()
 
@@ -186,7 +205,7 @@ class Arms:
         for name, backend in settings.backends.items():
             reach = reach_of(backend, settings.app)
             if reach is None:
-                self._arms[name] = build_arm(backend)
+                self._arms[name] = store_arm(backend, None, live=False)
             else:
                 self._origins[name] = reach._replace(timeout_s=min(reach.timeout_s, LONGEST_S))
         self._opened = asyncio.Event()
@@ -212,7 +231,23 @@ class Arms:
         if name in self._origins:
             asked = await ask_origin(self._origins[name])
             return _check(name, backend, asked.health, asked.mend)
-        return _check(name, backend, await _of_arm(self._arms[name]))
+        return _check(name, backend, *await _of_store(self._arms[name]))
+
+    def diagnosis_of(self, migration: Migration) -> Callable[[], Awaitable[Sequence[Unanswered]]]:
+        """A function that asks a migration's target what it does not answer; of an origin it says nothing."""
+
+        async def diagnose() -> Sequence[Unanswered]:
+            await self._opened.wait()
+            arm = self._arms.get(migration.target)
+            if arm is None:
+                return ()
+            try:
+                await arm.store.health(LONGEST_S)
+            except Fault as fault:
+                return (Unanswered("health", str(fault), fault.trouble),)
+            return (await ask_each(arm.store)).failed
+
+        return diagnose
 
     def health_of(self, migration: Migration) -> Callable[[], Awaitable[list[Check]]]:
         """A function that checks both backends of a migration."""

@@ -26,12 +26,13 @@ from backends.arm import TARGET
 from backends.backend import Backend
 from backends.copy.folder import FixtureError
 from backends.copy.seed import can_be_seeded, is_seeded
-from backends.documents.port import Context, delete, put
+from backends.documents.port import Context, Rejected, delete, put
 from backends.errors import Fault
 from backends.kinds.registry import KINDS, Kind, opener
 from backends.origin import Reach
 from control.checks.check import Check, failed
 from control.checks.health import ask_once, ask_origin
+from control.checks.indexed import indexed
 from control.plan.phases import FULL_BP
 from control.plan.settings import Settings, address
 from proxy.board import board
@@ -158,7 +159,8 @@ async def _backend(settings: Settings, name: str) -> list[Check]:
     kind = KINDS[backend.kind]
     if not health.ok or kind.open_store is None or kind.local:
         return [health]
-    return [health, await _permissions(f"{health.name}, permissions", backend, kind)]
+    permissions = await _permissions(f"{health.name}, permissions", backend, kind)
+    return [health, permissions, *await indexed(health.name, backend, kind)]
 
 
 async def _permissions(title: str, backend: Backend, kind: Kind) -> Check:
@@ -169,8 +171,9 @@ async def _permissions(title: str, backend: Backend, kind: Kind) -> Check:
         context = Context(asyncio.get_running_loop().time() + BACKEND_TIMEOUT_S)
         await store.commit([put(PROBE, {"checked": True})], context)
         await store.commit([delete(PROBE)], context)
-    except Fault as fault:
-        return Check(title, False, f"reading works, writing does not: {fault}", kind.mend_writing)
+    except (Fault, Rejected) as problem:
+        mend = kind.mend_writing if problem.trouble is None else problem.trouble.mend
+        return Check(title, False, f"reading works, writing does not: {problem}", mend)
     finally:
         await store.close()
     where = f" in {kind.project(backend)}" if kind.project is not None else ""

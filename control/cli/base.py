@@ -28,7 +28,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed,
 
 # The commands in the order in which a user needs them. A test checks that no command is missing.
 SECTIONS: Final = {
-    "Set up": ("init", "token", "check", "seed"),
+    "Set up": ("init", "token", "check", "indexes", "seed"),
     "Run": ("serve", "demo", "loadtest"),
     "Migrate": ("start", "advance", "pause", "resume", "rollback", "abort", "reset"),
     "Look": ("status", "watch", "audit", "verify", "report"),
@@ -176,13 +176,16 @@ def settings(config: str) -> Any:
         raise Stop(USAGE, "\n".join([f"{config} has {count}:", *(f"  {problem}" for problem in problems)])) from error
 
 
-def log_as(command: str) -> None:
-    """Log warnings and errors to standard error. A command prints its results itself."""
+def log_as(command: str, *, failures: bool = True) -> None:
+    """Log warnings and errors to standard error. A command prints its results itself.
+
+    ``failures`` False: its results say already what a backend's failures are.
+    """
     import logging
 
     from proxy.process import logs
 
-    logs.configure(command, level=logging.WARNING)
+    logs.configure(command, level=logging.WARNING if failures else logging.CRITICAL)
 
 
 def print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""The commands that prepare a migration: ``init``, ``token``, ``check`` and ``seed``."""
+"""The commands that prepare a migration: ``init``, ``token``, ``check``, ``seed`` and ``indexes``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check(config: str, as_json: bool, url: str | None) -> None:
     from control.cli.check import check as run
     from control.terminal.tables import print_checks
 
-    log_as("check")
+    log_as("check", failures=False)
     outcome = run(read_settings(config), url=url, token=os.environ.get("PHASEGATE_TOKEN"))
     good = not failed(outcome.checks)
     if as_json:
@@ -96,4 +96,18 @@ def seed(config: str, migration: str | None, yes: bool, force: bool) -> None:
     run(read_settings(config), migration, yes=yes, force=force)
 
 
-COMMANDS: Final = (init, token, check, seed)
+@click.command()
+@config_option
+@click.option("--backend", help="The backend whose indexes are meant, where there are several.")
+def indexes(config: str, backend: str | None) -> None:
+    """Print the indexes that Firestore needs, as firestore.indexes.json.
+
+    Keep it as that file, and deploy it: firebase deploy --only firestore:indexes
+    """
+    from control.cli.indexes import indexes as run
+
+    log_as("indexes")
+    click.echo(run(read_settings(config), backend), nl=False)
+
+
+COMMANDS: Final = (init, token, check, indexes, seed)

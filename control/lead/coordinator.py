@@ -36,6 +36,7 @@ from control.lead.observer import Observer, WeightRecord
 from control.lead.publishing import Publisher
 from control.lead.readiness import HealthCheck, Readiness
 from control.lead.saving import Outbox, OutboxOwner
+from control.lead.wrongs import Diagnose, TargetWrongs
 from control.plan.gates import Hold
 from control.plan.phases import percent_of
 from control.plan.settings import Migration
@@ -75,6 +76,10 @@ READY_WITHIN_S: Final = 2.0  # a loop whose last pass is older does not lead
 CLOSE_WITHIN_S: Final = 3.0  # how long an end waits for the store
 
 
+async def _nothing_wrong() -> tuple[()]:
+    return ()
+
+
 class Coordinator:
     """One migration in the hands of the control plane."""
 
@@ -89,14 +94,15 @@ class Coordinator:
         health: HealthCheck,
         probe: Probe,
         *,
+        diagnose: Diagnose = _nothing_wrong,
         kinds: tuple[str, str] = ("mock", "firestore"),
         notify: Callable[[str, Told, int], None] = lambda name, news, revision: None,
         split: RunSplit | None = None,
         data: DataSetup | None = None,
     ) -> None:
-        """``index`` is the migration's place on the board; ``kinds`` names the arms' backends; ``notify`` is told the
-        migration's name, what happened, and the revision after it; ``split`` is what a new run takes; ``data`` is
-        None where the arms are no document stores.
+        """``index`` is the migration's place on the board; ``diagnose`` asks the target what it does not answer;
+        ``kinds`` names the arms' backends; ``notify`` is told the migration's name, what happened, and the revision
+        after it; ``split`` is what a new run takes; ``data`` is None where the arms are no document stores.
         """
         now = clock.now()
         owner = OutboxOwner(self._document, self._found, self._saved, self._failed)
@@ -128,6 +134,7 @@ class Coordinator:
         self._notify = notify
         self._lease = Lease(board, index, migration.lease_s)
         self.judging = Judging(self, migration, self._observer, self.readiness, probe, clock)
+        self.wrongs = TargetWrongs(self, migration.target, diagnose)
         self.leases_lost = 0  # while this process led, and the one that ran out before it
         self.lease_lost_at: float | None = None  # Unix time of the last
         self._pulse = asyncio.Event()
@@ -230,6 +237,7 @@ class Coordinator:
         finally:
             saver.cancel()
             self.judging.cancel()
+            self.wrongs.cancel()
 
     async def close(self) -> None:
         """Write what is still to be written, as far as the store lets us."""
@@ -254,6 +262,7 @@ class Coordinator:
         if self.data is not None:
             self.data.look(now)
         self.judging.look(now)
+        self.wrongs.look(self._observer.newest.target, now)
         self.publisher.publish_due(self.state, now)
 
     # The lease.
@@ -439,6 +448,11 @@ class Coordinator:
         self.save_soon()
 
     # The store.
+
+    def note(self, entry: Entry) -> None:
+        """Write to the audit trail what is no change of the rollout."""
+        self.outbox.put(entry)
+        self.save_soon()
 
     def save_soon(self) -> None:
         """Write a checkpoint as soon as the store takes one."""

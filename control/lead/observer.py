@@ -118,6 +118,11 @@ class Observer:
 
     # Looking.
 
+    @property
+    def newest(self) -> Reading:
+        """The counts when they were last read."""
+        return self._last
+
     def detect_due(self, now: Now) -> bool:
         """Whether it is time for another pass of the fast detector."""
         return now.mono - self._detected_at >= DETECT_EVERY_S

@@ -107,9 +107,9 @@ async def read() -> None:
 
     async def raw() -> None:
         message = await channel.get_document(
-            _Get(name=channel.root + "bench/one"), timeout=5, metadata=channel.metadata
+            _Get(name=channel.names.name("bench/one")), timeout=5, metadata=channel.metadata
         )
-        decode_document(message, channel.root)
+        decode_document(message, channel.names)
 
     async def ours() -> None:
         await store.get("bench/one", Context(asyncio.get_running_loop().time() + 5))

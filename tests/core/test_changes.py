@@ -301,6 +301,16 @@ def test_events_of_one_counter_write_it_once() -> None:
     assert len([path for path in store.documents if path.startswith("analytics_events/")]) == 400
 
 
+def test_increments_that_demand_their_document_still_demand_it_as_one() -> None:
+    batch, demand = CommitBatch({}), Precondition(exists=True)
+    for marker in ("m/1", "m/2", "m/3"):
+        counter = merge("a/1", {}, (Transform(("n",), "increment", 2),), demand)
+        assert batch.add(Once(marker, {}, (counter,)), SIZE)
+    (counted,) = (write for write in batch.mutations if write.path == "a/1")
+    assert counted.precondition == demand
+    assert counted.transforms == (Transform(("n",), "increment", 6),)
+
+
 def test_an_event_that_comes_twice_in_one_commit_counts_once() -> None:
     store = Contents()
     twice = [Ingest((event(1), event(2)), 0), Ingest((event(2), event(3)), 0), Ingest((event(1),), 1)]

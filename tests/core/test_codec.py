@@ -14,6 +14,7 @@ from backends.documents.port import Filter, Precondition, Query, Reason, Rejecte
 from backends.documents.semantics import same
 from backends.errors import Fault, FaultKind
 from backends.kinds.firestore.codec import (
+    Names,
     PbDocument,
     PbValue,
     decode_document,
@@ -22,11 +23,12 @@ from backends.kinds.firestore.codec import (
     encode_path,
     encode_query,
     fill_value,
-    parent_of,
 )
-from backends.kinds.firestore.status import commit_error, read_error
+from backends.kinds.firestore.status import Place, commit_error, read_error
 
 ROOT = "projects/p/databases/(default)/documents/"
+NAMES = Names(ROOT)
+PLACE = Place("p", "(default)")
 
 scalars = st.one_of(
     st.none(),
@@ -56,14 +58,53 @@ def test_a_document_has_its_path_and_times() -> None:
         update_time={"seconds": 6, "nanos": 999_999_999},
     )
     fill_value(message.fields["x"], {"y": []})
-    found = decode_document(message, ROOT)
+    found = decode_document(message, NAMES)
     assert (found.path, found.id, found.fields) == ("a/1/b/2", "2", {"x": {"y": []}})
     assert (found.create_time, found.update_time) == (5_000_007, 6_999_999)
 
 
 def test_a_value_of_a_kind_that_is_never_written_is_an_error() -> None:
-    with pytest.raises(ValueError, match="reference_value"):
+    with pytest.raises(ValueError, match="a reference, which"):
         decode_value(PbValue(reference_value=f"{ROOT}a/1"))
+    with pytest.raises(ValueError, match="a geographical point, which"):
+        decode_value(PbValue(geo_point_value={"latitude": 1.0}))
+    vector = PbValue()
+    fill_value(vector, {"__type__": "__vector__", "value": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="a vector, which"):
+        decode_value(vector)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "name"),
+    [
+        ("", "scans/a/results/b", "scans/a/results/b"),
+        ("pg_", "scans/a", "pg_scans/a"),
+        ("pg_", "scans/a/results/b", "pg_scans/a/pg_results/b"),
+        ("pg_", "phasegate/health", "pg_phasegate/health"),
+        ("pg_", "scans/pg_a", "pg_scans/pg_a"),
+    ],
+)
+def test_a_prefix_stands_before_every_collection_and_no_id(prefix: str, path: str, name: str) -> None:
+    names = Names(ROOT, prefix)
+    assert names.name(path) == ROOT + name
+    assert names.path(ROOT + name) == path
+
+
+def test_a_prefix_is_in_everything_that_is_sent() -> None:
+    names = Names(ROOT, "pg_")
+    query = Query("a/1/b", (), "n", False, 5, (3, "x"))
+    message = encode_query(query, names)
+    assert names.parent(query.collection) == f"{ROOT}pg_a/1"
+    assert names.parent("a") == ROOT[:-1]
+    assert message.from_[0].collection_id == "pg_b"
+    assert message.start_at.values[1].reference_value == f"{ROOT}pg_a/1/pg_b/x"
+    assert encode_mutation(put("a/1", {}), names).update.name == f"{ROOT}pg_a/1"
+    assert encode_mutation(delete("a/1"), names).delete == f"{ROOT}pg_a/1"
+
+
+def test_a_document_of_another_apps_collection_is_not_decoded_as_ours() -> None:
+    with pytest.raises(ValueError, match="does not begin with pg_"):
+        decode_document(PbDocument(name=f"{ROOT}scans/a"), Names(ROOT, "pg_"))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +123,7 @@ def test_a_field_path_is_quoted_where_it_must_be(path: tuple[str, ...], spelled:
 
 def test_a_merge_names_its_fields_and_a_transform_its_operands() -> None:
     message = encode_mutation(
-        merge("a/1", {"x": 1}, [Transform(("n", "k"), "increment", 2)], Precondition(update_time=1_000_002)), ROOT
+        merge("a/1", {"x": 1}, [Transform(("n", "k"), "increment", 2)], Precondition(update_time=1_000_002)), NAMES
     )
     assert list(message.update_mask.field_paths) == ["x"]
     assert message.update_transforms[0].field_path == "n.k"
@@ -91,16 +132,16 @@ def test_a_merge_names_its_fields_and_a_transform_its_operands() -> None:
 
 
 def test_a_replacement_has_no_mask_and_a_deletion_no_document() -> None:
-    assert not encode_mutation(put("a/1", {}), ROOT).HasField("update_mask")
-    assert encode_mutation(merge("a/1", {}), ROOT).HasField("update_mask")
-    assert encode_mutation(delete("a/1"), ROOT).delete == f"{ROOT}a/1"
+    assert not encode_mutation(put("a/1", {}), NAMES).HasField("update_mask")
+    assert encode_mutation(merge("a/1", {}), NAMES).HasField("update_mask")
+    assert encode_mutation(delete("a/1"), NAMES).delete == f"{ROOT}a/1"
 
 
 def test_a_query_is_ordered_by_id_last_and_starts_after_a_document() -> None:
     query = Query("a/1/b", (Filter("s", "==", None), Filter("n", ">", 1)), "n", True, 5, (3, "x"))
-    message = encode_query(query, ROOT)
-    assert parent_of(query.collection, ROOT) == f"{ROOT}a/1"
-    assert parent_of("a", ROOT) == ROOT[:-1]
+    message = encode_query(query, NAMES)
+    assert NAMES.parent(query.collection) == f"{ROOT}a/1"
+    assert NAMES.parent("a") == ROOT[:-1]
     assert message.from_[0].collection_id == "b"
     assert [order.field.field_path for order in message.order_by] == ["n", "__name__"]
     assert len(message.where.composite_filter.filters) == 2
@@ -114,11 +155,11 @@ NOT_THE_CLIENTS = [code for code in StatusCode if code not in (StatusCode.OK, St
 
 @pytest.mark.parametrize("code", NOT_THE_CLIENTS)
 def test_a_read_that_failed_is_a_fault(code: StatusCode) -> None:
-    assert isinstance(read_error(code, None), Fault)
+    assert isinstance(read_error(code, None, PLACE), Fault)
 
 
 def test_a_read_that_was_refused_for_what_was_asked_is_no_fault() -> None:
-    found = read_error(StatusCode.INVALID_ARGUMENT, "why")
+    found = read_error(StatusCode.INVALID_ARGUMENT, "why", PLACE)
     assert isinstance(found, Rejected)
     assert found.reason is Reason.INVALID
 
@@ -136,7 +177,7 @@ def test_a_read_that_was_refused_for_what_was_asked_is_no_fault() -> None:
 def test_a_commit_that_failed_says_whether_it_may_have_been_applied(
     code: StatusCode, kind: FaultKind, may_retry: bool, may_have_applied: bool
 ) -> None:
-    found = commit_error(code, "why")
+    found = commit_error(code, "why", PLACE, conditional=True)
     assert isinstance(found, Fault)
     assert (found.kind, found.may_retry, found.may_have_applied) == (kind, may_retry, may_have_applied)
 
@@ -151,6 +192,6 @@ def test_a_commit_that_failed_says_whether_it_may_have_been_applied(
     ],
 )
 def test_a_commit_that_was_refused_is_no_fault(code: StatusCode, reason: Reason) -> None:
-    found = commit_error(code, "why")
+    found = commit_error(code, "why", PLACE, conditional=True)
     assert isinstance(found, Rejected)
     assert found.reason is reason

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,3 +120,29 @@ def test_of_two_jobs_of_an_earlier_version_the_newer_is_taken_as_it_is() -> None
 
 def test_a_document_that_only_counters_were_added_to_has_no_state() -> None:
     assert joined(job(), {"files": 3}) == joined({"files": 3}, job()) == job()
+
+
+NO_JOBS: tuple[Fields, ...] = (
+    {"status": "parked", "owner": "another app"},
+    {"status": ["running"], "updated_at": "noon"},
+    {name: value for name, value in job(status="completed").items() if name != "updated_at"},
+)
+
+
+@pytest.mark.parametrize("foreign", NO_JOBS)
+def test_what_is_no_job_adds_nothing_to_one_and_gives_way_to_it(foreign: Fields) -> None:
+    assert joined(job(), foreign) == joined(foreign, job()) == job()
+
+
+@pytest.mark.parametrize("edits", [{"status": [at(9)], "message": "late", "progress": None}, [1], "never"])
+def test_a_job_whose_edits_cannot_be_read_is_as_old_as_its_last_change(edits: Any) -> None:
+    odd = job(message="odd", updated_at=at(5), edits=edits)
+    for second, stands in ((4, "odd"), (6, "new")):
+        mine = edited(second, "a", message="new")
+        assert joined(odd, mine)["message"] == joined(mine, odd)["message"] == stands
+
+
+def test_a_job_from_a_fixture_may_lack_its_revision_and_the_call_that_changed_it() -> None:
+    bare = {name: value for name, value in job().items() if name not in ("revision", "change", "edits")}
+    together = joined(bare, edited(1, "a", message="new"))
+    assert (together["message"], together["revision"], together["change"]) == ("new", 2, "a")

@@ -16,7 +16,7 @@ from backends.adapters.analytics import SHARDS, _digest
 from backends.adapters.registry import operations
 from backends.arm import GAUGES, SOURCE, TARGET
 from backends.copy import fixtures
-from backends.documents.port import DOCUMENT_BYTES, NAME, Context, Document, Mutation, Query, Reason, Rejected
+from backends.documents.port import DOCUMENT_BYTES, Context, Document, Mutation, Query, Reason, Rejected
 from backends.documents.semantics import size_of
 from backends.durations import Duration
 from backends.errors import Fault, FaultKind
@@ -45,10 +45,8 @@ class Troubled(MemoryStore):
         self.fault: Exception | None = None
         self.after = False
         self.hang = False
-        self.queries: list[Query] = []
 
     async def query(self, query: Query, ctx: Context, max_age: float = 0.0, min_age: float = 0.0) -> list[Document]:
-        self.queries.append(query)
         if self.hang:
             await asyncio.Event().wait()
         if self.fault is not None:
@@ -338,30 +336,6 @@ async def test_fixtures_are_documents_by_collection(tmp_path: Path) -> None:
     answer = json.loads((await arm.answer(call("dashboard.current"))).body)
     assert answer == {"id": "a", "metrics": {"n": 1}, "published_at": "2026-01-01T00:00:00Z"}
     await arm.close()
-
-
-async def test_every_composite_index_that_is_asked_for_is_in_the_index_file(repository: Path) -> None:
-    store = Troubled()
-    arm = StoreArm(store, WITHIN_S)
-    scan = json.loads((await arm.answer(call("scans.create"))).body)["id"]
-    for name in ("current", "history"):
-        await arm.answer(call(f"dashboard.{name}", query={"from": "1", "to": "2"}))
-    await arm.answer(call("scans.list", query={"status": "running"}))
-    for name in ("results", "duplicates"):
-        await arm.answer(call(f"scans.{name}", id=scan))
-    await arm.answer(call("analytics.user", uid="u"))
-    for window in ("1h", "1d", "9d"):
-        await arm.answer(call("analytics.trending", query={"window": window}))
-    await arm.answer(call("analytics.system"))
-    needed = {
-        (query.collection, *(condition.field for condition in query.where if condition.op == "=="), query.order)
-        for query in store.queries
-        if query.order != NAME and any(condition.op == "==" for condition in query.where)
-    }
-    declared = json.loads((repository / "docs/firestore.indexes.json").read_text())["indexes"]
-    held = {(index["collectionGroup"], *(field["fieldPath"] for field in index["fields"])) for index in declared}
-    assert needed == held
-    assert len(needed) == 2
 
 
 async def test_a_refusal_that_is_not_the_clients_doing_is_no_answer() -> None:

@@ -118,3 +118,10 @@ def test_a_board_of_something_else_is_refused(fresh: Board, layout: Layout, boot
 def test_no_board_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BoardError):
         Board.open(tmp_path / "none", LAYOUT, BOOT)
+
+
+def test_a_version_that_counts_other_things_has_another_layout() -> None:
+    counted = (*(kind.name for kind in FaultKind), *GAUGES)
+    assert LAYOUT.digest() == layouts.digest_of(LAYOUT, counted)
+    assert LAYOUT.digest() != layouts.digest_of(LAYOUT, (*counted, "another"))
+    assert LAYOUT.digest() != layouts.digest_of(LAYOUT, counted[1:])

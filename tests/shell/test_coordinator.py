@@ -14,8 +14,9 @@ import pytest
 from msgspec.structs import replace
 
 from backends.arm import SOURCE, TARGET
-from backends.errors import FaultKind
+from backends.errors import FaultKind, Trouble
 from control.checks.check import Check
+from control.checks.indexed import Unanswered
 from control.figures.metrics import exposition
 from control.judge.rules import VerdictOutcome
 from control.judge.verdict import PhaseVerdict
@@ -130,6 +131,8 @@ class Scene:
         self.clock, self.store = HandClock(), Memory()
         self.health: list[Check] = []
         self.answers = True  # the target, to a probe
+        self.unanswered: list[Unanswered] = []  # by the target, to a diagnosis
+        self.diagnoses = 0
         self.told: list[type] = []
         self.news: list[Told] = []
         self.split: RunSplit | None = None  # of a new run
@@ -142,6 +145,10 @@ class Scene:
         async def probe() -> bool:
             return self.answers
 
+        async def diagnose() -> list[Unanswered]:
+            self.diagnoses += 1
+            return self.unanswered
+
         return Coordinator(
             "phase6",
             0,
@@ -151,6 +158,7 @@ class Scene:
             self.clock,
             health,
             probe,
+            diagnose=diagnose,
             notify=self.tell,
             split=self.split,
         )
@@ -668,6 +676,59 @@ async def test_a_completed_migration_whose_target_fails_is_saved_as_seldom_as_an
     assert "roll_back" in verdicts
     assert scene.coordinator.state.state is State.COMPLETED
     assert scene.store.saves == saves + 1  # the breach, for the record
+
+
+def missing(link: str, asked: str = "scans where status ==") -> Unanswered:
+    return Unanswered(asked, "a composite index is missing", Trouble("missing_index", "the operator", link, False))
+
+
+async def test_a_target_that_is_not_right_is_written_down_once_a_run(scene: Scene) -> None:
+    await scene.act("start")
+    series = scene.board.layout.series(0, 0, 0, TARGET)
+    scene.unanswered = [
+        missing("https://a"),
+        missing("https://b", "events where user =="),
+        Unanswered("x", "slow", None),
+    ]
+
+    async def pass_by(kind: FaultKind, seconds: int) -> None:
+        for _ in range(4 * seconds):
+            scene.board.cells[series + layouts.C_BUCKETS] += 100
+            scene.board.cells[series + layouts.C_FAULTS + kind] += 1
+            scene.clock.mono += 0.25
+            await scene.settle()
+
+    await pass_by(FaultKind.UNAVAILABLE, 5)
+    assert scene.diagnoses == 0  # an outage asks nobody to do anything
+    await pass_by(FaultKind.SETUP, 5)
+    assert scene.diagnoses == 1
+    await pass_by(FaultKind.SETUP, 240)
+    assert 3 <= scene.diagnoses <= 5  # one a minute
+    assert scene.store.entries.count("target_not_right") == 1
+    detail = scene.store.details[scene.store.entries.index("target_not_right")]
+    assert (detail["backend"], detail["trouble"]) == ("firestore", "missing_index")
+    assert detail["mend"] == ["https://a", "https://b"]
+    assert detail["asked"] == ["scans where status ==", "events where user =="]
+    scene.unanswered.append(Unanswered("health", "no", Trouble("no_permission", "the owner", "give it")))
+    await pass_by(FaultKind.PERMISSION, 65)
+    assert scene.store.entries.count("target_not_right") == 2
+    await scene.act("abort")
+    scene.clock.unix += 100
+    await scene.act("start")
+    await pass_by(FaultKind.SETUP, 65)
+    assert scene.store.entries.count("target_not_right") == 4  # both, of the new run
+
+
+async def test_faults_from_before_the_process_began_ask_for_no_diagnosis(scene: Scene, begin_anew: Any) -> None:
+    await scene.act("start")
+    series = scene.board.layout.series(0, 0, 0, TARGET)
+    scene.board.cells[series + layouts.C_FAULTS + FaultKind.SETUP] += 50
+    await begin_anew()
+    for _ in range(8):
+        scene.clock.mono += 0.25
+        await scene.settle()
+    assert scene.weight > 0
+    assert scene.diagnoses == 0
 
 
 @pytest.mark.parametrize("hangs", [False, True])

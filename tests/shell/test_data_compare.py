@@ -186,7 +186,11 @@ async def two_sides() -> Sides:
             if fields is not None:
                 await store.commit((put(path, fields),), FOREVER)
 
-    old = {"status": "running", "revision": 1, "updated_at": datetime(2026, 1, 1, tzinfo=UTC), "change": "a"}
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    old = {
+        **{"root": "/", "name": "", "status": "running", "progress": 1.0, "message": ""},
+        **{"created_at": at, "updated_at": at, "revision": 1, "change": "a"},
+    }
     new = {**old, "revision": 2}
     await both("scans/a", old, new)
     await both("scans/b", {**new, "files": 1}, {**old, "files": 9})

@@ -11,30 +11,30 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backends.arm import Health
 from backends.kinds.mock.memory import MemoryStore
 from control.serve import lead
 from proxy.board.board import Board
 from tests.support.patience import WITHIN_S
 
 
-class SlowArm:
-    """An arm whose credentials take their time."""
+class SlowArm(MemoryStore):
+    """An arm whose credentials take their time, and its own store."""
 
     kind = "firestore"
     deadline_s = WITHIN_S
 
     def __init__(self) -> None:
+        super().__init__()
+        self.store = self
         self.opened = asyncio.Event()
-        self.store = MemoryStore()
         self.asked_while_closed = False
 
     async def start(self) -> None:
         await self.opened.wait()
 
-    async def health(self) -> Health:
+    async def health(self, deadline_s: float) -> str:
         self.asked_while_closed |= not self.opened.is_set()
-        return Health(True, 1.0, "answers")
+        return "answers"
 
     async def close(self) -> None:
         """Nothing was taken."""
@@ -64,7 +64,7 @@ async def leading(
 ) -> AsyncIterator[Leading]:
     arm, stop, listening = SlowArm(), asyncio.Event(), socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
-    monkeypatch.setattr("control.checks.health.build_arm", lambda backend: arm)
+    monkeypatch.setattr("control.checks.health.store_arm", lambda backend, shared, live: arm)
     hook = {"url": "http://somebody:secret@127.0.0.1:1/secret-path"}
     settings = settings_of({"proxy": {"run_dir": str(tmp_path)}, "migrations": {"phase6": {"webhooks": [hook]}}})
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -21,6 +21,7 @@ from backends.documents.port import (
     Context,
     Document,
     Mutation,
+    Precondition,
     Query,
     Reason,
     Rejected,
@@ -279,6 +280,39 @@ async def test_an_outage_before_does_not_make_a_change_hopeless(quick: None) -> 
     await tell(mirror, one("a/1"))
     await drained(mirror)
     assert (mirror.mirrored, mirror.lost) == (1, 0)
+    await mirror.close()
+
+
+async def test_a_change_whose_document_is_missing_waits_for_it_and_holds_up_no_other(quick: None) -> None:
+    mirror, store = begun()
+    counted = merge("a/late", {}, (Transform(("n",), "increment", 1),), Precondition(exists=True))
+    await tell(mirror, Once("a/marker", {}, (counted,)))
+    await until(lambda: store.tries["a/late"] > 2 * TRIES)
+    for nth in range(100):
+        await tell(mirror, one(f"a/{nth}"))
+    await until(lambda: mirror.pending == 1)
+    assert "a/late" not in await store.paths()
+    assert "a/marker" not in await store.paths()
+    await tell(mirror, one("a/late", n=1))
+    await drained(mirror)
+    late = await store.get("a/late", Context(soon()))
+    assert late is not None
+    assert late.fields == {"n": 2}
+    assert mirror.lost == 0
+    await mirror.close()
+
+
+async def test_a_change_that_is_there_is_not_missed_though_its_document_was_deleted_since(quick: None) -> None:
+    mirror, store = begun()
+    await store.arrives("a/marker")
+    store.faults = {
+        "a/late": [Rejected(Reason.MISSING, "a/late does not exist")]
+    }  # told before the marker is looked at
+    counted = merge("a/late", {}, (Transform(("n",), "increment", 1),), Precondition(exists=True))
+    await tell(mirror, Once("a/marker", {}, (counted,)))
+    await drained(mirror)
+    assert (mirror.mirrored, mirror.lost) == (1, 0)
+    assert await store.paths() == {"a/marker"}
     await mirror.close()
 
 

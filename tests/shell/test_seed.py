@@ -28,7 +28,8 @@ from backends.documents.port import (
 )
 from backends.documents.portions import COMMIT_BYTES, portions, sent_bytes
 from backends.errors import Fault, FaultKind
-from backends.kinds.firestore.codec import encode_mutation
+from backends.kinds.firestore.codec import Names, encode_mutation
+from backends.kinds.firestore.kind import PREFIX_LENGTH
 from backends.kinds.mock.journal import Journal
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
@@ -441,4 +442,4 @@ def test_the_bound_of_made_up_data_is_not_far_above_what_is_sent() -> None:
 def sent(mutation: Mutation) -> int:
     """Bytes of a write in a request, with its own tag and length."""
     root = "projects/a-project-with-a-long-name-30/databases/a-database-with-a-name-of-60-characters/documents/"
-    return int(encode_mutation(mutation, root).ByteSize()) + 6
+    return int(encode_mutation(mutation, Names(root, "p" * PREFIX_LENGTH)).ByteSize()) + 6

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec import inspect
 
+from backends.kinds.firestore.settings import Firestore
 from backends.kinds.http.settings import Http
 from backends.kinds.mock.settings import Mock
 from backends.origin import OriginTls
@@ -405,3 +406,19 @@ def test_two_migrations_may_not_share_an_operation(settings_of: Callable[..., Se
     other = {"source": "mock", "target": "firestore", "routes": ["/api/scans/*"]}
     with pytest.raises(ConfigError, match="belongs to migration"):
         settings_of({"migrations": {"other": other}})
+
+
+@pytest.mark.parametrize("prefix", ["", "pg_", "P", "a-b_9", "x" * 64])
+def test_a_prefix_of_letters_digits_and_dashes_is_taken(read: Callable[[str], Settings], prefix: str) -> None:
+    written = DOCUMENTED.replace('project = "demo', f'prefix = "{prefix}"\nproject = "demo')
+    backend = read(written).backends["firestore"]
+    assert isinstance(backend, Firestore)
+    assert backend.prefix == prefix
+
+
+@pytest.mark.parametrize("prefix", ["a/", "__pg", "9a", "ä", ".", "a b", "a`", "x" * 65, "-a"])
+def test_another_prefix_is_refused_with_its_place(read: Callable[[str], Settings], prefix: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(DOCUMENTED.replace('project = "demo', f'prefix = "{prefix}"\nproject = "demo'))
+    (problem,) = error.value.problems
+    assert problem.startswith("backends.firestore.prefix: expected up to 64 letters")

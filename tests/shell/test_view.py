@@ -13,11 +13,12 @@ import pytest
 
 from backends.documents.port import Context, Document, Query, put
 from backends.durations import Duration
+from backends.errors import Fault, FaultKind
 from backends.kinds.firestore.channel import EMULATOR
-from backends.kinds.firestore.codec import micros
+from backends.kinds.firestore.codec import PbValue, micros
 from backends.kinds.firestore.settings import Firestore
 from backends.kinds.firestore.store import FirestoreStore
-from backends.kinds.firestore.view import View
+from backends.kinds.firestore.view import REREAD_S, View
 from tests.support.listen_server import CURRENT, REMOVE, RESET, ListenServer, stamp
 from tests.support.patience import WITHIN_S
 
@@ -155,6 +156,76 @@ async def test_a_missed_deletion_is_found_by_the_filter(monkeypatch: pytest.Monk
         assert scene.server.tokens == [b"", b""]  # begun again, not resumed
 
 
+POINT = PbValue(geo_point_value={"latitude": 51.0, "longitude": 7.0})
+
+
+async def test_a_foreign_document_is_left_out_and_never_read_again(
+    monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.put(f"{ROOT}things/foreign", {"n": 7}, more={"where": POINT})
+        await until(lambda: scene.view.snapshots >= 2)
+        scene.put("new", n=8)
+        await until(lambda: "new" in scene.seen())
+        # The service counts it among the query's documents; so must the view, or it would listen anew for ever.
+        snapshots = scene.view.snapshots
+        scene.server.send(scene.server.filter(), scene.server.global_snapshot())
+        await until(lambda: scene.view.snapshots > snapshots)
+        assert scene.seen() == {"0": 0, "1": 1, "2": 2, "new": 8}
+        assert (scene.view.fresh, scene.view.restarts, len(scene.server.tokens)) == (True, 0, 1)
+        assert scene.store.gauges()["foreign_documents"] == 1
+        named = [line for line in logged if line["event"] == "foreign_document"]
+        assert [(line["document"], line["backend"]) for line in named] == [("things/foreign", "firestore")]
+        assert "geographical point" in named[0]["reason"]
+        # Somebody mends it, and it is a document like any other.
+        scene.put("foreign", n=9)
+        await until(lambda: scene.seen().get("foreign") == 9)
+
+
+async def test_a_foreign_document_counts_for_the_limit_of_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch, query=Query("things", limit=4)) as scene:
+        assert scene.view.run(Query("things")) is not None
+        scene.server.put(f"{ROOT}things/foreign", {}, more={"where": POINT})
+        await until(lambda: scene.view.snapshots >= 2)
+        # There may be more than the view's four.
+        assert scene.view.run(Query("things")) is None
+
+
+async def test_a_foreign_document_asked_for_by_its_id_is_a_fault_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with setting(monkeypatch) as scene:
+        scene.server.put(f"{ROOT}things/foreign", {}, more={"where": POINT})
+        await until(lambda: scene.view.snapshots >= 2)
+        for _ in range(30):
+            with pytest.raises(Fault) as fault:
+                await scene.read("foreign")
+            assert (fault.value.kind, fault.value.may_retry) == (FaultKind.CORRUPT, False)
+            assert fault.value.trouble is not None
+            assert fault.value.trouble.name == "foreign_document"
+        assert (await scene.read("1")) is not None  # the breaker is closed
+        assert scene.store.gauges()["breaker_state"] == 0
+
+
+async def test_a_result_that_is_wrong_for_ever_is_read_again_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def shortened(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(min(seconds, 0.01))
+
+    async with setting(monkeypatch) as scene:
+        monkeypatch.setattr("backends.kinds.firestore.view.asyncio.sleep", shortened)
+        for nth in range(2):
+            before = len(scene.server.tokens)
+            scene.server.delete(f"{ROOT}things/{nth}", tell=False)
+            scene.server.send(scene.server.filter())
+            await until(lambda before=before: len(scene.server.tokens) > before)  # type: ignore[misc]
+            await until(lambda: scene.view.fresh)
+        first, second = (each for each in waited if each == 0.0 or each > REREAD_S / 2)
+        assert first == 0.0
+        assert REREAD_S - WITHIN_S < second <= REREAD_S
+
+
 async def test_after_a_reset_what_follows_is_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     async with setting(monkeypatch) as scene:
         server = scene.server
@@ -219,7 +290,9 @@ async def test_a_view_that_cannot_be_read_is_logged_once_until_it_can(
         told = where | {
             "event": "view_unreadable",
             "log_level": "warning",
-            "reason": "UNAVAILABLE: as the test wishes",
+            "reason": "Firestore: UNAVAILABLE: as the test wishes",
+            "trouble": None,
+            "mend": None,
         }
         assert logged == [told]
         scene.server.refuse = None

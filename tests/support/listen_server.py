@@ -1,14 +1,14 @@
 """A fake Firestore with one collection whose Listen stream behaves as in production: it sends only what changed.
 
-It also answers GetDocument, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only when a
-test makes it.
+It also answers GetDocument, RunQuery and Commit, as far as a live view's store needs them. It misbehaves only
+when a test makes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class ListenServer:
         self.tokens: list[bytes] = []  # the resume token of each stream
         self.metadata: list[dict[str, str]] = []
         self.gets = 0
+        self.commits = 0
         self.refuse: grpc.StatusCode | None = None  # the status that refuses new streams
         self.keep_quiet = False  # do not send changes to the streams
         self._time = time.time_ns() // 1000
@@ -83,13 +84,18 @@ class ListenServer:
         self._time = max(self._time + 1, time.time_ns() // 1000)
         return self._time
 
-    def put(self, name: str, fields: Fields, *, tell: bool = True) -> int:
-        """Write a document by its resource name, and send the change to the streams; returns its update time."""
+    def put(self, name: str, fields: Fields, *, tell: bool = True, more: Mapping[str, Any] | None = None) -> int:
+        """Write a document by its resource name, and send the change to the streams; returns its update time.
+
+        ``more``: fields as messages, of types that phasegate does not write.
+        """
         when = self.now()
         old = self.documents.get(name)
         message = PbDocument(name=name, create_time=old.create_time if old else stamp(when), update_time=stamp(when))
         for key, value in fields.items():
             fill_value(message.fields[key], value)
+        for key, raw in (more or {}).items():
+            message.fields[key].CopyFrom(raw)
         self.documents[name] = message
         self.log.append((name, when))
         if tell and not self.keep_quiet:
@@ -168,7 +174,7 @@ class ListenServer:
     async def _get(self, request: Any, context: Any) -> Any:
         self.gets += 1
         if request.name not in self.documents:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such document")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f'Document "{request.name}" not found.')
         return self.documents[request.name]
 
     async def _query(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -178,6 +184,8 @@ class ListenServer:
             yield QueryResponse(document=message, read_time=stamp(self.now()))
 
     async def _commit(self, request: Any, context: Any) -> Any:
+        self.commits += 1
+        when = self.now()
         for write in request.writes:
             when = self.now()
             write.update.create_time.CopyFrom(stamp(when))

@@ -88,7 +88,7 @@ class Moved:
 
     async def task(self, kind: str, **orders: Any) -> list[dict[str, Any]]:
         """Its lines, once it has ended well."""
-        whole = {"kind": kind, "migration": "m", "plan": self.plan, "run_dir": str(self.run_dir)}
+        whole: dict[str, Any] = {"kind": kind, "migration": "m", "plan": self.plan, "run_dir": str(self.run_dir)}
         whole |= {"rate": 50_000, "served": False}
         done = await asyncio.to_thread(
             subprocess.run,

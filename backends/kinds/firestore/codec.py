@@ -44,6 +44,50 @@ def _fill_time(timestamp: Any, us: int) -> None:
     timestamp.nanos = rest * 1000
 
 
+class Names:
+    """The names of one store's documents in its database, to and from the paths that phasegate uses.
+
+    ``documents`` is the database's root with a trailing slash. ``prefix`` stands before the name of every collection,
+    also of those below a document: indexes and exemptions belong to a collection's own name, wherever it is, so only
+    then does this store share none with another app.
+    """
+
+    def __init__(self, documents: str, prefix: str = "") -> None:
+        self.documents = documents
+        self.prefix = prefix
+
+    def name(self, path: str) -> str:
+        """The resource name of the document at ``path``."""
+        return self.documents + (path if not self.prefix else self._prefixed(path))
+
+    def path(self, name: str) -> str:
+        """The path of the document with this resource name; ``ValueError`` if it is not in a collection of ours."""
+        bare = name[len(self.documents) :]
+        prefix = self.prefix
+        if not prefix:
+            return bare
+        segments = bare.split("/")
+        for at in range(0, len(segments), 2):
+            if not segments[at].startswith(prefix):
+                raise ValueError(f"its collection's name does not begin with {prefix}")
+            segments[at] = segments[at][len(prefix) :]
+        return "/".join(segments)
+
+    def collection_id(self, collection: str) -> str:
+        """The last segment of a collection's name in the database."""
+        return self.prefix + collection[collection.rfind("/") + 1 :]
+
+    def parent(self, collection: str) -> str:
+        """The resource name under which a query of the collection runs."""
+        cut = collection.rfind("/")
+        return self.documents[:-1] if cut < 0 else self.name(collection[:cut])
+
+    def _prefixed(self, path: str) -> str:
+        segments = path.split("/")
+        segments[::2] = [self.prefix + segment for segment in segments[::2]]
+        return "/".join(segments)
+
+
 # ------------------------------------------------------------------------------------------------------ decoding
 
 
@@ -65,24 +109,32 @@ _DECODERS: Final[dict[str | None, Callable[[Any], Value]]] = {
 }
 
 
+_UNREAD: Final = {"geo_point_value": "geographical point", "reference_value": "reference", None: "value of no type"}
+# Firestore stores a vector as a map with this entry.
+_TYPE: Final = "__type__"
+
+
 def decode_value(value: Any) -> Value:
     """The value; ``ValueError`` for a type the adapters never write (references, points on Earth, vectors)."""
     which = value.WhichOneof("value_type")
     decoder = _DECODERS.get(which)
     if decoder is None:
-        raise ValueError(f"a field holds a {which}, which is not supported")
+        raise ValueError(f"a field holds a {_UNREAD.get(which, which)}, which phasegate does not read")
     return decoder(value)
 
 
 def decode_fields(fields: Any) -> Fields:
-    """A protobuf map of values as a dictionary."""
+    """A protobuf map of values as a dictionary. Raises ``ValueError`` as ``decode_value``."""
+    if _TYPE in fields:
+        special = fields[_TYPE].string_value[:40].strip("_")
+        raise ValueError(f"a field holds a {special}, which phasegate does not read")
     return {name: decode_value(value) for name, value in fields.items()}
 
 
-def decode_document(message: Any, root: str) -> Document:
-    """The document; ``root`` is the resource name that its path is relative to, with a trailing slash."""
+def decode_document(message: Any, names: Names) -> Document:
+    """The document; ``ValueError`` for one that holds what ``decode_value`` does not read."""
     return Document(
-        message.name[len(root) :],
+        names.path(message.name),
         decode_fields(message.fields),
         micros(message.create_time),
         micros(message.update_time),
@@ -129,13 +181,13 @@ def _quoted(name: str) -> str:
     return f"`{escaped}`"
 
 
-def encode_mutation(mutation: Mutation, root: str) -> Any:
+def encode_mutation(mutation: Mutation, names: Names) -> Any:
     """The mutation as a protobuf Write."""
     if mutation.fields is None:
-        message = PbWrite(delete=root + mutation.path)
+        message = PbWrite(delete=names.name(mutation.path))
     else:
         message = PbWrite()
-        message.update.name = root + mutation.path
+        message.update.name = names.name(mutation.path)
         for name, value in mutation.fields.items():
             fill_value(message.update.fields[name], value)
         if mutation.mask is not None:
@@ -159,11 +211,11 @@ def _encode_precondition(precondition: Precondition) -> Any:
     return message
 
 
-def encode_query(question: Query, root: str) -> Any:
-    """The query as a protobuf StructuredQuery, to be run under ``parent_of(question.collection)``."""
+def encode_query(question: Query, names: Names) -> Any:
+    """The query as a protobuf StructuredQuery, to be run under ``names.parent(question.collection)``."""
     message = PbQuery()
     collection = question.collection
-    message.from_.add(collection_id=collection[collection.rfind("/") + 1 :])
+    message.from_.add(collection_id=names.collection_id(collection))
     filters = message.where.composite_filter.filters if len(question.where) > 1 else None
     if filters is not None:
         message.where.composite_filter.op = PbQuery.CompositeFilter.AND
@@ -184,38 +236,34 @@ def encode_query(question: Query, root: str) -> Any:
         value, doc_id = question.start_after
         if question.order != NAME:
             fill_value(message.start_at.values.add(), value)
-        message.start_at.values.add().reference_value = f"{root}{collection}/{doc_id}"
+        message.start_at.values.add().reference_value = names.name(f"{collection}/{doc_id}")
         message.start_at.before = False
     if question.limit is not None:
         message.limit.value = question.limit
     return message
 
 
-def encode_scan(pattern: str, after: str | None, limit: int | None, root: str) -> tuple[str, Any]:
-    """The documents of a pattern of collections by path, after ``after``: the parent, and the StructuredQuery.
+def encode_scan(pattern: str, after: str | None, limit: int | None, names: Names) -> tuple[str, Any]:
+    """The documents of a pattern of collections by path: the parent, and the StructuredQuery.
 
-    A pattern with ``*`` is a query of the collection group, from where the pattern's first collection begins to where
-    it ends. Documents of the group in collections that do not fit the pattern are in the result too.
+    ``after`` is the resource name of a document, after which they begin. A pattern with ``*`` is a query of the
+    collection group, from where the pattern's first collection begins to where it ends. Documents of the group in
+    collections that do not fit the pattern are in the result too.
     """
-    names = pattern.split("/")
+    is_group = "/" in pattern
+    first = names.documents + names.collection_id(pattern[: pattern.find("/")] if is_group else pattern)
     message = PbQuery()
-    message.from_.add(collection_id=names[-1], all_descendants=len(names) > 1)
+    message.from_.add(collection_id=names.collection_id(pattern), all_descendants=is_group)
     message.order_by.add(direction=PbQuery.ASCENDING).field.field_path = NAME
     if after is not None:
-        message.start_at.values.add().reference_value = root + after
+        message.start_at.values.add().reference_value = after
         message.start_at.before = False
-    elif len(names) > 1:
-        message.start_at.values.add().reference_value = f"{root}{names[0]}/{LEAST_ID}"
+    elif is_group:
+        message.start_at.values.add().reference_value = f"{first}/{LEAST_ID}"
         message.start_at.before = True
-    if len(names) > 1:
-        message.end_at.values.add().reference_value = f"{root}{names[0]}{LEAST_ID}/{LEAST_ID}"
+    if is_group:
+        message.end_at.values.add().reference_value = f"{first}{LEAST_ID}/{LEAST_ID}"
         message.end_at.before = True
     if limit is not None:
         message.limit.value = limit
-    return root[:-1], message
-
-
-def parent_of(collection: str, root: str) -> str:
-    """The resource name under which a query of the collection runs."""
-    cut = collection.rfind("/")
-    return root[:-1] if cut < 0 else root + collection[:cut]
+    return names.documents[:-1], message

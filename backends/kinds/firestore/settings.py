@@ -17,6 +17,7 @@ class Firestore(Backend, msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     project: str  # the Google Cloud project
     database: str = "(default)"  # the database in the project
+    prefix: str = ""  # before the name of every collection, such as `pg_`, where another app uses the database too
     # of one request; the source answers a read that takes longer
     deadline_s: Duration = msgspec.field(default=Duration(1.0), name="deadline")
     cache: str = "memory"  # of query results: `memory` of each process, or a `redis://` address that machines share

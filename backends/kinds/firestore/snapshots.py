@@ -9,6 +9,9 @@ target and carries a read time, once the target is CURRENT. So changes are colle
     RESET             what was collected is discarded; the server sends the whole result again
     filter            the server's number of documents: if ours differs, a deletion was missed: listen anew
     REMOVE            the server ended the target: listen anew, after a pause if access is forbidden
+
+A document that cannot be decoded is not in the collection, but it is in the query's result: it counts for the filter,
+and for the limit.
 """
 
 from __future__ import annotations
@@ -18,13 +21,20 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from backends.documents.collection import Collection
+from backends.documents.foreign import Foreign
 from backends.documents.port import Document
-from backends.kinds.firestore.codec import decode_document, micros
+from backends.kinds.firestore.codec import Names, decode_document, micros
 
 _NO_CHANGE: Final = 0
 _REMOVE: Final = 2
 _CURRENT: Final = 3
 _RESET: Final = 4
+
+
+class _Unread(Enum):
+    """Stands for a document that matches the query and cannot be decoded."""
+
+    UNREAD = auto()
 
 
 class Step(Enum):
@@ -38,18 +48,20 @@ class Step(Enum):
 class Snapshots:
     """Keeps ``collection`` at the newest global snapshot of one target."""
 
-    def __init__(self, collection: Collection, root: str) -> None:
+    def __init__(self, collection: Collection, names: Names, foreign: Foreign) -> None:
         self.collection = collection
+        self.unread: set[str] = set()  # the ids of documents in the result that cannot be decoded
         self.token = b""  # resumes after the newest snapshot; empty: from the beginning
         self.read_time = 0  # of the newest snapshot, microseconds
         self.changed = False  # whether the newest snapshot differs from the one before
         self.cause: Any = None  # the server's reason for ending the target
-        self._root = root
+        self._names = names
+        self._foreign = foreign
         self._token = b""
         self._current = False
         self._whole = False
         self._reset_at = 0  # read time of the RESET before the next snapshot, microseconds
-        self._pending: dict[str, Document | None] = {}
+        self._pending: dict[str, Document | _Unread | None] = {}
 
     def begin(self) -> bytes:
         """A new stream begins: discard what was collected. Returns the resume token; if it is empty, the stream
@@ -93,9 +105,14 @@ class Snapshots:
         if self._whole:
             for doc_id in [known for known in collection.documents if pending.get(known) is None]:
                 collection.drop(doc_id)
+            self.unread.clear()
         for doc_id, document in pending.items():
+            self.unread.discard(doc_id)
             if document is None:
                 collection.drop(doc_id)
+            elif document is _Unread.UNREAD:
+                collection.drop(doc_id)
+                self.unread.add(doc_id)
             elif document is not collection.documents.get(doc_id):
                 collection.put(document)
         self.changed = collection.cell.version != before
@@ -109,9 +126,14 @@ class Snapshots:
             self._pending[doc_id] = None  # no longer matches the query
             return Step.NOTHING
         known = self.collection.documents.get(doc_id)
-        if known is None or known.update_time != micros(message.update_time):
-            known = decode_document(message, self._root)
-        self._pending[doc_id] = known
+        if known is not None and known.update_time == micros(message.update_time):
+            self._pending[doc_id] = known
+            return Step.NOTHING
+        try:
+            self._pending[doc_id] = decode_document(message, self._names)
+        except ValueError as problem:
+            self._pending[doc_id] = _Unread.UNREAD
+            self._foreign.note(message.name[len(self._names.documents) :], str(problem))
         return Step.NOTHING
 
     def _gone(self, change: Any) -> Step:
@@ -126,8 +148,9 @@ class Snapshots:
 
     def _count(self) -> int:
         """How many documents the next snapshot will have."""
-        pending, known = self._pending, self.collection.documents
-        unchanged = 0 if self._whole else len(known) - sum(doc_id in known for doc_id in pending)
+        pending, known, unread = self._pending, self.collection.documents, self.unread
+        changed = sum(doc_id in known or doc_id in unread for doc_id in pending)
+        unchanged = 0 if self._whole else len(known) + len(unread) - changed
         return unchanged + sum(document is not None for document in pending.values())
 
     _TAKERS: Final[dict[str | None, Callable[[Snapshots, Any], Step]]] = {

@@ -15,12 +15,14 @@ import grpc
 import structlog
 
 from backends.documents.collection import Collection
+from backends.documents.foreign import Foreign
 from backends.documents.port import NAME, Count, Document, Query
-from backends.errors import Fault, FaultKind
+from backends.errors import Fault, FaultKind, Trouble
 from backends.kinds.firestore.channel import Channel
-from backends.kinds.firestore.codec import encode_query, parent_of
+from backends.kinds.firestore.codec import encode_query
 from backends.kinds.firestore.messages import firestore
 from backends.kinds.firestore.snapshots import Snapshots, Step
+from backends.kinds.firestore.status import read_error
 from backends.resilience.backoff import backoff
 
 _Request: Final[Any] = firestore.ListenRequest.pb()
@@ -30,8 +32,11 @@ STREAM_S: Final = 1800.0  # timeout of a stream, as every call has one; then it 
 BASE_S: Final = 0.1  # backoff between streams that bring no snapshot
 CAP_S: Final = 2.0
 SILENT_SHARE: Final = 0.7  # of the view's maximum age: a stream silent for longer is opened anew
-FORBIDDEN_S: Final = 10.0  # between attempts where the service forbids the query
+FORBIDDEN_S: Final = 10.0  # between attempts where the service forbids the query, or is not set up for it
+REREAD_S: Final = 60.0  # between two readings of the whole result for a doubt about it: each costs up to its limit
 _FORBIDDEN: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_UNKNOWN: Final = grpc.StatusCode.UNKNOWN
 
 _log = structlog.get_logger("phasegate.view")
 
@@ -56,6 +61,9 @@ class View:
         self._connected = False  # a stream is open and has brought a snapshot
         self._reason = ""  # why it cannot be read, as last logged
         self._call: Any = None
+        self._channel: Channel | None = None
+        self._epoch = 0  # of the channel when the stream was opened
+        self._reread_at = float("-inf")  # when the whole result was last read anew for a doubt about it
         self._spoke_at = 0.0  # when the stream was opened or last brought a message
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -72,11 +80,15 @@ class View:
         )
 
     def _complete(self) -> bool:
-        """Whether the view holds every document that has the ordered field."""
-        return self.query.limit is None or len(self.collection.documents) < self.query.limit
+        """Whether the view holds every document that has the ordered field, and that can be decoded."""
+        limit, state = self.query.limit, self._state
+        unread = 0 if state is None else len(state.unread)
+        return limit is None or len(self.collection.documents) + unread < limit
 
     def get(self, doc_id: str) -> tuple[bool, Document | None]:
         """(Whether the view knows, the document or None)."""
+        if self._state is not None and doc_id in self._state.unread:
+            return False, None
         document = self.collection.documents.get(doc_id)
         return document is not None or (self._complete() and self.query.order == NAME), document
 
@@ -161,9 +173,10 @@ class View:
 
     # ------------------------------------------------------------------------------------------------- the stream
 
-    def start(self, channel: Channel) -> None:
-        """Start listening."""
-        self._state = Snapshots(self.collection, channel.root)
+    def start(self, channel: Channel, foreign: Foreign) -> None:
+        """Start listening. ``foreign`` is told of documents that cannot be decoded."""
+        self._channel = channel
+        self._state = Snapshots(self.collection, channel.names, foreign)
         self._emulated = channel.emulated
         self._task = asyncio.get_running_loop().create_task(self._listen(channel, self._state))
         self._tick()
@@ -175,7 +188,10 @@ class View:
         self._judge()
         # The service sends a message about every 30 s. A new stream before the view is too old keeps it fresh.
         silent_s = asyncio.get_running_loop().time() - self._spoke_at
-        if self._call is not None and silent_s > SILENT_SHARE * self._max_age_s:
+        silent = silent_s > SILENT_SHARE * self._max_age_s
+        # The channel has found the stream's connection dead, and connected anew.
+        dead = self._channel is not None and self._channel.epoch != self._epoch
+        if self._call is not None and (silent or dead):
             self._call.cancel()
 
     async def _listen(self, channel: Channel, state: Snapshots) -> None:
@@ -184,11 +200,15 @@ class View:
             before = self.snapshots
             problem = ""
             wait = None
+            doubted = False  # whether what the view holds may be wrong, so that all of it must be read again
+            trouble: Trouble | None = None
             try:
-                await self._stream(channel, state)
+                doubted = await self._stream(channel, state)
             except grpc.aio.AioRpcError as error:
-                problem = f"{error.code().name}: {error.details()}"
-                if error.code() in _FORBIDDEN:
+                channel.heard(error.code())
+                found = read_error(error.code(), error.details(), channel.place)
+                problem, trouble = str(found), found.trouble
+                if trouble is not None or error.code() in _FORBIDDEN:
                     state.token = b""
                     wait = FORBIDDEN_S
                 elif error.code() is grpc.StatusCode.INVALID_ARGUMENT:
@@ -198,33 +218,52 @@ class View:
                     raise
                 problem = "silent"  # ``_tick`` cancelled the call; this task was not cancelled
             except Fault as fault:
-                problem, state.token = str(fault), b""
+                problem, state.token, doubted = str(fault), b"", True
             except Exception:
                 collection, order = self.query.collection, self.query.order
                 _log.exception("view_failed", backend="firestore", collection=collection, order=order)
-                state.token = b""
+                state.token, doubted = b"", True
                 problem = "a mistake of phasegate's"
             # A stream that was only silent is opened anew while the view is still fresh.
             if problem != "silent":
                 self._connected = False
                 self._judge()
             if state.cause is not None:
-                problem, state.cause = f"the target was removed: {state.cause.message}", None
-                wait = FORBIDDEN_S if problem and not self.snapshots > before else None
+                found = read_error(_CODES.get(state.cause.code, _UNKNOWN), state.cause.message, channel.place)
+                problem, trouble = f"the service ended the query: {found}", found.trouble
+                state.cause = None
+                wait = FORBIDDEN_S if not self.snapshots > before else None
             attempt = 0 if self.snapshots > before else attempt + 1
             self.restarts += 1
             if attempt:
-                self._unreadable(problem or "the stream ended without a snapshot")
+                self._unreadable(problem or "the stream ended without a snapshot", trouble)
             if wait is None:
                 wait = 0.0 if attempt == 0 else backoff(attempt - 1, BASE_S, CAP_S, self._dice)
+            if doubted:
+                wait = max(wait, self._until_reread())
             await asyncio.sleep(wait)
 
-    def _unreadable(self, reason: str) -> None:
+    def _until_reread(self) -> float:
+        """How long to wait before the whole result is read again. Whatever is wrong, it is not read all the time."""
+        now = asyncio.get_running_loop().time()
+        wait = max(0.0, self._reread_at + REREAD_S - now)
+        self._reread_at = now + wait
+        return wait
+
+    def _unreadable(self, reason: str, trouble: Trouble | None) -> None:
         """Log the reason, once until the view can be read again or the reason changes."""
         if reason != self._reason:
             self._reason = reason
             collection, order = self.query.collection, self.query.order
-            _log.warning("view_unreadable", backend="firestore", collection=collection, order=order, reason=reason)
+            _log.warning(
+                "view_unreadable",
+                backend="firestore",
+                collection=collection,
+                order=order,
+                reason=reason,
+                trouble=None if trouble is None else trouble.name,
+                mend=None if trouble is None else trouble.mend,
+            )
 
     def _readable(self) -> None:
         if self._reason:
@@ -232,13 +271,13 @@ class View:
             collection, order = self.query.collection, self.query.order
             _log.info("view_reads_again", backend="firestore", collection=collection, order=order)
 
-    async def _stream(self, channel: Channel, state: Snapshots) -> None:
-        """Read one stream until it ends or has to be opened anew."""
+    async def _stream(self, channel: Channel, state: Snapshots) -> bool:
+        """Read one stream until it ends or has to be opened anew; returns whether what was read is in doubt."""
         loop = asyncio.get_running_loop()
         request = _Request(database=channel.database)
         request.add_target.target_id = TARGET_ID
-        request.add_target.query.parent = parent_of(self.query.collection, channel.root)
-        request.add_target.query.structured_query.CopyFrom(encode_query(self.query, channel.root))
+        request.add_target.query.parent = channel.names.parent(self.query.collection)
+        request.add_target.query.structured_query.CopyFrom(encode_query(self.query, channel.names))
         if self._doubtful:
             state.token, self._doubtful = b"", False
         token = state.begin()
@@ -246,17 +285,20 @@ class View:
         if token:
             request.add_target.resume_token = token
         self._spoke_at = loop.time()
+        self._epoch = channel.epoch
+        channel.listening += 1
         call = self._call = channel.listen(metadata=channel.metadata, timeout=STREAM_S)
         try:
             await call.write(request)
             async for response in _responses(call):
                 self._spoke_at = loop.time()
+                channel.heard()
                 step = state.take(response)
                 if step is Step.AGAIN:
-                    return
+                    return state.cause is None  # the number of documents differs from the service's
                 if step is Step.SNAPSHOT:
                     if self._doubtful:
-                        return
+                        return False
                     self._first_read_time = self._first_read_time or state.read_time
                     self._connected = True
                     self._readable()
@@ -265,7 +307,9 @@ class View:
                     self._judge()
                     if state.changed:
                         self._wake()
+            return False
         finally:
+            channel.listening -= 1
             self._call = self._first_read_time = None
             call.cancel()
 

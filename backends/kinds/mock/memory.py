@@ -15,6 +15,7 @@ from typing import Final
 
 from backends.disk import disk
 from backends.documents.collection import Collection
+from backends.documents.foreign import Foreign
 from backends.documents.patterns import ANY, fits_collection, order
 from backends.documents.port import DOCUMENT_BYTES, Context, Count, Document, Mutation, Query, Skipped
 from backends.documents.semantics import applied, check, check_path, check_size, growth, refuse, size_of
@@ -39,6 +40,7 @@ class MemoryStore:
     kind = "mock"
 
     def __init__(self, initial: Callable[[], Sequence[Mutation]] = tuple, log: Journal | None = None) -> None:
+        self.foreign = Foreign(self.kind)
         self._initial = initial
         self._log = log
         self._collections: dict[str, Collection] = {}
@@ -290,7 +292,7 @@ class MemoryStore:
 
     def gauges(self) -> dict[str, int]:
         """As ``DocumentStore.gauges``."""
-        return {}
+        return {"foreign_documents": self.foreign.count}
 
     async def health(self, deadline_s: float) -> str:
         """Always healthy: it is this process."""
