@@ -188,8 +188,15 @@ async def two_sides() -> Sides:
 
     at = datetime(2026, 1, 1, tzinfo=UTC)
     old = {
-        **{"root": "/", "name": "", "status": "running", "progress": 1.0, "message": ""},
-        **{"created_at": at, "updated_at": at, "revision": 1, "change": "a"},
+        "root": "/",
+        "name": "",
+        "status": "running",
+        "progress": 1.0,
+        "message": "",
+        "created_at": at,
+        "updated_at": at,
+        "revision": 1,
+        "change": "a",
     }
     new = {**old, "revision": 2}
     await both("scans/a", old, new)
