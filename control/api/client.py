@@ -15,9 +15,11 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from control.api.documents import AuditPage, ErrorDetail, ErrorDocument, Migrations, VerifiedTrail
 from control.api.unanswered import ApiError, ApiRefused, Unreachable
+from control.data.documents import DataAnswer, DataBody, DataDocument, DifferencesPage, EndedTask
 from control.figures.documents import Figures
 from control.lead.commands import Action, ActionBody
 from control.lead.documents import EVENTS, EventDocument, Status
@@ -80,6 +82,26 @@ class ControlClient:
         body = ActionBody(action, **{name: value for name, value in fields.items() if value is not None})
         return self._call("POST", self.base, Status, body, timeout_s=ACTION_TIMEOUT_S)
 
+    def data(self) -> DataDocument:
+        """What is known of the migration's data."""
+        document = self._call("GET", f"{self.base}/data", DataDocument | None)  # type: ignore[arg-type] # a union
+        if document is None:
+            raise ApiError(f"{self.migration} is not between document stores: there is no data to copy or to compare")
+        return document
+
+    def act_on_data(self, body: DataBody) -> DataAnswer:
+        """Begin a task on the migration's data, or stop the one under way."""
+        return self._call("POST", f"{self.base}/data", DataAnswer, body)
+
+    def data_task(self, task: str) -> EndedTask:
+        """A task on the migration's data, under way or ended."""
+        return self._call("GET", f"{self.base}/data/tasks/{quote(task, safe='')}", EndedTask)
+
+    def differences(self, limit: int, cursor: str | None = None) -> DifferencesPage:
+        """A page of what the newest compare left different."""
+        query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
+        return self._call("GET", f"{self.base}/data/differences?{urlencode(query)}", DifferencesPage)
+
     def reset(self, reason: str | None = None) -> Status:
         """Emergency reset: weight 0, state idle."""
         query = f"?{urlencode({'reason': reason})}" if reason else ""
@@ -131,7 +153,7 @@ class ControlClient:
         raise Unreachable(f"{self.url} ended the stream of events")
 
     def _call(
-        self, method: str, path: str, kind: type[T], body: ActionBody | None = None, timeout_s: float = TIMEOUT_S
+        self, method: str, path: str, kind: type[T], body: Struct | None = None, timeout_s: float = TIMEOUT_S
     ) -> T:
         """Send one request and return its answer, decoded as a ``kind``."""
         status, content_type, data = self._exchange(method, path, body, timeout_s)
@@ -177,7 +199,7 @@ class ControlClient:
             ) from error
         return connection
 
-    def _exchange(self, method: str, path: str, body: ActionBody | None, timeout_s: float) -> tuple[int, str, bytes]:
+    def _exchange(self, method: str, path: str, body: Struct | None, timeout_s: float) -> tuple[int, str, bytes]:
         headers = self._headers()
         payload = None
         if body is not None:

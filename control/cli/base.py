@@ -30,6 +30,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed,
 SECTIONS: Final = {
     "Set up": ("init", "token", "check", "indexes", "seed"),
     "Run": ("serve", "demo", "loadtest"),
+    "Move the data": ("copy", "compare"),
     "Migrate": ("start", "advance", "pause", "resume", "rollback", "abort", "reset"),
     "Look": ("status", "watch", "audit", "verify", "report"),
 }

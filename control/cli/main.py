@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from control.cli import acting, looking, preparing, running
+from control.cli import acting, looking, moving, preparing, running
 from control.cli.base import EPILOG, Commands, version
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Move an app's traffic from one backend to another in phases, and roll it back at once."""
 
 
-for each in (*preparing.COMMANDS, *running.COMMANDS, *acting.COMMANDS, *looking.COMMANDS):
+for each in (*preparing.COMMANDS, *running.COMMANDS, *moving.COMMANDS, *acting.COMMANDS, *looking.COMMANDS):
     main.add_command(each)
 
 
