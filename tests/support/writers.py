@@ -1,8 +1,8 @@
 """Writers of an app that remember what was acknowledged, and hold a side's documents against it.
 
 Each writer is one visitor, so that its requests go to one side as long as that is well. It writes one thing after the
-other: events, scan jobs, their states and results, dashboard snapshots. What was answered with 2xx is acknowledged; what
-had another answer, or none, may be stored or not.
+other: events, scan jobs, their states and results, dashboard snapshots. What was answered with 2xx is acknowledged;
+what had another answer, or none, may be stored or not.
 """
 
 from __future__ import annotations
