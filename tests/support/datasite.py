@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -85,7 +86,7 @@ class DataSite:
             time.sleep(0.05)
 
     def serve(self, workers: int = 2, more: str = "") -> None:
-        """Start with so many workers, and wait until all serve and control leads; ``more`` is said of the migration."""
+        """Start with so many workers and ``more`` in the migration; wait until all serve and control leads."""
         self.workers = workers
         config = self.folder / "phasegate.toml"
         config.write_text(CONFIG.format(port=self.port, workers=workers, project=PROJECT, more=more))

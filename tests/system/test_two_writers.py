@@ -1,6 +1,7 @@
 """Two writers, one on each side, change other fields of one document at nearly the same time: both changes stand.
 
-Real processes, the real emulator. By hand: ``PHASEGATE_PAIRS=1000 python -m pytest tests/system/test_two_writers.py -s``.
+Real processes, the real emulator. By hand:
+``PHASEGATE_PAIRS=1000 python -m pytest tests/system/test_two_writers.py -s``.
 """
 
 from __future__ import annotations
