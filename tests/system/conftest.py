@@ -25,6 +25,7 @@ from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
 from control.demo.children import Children
 from control.demo.traffic import Traffic
+from tests.support.datasite import DataSite
 
 ROUTES = ("/api/dashboard/*", "/api/scans/*", "/api/analytics/*")
 REPOSITORY = Path(__file__).parents[2]
@@ -259,6 +260,16 @@ def serving(
         return running
 
     return serve
+
+
+@pytest.fixture
+def data_site(tmp_path: Path, free_port: Callable[[], int], own_emulator: Emulator) -> Iterator[DataSite]:
+    """A phasegate between a mock and an emulator, which the test serves and disturbs."""
+    made = DataSite(tmp_path, free_port(), own_emulator)
+    yield made
+    own_emulator.signal(signal.SIGCONT)
+    if made.process is not None and made.process.poll() is None:
+        made.kill_everything()
 
 
 @pytest.fixture(scope="module")
