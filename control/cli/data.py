@@ -52,7 +52,7 @@ def run(
     """Do it, print the result, and exit with its code. Raises ``Stop``."""
     client = make_client(url, migration, config)
     asked = _asked(kind, collections, right, delete, sample, values, dry_run)
-    progress = Progress(quiet=as_json)
+    progress = ProgressLine(quiet=as_json)
     try:
         ended = _served(client, asked, progress)
         differences = None if report is None or kind == "copy" else _all_differences(client)
@@ -83,7 +83,7 @@ def _asked(
     return msgspec.convert({name: value for name, value in fields.items() if value}, DataBody)
 
 
-class Progress:
+class ProgressLine:
     """Tells on standard error how far a task is: one line that changes at a terminal, else one now and then."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -109,7 +109,7 @@ class Progress:
             click.echo("\r\033[K", err=True, nl=False)
 
 
-def _served(client: ControlClient, asked: DataBody, progress: Progress) -> Ended:
+def _served(client: ControlClient, asked: DataBody, progress: ProgressLine) -> Ended:
     """Have the phasegate that serves do it. Raises ``Unreachable`` where none does, and ``Stop``."""
     answer = client.act_on_data(asked)
     assert answer.task is not None
@@ -148,7 +148,7 @@ def _all_differences(client: ControlClient) -> bytes:
 
 
 def _alone(
-    config: str, name: str, body: DataBody, progress: Progress, *, wants_list: bool
+    config: str, name: str, body: DataBody, progress: ProgressLine, *, wants_list: bool
 ) -> tuple[Ended, bytes | None]:
     """Do it in the run directory, which nobody may use meanwhile. Raises ``Stop``."""
     from backends.durations import encode_hook

@@ -36,7 +36,6 @@ sticky = ["header:x-user-id"]
 drain_timeout = "5s"
 [backends.old]
 kind = "mock"
-deadline = "10s"
 [backends.new]
 kind = "firestore"
 project = "{project}"
@@ -45,7 +44,7 @@ deadline = "10s"
 source = "old"
 target = "new"
 routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
-lease = "60s"
+lease = "30s"
 min_samples = 1000000
 {more}
 phases = [{{ name = "half", weight = 50, min_soak = "1h", rollback_within = "5s" }}]
@@ -56,7 +55,7 @@ cpu = 100
 memory_mb = 100000
 p95_ms = 60000
 p99_ms = 60000
-error_rate = 1.0
+error_rate = 0.99
 [control]
 listen = "127.0.0.1:0"
 """
@@ -79,6 +78,8 @@ class DataSite:
     def wait(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + WITHIN_S
         while True:
+            assert self.process is not None
+            assert self.process.poll() is None, f"{what} did not come, phasegate ended: {self.log()}"
             with contextlib.suppress(OSError, ValueError):
                 if condition():
                     return
@@ -105,7 +106,10 @@ class DataSite:
         """Run ``phasegate`` with these arguments."""
         config = self.folder / "phasegate.toml"
         command = [sys.executable, "-m", "control.cli", *args, "--config", str(config)]
-        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
+        env = {**os.environ, "PHASEGATE_URL": self.client.url}
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=600, check=False
+        )
 
     def tree(self) -> list[psutil.Process]:
         """Every living process of it."""
@@ -159,8 +163,7 @@ class DataSite:
         status = self.client.status()
         if len(status.workers) != self.workers:
             return False
-        data = self.client.get("/api/migration/shop/data")
-        return data["behind"]["changes"] == 0
+        return self.client.data().behind.changes == 0
 
 
 def equal_by_both_walks(site: DataSite, ledger: Ledger) -> list[str]:
