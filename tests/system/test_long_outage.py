@@ -50,7 +50,7 @@ def post(site: DataSite, ledger: Ledger, name: str, count: int) -> None:
 
 def memory(site: DataSite) -> float:
     """The workers' resident memory, MiB."""
-    return sum(psutil.Process(w.pid).memory_info().rss for w in site.client.status().workers) / MIB
+    return float(sum(psutil.Process(w.pid).memory_info().rss for w in site.client.status().workers)) / MIB
 
 
 def test_a_long_outage_loses_nothing_and_its_queue_costs_no_memory(data_site: DataSite) -> None:
