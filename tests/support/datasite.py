@@ -24,6 +24,7 @@ from tests.support.writers import Ledger
 
 REPOSITORY: Final = Path(__file__).parents[2]
 WITHIN_S: Final = 180.0
+CALM_S: Final = 3.0  # a worker tells its figures once a second
 PROJECT: Final = "demo-both-sides"
 CONFIG: Final = """
 [app]
@@ -158,12 +159,18 @@ class DataSite:
                     return f"guest-{nth}"
         return ""
 
-    def settled(self) -> bool:
-        """Whether no change waits any more, and every worker serves."""
-        status = self.client.status()
-        if len(status.workers) != self.workers:
-            return False
-        return self.client.data().behind.changes == 0
+    def settle(self) -> None:
+        """Wait until no change waits any more, for longer than a worker's figures may be old."""
+        calm_since = time.monotonic()
+
+        def is_calm() -> bool:
+            nonlocal calm_since
+            status = self.client.status()
+            if len(status.workers) != self.workers or self.client.data().behind.changes:
+                calm_since = time.monotonic()
+            return time.monotonic() - calm_since > CALM_S
+
+        self.wait(is_calm, "every change on the other side")
 
 
 def equal_by_both_walks(site: DataSite, ledger: Ledger) -> list[str]:

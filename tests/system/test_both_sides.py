@@ -65,7 +65,7 @@ def test_what_was_acknowledged_is_on_both_sides_once_after_rounds_of_kills_and_o
             if outage:
                 over.join()
             time.sleep(WRITING_S)
-        site.wait(site.settled, "every change on the other side")
+        site.settle()
         wrong = equal_by_both_walks(site, ledger)
         took, acknowledged = time.monotonic() - began, ledger.acknowledged - before
         told = f"round {nth}: {what}, outage {outage:.1f} s, {acknowledged} acknowledged, {took:.0f} s"

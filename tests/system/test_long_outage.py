@@ -59,10 +59,10 @@ def test_a_long_outage_loses_nothing_and_its_queue_costs_no_memory(data_site: Da
     site.begin()
     ledger = Ledger()
     post(site, ledger, "warm", QUEUED)  # so that what the mock itself takes by event is known
-    site.wait(site.settled, "the first events on the other side")
+    site.settle()
     before = memory(site)
     post(site, ledger, "well", QUEUED)
-    site.wait(site.settled, "the second events on the other side")
+    site.settle()
     well = memory(site) - before
     before = memory(site)
     site.emulator.signal(signal.SIGSTOP)
@@ -72,7 +72,7 @@ def test_a_long_outage_loses_nothing_and_its_queue_costs_no_memory(data_site: Da
     time.sleep(max(0.0, OUTAGE_S - (time.monotonic() - began)))
     site.emulator.signal(signal.SIGCONT)
     back = time.monotonic()
-    site.wait(site.settled, "every event on the other side")
+    site.settle()
     caught_up = time.monotonic() - back
     told = (
         f"{QUEUED} events: {well:.0f} MiB while well, {waiting:.0f} MiB while the target was away "

@@ -131,7 +131,7 @@ def test_check_finds_every_origin_well(stage: Stage) -> None:
         ('{ server_name = "new.internal" }', "authority that is not trusted here"),
         ('{ ca = "ca.pem", certificate = "us.pem", key = "us.key" }', "is for another name"),
         ('{ ca = "ca.pem", server_name = "new.internal" }', "set `tls.certificate` and `tls.key`"),
-        ('{ ca = "none.pem" }', "none.pem: No such file"),
+        ('{ ca = "none.pem" }', "none.pem: no such file"),
     ],
 )
 def test_check_says_what_is_wrong_with_the_tls_of_a_target(stage: Stage, tls: str, said: str) -> None:

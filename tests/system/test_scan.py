@@ -82,4 +82,4 @@ async def test_a_document_that_nobody_here_wrote_is_skipped_counted_and_named(
     for _ in range(2):  # again: it is counted once
         assert [one.path for one in await pages(store, "scans", 1)] == ["scans/a", "scans/c"]
     assert store.skipped.count == 1
-    assert "geo_point" in store.skipped.named["scans/b"]
+    assert "geographical point" in store.skipped.named["scans/b"]

@@ -77,7 +77,7 @@ def test_changes_of_two_fields_by_two_writers_both_stand(data_site: DataSite, wr
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = dict(pool.map(lambda nth: pair(data_site, visitors, nth), range(PAIRS)))
     assert all(len(confirmed) == 2 for confirmed in results.values())  # nothing was refused: nothing failed
-    data_site.wait(data_site.settled, "every change on the other side")
+    data_site.settle()
     wrong = equal_by_both_walks(data_site, Ledger())
     for side in (
         sides.mock(data_site.folder / "run" / "shop.mock.journal"),
