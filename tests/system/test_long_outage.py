@@ -5,6 +5,7 @@ By hand: ``PHASEGATE_QUEUED=200000 PHASEGATE_OUTAGE_S=1800 python -m pytest test
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -31,14 +32,15 @@ def post(site: DataSite, ledger: Ledger, name: str, count: int) -> None:
 
     def run(client: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=120)
-        headers = {"x-user-id": f"guest-{client}", "content-type": "application/json"}
-        for nth in range(client, count, CLIENTS):
-            event = {"id": f"e-{name}-{nth}", "user": f"u{nth % 50}", "type": "view", "item": f"i{nth % 20}"}
-            connection.request("POST", "/api/analytics/events", json.dumps(event), headers)
-            answer = connection.getresponse()
-            told = answer.read()
-            assert answer.status == 202, told
-            ledger.events.add(event["id"])
+        with contextlib.closing(connection):
+            headers = {"x-user-id": f"guest-{client}", "content-type": "application/json"}
+            for nth in range(client, count, CLIENTS):
+                event = {"id": f"e-{name}-{nth}", "user": f"u{nth % 50}", "type": "view", "item": f"i{nth % 20}"}
+                connection.request("POST", "/api/analytics/events", json.dumps(event), headers)
+                answer = connection.getresponse()
+                told = answer.read()
+                assert answer.status == 202, told
+                ledger.events.add(event["id"])
 
     threads = [threading.Thread(target=run, args=(client,)) for client in range(CLIENTS)]
     for thread in threads:
