@@ -1,7 +1,8 @@
 """Writers on both arms while parts die: what was acknowledged is on both sides, once, and compare finds them equal.
 
 Real processes, the real emulator. The suite makes a few rounds with short outages; by hand
-``PHASEGATE_DATA_ROUNDS=100 PHASEGATE_OUTAGE_S=60 python -m pytest tests/system/test_both_sides.py -k rounds -s``.
+``PHASEGATE_DATA_ROUNDS=100 PHASEGATE_OUTAGE_S=60 python -m pytest tests/system/test_both_sides.py -k rounds -s``, or
+in parts beside each other with ``PHASEGATE_DATA_FIRST=50`` for the second: a round's number is its seed.
 The emulator keeps its documents in memory, so it is stopped (SIGSTOP) and its connections are cut, but not killed.
 """
 
@@ -18,6 +19,7 @@ from tests.support.datasite import DataSite, equal_by_both_walks
 from tests.support.writers import Ledger, Writers
 
 ROUNDS: Final = int(os.environ.get("PHASEGATE_DATA_ROUNDS", "3"))
+FIRST: Final = int(os.environ.get("PHASEGATE_DATA_FIRST", "0"))
 OUTAGE_S: Final = float(os.environ.get("PHASEGATE_OUTAGE_S", "3"))
 WRITING_S: Final = 2.0  # in a round, around what is done to the processes
 
@@ -49,7 +51,7 @@ def test_what_was_acknowledged_is_on_both_sides_once_after_rounds_of_kills_and_o
     site.serve()
     site.begin()
     ledger = Ledger()
-    for nth in range(ROUNDS):
+    for nth in range(FIRST, FIRST + ROUNDS):
         dice = random.Random(f"round {nth}")
         what = DISTURBANCES[nth % len(DISTURBANCES)] if ROUNDS < 20 else dice.choice(DISTURBANCES)
         outage = dice.uniform(0.2, OUTAGE_S) if dice.random() < 0.8 else 0.0
