@@ -18,7 +18,7 @@ from typing import Any, Final
 from tests.support.sides import Side
 
 _TIMEOUT_S: Final = 60.0
-_PAUSE_S: Final = 0.01
+PAUSE_S: Final = 0.01  # of a writer, between two writes
 
 
 @dataclass
@@ -97,7 +97,8 @@ def _sums(side: Side, events: int) -> list[str]:
 class Writers:
     """Threads that write until the block ends; ``port`` is where the data plane listens on loopback."""
 
-    def __init__(self, port: int, ledger: Ledger, count: int = 6, seed: int = 0) -> None:
+    def __init__(self, port: int, ledger: Ledger, count: int = 6, seed: int = 0, pause_s: float = PAUSE_S) -> None:
+        self._pause_s = pause_s
         self._port = port
         self._ledger = ledger
         self._stop = threading.Event()
@@ -137,7 +138,7 @@ class Writers:
                 self._results(number, dice.choice(own), dice, tag)
             else:
                 self._snapshot(number, nth)
-            self._stop.wait(_PAUSE_S)
+            self._stop.wait(self._pause_s)
 
     def _ask(self, number: int, method: str, path: str, body: object) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_TIMEOUT_S)
