@@ -96,6 +96,7 @@ class WaitKind(StrEnum):
     APPROVAL = "approval"
     HEALTH = "health"
     LAG = "lag"
+    DATA = "data"
     SAMPLES = "samples"
     PROOF = "proof"
 

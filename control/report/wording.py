@@ -323,6 +323,7 @@ _WAITS: Final[Mapping[WaitKind, str]] = {
     WaitKind.APPROVAL: "is earned, and waits for an operator: `phasegate advance` begins it",
     WaitKind.HEALTH: "is earned, and waits until this is mended",
     WaitKind.LAG: "is earned, and waits until this is mended",
+    WaitKind.DATA: "is earned, and waits until this is mended",
     WaitKind.SAMPLES: "waits for more requests",
     WaitKind.PROOF: "waits for proof",
 }
