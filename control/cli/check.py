@@ -12,7 +12,7 @@ from control.checks.preflight import preflight
 from control.lead import starting
 from control.lead.documents import Status
 from control.plan.settings import Settings
-from control.report.wording import next_line
+from control.report.nextstep import next_line
 
 
 class Checked(NamedTuple):

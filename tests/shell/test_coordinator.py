@@ -28,7 +28,7 @@ from control.lead.judging import HEALTH_AGAIN_S, TELL_AGAIN_S
 from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.plan.phases import Phase
 from control.plan.times import Now, rfc3339
-from control.report.wording import next_line
+from control.report.nextstep import next_line
 from control.rollout.machine import step
 from control.rollout.model import (
     EnteredPhase,
