@@ -156,7 +156,7 @@ class DemoStage:
         os.environ[EMULATOR] = f"127.0.0.1:{port}"
 
     def copy(self) -> str:
-        """Copy the mock's documents by ``phasegate copy``, as a user does while it serves; returns what it printed."""
+        """Copy the mock's documents by ``phasegate copy``, as a user does; returns what it printed."""
         child = self.children.start(
             "copy",
             [sys.executable, "-m", "control.cli", "copy", "--migration", MIGRATION],
