@@ -299,6 +299,7 @@ class DataKeeper:
         counts = () if task is None else (("done", task.done), ("of", task.of))
         return DataFigures(
             complete=not self.lacking(),
+            gated=self.hold() is not None,
             pending=gauges.pending,
             oldest_s=gauges.oldest_s,
             lost=s.lost,

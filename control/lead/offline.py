@@ -14,6 +14,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from backends.copy.seed import began, seeded_with
+from backends.kinds.registry import KINDS
 from backends.pair.changelog import lost_before
 from control.data import state as known
 from control.data.entries import begun_entry, ended_entry
@@ -45,6 +47,8 @@ class OfflineData:
         if pair is None:
             raise CannotStartError("only between two document stores is there data to copy or to compare")
         self._run_dir, self._name, self._pair = Path(settings.proxy.run_dir), name, pair
+        migration = settings.migrations[name]
+        self._source, self._target = (settings.backends[arm] for arm in (migration.source, migration.target))
         rundir.form(self._run_dir)
         self._document = _checkpoint(settings, name)
         try:
@@ -66,6 +70,18 @@ class OfflineData:
     def lack(self) -> Lack | None:
         """What the target is known to lack; None where nothing."""
         return known.lack(self.state, self._gauges, self._pair)
+
+    async def look_for_seed(self) -> None:
+        """Where the target was never filled, ask it for a seed of the source's fixtures. Raises ``Fault``.
+
+        A source that was written to since has more than that; so says the checkpoint, or the source's own files.
+        """
+        if known.was_filled(self.state, self._pair) or KINDS[self._target.kind].seeded is None:
+            return
+        source = began(self._source, self._run_dir, self._name)
+        if source is None or not source.written:
+            digest = await seeded_with(self._target)
+            self.state = self.state if digest is None else known.seeded(self.state, digest)
 
     def begin(self, asked: AskedTask) -> None:
         """Note that a task begins, once the changes that were left have been handed on."""

@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from backends.pair.changelog import LOSSES, changes_folder
+from control.cli.check import known_data
 from control.data.messages import ComparedCollection, TaskDone, TaskEnd, TaskFailed, TaskKind, TaskResult
 from control.data.state import AskedTask, BegunTask, DataState, Lack
 from control.lead.checkpoint import CheckpointDocument, decoded
@@ -235,6 +236,44 @@ def test_what_cannot_be_gone_on_from_is_refused_in_words_before_anything_is_copi
     spoilt(run_dir)
     with pytest.raises(CannotStartError, match=words):
         OfflineData(run_dir.settings, name)
+
+
+# What `phasegate check` makes of it.
+
+
+def test_check_says_what_was_copied_and_by_which_command_the_rest_is(run_dir: RunDir) -> None:
+    before = known_data(run_dir.settings, "phase6", set())
+    assert before is not None
+    assert (before.check.ok, before.mend) == (None, "phasegate copy --migration phase6")
+    assert "0 of its documents" in before.check.found
+    assert "While phasegate serves, `phasegate copy --migration phase6` copies them" in before.check.mend
+    assert not (run_dir.folder / STORE).exists(), "it only looks"
+    run_dir.task(COPY, ended())
+    after = known_data(run_dir.settings, "phase6", set())
+    assert after is not None
+    assert (after.check.ok, after.mend) == (True, "")
+    run_dir.task(COMPARE, ended(differing=1))
+    differing = known_data(run_dir.settings, "phase6", set())
+    assert differing is not None
+    assert differing.mend == "phasegate compare --migration phase6 --repair"
+
+
+def test_check_names_no_step_where_none_is_needed_or_nothing_can_be_told(run_dir: RunDir) -> None:
+    run_dir.settings = settings_in(run_dir.folder, data={"gate": False})
+    off = known_data(run_dir.settings, "phase6", set())
+    assert off is not None
+    assert (off.check.ok, off.mend) == (None, "")
+    assert "the gate is switched off" in off.check.mend
+    spoil(run_dir)
+    unread = known_data(run_dir.settings, "phase6", set())
+    assert unread is not None
+    assert (unread.check.ok, unread.mend) == (None, "")
+    assert "it cannot be told what was copied: the checkpoints cannot be read" in unread.check.found
+    http = {"kind": "http", "origin": "http://127.0.0.1:1"}
+    between = {"source": "a", "target": "b", "routes": ["/x/*"]}
+    document = {"app": {"origin": "http://127.0.0.1:1"}, "backends": {"a": http, "b": http}}
+    services = parse(document | {"migrations": {"phase6": between}, "proxy": {"run_dir": str(run_dir.folder)}})
+    assert known_data(services, "phase6", set()) is None
 
 
 # By the command line, with the task's own process.
