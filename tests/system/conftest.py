@@ -75,6 +75,8 @@ BROWSER_FLAGS = [
 ]
 BROWSER_WITHIN_MS = 60_000  # the machine may be busy; every wait is for a condition
 
+COPIED_WITHIN_S = 300  # a copy has the lowest priority, and the machine may be busy
+
 # A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C is tested here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -133,8 +135,14 @@ class Running:
 
     def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run ``phasegate`` with these arguments."""
+        within_s = COPIED_WITHIN_S if args[0] == "copy" else 60
         return subprocess.run(
-            self.command(*args), env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+            self.command(*args),
+            env=self.environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=within_s,
         )
 
     def traffic(self, rate: float = 100) -> Traffic:
