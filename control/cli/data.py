@@ -156,6 +156,7 @@ def _alone(
     from control.data.differences import path_of
     from control.data.runner import TaskRunner, command
     from control.data.state import task_orders
+    from control.lead.offline import OfflineData
     from proxy.process import rundir
     from proxy.settings import CannotStartError
 
@@ -164,16 +165,12 @@ def _alone(
     if migration is None:
         raise Stop(USAGE, f"there is no migration {name!r}; there are {', '.join(settings.migrations)}")
     source, target = settings.backends[migration.source], settings.backends[migration.target]
-    run_dir = Path(settings.proxy.run_dir)
+    run_dir, asked = Path(settings.proxy.run_dir), body.asked()
     plan = msgspec.json.encode(settings.plan(), enc_hook=encode_hook)
-    orders = task_orders(body.asked(), name, plan, str(run_dir), migration.data.rate)
+    orders = task_orders(asked, name, plan, str(run_dir), migration.data.rate)
     orders = msgspec.structs.replace(orders, served=False)
 
     async def work() -> Ended:
-        left = await drain_left(source, target, run_dir=run_dir, name=name, within_s=DRAIN_S)
-        if left:
-            message = f"{left} changes of an earlier run still wait for the other side, which does not take them"
-            return Ended(TaskFailed(message, "unreachable"), None)
         ended: asyncio.Future[TaskEnd] = asyncio.get_running_loop().create_future()
         runner = TaskRunner(name, lambda: 0, command(2))
         runner.begin(orders, ended.set_result)
@@ -190,16 +187,28 @@ def _alone(
 
     try:
         with rundir.take(run_dir):
-            done = asyncio.run(work())
+            data = OfflineData(settings, name)
+            left = asyncio.run(drain_left(source, target, run_dir=run_dir, name=name, within_s=DRAIN_S))
+            if left:
+                message = f"{left} changes of an earlier run still wait for the other side, which does not take them"
+                return Ended(TaskFailed(message, "unreachable"), None), None
+            if asked.dry_run:
+                return asyncio.run(work()), None
+            try:
+                data.begin(asked)
+                done = asyncio.run(work())
+                data.over(done.end)
+            except KeyboardInterrupt:
+                data.over(TaskFailed("interrupted at the terminal", "stopped"))
+                raise
     except (CannotStartError, ValueError, OSError) as error:
         raise Stop(USAGE, f"{name}: {error}") from None
     differences = path_of(run_dir, name)
     listed = differences.read_bytes() if wants_list and body.action != "copy" and differences.exists() else None
-    if body.action == "copy" and not body.dry_run and isinstance(done.end, TaskDone):
-        click.echo(
-            "No phasegate serves, so none knows of this copy: once one does, `phasegate compare` opens the gate.",
-            err=True,
-        )
+    if isinstance(done.end, TaskDone):
+        lack = data.lack()
+        known = "the target is not known to lack anything" if lack is None else str(lack)
+        click.echo(f"No phasegate serves. The next one will know of this: {known}.", err=True)
     return done, listed
 
 

@@ -118,7 +118,6 @@ DOCUMENT: dict[str, Any] = {
             "lease": "3s",
             "min_samples": 5,
             "max_soak": "300ms",
-            "data": {"gate": False},  # these tests' stores are never copied; tests of the gate switch it on
             "phases": [
                 {"name": name, "weight": weight, "min_soak": "300ms", "rollback_within": within}
                 for name, weight, within in (
