@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from control.api.client import ControlClient
 from control.api.unanswered import ApiError
 from control.checks.check import Check, failed
 from control.checks.preflight import preflight
+from control.cli.finding import control_url
 from control.lead import starting
 from control.lead.documents import Status
 from control.plan.settings import Settings
@@ -24,8 +26,9 @@ class Checked(NamedTuple):
 
 def check(settings: Settings, *, url: str | None, token: str | None) -> Checked:
     """Make every check. A control plane that answers at ``url`` adds a dry run of each migration's start."""
-    client = ControlClient(url or f"http://{settings.control.listen}", token)
-    is_served = client.ready()
+    found = url or control_url(settings.control.listen, Path(settings.proxy.run_dir))
+    client = None if found is None else ControlClient(found, token)
+    is_served = client is not None and client.ready()
     checks = preflight(
         settings,
         lambda each: starting.checks(each, same_environment=not is_served),
@@ -33,7 +36,7 @@ def check(settings: Settings, *, url: str | None, token: str | None) -> Checked:
         is_served=is_served,
     )
     to_seed = any(each.name.startswith("initial data") and each.ok is None and each.mend for each in checks)
-    if not is_served:
+    if client is None or not is_served:
         steps = ["`phasegate seed`"] if to_seed else []
         return Checked(checks, ", ".join([*steps, "`phasegate serve`"]) + ", then `phasegate start`.")
     dry_runs = DryRuns(settings, client)
