@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -24,6 +24,10 @@ from control.data.messages import TaskCost, TaskDone, TaskEnd, TaskFailed
 from control.plan.settings import Settings
 from control.terminal.exits import GATE, OK, UNREACHABLE, USAGE, Stop
 from control.terminal.moving import ProgressLine, print_cost, print_done
+
+if TYPE_CHECKING:
+    from control.data.state import AskedTask
+    from control.lead.offline import OfflineData
 
 LOOK_S: Final = 0.25  # between two looks at a task
 DRAIN_S: Final = 60.0  # how long changes that an earlier run left may take, before the sides are looked at
@@ -153,6 +157,7 @@ def _alone(
     Raises ``Stop``, and ``unreachable`` where a phasegate serves from there whose control does not answer.
     """
     from control.data.differences import path_of
+    from control.lead.offline import OfflineData
     from proxy.process import rundir
     from proxy.settings import CannotStartError
 
@@ -162,7 +167,8 @@ def _alone(
     run_dir = Path(settings.proxy.run_dir)
     try:
         with rundir.take(run_dir):
-            ended = asyncio.run(_in_run_dir(settings, name, body, progress))
+            data = OfflineData(settings, name)
+            ended = _in_run_dir(settings, name, body.asked(), progress, data)
             if listing is not None and isinstance(ended.end, TaskDone):
                 with path_of(run_dir, name).open("rb") as found:
                     shutil.copyfileobj(found, listing)
@@ -172,28 +178,42 @@ def _alone(
         raise Stop(GATE, f"{name}: {error}") from None
     except (CannotStartError, ValueError, OSError) as error:
         raise Stop(USAGE, f"{name}: {error}") from None
-    if body.action == "copy" and not body.dry_run and isinstance(ended.end, TaskDone):
-        click.echo(
-            "No phasegate serves, so none knows of this copy: once one does, `phasegate compare` opens the gate.",
-            err=True,
-        )
+    if isinstance(ended.end, TaskDone) and not body.dry_run:
+        lack = data.lack()
+        known = "the target is not known to lack anything" if lack is None else str(lack)
+        click.echo(f"No phasegate serves. The next one will know of this: {known}.", err=True)
     return ended
 
 
-async def _in_run_dir(settings: Settings, name: str, body: DataBody, progress: ProgressLine) -> Ended:
-    from backends.durations import encode_hook
+def _in_run_dir(settings: Settings, name: str, asked: AskedTask, progress: ProgressLine, data: OfflineData) -> Ended:
     from backends.pair.manager import drain_left
-    from control.data.runner import TaskRunner, command
-    from control.data.state import task_orders
 
     migration, run_dir = settings.migrations[name], Path(settings.proxy.run_dir)
     source, target = settings.backends[migration.source], settings.backends[migration.target]
-    left = await drain_left(source, target, run_dir=run_dir, name=name, within_s=DRAIN_S)
+    left = asyncio.run(drain_left(source, target, run_dir=run_dir, name=name, within_s=DRAIN_S))
     if left:
         message = f"{left} changes of an earlier run still wait for the other side, which does not take them"
         return Ended(TaskFailed(message, "unreachable"), None)
+    if asked.dry_run:
+        return asyncio.run(_worked(settings, name, asked, progress))
+    try:
+        data.begin(asked)
+        ended = asyncio.run(_worked(settings, name, asked, progress))
+        data.over(ended.end)
+    except KeyboardInterrupt:
+        data.over(TaskFailed("interrupted at the terminal", "stopped"))
+        raise
+    return ended
+
+
+async def _worked(settings: Settings, name: str, asked: AskedTask, progress: ProgressLine) -> Ended:
+    """The task's process, to its end."""
+    from backends.durations import encode_hook
+    from control.data.runner import TaskRunner, command
+    from control.data.state import task_orders
+
     plan = msgspec.json.encode(settings.plan(), enc_hook=encode_hook)
-    orders = task_orders(body.asked(), name, plan, str(run_dir), migration.data.rate)
+    orders = task_orders(asked, name, plan, settings.proxy.run_dir, settings.migrations[name].data.rate)
     ended: asyncio.Future[TaskEnd] = asyncio.get_running_loop().create_future()
     runner = TaskRunner(name, lambda: 0, command(2))
     runner.begin(msgspec.structs.replace(orders, served=False), ended.set_result)

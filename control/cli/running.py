@@ -33,7 +33,7 @@ def serve(config: str) -> None:
     try:
         read_settings(config)
         if sys.stderr.isatty():
-            next_steps = "In another terminal: `phasegate start`, `status`, `watch`."
+            next_steps = "In another terminal: `phasegate copy`, `start`, `status`, `watch`."
             click.echo(f"Serving; Ctrl-C drains and ends. {next_steps}", err=True)
         code = run(config)
     except (Stop, CannotStartError) as refusal:

@@ -45,7 +45,9 @@ def test_who_serves_from_the_run_directory_says_where_it_is(tmp_path: Path) -> N
 
 def test_a_port_that_is_chosen_at_the_start_leads_nowhere_while_nobody_serves(tmp_path: Path) -> None:
     config = written(tmp_path, "127.0.0.1:0")
-    with pytest.raises(Unreachable, match=r"no phasegate serves from .*run, and the port of control.listen .127.0.0.1:0. is chosen") as found:
+    with pytest.raises(
+        Unreachable, match=r"no phasegate serves from .*run, and the port of control.listen .127.0.0.1:0. is chosen"
+    ) as found:
         found_url(peek(config, needed=True), config)
     assert "PHASEGATE_URL" in found.value.hint
     assert control_url("127.0.0.1:0", tmp_path / "run") is None
