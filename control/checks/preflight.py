@@ -7,7 +7,6 @@ Each check is a function that takes ``Preflight`` and yields ``Check``s: what wa
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import shutil
@@ -38,7 +37,7 @@ from proxy.board import board
 from proxy.migration.buckets import assign, bucket, salt
 from proxy.migration.routes import layout
 from proxy.process.fixed import changed, fixed_of
-from proxy.process.rundir import ready_in
+from proxy.process.rundir import owner, ready_in
 
 APP_TIMEOUT_S: Final = 5.0
 BACKEND_TIMEOUT_S: Final = 10.0  # to write and delete one document
@@ -241,13 +240,9 @@ def _state(scene: Preflight) -> Iterator[Check]:
     except OSError as error:
         yield Check("state", False, f"{folder}: {_why(error)}", mend)
         return
-    if not scene.is_served and (folder / "lock").exists():
-        with open(folder / "lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                found = f"process {lock.read().strip() or 'unknown'} uses {folder}"
-                yield Check("run directory", False, found, "Stop that phasegate, or choose another proxy.run_dir.")
+    if not scene.is_served and (process := owner(folder)) is not None:
+        found = f"process {process} uses {folder}"
+        yield Check("run directory", False, found, "Stop that phasegate, or choose another proxy.run_dir.")
 
 
 def _rehearsal(scene: Preflight) -> Iterator[Check]:

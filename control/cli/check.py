@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from backends.copy.folder import FixtureError
@@ -12,6 +13,7 @@ from control.api.client import ControlClient
 from control.api.unanswered import ApiError
 from control.checks.check import Check, failed
 from control.checks.preflight import preflight
+from control.cli.finding import control_url
 from control.data.pair import pair_of
 from control.lead import starting
 from control.lead.documents import Status
@@ -30,15 +32,16 @@ class Checked(NamedTuple):
 
 def check(settings: Settings, *, url: str | None, token: str | None) -> Checked:
     """Make every check. A control plane that answers at ``url`` adds a dry run of each migration's start."""
-    client = ControlClient(url or f"http://{settings.control.listen}", token)
-    is_served = client.ready()
+    found = url or control_url(settings.control.listen, Path(settings.proxy.run_dir))
+    client = None if found is None else ControlClient(found, token)
+    is_served = client is not None and client.ready()
     checks = preflight(
         settings,
         lambda each: starting.checks(each, same_environment=not is_served),
         token=token,
         is_served=is_served,
     )
-    if not is_served:
+    if client is None or not is_served:
         unwell = {each.name for each in failed(checks)}
         data = [known for name in settings.migrations if (known := known_data(settings, name, unwell)) is not None]
         steps = ["`phasegate serve`", *(f"`{each.mend}`" for each in data if each.mend)]
