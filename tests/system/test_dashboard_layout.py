@@ -101,7 +101,7 @@ FACTS = {
 }
 LACKS = {
     "complete": False,
-    "lacks": f"{SAMPLES:,} changes reached one side alone since the last copy or equal compare, and {SAMPLES:,} differ",
+    "lacks": f"{SAMPLES:,} changes reached one side alone since the last copy or equal compare, {SAMPLES:,} differ",
     "mend": f"phasegate compare --migration {WORD} --repair",
 }
 EQUAL = {"at": "2026-05-04T23:59:59.999Z", "equal": True, "differences": 0, "documents": SAMPLES}
@@ -255,7 +255,9 @@ def opened(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Opened]
         viewport = ViewportSize(width=request.param, height=900)
         context = browser.new_context(viewport=viewport, reduced_motion="reduce")
         contexts.append(context)
-        page = pages.open_page(context, names=("phase6", WORD), entries=ENTRIES, most=99_999, differences=DIFFERENCES, **how)
+        page = pages.open_page(
+            context, names=("phase6", WORD), entries=ENTRIES, most=99_999, differences=DIFFERENCES, **how
+        )
         pages.show(page, status())
         expect(page.locator(".audit tbody tr")).to_have_count(len(ENTRIES))
         expect(page.locator(".differences tbody tr")).to_have_count(len(DIFFERENCES))
