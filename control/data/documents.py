@@ -115,6 +115,7 @@ class Difference(Struct, frozen=True):
     path: str
     kind: Literal["missing_on_target", "missing_on_source", "different"]
     fields: tuple[str, ...] = ()  # that differ
+    reason: str | UnsetType = UNSET  # why a repair could not write it
     source: msgspec.Raw | UnsetType = UNSET  # the values, where the compare was asked for them
     target: msgspec.Raw | UnsetType = UNSET
 

@@ -152,6 +152,7 @@ def _copied(state: DataState, task: BegunTask, end: TaskDone, at: float) -> Data
         differences=max(0, state.differences - state.missing),
         missing=0,
         unsure=end.differences > 0,
+        copying=None,  # one that another process left unfinished has nothing more to do
     )
 
 

@@ -169,6 +169,14 @@ def criteria(report: Report) -> list[tuple[str, bool | None, str]]:
     return [(words(c.name), c.passed or (None if going_on else False), c.evidence) for c in report.criteria]
 
 
+def data_known(data: DataDocument | ReportedData) -> str:
+    """Whether the target has the source's data, and the command that brings what it lacks."""
+    if data.complete:
+        return "the target is not known to lack anything"
+    held = "; no phase begins before" if data.gated else ""
+    return "INCOMPLETE" if data.mend is None else f"INCOMPLETE, `{data.mend}` mends it{held}"
+
+
 def data_lines(data: DataDocument | ReportedData) -> list[str]:
     """What is known of the target's data, in lines for a person."""
     copied = "never" if data.copied_at is None else f"{moment(data.copied_at)} UTC"
@@ -188,10 +196,7 @@ def data_lines(data: DataDocument | ReportedData) -> list[str]:
 
 def data_line(data: DataDocument) -> str:
     """What is known of the target's data, in one line: whether it is complete, and the task under way."""
-    known = "the target is not known to lack anything"
-    if not data.complete:
-        known = "INCOMPLETE" if data.mend is None else f"INCOMPLETE, `{data.mend}` mends it"
-    parts = [known, *data_lines(data)]
+    parts = [data_known(data), *data_lines(data)]
     if data.behind.changes:
         parts.append(f"{count(data.behind.changes)} changes on their way")
     if data.task is not None:
@@ -217,7 +222,8 @@ def audit_line(entry: AuditEntry) -> str:
 _LEFT_OUT: Final = frozenset(
     {
         *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason", "reasons"),
-        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "unsplit", "adapters", "verdict"),
+        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "adapters", "verdict"),
+        *("unsplit", "copies", "copy_faults"),
         *("validations", "validations_failed"),
         *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),
     }

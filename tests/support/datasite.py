@@ -104,13 +104,10 @@ class DataSite:
         self.wait(lambda: len(self.client.status().workers) == workers, "the workers")
 
     def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run ``phasegate`` with these arguments."""
+        """Run ``phasegate`` with these arguments; it finds the control plane by its run directory."""
         config = self.folder / "phasegate.toml"
         command = [sys.executable, "-m", "control.cli", *args, "--config", str(config)]
-        env = {**os.environ, "PHASEGATE_URL": self.client.url}
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=600, check=False
-        )
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
 
     def tree(self) -> list[psutil.Process]:
         """Every living process of it."""
