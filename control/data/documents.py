@@ -56,7 +56,8 @@ class DataDocument(Struct, frozen=True):
     compare: ComparedInShort | None
     task: TaskInShort | None
     gated: bool = False  # whether the gate holds: it lacks something, and `gate` is not switched off
-    mend: str | None = None  # the command that mends what it lacks; null: nothing is to be mended
+    lacks: str | None = None  # what the target is known to lack, in words; null: nothing
+    mend: str | None = None  # the command that mends that; null: nothing is to be mended
 
 
 class DataBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -137,6 +138,7 @@ def data_document(state: DataState, gauges: DataGauges, pair: DataPair, task: Ta
     return DataDocument(
         complete=found is None,
         gated=holding(state, gauges, pair) is not None,
+        lacks=None if found is None else found.what,
         mend=None if found is None else found.mend,
         copied_at=rfc3339(state.copied_at),
         behind=DataBehind(gauges.pending, round(gauges.oldest_s, 3)),

@@ -18,13 +18,14 @@ from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from backends.kinds.firestore.emulator import Emulator
 from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
 from control.demo.children import Children
 from control.demo.traffic import Traffic
+from tests.support.browsing import DESKTOP, Watch
 from tests.support.datasite import DataSite
 
 ROUTES = ("/api/dashboard/*", "/api/scans/*", "/api/analytics/*")
@@ -51,6 +52,8 @@ target = "{target}"
 phases = [
 {phases}
 ]
+[migrations.phase6.data]
+rate = {rate}
 # However busy the machine: these tests are not about its speed.
 [migrations.phase6.thresholds]
 p95_ms = 8000
@@ -206,6 +209,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
         origin: str = "",
         target: str = "firestore",
         settings: str = "",
+        rate: int = 500,
         **migration: Any,
     ) -> Path:
         if not origin:
@@ -224,6 +228,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
                 target=target,
                 settings=settings or f'project = "{project}"\ndeadline = "10s"',
                 phases=rows,
+                rate=rate,
                 more=more,
                 sha256=hashlib.sha256(TOKEN.encode()).hexdigest(),
                 viewer=hashlib.sha256(VIEWER.encode()).hexdigest(),
@@ -240,11 +245,16 @@ def serving(
 ) -> Callable[..., Running]:
     """Serve a configuration (see ``configured``) and wait until app and control plane answer through it.
 
-    ``module`` is the command line: phasegate's own, or one that adds to the product first.
+    ``module`` is the command line: phasegate's own, or one that adds to the product first. The source is copied,
+    unless ``copied`` is false: then it has what a mock begins with, and the target nothing.
     """
 
     def serve(
-        project: str, phases: Sequence[tuple[str, float, str]], module: str = "control.cli", **migration: Any
+        project: str,
+        phases: Sequence[tuple[str, float, str]],
+        module: str = "control.cli",
+        copied: bool = True,
+        **migration: Any,
     ) -> Running:
         config = configured(project, phases, **migration)
         process = children.python("phasegate", module, "serve", "--config", str(config))
@@ -258,8 +268,9 @@ def serving(
         running = Running(config.parent, config, children, module)
         until(running.client.ready, 120, "the control plane")
         until(lambda: len(running.client.status().workers) == 2, 120, "both workers")
-        copied = running.phasegate("copy", "--migration", "phase6")
-        assert copied.returncode == 0, copied.stderr
+        if copied:
+            done = running.phasegate("copy", "--migration", "phase6")
+            assert done.returncode == 0, done.stderr
         return running
 
     return serve
@@ -285,3 +296,35 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open the dashboard, signed in unless ``token`` is None. Nothing may go wrong on it until the end."""
+    watches, contexts = [], []
+
+    def open_page(running: Any, token: str | None = "", viewport: Any = DESKTOP) -> Page:
+        context = browser.new_context(viewport=viewport, color_scheme="light", reduced_motion="reduce")
+        contexts.append(context)
+        context.set_default_timeout(BROWSER_WITHIN_MS)
+        page = context.new_page()
+        watches.append(Watch(page, running.control))
+        page.goto(f"http://{running.control}/admin/migration")
+        if token is not None:
+            page.get_by_label("Token").fill(token or running.token)
+            page.keyboard.press("Enter")
+            expect(page.locator(".link.live")).to_be_visible()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [wrong for watch in watches for wrong in watch.wrong] == []
+
+
+@pytest.fixture(scope="module")
+def axe(repository: Path) -> str:
+    """axe-core's source."""
+    path = repository / "node_modules" / "axe-core" / "axe.min.js"
+    assert path.exists(), "axe-core is missing: `npm ci` fetches it"
+    return path.read_text()
