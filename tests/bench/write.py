@@ -4,9 +4,10 @@
     python -m tests.bench.write --before ../earlier --compiled        # after `make compiled` in both
 
 The stores do nothing and a handler's job is always found, so what is measured is phasegate's own part: decoding,
-deciding, the change log with ``sync = "1s"``, and the mirror. Each kind of write goes to each side. Ten are made, then
-all that waits is handed over, and so on. The two checkouts are measured in turn, each time in a new process; a round's
-figure is the least of its turns. What counts is the difference within a round: its median and range are printed.
+deciding, the change log with ``sync = "1s"``, and the mirror. Each kind of write goes to each side. Ten are made,
+then all that waits is handed over, and so on. The two checkouts are measured in turn, each time in a new process; a
+round's figure is the least of its turns. What counts is the difference within a round: its median and range are
+printed.
 """
 
 from __future__ import annotations
@@ -59,8 +60,12 @@ def stores() -> tuple[Any, Any]:
     document = part("backends.documents.port", "backends.documents").Document
     at = part("backends.adapters.times", "backends.adapters.common").from_unix(1.78e9)
     fields = {
-        **{"root": "/", "name": "n", "status": "running", "progress": 1.0, "message": "", "created_at": at},
-        **{"updated_at": at, "revision": 2, "change": "c"},
+        **dict.fromkeys(("root", "name", "message"), ""),
+        **dict.fromkeys(("created_at", "updated_at"), at),
+        "status": "running",
+        "progress": 1.0,
+        "revision": 2,
+        "change": "c",
         "edits": {"status": [at, "c"], "message": [at, "c"], "progress": 1},
     }
     job = document(f"scans/{JOB}", fields, 1, 1)
