@@ -32,6 +32,10 @@ class CommitBatch:
         """The writes of the commit."""
         return tuple(write.mutation() for write in self._writes.values())
 
+    def __contains__(self, path: object) -> bool:
+        """As ``Documents.__contains__``."""
+        return path in self._stored
+
     def get(self, path: str) -> Document | None:
         """The document as it will be after the commit, as far as it was read."""
         document = self._stored.get(path)

@@ -59,6 +59,9 @@ class Documents(Protocol):
     def get(self, path: str) -> Document | None:
         """The document; None if it does not exist, or was not read."""
 
+    def __contains__(self, path: object) -> bool:
+        """Whether it was read: then ``get`` says whether it exists."""
+
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """The effect of a write, to be applied to every store.
@@ -71,6 +74,11 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     def steps(self) -> tuple[Change, ...]:
         """The changes that it consists of, in the order in which they are applied: one commit each."""
         return (self,)
+
+    @property
+    def own(self) -> Change:
+        """What the handler's own store gets of a step, where that is simpler: the handler has just looked at it."""
+        return self
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -111,7 +119,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         """Apply it, unless it is applied already. Raises ``Fault``; ``Rejected`` only where no retry can succeed, or
         where a document is missing that it demands."""
         for step in self.steps:
-            await _apply(step, store, ctx)
+            await apply_step(step, store, ctx)
 
 
 class Put(Change, frozen=True, tag="put"):
@@ -304,13 +312,14 @@ async def write(change: Change, store: DocumentStore, ctx: Context, *, commit: S
     A handler whose write has to meet a condition passes the ``commit`` to send in place of the change's own; the
     change must then have one step. Raises ``Fault``, and ``Rejected`` as ``DocumentStore.commit`` does.
     """
+    intend = ctx.intend
     for step in change.steps:
-        intent = None if ctx.intend is None else ctx.intend(step)
+        intent = None if intend is None else intend(step)
         try:
             if commit:
                 await store.commit(commit, ctx)
             else:
-                await _apply(step, store, ctx)
+                await apply_step(step.own, store, ctx)
         except (Rejected, Fault) as refusal:
             if intent is not None:
                 if refusal.may_have_applied:
@@ -326,7 +335,8 @@ async def write(change: Change, store: DocumentStore, ctx: Context, *, commit: S
             intent.settle()
 
 
-async def _apply(step: Change, store: DocumentStore, ctx: Context) -> None:
+async def apply_step(step: Change, store: DocumentStore, ctx: Context) -> None:
+    """Apply one step. Raises as ``Change.apply``."""
     stored: dict[str, Document | None] = {}
     for _ in range(ATTEMPTS):
         for path in step.reads:
@@ -347,9 +357,17 @@ async def _apply(step: Change, store: DocumentStore, ctx: Context) -> None:
             looked = [path for path in step.traces if path not in step.reads]
             if looked:
                 stored.update(zip(looked, await store.get_many(looked, ctx), strict=True))
-            if refusal.reason is Reason.MISSING and not step.reads and step.plan(stored):
-                raise  # it demands a document that is not there
+            if refusal.reason is Reason.MISSING and not step.reads and _demands_missing(step.plan(stored), stored):
+                raise
     raise contended(step.documents[0])
+
+
+def _demands_missing(mutations: Sequence[Mutation], stored: Documents) -> bool:
+    """Whether some write demands a document that is not there, as far as is known."""
+    return any(
+        write.precondition is not None and write.precondition.exists is True and stored.get(write.path) is None
+        for write in mutations
+    )
 
 
 def guarded(step: Change, mutations: Sequence[Mutation], stored: Documents) -> Sequence[Mutation]:
