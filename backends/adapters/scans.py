@@ -534,8 +534,8 @@ def _state(scan: Document) -> Change:
 class ResultBatch(Change, frozen=True, tag="scans.results"):
     """A batch of a job's results. A store that lacks the job gets its state with them.
 
-    The other side may lack it: not told of it yet, or it was deleted there. Counters alone would be a document without
-    a status. On its own side the job was found; if it is gone since, the batch is refused there.
+    The other side may lack it: not told of it yet, or it was deleted there. Counters alone would be a document
+    without a status. On its own side the job was found; if it is gone since, the batch is refused there.
     """
 
     job: str  # its path

@@ -44,7 +44,7 @@ class CommitBatch:
 
     def add(self, step: Change, size: int) -> bool:
         """Add a change of ``size`` bytes; False where it must wait for another commit. Raises as ``Change.plan``."""
-        mutations = guarded(step, step.plan(self), self._stored)
+        mutations = guarded(step.reads, step.plan(self), self._stored)
         writes = self._writes
         if writes and mutations:
             more = sum(mutation.path not in writes for mutation in mutations)

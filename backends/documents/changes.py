@@ -339,9 +339,10 @@ async def apply_step(step: Change, store: DocumentStore, ctx: Context) -> None:
     """Apply one step. Raises as ``Change.apply``."""
     stored: dict[str, Document | None] = {}
     for _ in range(ATTEMPTS):
-        for path in step.reads:
+        reads = step.reads
+        for path in reads:
             stored[path] = await store.get(path, ctx)
-        mutations = guarded(step, step.plan(stored), stored)
+        mutations = guarded(reads, step.plan(stored), stored)
         if not mutations:
             return
         try:
@@ -354,10 +355,10 @@ async def apply_step(step: Change, store: DocumentStore, ctx: Context) -> None:
                     raise
                 step = coarser
                 continue
-            looked = [path for path in step.traces if path not in step.reads]
+            looked = [path for path in step.traces if path not in reads]
             if looked:
                 stored.update(zip(looked, await store.get_many(looked, ctx), strict=True))
-            if refusal.reason is Reason.MISSING and not step.reads and _demands_missing(step.plan(stored), stored):
+            if refusal.reason is Reason.MISSING and not reads and _demands_missing(step.plan(stored), stored):
                 raise
     raise contended(step.documents[0])
 
@@ -370,16 +371,15 @@ def _demands_missing(mutations: Sequence[Mutation], stored: Documents) -> bool:
     )
 
 
-def guarded(step: Change, mutations: Sequence[Mutation], stored: Documents) -> Sequence[Mutation]:
-    """The step's plan, with the precondition that the documents it was made from are as they were read."""
-    reads = step.reads
+def guarded(reads: Sequence[str], planned: Sequence[Mutation], stored: Documents) -> Sequence[Mutation]:
+    """A step's plan, with the precondition that the documents it was made from are as they were read."""
     if not reads:
-        return mutations
+        return planned
     return [
         Mutation(write.path, write.fields, write.mask, write.transforms, unchanged(stored.get(write.path)))
         if write.path in reads
         else write
-        for write in mutations
+        for write in planned
     ]
 
 

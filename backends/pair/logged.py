@@ -12,7 +12,7 @@ import structlog
 
 from backends.documents.changes import Change
 from backends.errors import Fault, FaultKind
-from backends.pair.segment import ChangeState, Segment
+from backends.pair.segment import DONE, OPEN, SETTLED, ChangeState, Segment
 from backends.resilience.backoff import backoff
 
 BATCH: Final = 300  # changes in one commit, at most
@@ -41,7 +41,7 @@ class LoggedChange(msgspec.Struct, eq=False):
     number: int  # in the segment
     operation: str = ""  # whose write it is, if that is known
     loaded: bool = True  # in the window; otherwise it is read back from its segment
-    outcome: ChangeState = ChangeState.OPEN
+    outcome: ChangeState = OPEN
     doubtful: bool = False
     asked: int = 0  # when the own side did not hold it for the first time
     most: int = BATCH  # changes that it may be sent with: half as many after each commit that failed with it
@@ -60,15 +60,15 @@ class LoggedChange(msgspec.Struct, eq=False):
 
     def settle(self) -> None:
         """As ``Intent.settle``."""
-        self.outcome = ChangeState.SETTLED
+        self.outcome = SETTLED
         if self.segment is not None:
-            self.segment.note(self.number, ChangeState.SETTLED)
+            self.segment.note(self.number, SETTLED)
 
     def abort(self) -> None:
         """As ``Intent.abort``: both sides have the change, or neither will."""
-        self.outcome = ChangeState.DONE
+        self.outcome = DONE
         if self.segment is not None:
-            self.segment.note(self.number, ChangeState.DONE)
+            self.segment.note(self.number, DONE)
 
     def doubt(self) -> None:
         """As ``Intent.doubt``."""

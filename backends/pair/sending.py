@@ -187,7 +187,7 @@ class Sending:
             if len(changes) == 1:
                 taken.append(changes[0])
                 step = changes[0].step
-                mutations = guarded(step, step.plan(stored), stored)
+                mutations = guarded(step.reads, step.plan(stored), stored)
             else:
                 commit = CommitBatch(stored)
                 for logged in changes:
