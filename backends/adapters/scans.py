@@ -548,6 +548,11 @@ class ResultBatch(Change, frozen=True, tag="scans.results"):
         return self.batch
 
     @property
+    def group(self) -> str:
+        """As ``Change.group``."""
+        return self.job
+
+    @property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``."""
         return self.batch.documents

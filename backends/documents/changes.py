@@ -86,6 +86,14 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         raise NotImplementedError
 
     @property
+    def group(self) -> str:
+        """Changes of one group write the same documents often, such as counters, and are best sent together.
+
+        In a group the order is kept; empty where it is of no group.
+        """
+        return ""
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The documents that ``plan`` has to be given. The commit is made only if they are as they were read."""
         return ()
@@ -155,6 +163,11 @@ class Once(Change, frozen=True, tag="once"):
     mutations: tuple[Mutation, ...]
 
     @property
+    def group(self) -> str:
+        """As ``Change.group``: what is below one document of a first collection."""
+        return root(self.marker)
+
+    @property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``."""
         return (*(mutation.path for mutation in self.mutations), self.marker)
@@ -182,6 +195,11 @@ class Newest(Change, frozen=True, tag="newest"):
 
     path: str
     fields: Fields
+
+    @property
+    def group(self) -> str:
+        """As ``Change.group``: with what is below the document."""
+        return root(self.path)
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -277,6 +295,12 @@ def kind_problem(kind: object, owner: str) -> str | None:
     except (TypeError, NameError) as error:
         return f"{kind.__name__}: cannot be decoded: {str(error).splitlines()[0]}"
     return None
+
+
+def root(path: str) -> str:
+    """The document of a first collection that the path is, or is below: ``scans/7`` of ``scans/7/results/3``."""
+    end = path.find("/", path.find("/") + 1)
+    return path if end < 0 else path[:end]
 
 
 def rule_of(path: str) -> StateRule:

@@ -15,7 +15,9 @@ from backends.errors import Fault, FaultKind
 from backends.pair.segment import DONE, OPEN, SETTLED, ChangeState, Segment
 from backends.resilience.backoff import backoff
 
-BATCH: Final = 300  # changes in one commit, at most
+BATCH: Final = (
+    450  # changes in one commit, at most: of 500 writes, which leaves room for the counters of single events
+)
 CALL_S: Final = 5.0  # deadline for applying one commit, and for one question
 BASE_S: Final = 0.1  # backoff of a failed change, and between probes
 CAP_S: Final = 2.0
