@@ -17,6 +17,7 @@ from backends.emulator.writes import field_path, value_of
 from backends.kinds.firestore.codec import OPERATORS, PbQuery
 
 _FILTERS: Final[dict[int, Operator]] = {number: op for op, number in OPERATORS.items()}
+_COMPARED_BYTES: Final = 1_500  # of a text in a filter: no longer one is indexed
 _BEFORE_ALL: Final = ""  # sorts before every id
 _AFTER_ALL: Final = "\U0010ffff" * (ID_BYTES // 4)  # the last id that there can be
 
@@ -105,8 +106,16 @@ def _where(message: Any) -> tuple[Filter, ...]:
             value = value_of(each.value)
             if _FILTERS[each.op] == "in" and not (isinstance(value, list) and value):
                 raise invalid("IN takes a list of one value or more")
+            for one in value if isinstance(value, list) else [value]:
+                _check_compared(one)
             return (Filter(_field(each.field), _FILTERS[each.op], value),)
     raise invalid("a filter without a condition")
+
+
+def _check_compared(value: Value) -> None:
+    size = len(value.encode()) if isinstance(value, str) else len(value) if isinstance(value, bytes) else 0
+    if size >= _COMPARED_BYTES:
+        raise invalid(f"a filter's value has {size} bytes, expected less than {_COMPARED_BYTES}")
 
 
 def _field(message: Any) -> str:
