@@ -57,6 +57,7 @@ LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("backends/documents",),
         ("backends/resilience",),
         ("backends/kinds",),
+        ("backends/emulator",),
         ("backends/adapters",),
         ("backends/extensions.py",),
         ("backends/copy",),

@@ -29,7 +29,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed,
 # The commands in the order in which a user needs them. A test checks that no command is missing.
 SECTIONS: Final = {
     "Set up": ("init", "token", "check", "indexes", "seed"),
-    "Run": ("serve", "demo", "loadtest"),
+    "Run": ("serve", "demo", "loadtest", "emulator"),
     "Move the data": ("copy", "compare"),
     "Migrate": ("start", "advance", "pause", "resume", "rollback", "abort", "reset"),
     "Look": ("status", "watch", "audit", "verify", "report"),

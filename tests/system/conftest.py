@@ -26,6 +26,7 @@ from control.api.client import ControlClient
 from control.demo.children import Children
 from control.demo.traffic import Traffic
 from tests.support.datasite import DataSite
+from tests.support.own_emulator import OwnEmulator
 
 ROUTES = ("/api/dashboard/*", "/api/scans/*", "/api/analytics/*")
 REPOSITORY = Path(__file__).parents[2]
@@ -98,6 +99,20 @@ def emulator_address() -> Iterator[str]:
 def emulated(emulator_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Point this process at the shared emulator; an empty project's name."""
     monkeypatch.setenv(EMULATOR, emulator_address)
+    return f"demo-{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def our_address() -> Iterator[str]:
+    """Where phasegate's own emulator listens."""
+    with OwnEmulator() as emulator:
+        yield emulator.address
+
+
+@pytest.fixture(params=["emulator_address", "our_address"], ids=["google's", "phasegate's"])
+def either_emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As ``emulated``, by each of the two emulators in turn."""
+    monkeypatch.setenv(EMULATOR, request.getfixturevalue(request.param))
     return f"demo-{secrets.token_hex(6)}"
 
 
