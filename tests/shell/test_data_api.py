@@ -61,6 +61,8 @@ async def test_the_document_is_the_promised_one_and_the_status_has_it(control_pl
             "lost": 0,
             "compare": None,
             "task": None,
+            "gated": True,
+            "mend": "phasegate copy --migration phase6",
         },
     )
     status, begun = await plane.call("POST", "data", {"action": "copy"})
