@@ -1,8 +1,8 @@
 """Listen: the results of some queries, and what changes in them, as messages on one stream. Pure.
 
-A stream may have several targets. ``ListenState`` says which messages bring its client to the present: whatever differs
-from what was sent, then one message that all of it is consistent as of a time. A client that resumes is sent the
-whole result again, because nothing is kept of what it had.
+A stream may have several targets. ``ListenState`` says which messages bring its client to the present: whatever
+differs from what was sent, then one message that all of it is consistent as of a time. A client that resumes is sent
+the whole result again, because nothing is kept of what it had.
 """
 
 from __future__ import annotations
