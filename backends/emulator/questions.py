@@ -22,7 +22,7 @@ _BEFORE_ALL: Final = ""  # sorts before every id
 _AFTER_ALL: Final = "\U0010ffff" * (ID_BYTES // 4)  # the last id that there can be
 
 
-class Bound(NamedTuple):
+class NameBound(NamedTuple):
     """An end of a walk: a document's path, by segments, and whether that document is in the walk."""
 
     at: tuple[str, ...]
@@ -36,8 +36,8 @@ class Walk:
     parent: str  # the path of a document; empty: the root
     collection_id: str
     everywhere: bool
-    low: Bound | None
-    high: Bound | None
+    low: NameBound | None
+    high: NameBound | None
     limit: int | None
 
 
@@ -144,13 +144,13 @@ def _order(orders: Any, where: tuple[Filter, ...]) -> tuple[str, bool]:
     return field, descending
 
 
-def _bound(message: Any, name: str, database: str, collection: str) -> Bound:
+def _bound(message: Any, name: str, database: str, collection: str) -> NameBound:
     cursor = getattr(message, name)
     is_start = name == "start_at"
     if len(cursor.values) != 1:
         raise invalid(f"{name} has {len(cursor.values)} values, and the query is ordered by __name__ alone")
     path = _reference(cursor.values[0], database)
-    return Bound(order(path), inclusive=cursor.before is is_start)
+    return NameBound(order(path), inclusive=cursor.before is is_start)
 
 
 def _reference(value: Any, database: str) -> str:

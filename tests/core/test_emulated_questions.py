@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.documents.port import NAME, Filter, Mutation, Precondition, Query, Transform
-from backends.emulator.questions import Bound, Walk, decode_question
+from backends.emulator.questions import NameBound, Walk, decode_question
 from backends.emulator.refusal import RefusedCall
 from backends.emulator.resources import database_of, document_path, parent_path
 from backends.emulator.writes import decode_write, projected
@@ -110,11 +110,11 @@ def test_a_query_is_read_as_it_was_written(query: Query) -> None:
 
 def test_a_scan_is_a_walk_between_two_names() -> None:
     parent, message = encode_scan("scans/*/results", None, 20, NAMES)
-    low, high = Bound(("scans", "\x01"), True), Bound(("scans\x01", "\x01"), False)
+    low, high = NameBound(("scans", "\x01"), True), NameBound(("scans\x01", "\x01"), False)
     assert decode_question(parent, message).asked == Walk("", "results", True, low, high, 20)
     parent, message = encode_scan("scans", f"{ROOT}/scans/7", None, NAMES)
     assert decode_question(parent, message).asked == Walk(
-        "", "scans", False, Bound(("scans", "7"), False), None, None
+        "", "scans", False, NameBound(("scans", "7"), False), None, None
     )
 
 
