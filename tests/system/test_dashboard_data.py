@@ -159,7 +159,7 @@ def test_everybody_sees_a_task_and_operators_stop_it(serving: Start, opened: Ope
     expect(card_of(viewer).get_by_role("button")).to_have_count(0)
     for each, viewport in ((page, DESKTOP), (other, PHONE)):
         for scheme in ("light", "dark"):
-            each.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # one of its words
+            each.emulate_media(color_scheme=scheme)
             assert violations(each, axe) == []
             press(each, "Repair …")
             each.get_by_role("dialog").get_by_label("Make the source like the target").check()
