@@ -17,7 +17,7 @@ from backends.emulator.documents import encode_document
 from backends.emulator.questions import Question, decode_question
 from backends.emulator.refusal import document_not_found, invalid, not_offered, refused
 from backends.emulator.resources import collection_name, database_of, document_path, parent_path
-from backends.emulator.writes import Write, decode_write, field_path, found
+from backends.emulator.writes import DecodedWrite, decode_write, field_path, found
 from backends.kinds.firestore.codec import PbDocument, fill_time, fill_value
 from backends.kinds.firestore.messages import firestore
 
@@ -226,14 +226,14 @@ async def batch_write(databases: Databases, request: Any) -> Any:
     return answer
 
 
-def _writes(databases: Databases, request: Any) -> tuple[EmulatedDatabase, list[Write]]:
+def _writes(databases: Databases, request: Any) -> tuple[EmulatedDatabase, list[DecodedWrite]]:
     if (size := request.ByteSize()) > REQUEST_BYTES:
         raise invalid(f"the request is too large: {size} bytes, expected at most {REQUEST_BYTES}")
     held, now = databases.of(request.database), time.time_ns() // 1000
     return held, [decode_write(message, held.name, now) for message in request.writes]
 
 
-def _fill_result(result: Any, write: Write, held: EmulatedDatabase) -> None:
+def _fill_result(result: Any, write: DecodedWrite, held: EmulatedDatabase) -> None:
     """When the document was written last, and what became of the transformed fields; nothing of a deletion."""
     document: Document | None = held.get(write.mutation.path)
     if document is None:

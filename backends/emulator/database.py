@@ -10,7 +10,7 @@ from backends.documents.collection import Collection
 from backends.documents.patterns import order
 from backends.documents.port import Context, Document, Query
 from backends.emulator.questions import Asked, Question, Walk
-from backends.emulator.writes import Write
+from backends.emulator.writes import DecodedWrite
 from backends.kinds.mock.memory import MemoryStore
 
 
@@ -29,7 +29,7 @@ class EmulatedDatabase:
         collection = self.store.collection(path[:cut])
         return None if collection is None else collection.documents.get(path[cut + 1 :])
 
-    async def commit(self, writes: list[Write]) -> int:
+    async def commit(self, writes: list[DecodedWrite]) -> int:
         """Apply all or none; returns the commit time. Raises ``Rejected``."""
         return await self.store.commit([write.mutation for write in writes], Context(float("inf")))
 

@@ -1,8 +1,8 @@
 """Listen: the results of some queries, and what changes in them, as messages on one stream. Pure.
 
-A stream may have several targets. ``Listener`` says which messages bring its client to the present: whatever differs
-from what was sent, then one message that all of it is consistent as of a time. A client that resumes is sent the
-whole result again, because nothing is kept of what it had.
+A stream may have several targets. ``ListenState`` says which messages bring its client to the present: whatever
+differs from what was sent, then one message that all of it is consistent as of a time. A client that resumes is sent
+the whole result again, because nothing is kept of what it had.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_CHANGE, _ADD, _REMOVE, _CURRENT, _RESET = range(5)
 _FIRST_ID: Final = 1
 
 
-class Watched(NamedTuple):
+class WatchedTarget(NamedTuple):
     """What a target is: the collections it depends on, and its documents now."""
 
     collections: tuple[str, ...]
@@ -34,13 +34,13 @@ class Watched(NamedTuple):
 class _Target:
     """One target of a stream."""
 
-    def __init__(self, watched: Watched, *, resumed: bool) -> None:
+    def __init__(self, watched: WatchedTarget, *, resumed: bool) -> None:
         self.watched = watched
         self.resumed = resumed
         self.known: dict[str, Document] | None = None  # by path, as sent; None: nothing was sent yet
 
 
-def watched(message: Any, held: EmulatedDatabase) -> Watched:
+def watched(message: Any, held: EmulatedDatabase) -> WatchedTarget:
     """What a Target asks for. Raises ``RefusedCall``."""
     if message.once:
         raise not_offered("targets that are listened to once")
@@ -48,7 +48,7 @@ def watched(message: Any, held: EmulatedDatabase) -> Watched:
         case "documents":
             paths = [document_path(name, held.name) for name in message.documents.documents]
             collections = {path[: path.rindex("/")] for path in paths}
-            return Watched(
+            return WatchedTarget(
                 tuple(collections), lambda: [found for path in paths if (found := held.get(path)) is not None]
             )
         case "query":
@@ -57,22 +57,22 @@ def watched(message: Any, held: EmulatedDatabase) -> Watched:
             if question.database != held.name:
                 raise invalid(f"the query is not of {held.name}")
             if isinstance(asked, Query):
-                return Watched((asked.collection,), lambda: held.run(question))
+                return WatchedTarget((asked.collection,), lambda: held.run(question))
             if asked.everywhere:
                 raise not_offered("listening to a collection group")
             name = f"{asked.parent}/{asked.collection_id}" if asked.parent else asked.collection_id
-            return Watched((name,), lambda: held.run(question))
+            return WatchedTarget((name,), lambda: held.run(question))
     raise invalid("a target is a query or a list of documents")
 
 
-class Listener:
+class ListenState:
     """The targets of one stream, and what its client knows of them."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._targets: dict[int, _Target] = {}
 
-    def add(self, number: int, watched: Watched, *, resumed: bool) -> int:
+    def add(self, number: int, watched: WatchedTarget, *, resumed: bool) -> int:
         """Listen to one target more; returns its number, which is chosen here if it is 0. Raises ``RefusedCall``."""
         if number in self._targets:
             raise invalid(f"the target {number} is there already")

@@ -17,11 +17,12 @@ from backends.emulator.writes import field_path, value_of
 from backends.kinds.firestore.codec import OPERATORS, PbQuery
 
 _FILTERS: Final[dict[int, Operator]] = {number: op for op, number in OPERATORS.items()}
+_COMPARED_BYTES: Final = 1_500  # of a text in a filter: no longer one is indexed
 _BEFORE_ALL: Final = ""  # sorts before every id
 _AFTER_ALL: Final = "\U0010ffff" * (ID_BYTES // 4)  # the last id that there can be
 
 
-class Bound(NamedTuple):
+class NameBound(NamedTuple):
     """An end of a walk: a document's path, by segments, and whether that document is in the walk."""
 
     at: tuple[str, ...]
@@ -35,8 +36,8 @@ class Walk:
     parent: str  # the path of a document; empty: the root
     collection_id: str
     everywhere: bool
-    low: Bound | None
-    high: Bound | None
+    low: NameBound | None
+    high: NameBound | None
     limit: int | None
 
 
@@ -105,8 +106,16 @@ def _where(message: Any) -> tuple[Filter, ...]:
             value = value_of(each.value)
             if _FILTERS[each.op] == "in" and not (isinstance(value, list) and value):
                 raise invalid("IN takes a list of one value or more")
+            for one in value if isinstance(value, list) else [value]:
+                _check_compared(one)
             return (Filter(_field(each.field), _FILTERS[each.op], value),)
     raise invalid("a filter without a condition")
+
+
+def _check_compared(value: Value) -> None:
+    size = len(value.encode()) if isinstance(value, str) else len(value) if isinstance(value, bytes) else 0
+    if size >= _COMPARED_BYTES:
+        raise invalid(f"a filter's value has {size} bytes, expected less than {_COMPARED_BYTES}")
 
 
 def _field(message: Any) -> str:
@@ -135,13 +144,13 @@ def _order(orders: Any, where: tuple[Filter, ...]) -> tuple[str, bool]:
     return field, descending
 
 
-def _bound(message: Any, name: str, database: str, collection: str) -> Bound:
+def _bound(message: Any, name: str, database: str, collection: str) -> NameBound:
     cursor = getattr(message, name)
     is_start = name == "start_at"
     if len(cursor.values) != 1:
         raise invalid(f"{name} has {len(cursor.values)} values, and the query is ordered by __name__ alone")
     path = _reference(cursor.values[0], database)
-    return Bound(order(path), inclusive=cursor.before is is_start)
+    return NameBound(order(path), inclusive=cursor.before is is_start)
 
 
 def _reference(value: Any, database: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import signal
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import uvloop
@@ -47,17 +47,23 @@ def serve(host: str, port: int, ready: Callable[[str], None]) -> None:
     uvloop.run(_serve(f"[{host}]" if ":" in host else host, port, ready))
 
 
-async def _serve(host: str, port: int, ready: Callable[[str], None]) -> None:
+async def start(host: str, port: int) -> tuple[Any, str]:
+    """A server that answers, and its address; port 0: any free one. Raises ``CannotListenError``."""
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers([FirestoreService()])
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError:
         raise CannotListenError(f"{host}:{port} cannot be listened on: another program may be there") from None
+    await server.start()
+    return server, f"{host}:{bound}"
+
+
+async def _serve(host: str, port: int, ready: Callable[[str], None]) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await server.start()
-    ready(f"{host}:{bound}")
+    server, bound = await start(host, port)
+    ready(bound)
     await ended.wait()
     await server.stop(GRACE_S)

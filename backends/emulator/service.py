@@ -11,7 +11,7 @@ import structlog
 
 from backends.documents.port import Rejected
 from backends.emulator.calls import METHODS, Databases, Method
-from backends.emulator.listening import Listener, PbListenResponse, watched
+from backends.emulator.listening import ListenState, PbListenResponse, watched
 from backends.emulator.refusal import RefusedCall, invalid, not_offered, refused
 from backends.kinds.firestore.messages import firestore
 
@@ -72,7 +72,7 @@ class _Stream:
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
         self._database = ""
-        self._listener = Listener("")
+        self._listener = ListenState("")
         self._ends: dict[int, list[Callable[[], None]]] = {}
         self._last: list[Any] = []  # about targets that were removed
         self._woken = asyncio.Event()
@@ -88,7 +88,7 @@ class _Stream:
             raise invalid(f"this stream is of {self._database}, found {request.database}")
         held = self._databases.of(request.database)
         if not self._database:
-            self._database, self._listener = request.database, Listener(held.root)
+            self._database, self._listener = request.database, ListenState(held.root)
         match request.WhichOneof("target_change"):
             case "add_target":
                 target = request.add_target

@@ -14,21 +14,21 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _REQUEST_TIME: Final = PbTransform.ServerValue.REQUEST_TIME
 
 
-class Write(NamedTuple):
+class DecodedWrite(NamedTuple):
     """A mutation, and the fields whose values after it are told in the answer."""
 
     mutation: Mutation
     transformed: tuple[FieldPath, ...]
 
 
-def decode_write(message: Any, database: str, now: int) -> Write:
+def decode_write(message: Any, database: str, now: int) -> DecodedWrite:
     """The write. ``now`` in microseconds is what the server's time becomes. Raises ``RefusedCall``."""
     precondition = _precondition(message.current_document) if message.HasField("current_document") else None
     which = message.WhichOneof("operation")
     fields: Fields
     mask: tuple[FieldPath, ...] | None
     if which == "delete":
-        return Write(Mutation(document_path(message.delete, database), None, precondition=precondition), ())
+        return DecodedWrite(Mutation(document_path(message.delete, database), None, precondition=precondition), ())
     if which == "transform":  # the older form of a write that only transforms
         path, fields, mask = document_path(message.transform.document, database), {}, ()
         transforms = message.transform.field_transforms
@@ -49,7 +49,7 @@ def decode_write(message: Any, database: str, now: int) -> Write:
         else:
             kept.append(_transform(each, field))
     transformed = tuple(field_path(each.field_path) for each in transforms)
-    return Write(Mutation(path, fields, mask, tuple(kept), precondition), transformed)
+    return DecodedWrite(Mutation(path, fields, mask, tuple(kept), precondition), transformed)
 
 
 def field_path(text: str) -> FieldPath:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from control.cli.base import api, config_option, log_as, proxy
+from control.cli.base import api, config_option, log_as
 from control.cli.base import settings as read_settings
+from control.cli.finding import proxy_url
 from control.terminal.exits import USAGE, Stop
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def serve(config: str) -> None:
     try:
         read_settings(config)
         if sys.stderr.isatty():
-            next_steps = "In another terminal: `phasegate start`, `status`, `watch`."
+            next_steps = "In another terminal: `phasegate copy`, `start`, `status`, `watch`."
             click.echo(f"Serving; Ctrl-C drains and ends. {next_steps}", err=True)
         code = run(config)
     except (Stop, CannotStartError) as refusal:
@@ -102,7 +103,7 @@ def loadtest(client: ControlClient, host: str | None, **options: Any) -> None:
             USAGE, f"--run-time: expected a length of time such as 90s or 1h30m, found {options['run_time']!r}"
         )
     line = [sys.executable, "-m", "loadtest.phases.run", "--url", client.url, "--migration", client.migration]
-    line += ["--host", host or proxy(click.get_current_context().params["config"])]
+    line += ["--host", host or proxy_url(click.get_current_context().params["config"])]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         line += [flag] if value is True else [flag, str(value)] if value else []

@@ -89,7 +89,7 @@ BUGS: Final = (
     Bug(
         "mirror-forgets",
         "one change in four is not handed on to the other side",
-        "backends/pair/mirror.py",
+        "backends/pair/backlog.py",
         (
             (
                 "        segment = logged.segment\n        if segment is not None:\n            segment.open -= 1\n",

@@ -23,10 +23,19 @@ from backends.documents.port import Context, Query, put
 from backends.kinds.mock.memory import MemoryStore
 from backends.kinds.mock.settings import Mock
 from backends.operations import Call
-from backends.pair import changelog
-from backends.pair.changelog import ChangeLog, ChangeState, changes_folder, drop_folder, lost_before, move_folder
+from backends.pair import segment
+from backends.pair.changelog import (
+    ChangeLog,
+    changes_folder,
+    drop_folder,
+    lost_before,
+    move_folder,
+    named,
+    without_name,
+)
 from backends.pair.manager import Source, build_source, drain_left
 from backends.pair.mirror import Mirror, WriteAhead
+from backends.pair.segment import HEADER, MARK, STATES_AT, ChangeState
 from backends.pair.storearm import StoreArm
 from tests.shell.test_mirror import Scripted, down, drained, one, soon, tell, until
 from tests.support.patience import WITHIN_S
@@ -60,17 +69,8 @@ class Run:
 
     async def die(self) -> None:
         """As if killed: nothing more is noted, and the locks are gone."""
-        mirror = self.mirror
-        loop, mirror._loop = mirror._loop, None
-        assert loop is not None
-        for timer in (mirror._timer, mirror._ask_timer, mirror._look_timer, mirror._reading):
-            if timer is not None:
-                timer.cancel()
-        tasks = [*mirror._senders, *mirror._askers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.log.close(tuple(mirror._segments))
+        await self.mirror.stop()
+        self.log.close(tuple(self.mirror.backlog.segments))
 
 
 @pytest.fixture
@@ -81,12 +81,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a thousandth, and a small window."""
-    monkeypatch.setattr("backends.pair.mirror.BASE_S", 0.001)
-    monkeypatch.setattr("backends.pair.mirror.CAP_S", 0.002)
+    monkeypatch.setattr("backends.pair.logged.BASE_S", 0.001)
+    monkeypatch.setattr("backends.pair.logged.CAP_S", 0.002)
     monkeypatch.setattr("backends.pair.mirror.DRAIN_S", 0.02)
-    monkeypatch.setattr("backends.pair.mirror.AGAIN_S", 0.02)
-    monkeypatch.setattr("backends.pair.mirror.LOOK_S", 0.02)
-    monkeypatch.setattr("backends.pair.mirror.WINDOW", WINDOW)
+    monkeypatch.setattr("backends.pair.doubting.AGAIN_S", 0.02)
+    monkeypatch.setattr("backends.pair.backlog.LOOK_S", 0.02)
+    monkeypatch.setattr("backends.pair.backlog.WINDOW", WINDOW)
 
 
 Begin = Callable[..., Run]
@@ -116,7 +116,7 @@ def segments(folder: Path) -> list[Path]:
 
 
 def first_frame(path: Path) -> int:
-    return path.read_bytes().index(changelog._MARK)
+    return path.read_bytes().index(MARK)
 
 
 async def left_behind(begin: Begin, count: int) -> tuple[Run, Scripted]:
@@ -163,10 +163,10 @@ async def test_whose_write_a_change_is_survives_the_worker(begin: Begin, folder:
 
 def test_a_record_without_a_name_is_the_change_alone_as_it_was_first() -> None:
     change = encode(one("a/1", n=1))
-    assert changelog.named("", change) == change
-    assert changelog.without_name(change) == ("", change)
+    assert named("", change) == change
+    assert without_name(change) == ("", change)
     for broken in (b"", b"\xc1", b"\xc1\xffshort"):
-        changelog.without_name(broken)
+        without_name(broken)
 
 
 async def test_a_living_workers_log_is_left_alone_and_taken_over_when_it_ends(begin: Begin, folder: Path) -> None:
@@ -201,17 +201,17 @@ async def test_a_worker_that_ends_in_order_leaves_no_file_where_nothing_waits(be
 async def test_more_than_the_window_waits_in_the_file_alone_and_is_read_back(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changelog, "READ_BYTES", 4096)
+    monkeypatch.setattr(segment, "READ_BYTES", 4096)
     store = troubled()
     run = begin(other=store)
     for nth in range(30 * WINDOW):
         await run.write(one(f"a/{nth}"))
     assert run.mirror.pending == 30 * WINDOW
-    assert run.mirror._count <= WINDOW
+    assert run.mirror.backlog.count <= WINDOW
     store.down = None
     most = 0
     while run.mirror.pending:
-        most = max(most, run.mirror._count)
+        most = max(most, run.mirror.backlog.count)
         await asyncio.sleep(0)
     assert most < 30 * WINDOW / 2, "it is read back in pieces"
     assert len(await store.paths()) == 30 * WINDOW
@@ -242,7 +242,7 @@ async def test_what_is_written_while_more_than_the_window_waits_is_settled_or_ab
 async def test_segments_are_removed_once_all_in_them_is_done(
     begin: Begin, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changelog, "SEGMENT_BYTES", changelog._HEADER + 1000)
+    monkeypatch.setattr(segment, "SEGMENT_BYTES", HEADER + 1000)
     store = troubled()
     run = begin(other=store)
     for nth in range(200):
@@ -329,7 +329,7 @@ async def test_a_damaged_record_is_told_and_counted_and_the_rest_is_used(
     data = bytearray(path.read_bytes())
     at = first_frame(path)
     for _ in range(4):
-        at = data.index(changelog._MARK, at + 1)
+        at = data.index(MARK, at + 1)
     data[at + 30] ^= 0xFF
     path.write_bytes(data)
     store.down = None
@@ -352,8 +352,8 @@ async def test_whatever_is_damaged_the_frames_behind_it_are_found(begin: Begin, 
     (path,) = segments(folder)
     data = bytearray(path.read_bytes())
     at = first_frame(path)
-    second = data.index(changelog._MARK, at + 1)
-    third = data.index(changelog._MARK, second + 1)
+    second = data.index(MARK, at + 1)
+    third = data.index(MARK, second + 1)
     match damage:
         case "length":
             data[second + 8 : second + 12] = b"\xff\xff\x00\x00"
@@ -391,7 +391,7 @@ async def test_a_file_that_lost_its_end_in_a_crash_of_the_machine_is_used_as_far
     dead, store = await left_behind(begin, 4)
     (path,) = segments(folder)
     data = path.read_bytes()
-    path.write_bytes(data[: data.rindex(changelog._MARK) + 9])
+    path.write_bytes(data[: data.rindex(MARK) + 9])
     store.down = None
     heir = begin(dead.own, store)
     await drained(heir.mirror)
@@ -402,7 +402,7 @@ async def test_a_frame_whose_state_did_not_reach_the_disk_is_asked_about(begin: 
     dead, store = await left_behind(begin, 4)
     (path,) = segments(folder)
     data = bytearray(path.read_bytes())
-    data[changelog._STATES : changelog._STATES + 4] = bytes(4)
+    data[STATES_AT : STATES_AT + 4] = bytes(4)
     path.write_bytes(data)
     await dead.own.commit((put("a/2", {"n": "replaced"}),), Context(soon()))
     store.down = None
@@ -469,7 +469,7 @@ def publish(nth: int, size: int = 10) -> Call:
     return Call(BY_NAME["dashboard.publish"], b"", {}, {}, body, 1_790_000_000.0 + nth, f"{nth:032x}")
 
 
-@pytest.mark.parametrize("room", [1000, changelog._HEADER + 600])
+@pytest.mark.parametrize("room", [1000, HEADER + 600])
 async def test_on_a_full_disk_a_write_is_refused_in_words_and_done_nowhere(
     tmp_path: Path, logged: list[Any], room: int
 ) -> None:
@@ -576,7 +576,8 @@ async def test_a_command_hands_on_what_is_left_while_nobody_serves(tmp_path: Pat
     ahead = WriteAhead(mirror)
     change = Put((put("dashboard_snapshots/1", {"metrics": {}}),))
     await write(change, built.arms[SOURCE].store, Context(soon(), ahead.intend))
-    mirror._log.close(tuple(mirror._segments))  # type: ignore[union-attr]  # as if killed
+    assert mirror.backlog.log is not None
+    mirror.backlog.log.close(tuple(mirror.backlog.segments))  # as if killed
     await built.close()
     assert await drain_left(source, target, run_dir=tmp_path, name="m", within_s=WITHIN_S) == 0
     built = build_source(source, target, run_dir=tmp_path, name="m", mode="hybrid")

@@ -16,7 +16,8 @@ from backends.disk import Disk, Sync
 from backends.documents.port import Context, Query, put
 from backends.kinds.mock.journal import Journal
 from backends.kinds.mock.memory import MemoryStore
-from backends.pair.changelog import ChangeLog, ChangeState
+from backends.pair.changelog import ChangeLog
+from backends.pair.segment import ChangeState
 from control.plan.settings import parse
 from tests.shell.test_mirror import soon, until
 

@@ -31,7 +31,9 @@ from backends.documents.port import (
 )
 from backends.errors import Fault, FaultKind
 from backends.kinds.mock.memory import MemoryStore
-from backends.pair.mirror import BATCH, NAMED, SENDERS, SPEAKS_FOR, TRIES, Mirror, WriteAhead
+from backends.pair.logged import BATCH, NAMED, TRIES
+from backends.pair.mirror import Mirror, WriteAhead
+from backends.pair.sending import SENDERS, SPEAKS_FOR
 from tests.support.patience import WITHIN_S
 
 
@@ -118,10 +120,10 @@ Made = Callable[..., Awaitable[tuple[Mirror, Scripted]]]
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a thousandth."""
-    monkeypatch.setattr("backends.pair.mirror.BASE_S", 0.001)
-    monkeypatch.setattr("backends.pair.mirror.CAP_S", 0.002)
+    monkeypatch.setattr("backends.pair.logged.BASE_S", 0.001)
+    monkeypatch.setattr("backends.pair.logged.CAP_S", 0.002)
     monkeypatch.setattr("backends.pair.mirror.DRAIN_S", 0.05)
-    monkeypatch.setattr("backends.pair.mirror.AGAIN_S", 0.02)
+    monkeypatch.setattr("backends.pair.doubting.AGAIN_S", 0.02)
 
 
 @pytest.fixture
@@ -321,7 +323,7 @@ async def test_a_store_that_is_down_is_asked_by_one_change_at_a_time_and_by_more
     store.down = Fault(FaultKind.EXHAUSTED, "quota")
     for nth in range(5 * BATCH):
         await tell(mirror, one(f"a/{nth}"))
-    await until(lambda: mirror._probes > 2 and not store.under_way)
+    await until(lambda: mirror.sending.probes > 2 and not store.under_way)
     store.commits.clear()
     store.most = 0
     await until(lambda: len(store.commits) > 30 and not store.under_way)
@@ -502,7 +504,7 @@ async def test_of_a_write_in_doubt_the_other_side_gets_what_its_own_holds(quick:
         await own.commit((put("a/1", {"x": 1}),), Context(soon()))
     own.blind = False
     if arrives == "later":
-        await until(lambda: any(logged.asked for logged in mirror._doubts))
+        await until(lambda: any(logged.asked for logged in mirror.doubting.doubts))
         assert await store.paths() == set()
         await own.commit((put("a/1", {"x": 1}),), Context(soon()))
     await drained(mirror)
@@ -599,9 +601,9 @@ async def test_one_change_that_is_retried_for_an_hour_is_a_few_dozen_failures(
 ) -> None:
     copied = Copied()
     mirror = Mirror(MemoryStore(), Scripted(), at_once=False, copied=copied)
-    logged = mirror.log_afterwards(one("a/1"), "first")
+    logged = mirror.backlog.log_afterwards(one("a/1"), "first")
     for second in range(3600):
-        mirror._tell_failing(logged, logged.made + second * 10**9)
+        mirror.sending.tell_failing(logged, logged.made + second * 10**9)
     assert 60 < copied.failed["first"] < 70
 
 
@@ -609,9 +611,9 @@ async def test_a_probe_that_fails_speaks_for_what_has_waited_behind_it(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a store that lets every call run out would be seen to fail once in five seconds."""
-    monkeypatch.setattr("backends.pair.mirror.LATE_S", 0.0)
-    monkeypatch.setattr("backends.pair.mirror.CAP_S", 1000.0)
-    monkeypatch.setattr("backends.pair.mirror.BASE_S", 1000.0)
+    monkeypatch.setattr("backends.pair.sending.LATE_S", 0.0)
+    monkeypatch.setattr("backends.pair.logged.CAP_S", 1000.0)
+    monkeypatch.setattr("backends.pair.logged.BASE_S", 1000.0)
     store, copied = Scripted(), Copied()
     store.down, store.gate = down(), asyncio.Event()
     mirror = Mirror(MemoryStore(), store, at_once=False, copied=copied)
@@ -670,3 +672,65 @@ async def test_losing_every_race_is_a_fault_that_may_be_retried(ruled: None) -> 
     assert fault.value.kind is FaultKind.ABORTED
     assert fault.value.may_retry
     assert not fault.value.may_have_applied
+
+
+# ------------------------------------------------------------------------------------------------------ grouped
+
+
+def events(count: int, shards: int) -> list[Ingest]:
+    """Single events of one hour, whose shards alternate."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        Ingest(({"id": f"e{nth}", "user": "u", "type": "view", "item": f"i{nth % 9}", "at": at},), nth % shards)
+        for nth in range(count)
+    ]
+
+
+async def test_what_waited_writes_a_hot_counter_once_for_each_full_commit(quick: None, ruled: None) -> None:
+    count, shards = 4000, 4
+    mirror, store = begun()
+    store.down = down()
+    for event in events(count, shards):
+        await tell(mirror, event)
+    await until(lambda: mirror.sending.probes > 1 and not store.under_way)
+    store.down, before = None, len(store.commits)
+    await drained(mirror)
+    made = store.commits[before:]
+    hottest = Counter(write.path for commit in made for write in commit if "analytics_totals" in write.path)
+    # A shard's thousand events fill three commits. Small commits come first, after the outage, and what had failed.
+    growing = BATCH.bit_length() + SENDERS
+    assert max(hottest.values()) <= count / shards // BATCH + 1 + growing, hottest
+    assert sum(hottest.values()) <= len(made) + shards, "a commit writes the counters of one shard, or of two"
+    totals = [await store.get(f"analytics_totals/{shard}", Context(soon())) for shard in range(shards)]
+    assert [total.fields["events"] for total in totals if total is not None] == [count // shards] * shards
+    await mirror.close()
+
+
+async def test_a_group_keeps_its_order_and_none_waits_for_ever(quick: None) -> None:
+    """The last of a group is behind its first, whatever is sent beside it; what comes later waits for one round."""
+    mirror, store = begun()
+    store.gate = asyncio.Event()
+    for nth in range(SENDERS):
+        await tell(mirror, one(f"first/{nth}"))
+    await until(lambda: store.under_way == SENDERS)
+    for nth in range(3 * BATCH):
+        await tell(mirror, Once(f"scans/{nth % 7}/results/{nth // 7:04}", {}, ()))
+    store.gate.set()
+    await until(lambda: mirror.mirrored > SENDERS)
+    await tell(mirror, Once("scans/0/results/9999", {}, ()))
+    await drained(mirror)
+    sent = [write.path for commit in store.commits[SENDERS:] for write in commit]
+    assert len(sent) == len(set(sent)) == 3 * BATCH + 1
+    for scan in range(7):
+        of_one = [path for path in sent if path.startswith(f"scans/{scan}/")]
+        assert of_one == sorted(of_one)
+    await mirror.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "top"),
+    [("scans/7/results/3", "scans/7"), ("scans/7", "scans/7"), ("a/b/c/d/e/f", "a/b"), ("odd", "odd")],
+)
+def test_changes_below_one_document_are_a_group(path: str, top: str) -> None:
+    assert changes.root(path) == top
+    assert Newest(path, {}).group == Once(path, {}, ()).group == top

@@ -124,7 +124,7 @@ class DataSite:
         self.wait(lambda: len(self.client.status().workers) == workers, "the workers")
 
     def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run ``phasegate`` with these arguments."""
+        """Run ``phasegate`` with these arguments; it finds the control plane by its run directory."""
         process = self.begun(*args)
         try:
             out, err = process.communicate(timeout=600)
@@ -138,9 +138,8 @@ class DataSite:
         """``phasegate`` with these arguments, under way. It writes less than a pipe holds."""
         config = self.folder / "phasegate.toml"
         command = [sys.executable, "-m", "control.cli", *args, "--config", str(config)]
-        env = {**os.environ, "PHASEGATE_URL": self.client.url}
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True)
 
     def tree(self) -> list[psutil.Process]:
         """Every living process of it."""

@@ -131,7 +131,7 @@ async def test_after_a_kill_at_any_step_the_next_process_makes_both_sides_equal(
     step: str,
     at_once: bool,
 ) -> None:
-    monkeypatch.setattr("backends.pair.mirror.AGAIN_S", 0.1)
+    monkeypatch.setattr("backends.pair.doubting.AGAIN_S", 0.1)
     for process in [writer(name, step, at_once) for name in ("one", "two")]:
         assert process.wait(60) == -signal.SIGKILL
     acknowledged = [path for name in ("one", "two") for path in answered(tmp_path, name)]
