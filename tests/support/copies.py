@@ -13,7 +13,7 @@ import psutil
 from tests.support.datasite import DataSite
 
 MODULE: Final = "control.data.task"
-LOOK_S: Final = 0.05
+LOOK_S: Final = 0.1
 MIB: Final = 2**20
 WITHIN_S: Final = float(6 * 3600)  # a task of a million documents on a busy machine; what hangs is ended by hand
 
@@ -26,6 +26,7 @@ class TaskCommand:
         self.peak_mib = 0.0  # of the process that does the work
         self.began = time.monotonic()
         self.took_s = 0.0
+        self._working: psutil.Process | None = None
         self.process = site.begun(*args, "--migration", "shop", "--json")
 
     @property
@@ -37,7 +38,7 @@ class TaskCommand:
         """Measure the working process; returns how many documents it has gone through."""
         time.sleep(LOOK_S)
         assert time.monotonic() - self.began < WITHIN_S, "the command does not end"
-        working = self._working()
+        working = self._find()
         if working is not None:
             self.peak_mib = max(self.peak_mib, _peak_mib(working.pid))
         with contextlib.suppress(OSError, ValueError):
@@ -45,19 +46,21 @@ class TaskCommand:
             return 0 if task is None else task.done
         return 0
 
-    def _working(self) -> psutil.Process | None:
-        for process in self._site.tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if MODULE in process.cmdline():
-                    return process
-        return None
+    def _find(self) -> psutil.Process | None:
+        if self._working is None:
+            for process in self._site.tree():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if MODULE in process.cmdline():
+                        self._working = process
+        return self._working
 
     def kill(self) -> bool:
         """SIGKILL the working process and wait for the command's end. False where there is none to kill any more."""
         while not self.ended:
-            working = self._working()
+            working = self._find()
             if working is not None:
-                working.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    working.kill()
                 break
             time.sleep(LOOK_S)
         out, err = self.process.communicate(timeout=WITHIN_S)

@@ -29,6 +29,7 @@ from backends.adapters import registry
 from backends.copy.rules import rules
 from backends.documents.port import DocumentStore
 from backends.durations import Duration
+from backends.kinds.firestore.emulator import Emulator
 from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.firestore.store import FirestoreStore
 from backends.kinds.mock.journal import Journal
@@ -36,8 +37,8 @@ from backends.kinds.mock.memory import MemoryStore
 from tests.support import bulk, sides
 from tests.support.copies import TaskCommand
 from tests.support.datasite import PROJECT, DataSite
-from tests.support.emulators import emulator
 from tests.support.grpcwalk import stored
+from tests.support.own_emulator import OwnEmulator
 from tests.support.writers import Ledger, Writers
 
 DOCUMENTS: Final = int(os.environ.get("PHASEGATE_COPY_DOCUMENTS", "20000"))
@@ -58,7 +59,7 @@ def site(
     request: pytest.FixtureRequest, tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DataSite]:
     """A phasegate whose source is of this kind and holds the documents, and whose target is empty; not served yet."""
-    with emulator(WHOSE) as running:
+    with OwnEmulator() if WHOSE == "phasegate" else Emulator(heap="3g") as running:
         monkeypatch.setenv(EMULATOR, running.address)
         made = DataSite(tmp_path, free_port(), running, SOURCES[request.param], RATE)
         store: DocumentStore
