@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -185,7 +186,7 @@ def _data_setup(settings: Settings, name: str, index: int, board: Board, arms: A
     """What a migration's data is kept with; None where an arm is no document store."""
     from backends.copy.fixtures import fixtures_digest
     from backends.copy.seed import began
-    from control.data.gauges import ChangeCounts
+    from control.data.gauges import ChangeCounts, arrival
     from control.data.runner import TaskRunner, command
     from control.data.state import AskedTask, DataPair, task_orders
     from control.lead.datakeeper import DataSetup
@@ -207,8 +208,8 @@ def _data_setup(settings: Settings, name: str, index: int, board: Board, arms: A
     def orders(asked: AskedTask) -> OrderedTask:
         return task_orders(asked, name, written_plan, run_dir, migration.data.rate)
 
-    def runner(behind: Callable[[], int]) -> TaskRunner:
-        return TaskRunner(name, behind, command(log), log=log)
+    def runner() -> TaskRunner:
+        return TaskRunner(name, partial(arrival, board, index), command(log), log=log)
 
     target_seed = arms.seed_of(migration)
 

@@ -151,6 +151,7 @@ def _alone(
     config: str, name: str, body: DataBody, progress: ProgressLine, *, wants_list: bool
 ) -> tuple[Ended, bytes | None]:
     """Do it in the run directory, which nobody may use meanwhile. Raises ``Stop``."""
+    from backends.copy.calm import NOTHING_KNOWN
     from backends.durations import encode_hook
     from backends.pair.manager import drain_left
     from control.data.differences import path_of
@@ -175,7 +176,7 @@ def _alone(
             message = f"{left} changes of an earlier run still wait for the other side, which does not take them"
             return Ended(TaskFailed(message, "unreachable"), None)
         ended: asyncio.Future[TaskEnd] = asyncio.get_running_loop().create_future()
-        runner = TaskRunner(name, lambda: 0, command(2))
+        runner = TaskRunner(name, lambda: NOTHING_KNOWN, command(2))
         runner.begin(orders, ended.set_result)
         try:
             while not ended.done():
