@@ -189,6 +189,11 @@ class Ingest(Change, frozen=True, tag="analytics.ingest", dict=True):
     shard: int
     named: bool = True  # whether items and types are counted under their own names
 
+    @property
+    def group(self) -> str:
+        """As ``Change.group``: those that add to the same counters."""
+        return f"{TOTALS}/{self.shard}"
+
     @cached_property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``: the events. Their counters follow from them."""

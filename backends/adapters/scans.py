@@ -36,13 +36,14 @@ from backends.adapters.requests import Choice, read_body
 from backends.adapters.shapes import Strict
 from backends.adapters.streams import Scene, stream
 from backends.adapters.times import from_unix
-from backends.documents.changes import All, Change, Newest, Once, contended, write
+from backends.documents.changes import All, Change, Documents, Newest, Once, contended, write
 from backends.documents.port import (
     Context,
     Document,
     DocumentStore,
     Fields,
     Filter,
+    Mutation,
     Precondition,
     Query,
     Reason,
@@ -225,22 +226,20 @@ def joined(one: Fields, other: Fields) -> Fields:
         return one
     if "edits" not in one and "edits" not in other:
         return max((one, other), key=_age)  # jobs of version 0.1, whose fields have no times of their own
-    state = max((one, other), key=_changed)
-    status = max((one, other), key=lambda fields: (AGE[str(fields["status"])], _edit(fields, "status")))
-    message = max((one, other), key=lambda fields: _edit(fields, "message"))
-    progress = max((one, other), key=_progress_rank)
-    edits: Fields = {
-        "status": _edit(status, "status"),
-        "message": _edit(message, "message"),
-        "progress": _progress_edits(progress),
-    }
+    state = one if _changed(one) >= _changed(other) else other
+    mine, theirs = _edit(one, "status"), _edit(other, "status")
+    mine_stays = (AGE[str(one["status"])], mine) >= (AGE[str(other["status"])], theirs)
+    status, status_edit = (one, mine) if mine_stays else (other, theirs)
+    mine, theirs = _edit(one, "message"), _edit(other, "message")
+    message, message_edit = (one, mine) if mine >= theirs else (other, theirs)
+    progress = one if _progress_rank(one) >= _progress_rank(other) else other
     return {
         **state,
         "status": status["status"],
         "message": message["message"],
         "progress": progress["progress"],
         "revision": max(_revision(one), _revision(other)),
-        "edits": edits,
+        "edits": {"status": status_edit, "message": message_edit, "progress": _progress_edits(progress)},
     }
 
 
@@ -258,11 +257,10 @@ def _changed(fields: Fields) -> list[Value]:
 def _edit(fields: Fields, name: str) -> list[Any]:
     """When a field was last changed, and by which call. A job of version 0.1 only says when it was changed at all."""
     edits = fields.get("edits")
-    match edits.get(name) if isinstance(edits, dict) else None:
-        case [datetime(), str()] as edit:
-            return edit
-        case _:
-            return _changed(fields)
+    edit = edits.get(name) if isinstance(edits, dict) else None
+    if isinstance(edit, list) and len(edit) == 2 and isinstance(edit[0], datetime) and isinstance(edit[1], str):
+        return edit
+    return _changed(fields)
 
 
 def _progress_edits(fields: Fields) -> int:
@@ -376,10 +374,13 @@ class Scans:
         scan = await self._find(call, ctx)
         if scan.fields["status"] in FINISHED:
             raise refused(409, "scan_finished", f"the scan is {scan.fields['status']} and takes no more results")
-        batches = (_batch(scan.path, files, call.now, n) for n, files in enumerate(_chunks(body.files)))
-        # The other side may lack the job: not told of it yet, or it was deleted there. Then it gets the job's state
-        # first. Counters alone would be a document without a status.
-        change = All((_state(scan), *batches))
+        state = _own_fields(scan)
+        change = All(
+            tuple(
+                ResultBatch(scan.path, state, _batch(scan.path, files, call.now, nth))
+                for nth, files in enumerate(_chunks(body.files))
+            )
+        )
         try:
             await write(change, self._store, ctx)
         except Rejected as refusal:
@@ -520,9 +521,58 @@ def _calls(fields: Fields) -> set[object]:
     return {fields.get("change"), *(_edit(fields, name)[1] for name in _EDITED)}
 
 
+def _own_fields(scan: Document) -> Fields:
+    """The job's own fields; its counters change with the batches."""
+    return {name: scan.fields[name] for name in _STATE if name in scan.fields}
+
+
 def _state(scan: Document) -> Change:
-    """The change that brings the job's own fields to the other store; its counters change with the batches."""
-    return Newest(scan.path, {name: scan.fields[name] for name in _STATE if name in scan.fields})
+    """The change that brings the job's own fields to the other store."""
+    return Newest(scan.path, _own_fields(scan))
+
+
+class ResultBatch(Change, frozen=True, tag="scans.results"):
+    """A batch of a job's results. A store that lacks the job gets its state with them.
+
+    The other side may lack it: not told of it yet, or it was deleted there. Counters alone would be a document
+    without a status. On its own side the job was found; if it is gone since, the batch is refused there.
+    """
+
+    job: str  # its path
+    state: Fields  # its own fields when the batch came
+    batch: Once  # its last write is that of the job's counters
+
+    @property
+    def own(self) -> Change:
+        """As ``Change.own``."""
+        return self.batch
+
+    @property
+    def group(self) -> str:
+        """As ``Change.group``."""
+        return self.job
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """As ``Change.documents``."""
+        return self.batch.documents
+
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """As ``Change.traces``: also the job, to see whether it is there."""
+        return (*self.batch.traces, self.job)
+
+    def plan(self, stored: Documents) -> Sequence[Mutation]:
+        """As ``Change.plan``."""
+        planned = self.batch.plan(stored)
+        if not planned or self.job not in stored or stored.get(self.job) is not None:
+            return planned
+        *others, counters = planned
+        return (*others, merge(self.job, self.state, counters.transforms, Precondition(exists=False)))
+
+    def held(self, stored: Documents) -> Change | None:
+        """As ``Change.held``: all of it, where the batch is."""
+        return self if self.batch.held(stored) is not None else None
 
 
 def _chunks(files: Sequence[File]) -> Iterator[list[File]]:
@@ -650,6 +700,7 @@ ADAPTER: Final = Adapter(
         *((f"{COLLECTION}/*/groups", field) for field in ("hash", "size", "copies")),
     ),
     made_up=jobs,
+    changes=(ResultBatch,),
     joins={COLLECTION: joined},
     patterns=(COLLECTION, f"{COLLECTION}/*/results", f"{COLLECTION}/*/groups"),
     counted={COLLECTION: ("files", "bytes"), f"{COLLECTION}/*/groups": ("copies", "wasted")},

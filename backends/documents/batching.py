@@ -32,6 +32,10 @@ class CommitBatch:
         """The writes of the commit."""
         return tuple(write.mutation() for write in self._writes.values())
 
+    def __contains__(self, path: object) -> bool:
+        """As ``Documents.__contains__``."""
+        return path in self._stored
+
     def get(self, path: str) -> Document | None:
         """The document as it will be after the commit, as far as it was read."""
         document = self._stored.get(path)
@@ -40,7 +44,7 @@ class CommitBatch:
 
     def add(self, step: Change, size: int) -> bool:
         """Add a change of ``size`` bytes; False where it must wait for another commit. Raises as ``Change.plan``."""
-        mutations = guarded(step, step.plan(self), self._stored)
+        mutations = guarded(step.reads, step.plan(self), self._stored)
         writes = self._writes
         if writes and mutations:
             more = sum(mutation.path not in writes for mutation in mutations)

@@ -59,6 +59,9 @@ class Documents(Protocol):
     def get(self, path: str) -> Document | None:
         """The document; None if it does not exist, or was not read."""
 
+    def __contains__(self, path: object) -> bool:
+        """Whether it was read: then ``get`` says whether it exists."""
+
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """The effect of a write, to be applied to every store.
@@ -73,9 +76,22 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         return (self,)
 
     @property
+    def own(self) -> Change:
+        """What the handler's own store gets of a step, where that is simpler: the handler has just looked at it."""
+        return self
+
+    @property
     def documents(self) -> tuple[str, ...]:
         """The paths it writes, for the log; those that matter most to a person first."""
         raise NotImplementedError
+
+    @property
+    def group(self) -> str:
+        """Changes of one group write the same documents often, such as counters, and are best sent together.
+
+        In a group the order is kept; empty where it is of no group.
+        """
+        return ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -111,7 +127,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
         """Apply it, unless it is applied already. Raises ``Fault``; ``Rejected`` only where no retry can succeed, or
         where a document is missing that it demands."""
         for step in self.steps:
-            await _apply(step, store, ctx)
+            await apply_step(step, store, ctx)
 
 
 class Put(Change, frozen=True, tag="put"):
@@ -147,6 +163,11 @@ class Once(Change, frozen=True, tag="once"):
     mutations: tuple[Mutation, ...]
 
     @property
+    def group(self) -> str:
+        """As ``Change.group``: what is below one document of a first collection."""
+        return root(self.marker)
+
+    @property
     def documents(self) -> tuple[str, ...]:
         """As ``Change.documents``."""
         return (*(mutation.path for mutation in self.mutations), self.marker)
@@ -174,6 +195,11 @@ class Newest(Change, frozen=True, tag="newest"):
 
     path: str
     fields: Fields
+
+    @property
+    def group(self) -> str:
+        """As ``Change.group``: with what is below the document."""
+        return root(self.path)
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -271,6 +297,12 @@ def kind_problem(kind: object, owner: str) -> str | None:
     return None
 
 
+def root(path: str) -> str:
+    """The document of a first collection that the path is, or is below: ``scans/7`` of ``scans/7/results/3``."""
+    end = path.find("/", path.find("/") + 1)
+    return path if end < 0 else path[:end]
+
+
 def rule_of(path: str) -> StateRule:
     """The rule of the document's collection. Raises ``LookupError``, which says what is missing."""
     pattern, _, rest = path.partition("/")
@@ -304,13 +336,14 @@ async def write(change: Change, store: DocumentStore, ctx: Context, *, commit: S
     A handler whose write has to meet a condition passes the ``commit`` to send in place of the change's own; the
     change must then have one step. Raises ``Fault``, and ``Rejected`` as ``DocumentStore.commit`` does.
     """
+    intend = ctx.intend
     for step in change.steps:
-        intent = None if ctx.intend is None else ctx.intend(step)
+        intent = None if intend is None else intend(step)
         try:
             if commit:
                 await store.commit(commit, ctx)
             else:
-                await _apply(step, store, ctx)
+                await apply_step(step.own, store, ctx)
         except (Rejected, Fault) as refusal:
             if intent is not None:
                 if refusal.may_have_applied:
@@ -326,12 +359,14 @@ async def write(change: Change, store: DocumentStore, ctx: Context, *, commit: S
             intent.settle()
 
 
-async def _apply(step: Change, store: DocumentStore, ctx: Context) -> None:
+async def apply_step(step: Change, store: DocumentStore, ctx: Context) -> None:
+    """Apply one step. Raises as ``Change.apply``."""
     stored: dict[str, Document | None] = {}
     for _ in range(ATTEMPTS):
-        for path in step.reads:
+        reads = step.reads
+        for path in reads:
             stored[path] = await store.get(path, ctx)
-        mutations = guarded(step, step.plan(stored), stored)
+        mutations = guarded(reads, step.plan(stored), stored)
         if not mutations:
             return
         try:
@@ -344,24 +379,31 @@ async def _apply(step: Change, store: DocumentStore, ctx: Context) -> None:
                     raise
                 step = coarser
                 continue
-            looked = [path for path in step.traces if path not in step.reads]
+            looked = [path for path in step.traces if path not in reads]
             if looked:
                 stored.update(zip(looked, await store.get_many(looked, ctx), strict=True))
-            if refusal.reason is Reason.MISSING and not step.reads and step.plan(stored):
-                raise  # it demands a document that is not there
+            if refusal.reason is Reason.MISSING and not reads and _demands_missing(step.plan(stored), stored):
+                raise
     raise contended(step.documents[0])
 
 
-def guarded(step: Change, mutations: Sequence[Mutation], stored: Documents) -> Sequence[Mutation]:
-    """The step's plan, with the precondition that the documents it was made from are as they were read."""
-    reads = step.reads
+def _demands_missing(mutations: Sequence[Mutation], stored: Documents) -> bool:
+    """Whether some write demands a document that is not there, as far as is known."""
+    return any(
+        write.precondition is not None and write.precondition.exists is True and stored.get(write.path) is None
+        for write in mutations
+    )
+
+
+def guarded(reads: Sequence[str], planned: Sequence[Mutation], stored: Documents) -> Sequence[Mutation]:
+    """A step's plan, with the precondition that the documents it was made from are as they were read."""
     if not reads:
-        return mutations
+        return planned
     return [
         Mutation(write.path, write.fields, write.mask, write.transforms, unchanged(stored.get(write.path)))
         if write.path in reads
         else write
-        for write in mutations
+        for write in planned
     ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -142,7 +143,7 @@ def merge(
     path: str, fields: Fields, transforms: Iterable[Transform] = (), precondition: Precondition | None = None
 ) -> Mutation:
     """Set these top-level fields and apply the transforms; creates the document if it does not exist."""
-    return Mutation(path, fields, tuple((name,) for name in fields), tuple(transforms), precondition)
+    return Mutation(path, fields, tuple([(name,) for name in fields]), tuple(transforms), precondition)
 
 
 def delete(path: str, precondition: Precondition | None = None) -> Mutation:
@@ -210,7 +211,7 @@ class Context:
         self.intend = intend
         self.basis: list[tuple[Cell, int]] = []
         self.memorable = True
-        self.until = float("inf")
+        self.until = inf
 
     def rest_on(self, cell: Cell) -> None:
         """Record that the answer is valid while ``cell`` keeps its version."""

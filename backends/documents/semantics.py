@@ -91,11 +91,15 @@ def matches(document: Document, condition: Filter) -> bool:
 
 def same(a: Value, b: Value) -> bool:
     """Equal in value and in type, also inside lists and maps: 1, 1.0 and True are three values."""
+    if a is b:
+        return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
         return a.keys() == b.keys() and all(same(value, b[name]) for name, value in a.items())
-    if isinstance(a, list) and isinstance(b, list):
+    if isinstance(a, list):
+        assert isinstance(b, list)
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
 

@@ -20,7 +20,7 @@ from backends.documents.changes import Change, decode, encode
 from backends.operations import error_answer
 from backends.pair.changelog import ChangeLog, named, without_name
 from backends.pair.logged import BATCH, LoggedChange, named_documents
-from backends.pair.segment import ChangeState, Frame, Segment
+from backends.pair.segment import DONE, OPEN, SETTLED, ChangeState, Frame, Segment
 
 WINDOW: Final = 10_000  # changes in memory; more wait in the log alone
 WINDOW_BYTES: Final = 32 * 2**20  # of these, encoded
@@ -108,7 +108,7 @@ class Backlog:
     def log_ahead(self, step: Change, operation: str) -> LoggedChange:
         """Log a change that is about to be written. Raises ``OperationRefused`` if that is impossible."""
         try:
-            return self._logged(step, operation, ChangeState.OPEN)
+            return self._logged(step, operation, OPEN)
         except OSError as error:
             self.refused += 1
             self._tell_unwritable(error)
@@ -118,11 +118,11 @@ class Backlog:
     def log_afterwards(self, step: Change, operation: str) -> LoggedChange:
         """Log a change that was written already. Where that is impossible it waits in memory."""
         try:
-            logged = self._logged(step, operation, ChangeState.SETTLED)
+            logged = self._logged(step, operation, SETTLED)
         except OSError as error:
             self._tell_unwritable(error)
             logged = _unlogged(step, operation)
-        logged.outcome = ChangeState.SETTLED
+        logged.outcome = SETTLED
         return logged
 
     def _logged(self, step: Change, operation: str, state: ChangeState) -> LoggedChange:
@@ -165,7 +165,7 @@ class Backlog:
             segment.open -= 1
             if self._open:
                 self._open.pop((segment, logged.number), None)
-        if logged.outcome is ChangeState.DONE:
+        if logged.outcome is DONE:
             if segment is not None:
                 self._discard(segment)
         elif logged.loaded:
@@ -185,7 +185,7 @@ class Backlog:
         waiting[logged] = None
         self.count += 1
         self._bytes += logged.size
-        taker = self.sending if logged.outcome is ChangeState.SETTLED else self.doubting
+        taker = self.sending if logged.outcome is SETTLED else self.doubting
         taker.add(logged)
         return taker
 
@@ -311,14 +311,14 @@ class Backlog:
             operation, change = without_name(frame.body)
             step = decode(change)
         except msgspec.DecodeError as error:
-            segment.note(frame.number, ChangeState.DONE)
+            segment.note(frame.number, DONE)
             reason = f"its record cannot be read; has an adapter been removed? {error}"
             self.count_lost((), "mistake", reason)
             return
         made = _monotonic(frame.made)
         logged = LoggedChange(step, len(frame.body), made, made, segment, frame.number, operation)
-        if frame.state == ChangeState.SETTLED:
-            logged.outcome = ChangeState.SETTLED
+        if frame.state == SETTLED:
+            logged.outcome = SETTLED
         else:
             logged.doubtful = True
         self._keep(logged)

@@ -19,6 +19,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -48,7 +49,7 @@ class ChangeLog:
         self.folder_fd = -1
         self._side = side
         self._names: set[str] = set()  # of segments that are not to be looked at: its own, and strange ones
-        self._current: Segment | None = None
+        self.current: Segment | None = None  # the segment that is appended to
 
     def open(self) -> None:
         """Make the folder. Raises ``OSError``."""
@@ -58,20 +59,15 @@ class ChangeLog:
 
     def append(self, body: bytes, *, state: ChangeState, read_later: bool) -> tuple[Segment, int]:
         """Write a change; returns its segment and its number there. Raises ``OSError``, and nothing is written."""
-        segment = self._current
+        segment = self.current
         if segment is None or not segment.takes(len(body)):
-            segment = self._current = self._make()
+            segment = self.current = self._make()
         made = time.time_ns() // 1000
         try:
             return segment, segment.append(body, made, state=state, read_later=read_later)
         except OSError:
             segment.cut()
             raise
-
-    @property
-    def current(self) -> Segment | None:
-        """The segment that is appended to."""
-        return self._current
 
     def _make(self) -> Segment:
         for _ in range(_ATTEMPTS):
@@ -141,8 +137,8 @@ class ChangeLog:
     def discard(self, segment: Segment) -> None:
         """Remove a segment in which all is done."""
         self._names.discard(segment.name)
-        if segment is self._current:
-            self._current = None
+        if segment is self.current:
+            self.current = None
         with contextlib.suppress(OSError):
             os.unlink(segment.name, dir_fd=self.folder_fd)
         segment.close()
@@ -174,7 +170,7 @@ class ChangeLog:
             self.disk.closing(segment)
             segment.close()
         self._names.clear()
-        self._current = None
+        self.current = None
         if self.folder_fd >= 0:
             os.close(self.folder_fd)
             self.folder_fd = -1
@@ -189,10 +185,15 @@ def _lock(fd: int) -> bool:
     return True
 
 
+@cache
+def _name(operation: str) -> bytes:
+    name = operation.encode()[:_NAME_MAX]
+    return _NAMED + bytes((len(name),)) + name if name else b""
+
+
 def named(operation: str, change: bytes) -> bytes:
     """An encoded change with the name of its operation before it; alone where the name is empty."""
-    name = operation.encode()[:_NAME_MAX]
-    return _NAMED + bytes((len(name),)) + name + change if name else change
+    return _name(operation) + change
 
 
 def without_name(body: bytes) -> tuple[str, bytes]:

@@ -12,10 +12,12 @@ import structlog
 
 from backends.documents.changes import Change
 from backends.errors import Fault, FaultKind
-from backends.pair.segment import ChangeState, Segment
+from backends.pair.segment import DONE, OPEN, SETTLED, ChangeState, Segment
 from backends.resilience.backoff import backoff
 
-BATCH: Final = 300  # changes in one commit, at most
+BATCH: Final = (
+    450  # changes in one commit, at most: of 500 writes, which leaves room for the counters of single events
+)
 CALL_S: Final = 5.0  # deadline for applying one commit, and for one question
 BASE_S: Final = 0.1  # backoff of a failed change, and between probes
 CAP_S: Final = 2.0
@@ -43,7 +45,7 @@ class LoggedChange(msgspec.Struct, eq=False):
     loaded: bool = True  # in the window; otherwise it is read back from its segment
     # Neither it nor what waits behind it was made before this. 1: nobody knows, as of a change of another process.
     not_before: int = 1
-    outcome: ChangeState = ChangeState.OPEN
+    outcome: ChangeState = OPEN
     doubtful: bool = False
     asked: int = 0  # when the own side did not hold it for the first time
     most: int = BATCH  # changes that it may be sent with: half as many after each commit that failed with it
@@ -62,15 +64,15 @@ class LoggedChange(msgspec.Struct, eq=False):
 
     def settle(self) -> None:
         """As ``Intent.settle``."""
-        self.outcome = ChangeState.SETTLED
+        self.outcome = SETTLED
         if self.segment is not None:
-            self.segment.note(self.number, ChangeState.SETTLED)
+            self.segment.note(self.number, SETTLED)
 
     def abort(self) -> None:
         """As ``Intent.abort``: both sides have the change, or neither will."""
-        self.outcome = ChangeState.DONE
+        self.outcome = DONE
         if self.segment is not None:
-            self.segment.note(self.number, ChangeState.DONE)
+            self.segment.note(self.number, DONE)
 
     def doubt(self) -> None:
         """As ``Intent.doubt``."""

@@ -26,7 +26,7 @@ from typing import Final
 
 from backends.adapters.replies import OperationRefused
 from backends.disk import Sync
-from backends.documents.changes import Change
+from backends.documents.changes import Change, apply_step
 from backends.documents.port import Context, DocumentStore, Reason, Rejected
 from backends.errors import Fault
 from backends.operations import error_answer
@@ -34,7 +34,7 @@ from backends.pair.backlog import MISTAKE, RETRY, Backlog
 from backends.pair.changelog import ChangeLog
 from backends.pair.doubting import Doubting
 from backends.pair.logged import CALL_S, LoggedChange
-from backends.pair.segment import ChangeState
+from backends.pair.segment import SETTLED
 from backends.pair.sending import Sending
 
 DRAIN_S: Final = 5.0  # how long closing waits for what is left
@@ -43,17 +43,18 @@ DRAIN_S: Final = 5.0  # how long closing waits for what is left
 class WriteAhead:
     """The changes of one call to a handler: each is logged before the handler's store gets it."""
 
-    __slots__ = ("_logged", "_mirror", "_operation")
+    __slots__ = ("_backlog", "_logged", "_mirror", "_operation")
 
     def __init__(self, mirror: Mirror, operation: str = "") -> None:
         self._mirror = mirror
+        self._backlog = mirror.backlog
         self._operation = operation
         self._logged: list[LoggedChange] = []
         mirror.backlog.calls[self] = monotonic_ns()
 
     def intend(self, step: Change) -> LoggedChange:
         """Log a change. Raises ``OperationRefused`` where that is impossible: it must not be written then."""
-        logged = self._mirror.backlog.log_ahead(step, self._operation)
+        logged = self._backlog.log_ahead(step, self._operation)
         self._logged.append(logged)
         return logged
 
@@ -64,10 +65,10 @@ class WriteAhead:
             if change is not None and not (len(logged) == 1 and logged[0].step is change):
                 for step in change.steps:
                     if not any(step is each.step for each in logged):
-                        logged.append(mirror.backlog.log_afterwards(step, self._operation))
+                        logged.append(self._backlog.log_afterwards(step, self._operation))
             if mirror.at_once:
                 for each in logged:
-                    if each.outcome is ChangeState.SETTLED:
+                    if each.outcome is SETTLED:
                         await mirror.apply_at_once(each)
         finally:
             self.leave()
@@ -77,7 +78,7 @@ class WriteAhead:
     def leave(self) -> None:
         """Hand over what is left: what was acknowledged waits, what has no outcome is in doubt."""
         logged, self._logged = self._logged, []
-        backlog = self._mirror.backlog
+        backlog = self._backlog
         try:
             for each in logged:
                 backlog.hand_over(each)
@@ -149,7 +150,7 @@ class Mirror:
         if not self.sending.at_rest:
             return
         try:
-            await logged.step.apply(self._store, Context(asyncio.get_running_loop().time() + CALL_S))
+            await apply_step(logged.step, self._store, Context(asyncio.get_running_loop().time() + CALL_S))
         except Fault:
             return  # it is handed over, and waits
         except Rejected as refusal:

@@ -50,7 +50,11 @@ class ChangeState(IntEnum):
     DONE = 3  # both sides have it, or neither
 
 
-_WAITING: Final = frozenset({ChangeState.OPEN, ChangeState.SETTLED})
+# By name once and for all: looking a member up in its class takes longer than what is done with it (Python 3.11).
+OPEN: Final = ChangeState.OPEN
+SETTLED: Final = ChangeState.SETTLED
+DONE: Final = ChangeState.DONE
+_WAITING: Final = frozenset({OPEN, SETTLED})
 
 
 class Frame(NamedTuple):
@@ -83,6 +87,7 @@ class Segment:
         self.exhausted = own  # nothing is left to be read
         self.open = 0  # changes whose handler has not ended
         self.damaged = 0  # changes that were there and cannot be read; ``read`` adds to it
+        self._told_disk = False  # of what was written since the last sync began
 
     # ------------------------------------------------------------------------------------------------- writing
 
@@ -106,7 +111,8 @@ class Segment:
             self.unread += 1
         elif self.exhausted:
             self._at, self._number = self.end, self.frames
-        self._disk.wrote(self)
+        if not self._told_disk:
+            self._tell_disk()
         return number
 
     def _append_rest(self, rest: memoryview, at: int) -> None:
@@ -125,9 +131,14 @@ class Segment:
         """Store what became of a change. Without effect on a closed segment: whoever has it then asks the store."""
         if self._fd < 0:
             return
-        if state == ChangeState.DONE and number >= self._number and self._states[number] in _WAITING:
+        if number >= self._number and state == DONE and self._states[number] in _WAITING:
             self.unread -= 1
         self._states[number] = state
+        if not self._told_disk:
+            self._tell_disk()
+
+    def _tell_disk(self) -> None:
+        self._told_disk = True
         self._disk.wrote(self)
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -176,7 +187,7 @@ class Segment:
             state = self._states[number]
             if state in _WAITING:
                 self.unread -= 1
-            if state != ChangeState.DONE:
+            if state != DONE:
                 yield Frame(number, state, _MADE.unpack_from(content)[0], content[_MADE.size :])
 
     def _count_missing(self, before: int) -> None:
@@ -185,7 +196,7 @@ class Segment:
             if self._states[self._number] in _WAITING:
                 self.unread -= 1
                 self.damaged += 1
-                self._states[self._number] = ChangeState.DONE
+                self._states[self._number] = DONE
             self._number += 1
 
     def _skip_damage(self) -> None:
@@ -213,6 +224,7 @@ class Segment:
 
     def descriptors(self) -> Iterable[int]:
         """As ``Written.descriptors``."""
+        self._told_disk = False  # what is written from now on is of the next sync
         return () if self._fd < 0 else (os.dup(self._fd),)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from backends import extensions
 from backends.adapters import registry
 from backends.adapters.analytics import SHARDS, Ingest
+from backends.adapters.scans import ResultBatch
 from backends.documents import changes
 from backends.documents.batching import COMMIT_BYTES, TRANSFORM_LIMIT, CommitBatch
 from backends.documents.changes import (
@@ -57,7 +58,7 @@ RULE = StateRule.of_newer(older_wins_never)
 @pytest.fixture(autouse=True)
 def rules() -> Iterator[None]:
     """A rule for the collection ``d``, beside what the adapters have."""
-    changes.install((Ingest,), {"d": RULE, "d/*/below": RULE})
+    changes.install((Ingest, ResultBatch), {"d": RULE, "d/*/below": RULE})
     yield
     registry.install(registry.adapters())
 
@@ -92,9 +93,11 @@ mutations = st.one_of(
     st.builds(delete, st.text(min_size=1, max_size=9)),
 )
 some = st.lists(mutations, max_size=3).map(tuple)
+onces = st.builds(Once, st.text(min_size=1, max_size=9), fields, some)
 steps = st.one_of(
     st.builds(Put, some),
-    st.builds(Once, st.text(min_size=1, max_size=9), fields, some),
+    onces,
+    st.builds(ResultBatch, st.text(min_size=1, max_size=9), fields, onces),
     st.builds(Newest, st.text(min_size=1, max_size=9), fields),
     st.builds(Ingest, st.lists(fields, max_size=3).map(tuple), st.integers(0, SHARDS - 1), st.booleans()),
 )
@@ -111,12 +114,13 @@ def test_a_change_is_read_as_it_was_written(step: Change) -> None:
 def test_every_kind_that_the_adapters_have_can_be_read_and_says_what_it_writes() -> None:
     registry.install(registry.adapters())
     own = [kind for adapter in registry.adapters() for kind in adapter.changes]
-    assert own == [Ingest]
+    assert own == [ResultBatch, Ingest]
     assert {kind.__struct_config__.tag for kind in (*changes.BUILT_IN, *own)} == {
         "put",
         "once",
         "newest",
         "analytics.ingest",
+        "scans.results",
     }
 
 

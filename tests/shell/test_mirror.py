@@ -674,6 +674,68 @@ async def test_losing_every_race_is_a_fault_that_may_be_retried(ruled: None) -> 
     assert not fault.value.may_have_applied
 
 
+# ------------------------------------------------------------------------------------------------------ grouped
+
+
+def events(count: int, shards: int) -> list[Ingest]:
+    """Single events of one hour, whose shards alternate."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        Ingest(({"id": f"e{nth}", "user": "u", "type": "view", "item": f"i{nth % 9}", "at": at},), nth % shards)
+        for nth in range(count)
+    ]
+
+
+async def test_what_waited_writes_a_hot_counter_once_for_each_full_commit(quick: None, ruled: None) -> None:
+    count, shards = 4000, 4
+    mirror, store = begun()
+    store.down = down()
+    for event in events(count, shards):
+        await tell(mirror, event)
+    await until(lambda: mirror.sending.probes > 1 and not store.under_way)
+    store.down, before = None, len(store.commits)
+    await drained(mirror)
+    made = store.commits[before:]
+    hottest = Counter(write.path for commit in made for write in commit if "analytics_totals" in write.path)
+    # A shard's thousand events fill three commits. Small commits come first, after the outage, and what had failed.
+    growing = BATCH.bit_length() + SENDERS
+    assert max(hottest.values()) <= count / shards // BATCH + 1 + growing, hottest
+    assert sum(hottest.values()) <= len(made) + shards, "a commit writes the counters of one shard, or of two"
+    totals = [await store.get(f"analytics_totals/{shard}", Context(soon())) for shard in range(shards)]
+    assert [total.fields["events"] for total in totals if total is not None] == [count // shards] * shards
+    await mirror.close()
+
+
+async def test_a_group_keeps_its_order_and_none_waits_for_ever(quick: None) -> None:
+    """The last of a group is behind its first, whatever is sent beside it; what comes later waits for one round."""
+    mirror, store = begun()
+    store.gate = asyncio.Event()
+    for nth in range(SENDERS):
+        await tell(mirror, one(f"first/{nth}"))
+    await until(lambda: store.under_way == SENDERS)
+    for nth in range(3 * BATCH):
+        await tell(mirror, Once(f"scans/{nth % 7}/results/{nth // 7:04}", {}, ()))
+    store.gate.set()
+    await until(lambda: mirror.mirrored > SENDERS)
+    await tell(mirror, Once("scans/0/results/9999", {}, ()))
+    await drained(mirror)
+    sent = [write.path for commit in store.commits[SENDERS:] for write in commit]
+    assert len(sent) == len(set(sent)) == 3 * BATCH + 1
+    for scan in range(7):
+        of_one = [path for path in sent if path.startswith(f"scans/{scan}/")]
+        assert of_one == sorted(of_one)
+    await mirror.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "top"),
+    [("scans/7/results/3", "scans/7"), ("scans/7", "scans/7"), ("a/b/c/d/e/f", "a/b"), ("odd", "odd")],
+)
+def test_changes_below_one_document_are_a_group(path: str, top: str) -> None:
+    assert changes.root(path) == top
+    assert Newest(path, {}).group == Once(path, {}, ()).group == top
+
+
 # ------------------------------------------------------------------------------------------------- what has arrived
 
 
