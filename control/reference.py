@@ -57,6 +57,7 @@ LAYERS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("backends/documents",),
         ("backends/resilience",),
         ("backends/kinds",),
+        ("backends/emulator",),
         ("backends/adapters",),
         ("backends/extensions.py",),
         ("backends/copy",),
@@ -174,7 +175,8 @@ _MEANINGS: Final[dict[tuple[type[Struct], str], str]] = {
     (gates.Freeze, "reason"): "shown while the freeze lasts",
     (settings.Webhook, "url"): "where JSON documents are posted to",
     (settings.Webhook, "secret_env"): "the environment variable with the key that signs the documents",
-    (settings.Control, "listen"): "the API and the dashboard; another host than loopback needs tokens or admins",
+    (settings.Control, "listen"): "the API and the dashboard; another host than loopback needs tokens or admins; "
+    "port 0: a free one, which [commands find](operations.md#how-a-command-finds-phasegate)",
     (settings.Control, "tokens"): "static tokens; `phasegate token` makes one and prints its line",
     (settings.Migration, "max_soak"): "after it `on_low_traffic` decides; none: twice the phase's `min_soak`",
     (

@@ -11,16 +11,13 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
 
-from backends.arm import SOURCE
 from backends.durations import encode_hook
-from backends.kinds.registry import KINDS
 from control.checks.check import Check
 from control.lead import priority, splitkey, starting
 from control.lead.succession import STORE, ConfiguredSuccession
@@ -140,7 +137,7 @@ async def lead(
             kinds=(settings.backends[migration.source].kind, settings.backends[migration.target].kind),
             notify=webhooks.notify,
             split=splitkey.new_run(secret, name),
-            data=_data_setup(settings, name, index, board, arms, log),
+            data=_data_setup(settings, name, board, arms, log),
         )
         for index, (name, migration) in enumerate(settings.migrations.items())
     }
@@ -182,50 +179,36 @@ def _renamed(settings: Settings) -> dict[str, str]:
     return {was: name for was, name in named.items() if was not in settings.migrations}
 
 
-def _data_setup(settings: Settings, name: str, index: int, board: Board, arms: Arms, log: int) -> DataSetup | None:
+def _data_setup(settings: Settings, name: str, board: Board, arms: Arms, log: int) -> DataSetup | None:
     """What a migration's data is kept with; None where an arm is no document store."""
-    from backends.copy.fixtures import fixtures_digest
     from backends.copy.seed import began
-    from control.data.gauges import ChangeCounts, arrival
+    from control.data.pair import arrival_of, counts_of, pair_of
     from control.data.runner import TaskRunner, command
-    from control.data.state import AskedTask, DataPair, task_orders
+    from control.data.state import AskedTask, task_orders
     from control.lead.datakeeper import DataSetup
-    from proxy.migration.routes import operations_of
 
-    migration, plan = settings.migrations[name], settings.plan()
-    backends = [settings.backends[arm] for arm in (migration.source, migration.target)]
-    kinds = [KINDS[backend.kind] for backend in backends]
-    if any(kind.open_store is None for kind in kinds):
+    pair = pair_of(settings, name)
+    if pair is None:
         return None
-    places = [
-        f"{kind.name} ({kind.place(backend)})" if kind.place else kind.name
-        for kind, backend in zip(kinds, backends, strict=True)
-    ]
-    (route,) = (route for route in plan.migrations if route.name == name)
-    writes = {operation.name for operation in operations_of(route, settings.backends) if operation.kind == "write"}
+    migration, plan = settings.migrations[name], settings.plan()
+    source = settings.backends[migration.source]
     written_plan, run_dir = msgspec.json.encode(plan, enc_hook=encode_hook), settings.proxy.run_dir
 
     def orders(asked: AskedTask) -> OrderedTask:
         return task_orders(asked, name, written_plan, run_dir, migration.data.rate)
 
     def runner() -> TaskRunner:
-        return TaskRunner(name, partial(arrival, board, index), command(log), log=log)
+        return TaskRunner(name, arrival_of(settings, board, name), command(log), log=log)
 
     target_seed = arms.seed_of(migration)
 
     async def seed() -> str | None:
         # What the source was written beside its fixtures, the seed has not; later the counts of its writes tell that.
-        known = await asyncio.to_thread(began, backends[SOURCE], Path(run_dir), name)
+        known = await asyncio.to_thread(began, source, Path(run_dir), name)
         return None if known is not None and known.written else await target_seed()
 
-    return DataSetup(
-        DataPair(name, " → ".join(places), migration.data.gate, fixtures_digest(backends[SOURCE])),
-        float(migration.data.compare_every_s),
-        orders,
-        ChangeCounts(board, index, writes, migration.mode),
-        runner,
-        seed,
-    )
+    every_s = float(migration.data.compare_every_s)
+    return DataSetup(pair, every_s, orders, counts_of(settings, board, name), runner, seed)
 
 
 def _verifier(settings: Settings) -> Callable[[str], Awaitable[str]] | None:

@@ -38,19 +38,15 @@ _READ_AT_ONCE: Final = 20  # documents; at 1 MiB each they are 20 MiB in memory
 _UNREADABLE: Final = "(a document that phasegate cannot read)"
 
 
-def can_be_seeded(backend: Backend, data: Backend) -> bool:
-    """Whether ``seed`` has something to write: its kind can be filled, and phasegate gives ``data`` its content."""
-    return KINDS[backend.kind].seeded is not None and KINDS[data.kind].begins_with is not None
-
-
-async def is_seeded(backend: Backend) -> bool:
-    """Whether ``seed`` has filled the backend before. Raises ``Fault``."""
+async def seeded_with(backend: Backend) -> str | None:
+    """The digest of the fixtures that ``seed`` has filled the backend with, all of them. Raises ``Fault``."""
     store = opener(backend)(backend, None)
     await store.start()
     try:
-        return await read_marker(store) is not None
+        marker = await read_marker(store)
     finally:
         await store.close()
+    return marker.digest if marker is not None and marker.whole else None
 
 
 class SeedRefusedError(Exception):

@@ -2,22 +2,22 @@
 
 The mock has one per collection; a live view has one that is filled from Firestore. The first query that needs an
 index creates it. An index is for a set of fields compared with ``==`` and one ordered field: for each combination of
-values of the former it holds a sorted list of (ordered value, id). Both directions read the same list.
+values of the former it holds the sorted pairs of (ordered value, id). Both directions read the same pairs.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, TypeAlias
 
+from backends.documents.entries import BEGIN, Entry, Place, SortedEntries
 from backends.documents.port import NAME, Cell, Count, Document, Filter, Query
 from backends.documents.semantics import SortKey, matches, sort_key
 
-_Entry: TypeAlias = tuple[SortKey, str]
 _Shape: TypeAlias = tuple[tuple[str, ...], str]
 
-_NOTHING: Final[list[_Entry]] = []
+_NOTHING: Final = SortedEntries()
 
 
 class _Index:
@@ -27,9 +27,9 @@ class _Index:
 
     def __init__(self, shape: _Shape) -> None:
         self.equal, self.order = shape
-        self.groups: dict[tuple[SortKey, ...], list[_Entry]] = {}
+        self.groups: dict[tuple[SortKey, ...], SortedEntries] = {}
 
-    def _place(self, document: Document) -> tuple[tuple[SortKey, ...], _Entry] | None:
+    def _place(self, document: Document, doc_id: str) -> tuple[tuple[SortKey, ...], Entry] | None:
         fields = document.fields
         if self.order == NAME:
             key: SortKey = ()
@@ -39,18 +39,21 @@ class _Index:
             return None
         if any(name not in fields for name in self.equal):
             return None
-        return tuple(sort_key(fields[name]) for name in self.equal), (key, document.id)
+        return tuple(sort_key(fields[name]) for name in self.equal), (key, doc_id)
 
-    def add(self, document: Document) -> None:
-        place = self._place(document)
+    def add(self, document: Document, doc_id: str) -> None:
+        place = self._place(document, doc_id)
         if place is not None:
-            insort(self.groups.setdefault(place[0], []), place[1])
+            group = self.groups.get(place[0])
+            if group is None:
+                group = self.groups[place[0]] = SortedEntries()
+            group.add(place[1])
 
-    def remove(self, document: Document) -> None:
-        place = self._place(document)
+    def remove(self, document: Document, doc_id: str) -> None:
+        place = self._place(document, doc_id)
         if place is not None:
             group = self.groups[place[0]]
-            del group[bisect_left(group, place[1])]
+            group.remove(place[1])
             if not group:
                 del self.groups[place[0]]
 
@@ -72,8 +75,8 @@ class Collection:
             old = self.documents.get(doc_id)
             for index in self._indexes.values():
                 if old is not None:
-                    index.remove(old)
-                index.add(document)
+                    index.remove(old, doc_id)
+                index.add(document, doc_id)
         self.documents[doc_id] = document
         self.cell.version += 1
 
@@ -82,7 +85,7 @@ class Collection:
         old = self.documents.pop(doc_id, None)
         if old is not None:
             for index in self._indexes.values():
-                index.remove(old)
+                index.remove(old, doc_id)
             self.cell.version += 1
 
     def clear(self) -> None:
@@ -98,16 +101,10 @@ class Collection:
             value, doc_id = query.start_after
             after = (() if query.order == NAME else sort_key(value), doc_id)
             if query.descending:
-                high = min(high, bisect_left(entries, after))
+                high = min(high, entries.left(after))
             else:
-                low = max(low, bisect_right(entries, after))
-        result: list[Document] = []
-        limit = query.limit if query.limit is not None else len(entries)
-        for document in self._scan(query, entries, low, high):
-            if len(result) >= limit:
-                break
-            result.append(document)
-        return result
+                low = max(low, entries.right(after))
+        return list(islice(self._scan(query, entries, low, high), query.limit))
 
     def count(self, query: Query, total: str | None = None) -> Count:
         """As ``DocumentStore.count``."""
@@ -120,24 +117,24 @@ class Collection:
                 amount += value
         return Count(documents, amount)
 
-    def _scan(self, query: Query, entries: list[_Entry], low: int, high: int) -> Iterator[Document]:
+    def _scan(self, query: Query, entries: SortedEntries, low: Place, high: Place) -> Iterator[Document]:
         members = [condition for condition in query.where if condition.op == "in"]
-        for at in reversed(range(low, high)) if query.descending else range(low, high):
-            document = self.documents[entries[at][1]]
+        for _, doc_id in entries.between(low, high, descending=query.descending):
+            document = self.documents[doc_id]
             if all(matches(document, condition) for condition in members):
                 yield document
 
-    def _span(self, query: Query) -> tuple[list[_Entry], int, int]:
-        """The index entries that satisfy every ``==`` and inequality: a list, and the bounds within it."""
+    def _span(self, query: Query) -> tuple[SortedEntries, Place, Place]:
+        """The index entries that satisfy every ``==`` and inequality: all of a group, and the bounds within it."""
         equal = sorted((c for c in query.where if c.op == "=="), key=lambda c: c.field)
         shape = (tuple(c.field for c in equal), query.order)
         index = self._indexes.get(shape)
         if index is None:
             index = self._indexes[shape] = _Index(shape)
-            for document in self.documents.values():
-                index.add(document)
+            for doc_id, document in self.documents.items():
+                index.add(document, doc_id)
         entries = index.groups.get(tuple(sort_key(c.value) for c in equal), _NOTHING)
-        low, high = 0, len(entries)
+        low, high = BEGIN, entries.end()
         for condition in query.where:
             if condition.op not in ("==", "in"):
                 first, last = _bounds(entries, condition)
@@ -145,23 +142,23 @@ class Collection:
         return entries, low, max(low, high)
 
 
-def _bounds(entries: list[_Entry], condition: Filter) -> tuple[int, int]:
+def _bounds(entries: SortedEntries, condition: Filter) -> tuple[Place, Place]:
     """The entries that satisfy an inequality: those of the value's type, on the right side of it."""
     key = sort_key(condition.value)
     rank = key[0]
-    first = bisect_left(entries, ((rank,),))
-    last = bisect_left(entries, ((rank + 1,),))
+    first = entries.left(((rank,),))
+    last = entries.left(((rank + 1,),))
     match condition.op:
         case "<":
-            last = bisect_left(entries, key, key=_value)
+            last = entries.left(key, key=_value)
         case "<=":
-            last = bisect_right(entries, key, key=_value)
+            last = entries.right(key, key=_value)
         case ">":
-            first = bisect_right(entries, key, key=_value)
+            first = entries.right(key, key=_value)
         case _:
-            first = bisect_left(entries, key, key=_value)
+            first = entries.left(key, key=_value)
     return first, last
 
 
-def _value(entry: _Entry) -> SortKey:
+def _value(entry: Entry) -> SortKey:
     return entry[0]

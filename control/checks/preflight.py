@@ -7,7 +7,6 @@ Each check is a function that takes ``Preflight`` and yields ``Check``s: what wa
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import shutil
@@ -25,12 +24,11 @@ import psutil
 from backends.arm import TARGET
 from backends.backend import Backend
 from backends.copy.folder import FixtureError
-from backends.copy.seed import can_be_seeded, is_seeded
 from backends.documents.port import Context, Rejected, delete, put
 from backends.errors import Fault, said_by
 from backends.kinds.registry import KINDS, Kind, opener
 from backends.origin import Reach
-from control.checks.check import Check, failed
+from control.checks.check import Check
 from control.checks.health import ask_once, ask_origin
 from control.checks.indexed import indexed
 from control.plan.phases import FULL_BP
@@ -39,7 +37,7 @@ from proxy.board import board
 from proxy.migration.buckets import assign, bucket, salt
 from proxy.migration.routes import layout
 from proxy.process.fixed import changed, fixed_of
-from proxy.process.rundir import ready_in
+from proxy.process.rundir import owner, ready_in
 
 APP_TIMEOUT_S: Final = 5.0
 BACKEND_TIMEOUT_S: Final = 10.0  # to write and delete one document
@@ -128,26 +126,7 @@ async def _app(scene: Preflight) -> list[Check]:
 
 async def _backends(scene: Preflight) -> list[Check]:
     used = {name for m in scene.settings.migrations.values() for name in (m.source, m.target)}
-    checks = [check for name in sorted(used) for check in await _backend(scene.settings, name)]
-    unwell = {check.name for check in failed(checks)}
-    for name, migration in scene.settings.migrations.items():
-        target = scene.settings.backends[migration.target]
-        source = scene.settings.backends[migration.source]
-        if can_be_seeded(target, source) and f"backend {migration.target}" not in unwell:
-            checks.append(await _initial_data(name, target))
-    return checks
-
-
-async def _initial_data(migration: str, target: Backend) -> Check:
-    """Whether the target was given the source's initial data. It is no failure: it may have data of its own."""
-    title = f"initial data of {migration}"
-    try:
-        if await is_seeded(target):
-            return Check(title, True, "the target was seeded")
-    except Fault as fault:
-        return Check(title, None, f"it cannot be told whether the target was seeded: {fault}")
-    mend = "Run `phasegate seed`, unless the target has the source's data already."
-    return Check(title, None, "the target was not seeded", mend)
+    return [check for name in sorted(used) for check in await _backend(scene.settings, name)]
 
 
 async def _backend(settings: Settings, name: str) -> list[Check]:
@@ -261,13 +240,9 @@ def _state(scene: Preflight) -> Iterator[Check]:
     except OSError as error:
         yield Check("state", False, f"{folder}: {_why(error)}", mend)
         return
-    if not scene.is_served and (folder / "lock").exists():
-        with open(folder / "lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                found = f"process {lock.read().strip() or 'unknown'} uses {folder}"
-                yield Check("run directory", False, found, "Stop that phasegate, or choose another proxy.run_dir.")
+    if not scene.is_served and (process := owner(folder)) is not None:
+        found = f"process {process} uses {folder}"
+        yield Check("run directory", False, found, "Stop that phasegate, or choose another proxy.run_dir.")
 
 
 def _rehearsal(scene: Preflight) -> Iterator[Check]:

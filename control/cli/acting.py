@@ -135,7 +135,8 @@ def _sent(action: str, send: Callable[[], Status]) -> Status:
 
 
 def _print_where_it_stands(status: Status) -> None:
-    from control.report.wording import headline, next_line
+    from control.report.nextstep import next_line
+    from control.report.wording import headline
 
     click.echo(headline(status))
     click.echo(f"Next: {next_line(status)}")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from control.api.unanswered import ApiError, ApiRefused, Unreachable
+from control.cli.finding import CONFIG
 from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 
 if TYPE_CHECKING:
     from control.api.client import ControlClient
     from control.lead.documents import Status
 
-CONFIG: Final = "phasegate.toml"
 EPILOG: Final = """\b
 First steps: `phasegate demo` shows a whole migration; `phasegate init` sets up your own app.
 PHASEGATE_URL and PHASEGATE_TOKEN: the control plane's address, and your token.
@@ -29,7 +29,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 a check or gate failed,
 # The commands in the order in which a user needs them. A test checks that no command is missing.
 SECTIONS: Final = {
     "Set up": ("init", "token", "check", "indexes", "seed"),
-    "Run": ("serve", "demo", "loadtest"),
+    "Run": ("serve", "demo", "loadtest", "emulator"),
     "Move the data": ("copy", "compare"),
     "Migrate": ("start", "advance", "pause", "resume", "rollback", "abort", "reset"),
     "Look": ("status", "watch", "audit", "verify", "report"),
@@ -117,48 +117,16 @@ def api_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def client(url: str | None, migration: str | None, config: str) -> ControlClient:
-    from control.api.client import DEFAULT_MIGRATION, DEFAULT_URL, ControlClient
+    """A client of the control plane. Raises ``Unreachable`` where the configuration leads to none, and ``Stop``."""
+    from control.api.client import ControlClient
+    from control.cli.finding import chosen_migration, found_url, peek
 
     document: dict[str, Any] = {}
     if url is None or migration is None:
         document = peek(config, needed=url is None)
-    if url is None:
-        control = document.get("control")
-        listen = control.get("listen") if isinstance(control, dict) else None
-        url = f"http://{listen}" if isinstance(listen, str) else DEFAULT_URL
-    if migration is None:
-        declared = document.get("migrations")
-        names = list(declared) if isinstance(declared, dict) else []
-        migration = DEFAULT_MIGRATION if DEFAULT_MIGRATION in names or not names else names[0]
-        if len(names) > 1 and DEFAULT_MIGRATION not in names:
-            raise Stop(USAGE, f"{config} has several migrations: choose one with --migration ({', '.join(names)})")
-    return ControlClient(url, os.environ.get("PHASEGATE_TOKEN"), migration)
-
-
-def peek(config: str, *, needed: bool) -> dict[str, Any]:
-    """The configuration file, parsed but not validated, to find the running phasegate. {} where there is no file."""
-    import tomllib
-
-    if needed and config != CONFIG and not Path(config).is_file():
-        raise Stop(USAGE, f"{config} does not exist: name another with --config, or the address with --url")
-    try:
-        return tomllib.loads(Path(config).read_text(encoding="utf-8")) if Path(config).is_file() else {}
-    except (OSError, ValueError) as error:
-        if needed:
-            raise Stop(
-                USAGE, f"{config} cannot be read: {error}. Correct it, or give the address with --url."
-            ) from error
-        return {}
-
-
-def proxy(config: str) -> str:
-    """The proxy's address for a client on this machine: the first of proxy.listen, as a URL."""
-    proxy = peek(config, needed=False).get("proxy")
-    listen = proxy.get("listen") if isinstance(proxy, dict) else None
-    first = listen[0] if isinstance(listen, list) and listen and isinstance(listen[0], str) else "127.0.0.1:8080"
-    anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - nothing binds to it here
-    host, _, port = first.rpartition(":")
-    return f"http://{anywhere.get(host, host)}:{port}"
+    # In this order: a question about the migrations is answered whether or not anybody serves.
+    name = chosen_migration(document, config) if migration is None else migration
+    return ControlClient(found_url(document, config) if url is None else url, os.environ.get("PHASEGATE_TOKEN"), name)
 
 
 def settings(config: str) -> Any:

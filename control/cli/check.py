@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from backends.copy.folder import FixtureError
+from backends.errors import Fault
 from control.api.client import ControlClient
 from control.api.unanswered import ApiError
 from control.checks.check import Check, failed
 from control.checks.preflight import preflight
+from control.cli.finding import control_url
+from control.data.pair import pair_of
 from control.lead import starting
 from control.lead.documents import Status
+from control.lead.offline import OfflineData
 from control.plan.settings import Settings
-from control.report.wording import next_line
+from control.report.nextstep import next_line
+from proxy.settings import CannotStartError
 
 
 class Checked(NamedTuple):
@@ -24,22 +32,56 @@ class Checked(NamedTuple):
 
 def check(settings: Settings, *, url: str | None, token: str | None) -> Checked:
     """Make every check. A control plane that answers at ``url`` adds a dry run of each migration's start."""
-    client = ControlClient(url or f"http://{settings.control.listen}", token)
-    is_served = client.ready()
+    found = url or control_url(settings.control.listen, Path(settings.proxy.run_dir))
+    client = None if found is None else ControlClient(found, token)
+    is_served = client is not None and client.ready()
     checks = preflight(
         settings,
         lambda each: starting.checks(each, same_environment=not is_served),
         token=token,
         is_served=is_served,
     )
-    to_seed = any(each.name.startswith("initial data") and each.ok is None and each.mend for each in checks)
-    if not is_served:
-        steps = ["`phasegate seed`"] if to_seed else []
-        return Checked(checks, ", ".join([*steps, "`phasegate serve`"]) + ", then `phasegate start`.")
+    if client is None or not is_served:
+        unwell = {each.name for each in failed(checks)}
+        data = [known for name in settings.migrations if (known := known_data(settings, name, unwell)) is not None]
+        steps = ["`phasegate serve`", *(f"`{each.mend}`" for each in data if each.mend)]
+        return Checked(checks + [each.check for each in data], f"{', '.join(steps)}, then `phasegate start`.")
     dry_runs = DryRuns(settings, client)
     checks += dry_runs.checks({each.name for each in failed(checks)})
     restart = any(each.name == "restart" for each in checks)
-    return Checked(checks, dry_runs.next_step(to_seed=to_seed, restart=restart))
+    return Checked(checks, dry_runs.next_step(restart=restart))
+
+
+class KnownData(NamedTuple):
+    """What is known of a migration's data while nobody serves."""
+
+    check: Check
+    mend: str  # the command without which no phase begins; "" where one may, or the gate is switched off
+
+
+def known_data(settings: Settings, name: str, unwell: set[str]) -> KnownData | None:
+    """What the run directory, and the target's marker, say of a migration's data; None where an arm is no store.
+
+    None too where it cannot be told, for which a check has failed by now. Backends in ``unwell`` are not asked.
+    """
+    title, migration = f"data of {name}", settings.migrations[name]
+    try:
+        if pair_of(settings, name) is None:
+            return None
+        data = OfflineData(settings, name)
+        if f"backend {migration.target}" not in unwell:
+            asyncio.run(data.look_for_seed())
+    except FixtureError:
+        return None  # told among the obstacles
+    except (CannotStartError, Fault, OSError) as error:
+        return KnownData(Check(title, None, f"it cannot be told what was copied: {error}"), "")
+    lack = data.lack()
+    if lack is None:
+        return KnownData(Check(title, True, "the target is not known to lack anything of the source's"), "")
+    does = f"While phasegate serves, `{lack.mend}` {lack.does}"
+    if not migration.data.gate:
+        return KnownData(Check(title, None, lack.what, f"{does}; the gate is switched off."), "")
+    return KnownData(Check(title, None, lack.what, f"{does}; without that no phase begins."), lack.mend)
 
 
 class DryRuns:
@@ -90,9 +132,9 @@ class DryRuns:
             made = f"the control plane at {self._client.url} made {len(checks)} checks, {again}"
             yield Check(title, None if bad else True, made)
 
-    def next_step(self, *, to_seed: bool, restart: bool) -> str:
+    def next_step(self, *, restart: bool) -> str:
         """What to do now, by where each migration stands."""
-        steps = ["`phasegate seed`"] if to_seed else []
+        steps = []
         if restart:
             steps.append("restart phasegate, so that it takes this configuration")
         elif self._other_names:

@@ -22,20 +22,20 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @_common
 @click.option("--dry-run", is_flag=True, help="Only say what it would read and write, and what that costs.")
-def copy(dry_run: bool, **given: Any) -> None:
+def copy(**given: Any) -> None:
     """Copy what the source holds to the target.
 
     Nothing newer on the target is overwritten, and nothing is deleted. Traffic may go on meanwhile. Interrupted, it
     goes on where it was when it is run again. Until it has been run to its end, no phase begins.
     """
-    _run("copy", dry_run=dry_run, **given)
+    _run("copy", **given)
 
 
 @click.command()
 @_common
-@click.option("--sample", metavar="N", type=click.IntRange(1), help="Look at N random documents, not at all.")
+@click.option("--sample", metavar="N", type=click.IntRange(1), help="Look at N random documents instead of all.")
 @click.option("--repair", is_flag=True, help="Mend what differs: the newer document wins.")
-@click.option("--from", "right", type=click.Choice(["source", "target"]), help="With --repair: this side is right.")
+@click.option("--from", "from", type=click.Choice(["source", "target"]), help="With --repair: this side is right.")
 @click.option("--delete", is_flag=True, help="With --from: also delete what the side that is right has not.")
 @click.option("--values", is_flag=True, help="List the differences with both values.")
 @click.option("--report", metavar="FILE.jsonl", help="Write every difference to this file, one a line.")
@@ -46,9 +46,9 @@ def compare(**given: Any) -> None:
     pending, and is no difference.
     """
     repair = given.pop("repair")
-    if (given["right"] or given["delete"]) and not repair:
+    if (given["from"] or given["delete"]) and not repair:
         raise click.UsageError("--from and --delete go with --repair")
-    if given["delete"] and not given["right"]:
+    if given["delete"] and not given["from"]:
         raise click.UsageError("--delete needs --from: it must be said which side is right")
     if given["sample"] and repair:
         raise click.UsageError("--sample goes with a compare of some documents; --repair looks at all of them")

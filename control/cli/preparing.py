@@ -10,8 +10,9 @@ from typing import Final
 
 import click
 
-from control.cli.base import CONFIG, config_option, log_as, print_json
+from control.cli.base import config_option, log_as, print_json
 from control.cli.base import settings as read_settings
+from control.cli.finding import CONFIG
 from control.terminal.exits import GATE, OK
 
 

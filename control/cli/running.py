@@ -1,4 +1,4 @@
-"""The commands that start processes: ``serve``, ``demo`` and ``loadtest``."""
+"""The commands that start processes: ``serve``, ``demo``, ``loadtest`` and ``emulator``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from control.cli.base import api, config_option, proxy
+from control.cli.base import api, config_option, log_as
 from control.cli.base import settings as read_settings
+from control.cli.finding import proxy_url
 from control.terminal.exits import USAGE, Stop
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def serve(config: str) -> None:
     try:
         read_settings(config)
         if sys.stderr.isatty():
-            next_steps = "In another terminal: `phasegate start`, `status`, `watch`."
+            next_steps = "In another terminal: `phasegate copy`, `start`, `status`, `watch`."
             click.echo(f"Serving; Ctrl-C drains and ends. {next_steps}", err=True)
         code = run(config)
     except (Stop, CannotStartError) as refusal:
@@ -102,7 +103,7 @@ def loadtest(client: ControlClient, host: str | None, **options: Any) -> None:
             USAGE, f"--run-time: expected a length of time such as 90s or 1h30m, found {options['run_time']!r}"
         )
     line = [sys.executable, "-m", "loadtest.phases.run", "--url", client.url, "--migration", client.migration]
-    line += ["--host", host or proxy(click.get_current_context().params["config"])]
+    line += ["--host", host or proxy_url(click.get_current_context().params["config"])]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         line += [flag] if value is True else [flag, str(value)] if value else []
@@ -111,4 +112,41 @@ def loadtest(client: ControlClient, host: str | None, **options: Any) -> None:
     os.execve(sys.executable, line, os.environ | {"PYTHONPATH": search})  # noqa: S606 - our own module, no shell
 
 
-COMMANDS: Final = (serve, demo, loadtest)
+@click.command()
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8085",
+    show_default=True,
+    help="A loopback address; port 0: any free one.",
+)
+def emulator(listen: str) -> None:
+    """Serve Firestore's methods from this process's memory, for demos and tests.
+
+    It is phasegate's own, not Google's: it starts in a second, needs no Java, and forgets everything when it ends.
+    Whatever uses Firestore's client libraries finds it by FIRESTORE_EMULATOR_HOST, which it prints.
+    """
+    from backends.emulator.server import CannotListenError
+    from backends.emulator.server import serve as run
+    from backends.kinds.firestore.settings import EMULATOR
+    from control.plan.settings import address
+
+    log_as("emulator")
+    try:
+        host, port = address(listen)
+        run(host, port, lambda bound: _say_emulated(EMULATOR, bound))
+    except (ValueError, CannotListenError) as problem:
+        raise Stop(USAGE, f"--listen: {problem}") from None
+
+
+def _say_emulated(variable: str, bound: str) -> None:
+    """What it is, for a person; the variable, on standard output, for whoever reads it."""
+    click.echo(
+        "phasegate's own emulator of Firestore, for demos and tests: in memory, gone when it ends; Ctrl-C ends it.",
+        err=True,
+    )
+    click.echo(f"{variable}={bound}")
+    sys.stdout.flush()
+
+
+COMMANDS: Final = (serve, demo, loadtest, emulator)

@@ -156,8 +156,35 @@ function resuming(status) {
 /** ", not before …" while hours or a freeze keep a phase from beginning; by the clocks of the window's zone. */
 const notBefore = (status) => (status.opens ? `, not before ${openingAt(status.opens)}` : "");
 
-/** What happens by itself from here, in one sentence. */
+/** While the data's gate holds, the command that opens it, or the task that does. */
+function dataFirst(status) {
+  const { gated, mend, task } = status.data ?? {};
+  if (!gated) return "";
+  const what = task && task.kind !== "compare" ? `the ${task.kind} under way` : `“${mend}”`;
+  return `No phase begins before ${what} is done. `;
+}
+
+/** Whether what comes next raises the weight. */
+function raises(status) {
+  const to = status.phases.find((phase) => phase.name === resumable(status));
+  switch (status.state) {
+    case "rolling_back":
+      return false;
+    case "running":
+      return Boolean(status.phase);
+    case "completed":
+      return Boolean(next(status));
+    default:
+      return !held(status) || !to || to.weight > status.weight;
+  }
+}
+
+/** What happens by itself from here, in one sentence; before it, what must be done first. */
 export function comesNext(status) {
+  return `${raises(status) ? dataFirst(status) : ""}${follows(status)}`;
+}
+
+function follows(status) {
   const { state, phase, phases, verdict } = status;
   const to = next(status);
   switch (state) {
@@ -168,7 +195,7 @@ export function comesNext(status) {
       const what = to ? named(to) : "completion";
       const not = notBefore(status);
       if (to?.approval) return `Next: ${what}, when an operator advances it${not}.`;
-      const unwell = status.waits.find((each) => each.kind === "health" || each.kind === "lag");
+      const unwell = status.waits.find((each) => ["health", "lag"].includes(each.kind));
       if (unwell) return `Next: ${what}, when this is mended: ${unwell.reason}${not}.`;
       const left = phase.min_soak_s - phase.soaked_s;
       const unproven = status.waits.some((each) => each.kind === "samples" || each.kind === "proof");

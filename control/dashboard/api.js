@@ -85,5 +85,15 @@ export const act = (migration, action, fields) =>
     ? call("DELETE", `${base(migration)}?${new URLSearchParams(fields)}`, undefined, ACT_WITHIN_MS)
     : call("POST", base(migration), { action, ...fields }, ACT_WITHIN_MS);
 
+/** Begin a task on the data, or stop the one under way: {task, data}. */
+export const actOnData = (migration, action, fields = {}) => call("POST", `${base(migration)}/data`, { action, ...fields });
+
+/** A task on the data, under way or ended. */
+export const dataTask = (migration, task) => call("GET", `${base(migration)}/data/tasks/${encodeURIComponent(task)}`);
+
+/** A page of what the newest compare left different: {items, next_cursor}. */
+export const differences = (migration, limit, cursor) =>
+  call("GET", `${base(migration)}/data/differences?limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+
 /** The address of the stream of events. */
 export const events = (migration) => `${base(migration)}/events`;

@@ -21,6 +21,8 @@ function reduce(view, [kind, value]) {
       // The answer to an action and an event may arrive in either order: the higher revision is the newer status.
       if (view.status && value.revision < view.status.revision && view.link === "live") return view;
       return { ...view, status: value, seenAt: Date.now() / 1000, link: "live" };
+    case "data": // the answer to an action on the data, before the next status has it
+      return view.status ? { ...view, status: { ...view.status, data: value } } : view;
     case "sample":
       return { ...view, samples: { ...view.samples, 1: merge(view.samples[1] ?? [], [value]) } };
     case "history":

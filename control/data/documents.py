@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from control.data.messages import TaskKind, TaskResult
-from control.data.state import AskedTask, DataGauges, DataPair, DataState, counted, lacking
+from control.data.state import AskedTask, DataGauges, DataPair, DataState, counted, holding, lack
 from control.plan.times import Timestamp, rfc3339
 
 COLLECTIONS_MAX: Final = 100  # patterns in one call
@@ -49,12 +49,15 @@ class TaskInShort(Struct, frozen=True):
 class DataDocument(Struct, frozen=True):
     """What is known of the data of a migration between document stores."""
 
-    complete: bool  # the target is not known to lack anything; where it does, the gate holds
+    complete: bool  # the target is not known to lack anything
     copied_at: Timestamp | None  # when the last copy of all documents ended
     behind: DataBehind
     lost: int  # changes that one side alone has, since the last copy or equal compare
     compare: ComparedInShort | None
     task: TaskInShort | None
+    gated: bool = False  # whether the gate holds: it lacks something, and `gate` is not switched off
+    lacks: str | None = None  # what the target is known to lack, in words; null: nothing
+    mend: str | None = None  # the command that mends that; null: nothing is to be mended
 
 
 class DataBody(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -112,6 +115,7 @@ class Difference(Struct, frozen=True):
     path: str
     kind: Literal["missing_on_target", "missing_on_source", "different"]
     fields: tuple[str, ...] = ()  # that differ
+    reason: str | UnsetType = UNSET  # why a repair could not write it
     source: msgspec.Raw | UnsetType = UNSET  # the values, where the compare was asked for them
     target: msgspec.Raw | UnsetType = UNSET
 
@@ -126,12 +130,16 @@ class DifferencesPage(Struct, frozen=True):
 def data_document(state: DataState, gauges: DataGauges, pair: DataPair, task: TaskInShort | None) -> DataDocument:
     """The whole document."""
     state = counted(state, gauges)
+    found = lack(state, gauges, pair)
     last = state.compare
     compared = (
         None if last is None else ComparedInShort(rfc3339(last.at), last.equal, last.differences, last.documents)
     )
     return DataDocument(
-        complete=not lacking(state, gauges, pair),
+        complete=found is None,
+        gated=holding(state, gauges, pair) is not None,
+        lacks=None if found is None else found.what,
+        mend=None if found is None else found.mend,
         copied_at=rfc3339(state.copied_at),
         behind=DataBehind(gauges.pending, round(gauges.oldest_s, 3)),
         lost=state.lost,

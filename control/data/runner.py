@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from control.data.messages import (
     TaskDone,
     TaskEnd,
     TaskFailed,
+    TaskKind,
     TaskProgress,
     line,
     understood,
@@ -49,6 +51,11 @@ class TaskBusyError(Exception):
 def command(log: int, module: str = MODULE) -> tuple[str, ...]:
     """How a task's process is started; it logs to the descriptor ``log``."""
     return sys.executable, "-m", "control.data.launch", str(os.getpid()), str(log), module
+
+
+def task_id(kind: TaskKind) -> str:
+    """A new task's name."""
+    return f"{kind.value}-{secrets.token_hex(6)}"
 
 
 class TaskRunner:

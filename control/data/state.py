@@ -152,6 +152,7 @@ def _copied(state: DataState, task: BegunTask, end: TaskDone, at: float) -> Data
         differences=max(0, state.differences - state.missing),
         missing=0,
         unsure=end.differences > 0,
+        copying=None,  # one that another process left unfinished has nothing more to do
     )
 
 
@@ -185,14 +186,23 @@ def was_filled(state: DataState, pair: DataPair) -> bool:
     return state.copied_at is not None or state.equal_at is not None or own_seed
 
 
-def lacking(state: DataState, gauges: DataGauges, pair: DataPair) -> str:
-    """What the target is known to lack, with the number and the command that mends it; "" where nothing."""
+class Lack(NamedTuple):
+    """What the target is known to lack of the source's data."""
+
+    what: str  # with the number
+    mend: str  # the command that mends it
+    does: str  # what the command does, as the end of a sentence
+
+    def __str__(self) -> str:
+        return f"{self.what}; `{self.mend}` {self.does}"
+
+
+def lack(state: DataState, gauges: DataGauges, pair: DataPair) -> Lack | None:
+    """What the target is known to lack; None where nothing."""
     state = counted(state, gauges)
     if not was_filled(state, pair):
-        return (
-            "the target lacks the source's data: 0 of its documents are known to have been copied; "
-            f"`phasegate copy --migration {pair.migration}` copies them"
-        )
+        what = "the target lacks the source's data: 0 of its documents are known to have been copied"
+        return Lack(what, f"phasegate copy --migration {pair.migration}", "copies them")
     parts = []
     if state.lost:
         parts.append(f"{_number(state.lost, 'change')} reached one side alone since the last copy or equal compare")
@@ -200,8 +210,15 @@ def lacking(state: DataState, gauges: DataGauges, pair: DataPair) -> str:
         verb = "differs" if state.differences == 1 else "differ"
         parts.append(f"{_number(state.differences, 'document')} {verb} between source and target")
     if not parts:
-        return ""
-    return f"{', and '.join(parts)}; `phasegate compare --migration {pair.migration} --repair` finds and mends that"
+        return None
+    mend = f"phasegate compare --migration {pair.migration} --repair"
+    return Lack(", and ".join(parts), mend, "finds and mends that")
+
+
+def lacking(state: DataState, gauges: DataGauges, pair: DataPair) -> str:
+    """The same in words, with the number and the command that mends it; "" where nothing."""
+    found = lack(state, gauges, pair)
+    return "" if found is None else str(found)
 
 
 def holding(state: DataState, gauges: DataGauges, pair: DataPair) -> Hold | None:

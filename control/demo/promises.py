@@ -34,6 +34,7 @@ def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json)
     """
     return [
         DemoPromise("the migration completed", report.outcome is State.COMPLETED, words(report.outcome)),
+        _copied(report),
         *(_share(phase) for phase in report.phases),
         *_wire(kinds, counters, wire),
         DemoPromise(
@@ -44,6 +45,16 @@ def promises(report: Report, kinds: tuple[str, str], counters: Json, wire: Json)
         ),
         DemoPromise("reads and writes were both sent", wire["reads"] > 0 and wire["writes"] > 0, _mix(wire)),
     ]
+
+
+def _copied(report: Report) -> DemoPromise:
+    """The source's documents must have been copied before the first phase, and nothing be missing at the end."""
+    name, data = "the data was copied before the first phase", report.data
+    if data is None or data.copied_at is None or report.started_at is None:
+        return DemoPromise(name, False, "no copy, or no start")
+    held = data.complete and data.copied_at <= report.started_at  # RFC 3339 in UTC, to the millisecond: sorts as text
+    evidence = f"copied at {data.copied_at}, started at {report.started_at}, {data.lost} changes lost"
+    return DemoPromise(name, held, evidence)
 
 
 def _share(phase: ReportedPhase) -> DemoPromise:

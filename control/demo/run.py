@@ -24,6 +24,7 @@ from control.demo.children import ENDING, Children
 from control.demo.promises import promises
 from control.demo.stage import DemoError, DemoStage
 from control.demo.traffic import Traffic
+from control.report.nextstep import next_line
 from control.rollout.model import State
 from control.terminal.exits import GATE, INTERRUPTED, OK, ROLLED_BACK, UNREACHABLE, USAGE, Stop
 from control.terminal.follow import follow
@@ -73,12 +74,14 @@ def _walk(stage: DemoStage, once: bool, rate: float, report: str | None) -> int:
     stage.emulator()
     config = stage.config(stage.app())
     phasegate = stage.serve(config)
-    stage.seed(config)
     stage.warm_up()
     stage.settle(phasegate)
     _say(f"Proxy      http://{stage.listen}")
     _say(f"Dashboard  http://{stage.control}/admin/migration")
     _say(f"Token      {stage.token}")
+    _say(f"Next       {next_line(stage.client.status())}")
+    _say(stage.copy())
+    _say(f"Next       {next_line(stage.client.status())}")
     traffic = Traffic(stage.children, stage.listen, rate)
     started = stage.client.act("start", reason="the demo")
     state = follow(stage.client, may_act=True, known=started, may_detach=False, note=traffic.note)

@@ -11,10 +11,12 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
-from backends.kinds.firestore.emulator import EmulatorError, find_command
+from backends.kinds.firestore.emulator import EmulatorError, answers, find_command
+from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
 from control.demo.children import Children, wait_for
 from control.lead import splitkey
@@ -62,8 +64,6 @@ validate_every = "{every}"
 min_samples = 5
 max_soak = "{soak}"
 on_low_traffic = "promote"
-# Both sides are seeded alike, and not copied.
-data = {{ gate = false }}
 phases = [
 {phases}
 ]
@@ -143,8 +143,8 @@ class DemoStage:
         return int(json.loads(line)["port"])
 
     def emulator(self) -> None:
-        """Start the Firestore emulator, unless the environment names one. ``seed`` waits until it answers."""
-        if os.environ.get("FIRESTORE_EMULATOR_HOST"):
+        """Start the Firestore emulator, unless the environment names one. ``warm_up`` waits until it answers."""
+        if os.environ.get(EMULATOR):
             self.project = f"{PROJECT}-{secrets.token_hex(3)}"  # a project of its own: that emulator may have data
             return
         port = _free_port()
@@ -153,21 +153,27 @@ class DemoStage:
         except EmulatorError as error:
             command = _fetched_emulator(str(error))
         self.children.start("emulator", [*command, "--host=127.0.0.1", f"--port={port}"])
-        os.environ["FIRESTORE_EMULATOR_HOST"] = f"127.0.0.1:{port}"
+        os.environ[EMULATOR] = f"127.0.0.1:{port}"
 
-    def seed(self, config: Path) -> None:
-        """Write the mock's initial data into Firestore with ``phasegate seed``, as soon as the emulator answers."""
-
-        def seeded() -> bool:
-            child = self.children.python("seed", "control.cli", "seed", "--config", str(config), "--yes")
-            return child.wait() == OK
-
-        if not wait_for(seeded, STARTED_WITHIN_S):
-            logs = f"{self.children.log('seed')}\n{self.children.log('emulator')}"
-            raise DemoError(f"the initial data could not be written into the Firestore emulator:\n{logs}")
+    def copy(self) -> str:
+        """Copy the mock's documents by ``phasegate copy``, as a user does; returns what it printed."""
+        child = self.children.start(
+            "copy",
+            [sys.executable, "-m", "control.cli", "copy", "--migration", MIGRATION],
+            env={"PHASEGATE_URL": self.client.url, "PHASEGATE_TOKEN": self.token},
+            read=True,
+        )
+        assert child.stdout is not None
+        printed = child.stdout.read().decode()
+        if child.wait() != OK:
+            raise DemoError(f"the mock's documents could not be copied to Firestore:\n{self.children.log('copy')}")
+        return printed.rstrip()
 
     def warm_up(self) -> None:
         """Send the emulator some requests first: otherwise the first phases would measure Java's warm-up."""
+        address = os.environ[EMULATOR]
+        if not wait_for(lambda: answers(address), STARTED_WITHIN_S):
+            raise DemoError(f"no Firestore emulator answers at {address}:\n{self.children.log('emulator')}")
         warming = self.children.python("warm-up", "control.demo.warm")
         with contextlib.suppress(subprocess.TimeoutExpired):
             warming.wait(STARTED_WITHIN_S)

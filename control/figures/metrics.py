@@ -42,6 +42,7 @@ class DataFigures(NamedTuple):
     """A migration's data in numbers. Times are Unix time, and 0 for never."""
 
     complete: bool
+    gated: bool
     pending: int
     oldest_s: float
     lost: int
@@ -56,6 +57,7 @@ class DataFigures(NamedTuple):
 # The gauges of `DataFigures`, by its fields.
 _DATA: Final = {
     "complete": ("phasegate_data_complete", "1 where the target is not known to lack anything of the source's"),
+    "gated": ("phasegate_data_gated", "1 where the gate holds: no phase begins on what the target lacks"),
     "pending": ("phasegate_data_pending_changes", "Changes that the other side has yet to take"),
     "oldest_s": ("phasegate_data_behind_seconds", "How old the oldest change is that the target lacks"),
     "lost": ("phasegate_data_lost_changes", "Changes that one side alone has, since the last copy or equal compare"),

@@ -22,9 +22,15 @@ from control.rollout.model import EnteredPhase, Rollout
 class CheckpointDocument(Struct, frozen=True):
     """A checkpoint."""
 
-    rollout: Rollout
+    rollout: Rollout | None = None  # None: nothing was decided yet; a copy was made before the first `serve`
     baseline: KeptBaseline | None = msgspec.field(default=None, name="chapter")
     data: DataState | None = None  # of a migration between document stores
+
+
+class _Data(Struct, frozen=True):
+    """What of a checkpoint is about the data."""
+
+    data: DataState | None = None
 
 
 class _Weights(Struct, frozen=True):
@@ -47,6 +53,17 @@ def decoded(phases: Sequence[Phase], text: str) -> CheckpointDocument:
     if isinstance(rollout, dict):
         document["rollout"] = rollout | _by_weight(phases, rollout)
     return msgspec.convert(document, CheckpointDocument)
+
+
+def data_in(text: str) -> DataState | None:
+    """What a checkpoint knows of the data. Raises ``msgspec.DecodeError`` where it cannot be understood."""
+    return msgspec.json.decode(text, type=_Data).data
+
+
+def with_data(text: str | None, data: DataState) -> str:
+    """The checkpoint with this state of the data and all else as it was, whichever version wrote it."""
+    document = {} if text is None else msgspec.json.decode(text, type=dict[str, Any])
+    return msgspec.json.encode(document | {"data": data}).decode()
 
 
 def _by_weight(phases: Sequence[Phase], rollout: dict[str, Any]) -> dict[str, Any]:

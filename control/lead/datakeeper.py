@@ -7,11 +7,10 @@ copy that was under way when control ended goes on then, under the name of whoev
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -19,8 +18,9 @@ from backends.documents.port import Rejected
 from backends.errors import Fault
 from control.data import state as known
 from control.data.documents import DataDocument, EndedTask, TaskInShort, TaskPrice, data_document
+from control.data.entries import PHASEGATE, begun_entry, ended_entry, is_recorded, of_task
 from control.data.messages import OrderedTask, TaskDone, TaskEnd, TaskFailed, TaskKind
-from control.data.runner import TaskBusyError, TaskRunner
+from control.data.runner import TaskBusyError, TaskRunner, task_id
 from control.data.state import AskedTask, BegunTask, DataGauges, DataPair, DataState
 from control.figures.metrics import DataFigures
 from control.lead.clock import Clock
@@ -37,12 +37,8 @@ SEED_WITHIN_S: Final = 5.0
 TELL_AGAIN_S: Final = 300.0  # before further losses are told: an outage that loses changes loses them one by one
 ENDED_MAX: Final = 16  # ended tasks that are remembered, for whoever asks what came of them
 
-PHASEGATE: Final = "phasegate"
 # While it is in one of these a migration's data is compared in the background.
 _COMPARED: Final = (State.RUNNING, State.PAUSED, State.COMPLETED)
-
-# What each kind of task is called in the audit trail once it has ended.
-_ENDED: Final = {TaskKind.COPY: "copied", TaskKind.COMPARE: "compared", TaskKind.REPAIR: "repaired"}
 
 
 class DataSetup(NamedTuple):
@@ -120,7 +116,7 @@ class DataKeeper:
             self._seeking.cancel()
         if task is not None and self.state.copying is None and task.actor != PHASEGATE:
             why = "control ended before it was done"
-            self._leader.record(Entry("data_task_failed", PHASEGATE, _of(task) | {"reason": why}))
+            self._leader.record(Entry("data_task_failed", PHASEGATE, of_task(task) | {"reason": why}))
 
     # One pass.
 
@@ -232,17 +228,17 @@ class DataKeeper:
         if task is None:
             return None
         self._runner.stop()
-        self._leader.record(Entry("data_task_stopped", actor, _of(task)))
+        self._leader.record(Entry("data_task_stopped", actor, of_task(task)))
         return task.id
 
     def _begin(self, asked: AskedTask, actor: str, now: Now) -> BegunTask:
         self.state = known.counted(self.state, self._setup.gauges(now))
-        task = BegunTask(f"{asked.kind.value}-{secrets.token_hex(6)}", actor, now.unix, self.state.missed, asked)
+        task = BegunTask(task_id(asked.kind), actor, now.unix, self.state.missed, asked)
         self.state = known.begun(self.state, task)
         self._run(task)
         _log.info("data_task_begun", migration=self._leader.name, task=task.id, actor=task.actor)
-        if _is_recorded(task):
-            self._leader.record(Entry(asked.kind.value, actor, _of(task) | _asked(asked)))
+        if is_recorded(task):
+            self._leader.record(begun_entry(task))
         return task
 
     def _run(self, task: BegunTask) -> None:
@@ -268,11 +264,10 @@ class DataKeeper:
         _log.warning(
             "data_task_not_done", migration=self._leader.name, task=task.id, kind=end.kind, reason=end.message
         )
-        detail = _of(task) | {"failure": end.kind, "reason": end.message}
-        self._leader.record(Entry("data_task_failed", PHASEGATE, detail))
+        self._leader.record(ended_entry(task, end, PHASEGATE))
 
     def _done(self, task: BegunTask, end: TaskDone, before: DataState) -> None:
-        result, differing = end.result, self.state.differences
+        differing = self.state.differences
         _log.info(
             "data_task_done",
             migration=self._leader.name,
@@ -280,11 +275,8 @@ class DataKeeper:
             documents=end.documents,
             differences=end.differences,
         )
-        counts = {"documents": end.documents, "differences": end.differences}
-        counts |= {name: getattr(result, name) for name in ("repaired", "copied", "skipped_newer")}
-        detail = _of(task) | {name: count for name, count in counts.items() if isinstance(count, int) and count}
-        news = _is_recorded(task) or differing != before.differences or before.lost != self.state.lost
-        self._leader.record(*([Entry(_ENDED[task.orders.kind], PHASEGATE, detail)] if news else ()))
+        news = is_recorded(task) or differing != before.differences or before.lost != self.state.lost
+        self._leader.record(*([ended_entry(task, end, PHASEGATE)] if news else ()))
         is_compare = task.orders.kind is not TaskKind.COPY and known.was_filled(self.state, self._setup.pair)
         if is_compare and differing and differing != before.differences:
             self._differs(self.lacking())
@@ -307,6 +299,7 @@ class DataKeeper:
         counts = () if task is None else (("done", task.done), ("of", task.of))
         return DataFigures(
             complete=not self.lacking(),
+            gated=self.hold() is not None,
             pending=gauges.pending,
             oldest_s=gauges.oldest_s,
             lost=s.lost,
@@ -349,25 +342,3 @@ class DataKeeper:
             differences=0 if done is None else done.differences,
             documents=0 if done is None else done.documents,
         )
-
-
-def _of(task: BegunTask) -> dict[str, Any]:
-    return {"task": task.id, "kind": task.orders.kind.value}
-
-
-def _is_recorded(task: BegunTask) -> bool:
-    """Whether beginning and end are in the audit trail: of a compare of phasegate's own only what it found is."""
-    return task.actor != PHASEGATE and not task.orders.dry_run
-
-
-def _asked(asked: AskedTask) -> dict[str, Any]:
-    """What of a task is not as it is by itself, for the audit trail."""
-    given = {
-        "from": asked.from_,
-        "delete": asked.delete,
-        "collections": list(asked.collections),
-        "sample": asked.sample,
-        "values": asked.values,
-        "dry_run": asked.dry_run,
-    }
-    return {name: value for name, value in given.items() if value}

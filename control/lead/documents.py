@@ -96,6 +96,7 @@ class WaitKind(StrEnum):
     APPROVAL = "approval"
     HEALTH = "health"
     LAG = "lag"
+    DATA = "data"
     SAMPLES = "samples"
     PROOF = "proof"
 
@@ -174,6 +175,8 @@ class PhaseFacts(Struct, frozen=True):
     validations: int  # verdicts for the record
     validations_failed: int  # of them, those that asked for a rollback
     unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
+    copies: int = 0  # of writes: those that the target took, and tries that failed
+    copy_faults: int = 0  # of them, those that failed
 
 
 class PhaseLeft(PhaseFacts, frozen=True, kw_only=True):

@@ -142,7 +142,7 @@ async def _raised(leader: Leader, revision: int) -> None:
         raise CommandRefused("store_slow", "the store has not taken the checkpoint yet", hint)
     if leader.raised_at != revision and (lacking := leader.readiness.lacking()):
         message = f"it was called off: {lacking[0].reason}"
-        raise CommandRefused(INCOMPLETE, message, "Or repeat with force and a reason.")
+        raise CommandRefused(INCOMPLETE, message, "Run that command, or repeat with force and a reason.")
     if leader.raised_at != revision and leader.outbox.error is None:
         raise CommandRefused("superseded", "a decrease came before it", "Look at the status and decide anew.")
     if leader.raised_at != revision:

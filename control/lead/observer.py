@@ -209,6 +209,8 @@ class Observer:
             validations=made,
             validations_failed=bad,
             unsplit=done.unsplit,
+            copies=done.target.copies,
+            copy_faults=done.target.copy_faults,
         )
 
     def so_far(self, now: Now) -> Reading:

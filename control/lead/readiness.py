@@ -88,7 +88,7 @@ class Readiness:
         lacking, gated = self._data.lacking(), self.lacking()
         if not lacking:
             return [Check("data", True, "the target is not known to lack anything of the source's")]
-        mend = "Mend it, or start with force and a reason." if gated else ""
+        mend = "Run that command, or start with force and a reason." if gated else ""
         return [Check("data", False if gated else None, lacking, mend)]
 
     async def look_for_seed(self) -> None:

@@ -70,7 +70,7 @@ class _SavedRollout(Struct, frozen=True):
 
 
 class _SavedDocument(Struct, frozen=True):
-    rollout: _SavedRollout
+    rollout: _SavedRollout = _SavedRollout()
 
 
 def weights_in(path: Path) -> dict[str, float]:

@@ -52,7 +52,9 @@ def build_report(
 
 def _data(status: Status) -> ReportedData | None:
     data = status.data
-    return None if data is None else ReportedData(data.complete, data.copied_at, data.lost, data.compare)
+    if data is None:
+        return None
+    return ReportedData(data.complete, data.copied_at, data.lost, data.compare, data.gated, data.mend)
 
 
 def _left(lines: Iterable[AuditLine]) -> list[PhaseLeft]:
@@ -71,6 +73,8 @@ def _phase(left: PhaseLeft) -> ReportedPhase:
         target_share=left.target_share,
         verdict=left.verdict,
         unsplit=left.unsplit,
+        copies=left.copies,
+        copy_faults=left.copy_faults,
     )
 
 
@@ -89,6 +93,8 @@ def _going_on(status: Status) -> ReportedPhase | None:
         target_share=round(arms.target.requests / requests, 6) if requests else None,
         verdict=status.verdict,
         unsplit=status.unsplit,
+        copies=sum(each.copies for each in status.copies),
+        copy_faults=sum(each.faults for each in status.copies),
     )
 
 

@@ -22,6 +22,8 @@ class ReportedPhase(Struct, frozen=True):
     target_share: float | None  # measured share of the phase's requests on the target, 0 to 1; null without requests
     verdict: VerdictDocument  # the phase's last verdict
     unsplit: int = 0  # requests that the source answered whatever the weight; they are not in `arms`
+    copies: int = 0  # of writes: those that the target took, and tries that failed
+    copy_faults: int = 0  # of them, those that failed
 
 
 class Criterion(Struct, frozen=True):
@@ -46,6 +48,8 @@ class ReportedData(Struct, frozen=True):
     copied_at: Timestamp | None  # null: never
     lost: int  # changes that one side alone has, since the last copy or equal compare
     compare: ComparedInShort | None  # the newest; null: none yet
+    gated: bool = False  # whether the gate holds: no phase begins
+    mend: str | None = None  # the command that mends what the target lacks; null: nothing is to be mended
 
 
 class Report(Struct, frozen=True):

@@ -46,6 +46,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "count": wording.count,
         "data": wording.data_lines,
+        "data_known": wording.data_known,
         "error_rate": wording.error_rate,
         "measured": wording.measured,
         "ms": wording.ms,

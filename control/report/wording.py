@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from math import floor
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from control.data.documents import DataDocument
 from control.figures.documents import Summary
 from control.judge.document import VerdictDocument
-from control.judge.rules import BY_NAME, RuleResult, VerdictOutcome
-from control.lead.documents import ArmStatus, OpensAt, PlannedPhase, Status, WaitKind
+from control.judge.rules import BY_NAME, RuleResult
+from control.lead.documents import ArmStatus, Status
 from control.report.documents import Report, ReportedData
 from control.rollout.model import Rollback, State
 from control.store.entry import AuditEntry
@@ -161,108 +159,6 @@ def after_rollback(status: Status) -> str:
     return f"{weight} is on the target still; `phasegate rollback --to start` takes it all the way to 0 %"
 
 
-def next_line(status: Status) -> str:
-    """What happens next: by itself, or by which command, and not before when."""
-    weight, first = percent(status.weight), _named(status.phases[0])
-    match status.state:
-        case State.IDLE:
-            return f"`phasegate start` begins with {first}{_not_before(status)}"
-        case State.RUNNING:
-            return _next_phase(status)
-        case State.PAUSED:
-            return f"held at {weight}{_resume(status)}; a breach is still rolled back"
-        case State.ROLLING_BACK:
-            return "waiting for the requests that are still open on the target"
-        case State.ROLLED_BACK if status.weight:
-            return f"held at {weight}{_resume(status)}; a breach is rolled back further"
-        case State.COMPLETED if (above := _above(status)) is not None:
-            when = _not_before(status)
-            return f"held at {weight} for good; `phasegate advance` goes on to {_named(above)}{when}"
-        case State.COMPLETED:
-            return "nothing: the migration is complete; `phasegate report` shows the run"
-        case State.ROLLED_BACK | State.ABORTED:
-            going_on = _resumed(status)
-            anew = f"`phasegate start` begins anew with {first}"
-            if going_on is not None:
-                anew = f"`phasegate start --resume` goes on with {_named(going_on)}, `start` begins anew with {first}"
-            return f"all traffic is on the source; {anew}{_not_before(status)}"
-
-
-def _named(phase: PlannedPhase) -> str:
-    return f"{phase.name}, {percent(phase.weight)}"
-
-
-def _resumed(status: Status) -> PlannedPhase | None:
-    """The phase that ``resume`` or ``start --resume`` leads to."""
-    name = status.checkpoint.resume_phase
-    return next((phase for phase in status.phases if phase.name == name), None)
-
-
-def _resume(status: Status) -> str:
-    """What ``resume`` does to the weight that is held."""
-    phase = _resumed(status)
-    if phase is None:
-        anew = "`phasegate start`" if status.state is State.ROLLED_BACK else "`phasegate reset` and then `start`"
-        return f": no phase has so little weight to go on with; {anew} begins anew with {_named(status.phases[0])}"
-    does = "goes on with"
-    if phase.weight != status.weight:
-        does = "lowers it to" if phase.weight < status.weight else "raises it to"
-    return f" until `phasegate resume`, which {does} {_named(phase)}"
-
-
-def opening(opens: OpensAt) -> str:
-    """When the hours allow a phase again, by the clocks of the window's zone, and in UTC."""
-    at = datetime.fromisoformat(opens.at)
-    try:
-        there = at.astimezone(ZoneInfo(opens.tz))
-    except (ZoneInfoNotFoundError, ValueError):  # this machine knows fewer zones than the control plane's
-        there = at
-    if not there.utcoffset():
-        return f"{there:%a %Y-%m-%d %H:%M} UTC"
-    return f"{there:%a %Y-%m-%d %H:%M} {opens.tz} ({at:%a %H:%M} UTC)"
-
-
-def _not_before(status: Status) -> str:
-    return f", not before {opening(status.opens)}" if status.opens is not None else ""
-
-
-def _above(status: Status) -> PlannedPhase | None:
-    """The first phase with more weight than is published."""
-    return next((phase for phase in status.phases if phase.weight > status.weight), None)
-
-
-def _following(status: Status) -> str:
-    """The next step: a phase or completion."""
-    later = _above(status)
-    return "completion" if later is None else _named(later)
-
-
-def _next_phase(status: Status) -> str:
-    """What a running migration waits for."""
-    if status.phase is None:  # the mode sends everything to one arm, whatever the phases
-        return NONE
-    later, to, not_before = _above(status), _following(status), _not_before(status)
-    if later is not None and later.approval:
-        return f"{to}, when an operator approves it with `phasegate advance`{not_before}"
-    unwell = next((wait for wait in status.waits if wait.kind in (WaitKind.HEALTH, WaitKind.LAG)), None)
-    if unwell is not None:
-        return f"{to}, when this is mended: {unwell.reason}{not_before}"
-    left = status.phase.min_soak_s - status.phase.soaked_s
-    earned = status.verdict.outcome is VerdictOutcome.PROMOTE or (left <= 0 and _is_held(status))
-    if not_before:
-        return f"{to}{not_before}" if earned else f"{to}{not_before}, when every rule is proven"
-    if left > 0:
-        return f"{to}, in {span(max(1.0, left // 1))} at the earliest, when every rule is proven"
-    return f"{to}, now" if earned else f"{to}, as soon as every rule is proven"
-
-
-def _is_held(status: Status) -> bool:
-    """Whether the next step is earned, and something beside the evidence keeps it from beginning."""
-    kinds = {wait.kind for wait in status.waits}
-    unproven = kinds & {WaitKind.SAMPLES, WaitKind.PROOF}
-    return bool(kinds) and not unproven and status.verdict.outcome is VerdictOutcome.HOLD
-
-
 # In these states a run is not over: a criterion that is not met yet may still be met.
 _OPEN: Final = frozenset({State.IDLE, State.RUNNING, State.PAUSED, State.ROLLING_BACK})
 
@@ -271,6 +167,14 @@ def criteria(report: Report) -> list[tuple[str, bool | None, str]]:
     """A report's criteria: name, whether it passed (None: the run is not over), evidence."""
     going_on = report.outcome in _OPEN and report.ended_at is None
     return [(words(c.name), c.passed or (None if going_on else False), c.evidence) for c in report.criteria]
+
+
+def data_known(data: DataDocument | ReportedData) -> str:
+    """Whether the target has the source's data, and the command that brings what it lacks."""
+    if data.complete:
+        return "the target is not known to lack anything"
+    held = "; no phase begins before" if data.gated else ""
+    return "INCOMPLETE" if data.mend is None else f"INCOMPLETE, `{data.mend}` mends it{held}"
 
 
 def data_lines(data: DataDocument | ReportedData) -> list[str]:
@@ -292,13 +196,7 @@ def data_lines(data: DataDocument | ReportedData) -> list[str]:
 
 def data_line(data: DataDocument) -> str:
     """What is known of the target's data, in one line: whether it is complete, and the task under way."""
-    if data.complete:
-        known = "the target is not known to lack anything"
-    elif data.lost or (data.compare is not None and not data.compare.equal):
-        known = "INCOMPLETE, `phasegate compare --repair` mends it"
-    else:
-        known = "INCOMPLETE, `phasegate copy` copies it"
-    parts = [known, *data_lines(data)]
+    parts = [data_known(data), *data_lines(data)]
     if data.behind.changes:
         parts.append(f"{count(data.behind.changes)} changes on their way")
     if data.task is not None:
@@ -313,61 +211,6 @@ def verdict_line(verdict: VerdictDocument) -> str:
     return ": ".join([words(verdict.outcome), *verdict.reasons[:1]])
 
 
-WaitKey = tuple[str, ...]  # which wait it is, of which step: told once
-
-
-# What is said of a wait before its reason.
-_WAITS: Final[Mapping[WaitKind, str]] = {
-    WaitKind.WINDOW: "waits",
-    WaitKind.FREEZE: "waits",
-    WaitKind.APPROVAL: "is earned, and waits for an operator: `phasegate advance` begins it",
-    WaitKind.HEALTH: "is earned, and waits until this is mended",
-    WaitKind.LAG: "is earned, and waits until this is mended",
-    WaitKind.SAMPLES: "waits for more requests",
-    WaitKind.PROOF: "waits for proof",
-}
-
-
-def waits(status: Status) -> dict[WaitKey, str]:
-    """What the next step waits for, each in one line."""
-    lines = {}
-    for wait in status.waits:
-        hours = wait.kind in (WaitKind.WINDOW, WaitKind.FREEZE)
-        until = f" until {opening(status.opens)}" if hours and status.opens is not None else ""
-        reason = "" if wait.kind is WaitKind.APPROVAL else f": {wait.reason}"
-        lines[(*place(status), wait.kind, wait.name, until)] = (
-            f"{_following(status)} {_WAITS[wait.kind]}{until}{reason}"
-        )
-    return lines
-
-
-def place(status: Status) -> WaitKey:
-    """Which step a status is before: its waits are told anew when this changes."""
-    return status.state, f"{status.weight:g}", str(_phase(status))
-
-
-def changes(before: Status | None, now: Status, told: Collection[WaitKey] = ()) -> list[str]:
-    """What changed since the status ``before``, in plain lines for a person. ``told``: waits told already."""
-    known = {*told, *(waits(before) if before is not None else ())}
-    waiting = [line for key, line in waits(now).items() if key not in known]
-    if before is None:
-        return [headline(now), *waiting]
-    news = []
-    if place(now) != place(before):
-        news.append(headline(now))
-    if now.last_rollback is not None and now.last_rollback != before.last_rollback:
-        news.append(rollback_line(now.last_rollback))
-    if now.verdict.outcome not in (VerdictOutcome.NO_DATA, before.verdict.outcome):
-        # A verdict that is held because of what is waited for has the same reason.
-        said = bool(waiting) and now.verdict.outcome is VerdictOutcome.HOLD
-        news += [] if said else [f"Verdict: {verdict_line(now.verdict)}"]
-    return news + waiting
-
-
-def _phase(status: Status) -> int | None:
-    return None if status.phase is None else status.phase.index
-
-
 def audit_line(entry: AuditEntry) -> str:
     """An audit entry in one line: time of day (UTC), actor, kind and detail."""
     line = f"{entry.at[11:19]} {entry.actor} {words(entry.kind)}"
@@ -379,7 +222,8 @@ def audit_line(entry: AuditEntry) -> str:
 _LEFT_OUT: Final = frozenset(
     {
         *("revision", "from_weight", "to_weight", "weight", "phase", "trigger", "reason", "reasons"),
-        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "unsplit", "adapters", "verdict"),
+        *("name", "entered_at", "left_at", "soaked_s", "target_share", "arms", "adapters", "verdict"),
+        *("unsplit", "copies", "copy_faults"),
         *("validations", "validations_failed"),
         *("decided_ms", "seen_ms", "drained_ms", "total_ms", "within_deadline"),
     }

@@ -236,7 +236,11 @@ def _held(before: Rollout, e: RolloutEvent, after: Rollout) -> Refuse | None:
         return None
     if e.kind is On.RESUME and asked.weight_bp <= before.weight_bp:
         return None
-    return Refuse(f"{e.kind.value} was not tried: {e.lacking}", "Or repeat with force and a reason.", INCOMPLETE)
+    return Refuse(
+        f"{e.kind.value} was not tried: {e.lacking}",
+        "Run that command, or repeat with force and a reason.",
+        INCOMPLETE,
+    )
 
 
 def _called_off(s: Rollout, e: RolloutEvent) -> bool:

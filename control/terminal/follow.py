@@ -22,7 +22,8 @@ from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.figures.documents import Sample
 from control.lead.commands import Action
 from control.lead.documents import EventDocument, Status
-from control.report.wording import WaitKey, audit_line, changes, place, waits
+from control.report.nextstep import WaitKey, changes, place, waits
+from control.report.wording import audit_line
 from control.rollout.model import State
 from control.store.entry import AuditEntry
 

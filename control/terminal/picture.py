@@ -13,13 +13,13 @@ from control.figures.documents import Sample, SampledArm
 from control.judge.document import VerdictDocument
 from control.judge.rules import RuleResult, VerdictOutcome
 from control.lead.documents import ArmStatus, CopiesStatus, CurrentPhase, Status, WorkerStatus
+from control.report.nextstep import next_line
 from control.report.wording import (
     NONE,
     count,
     data_line,
     error_rate,
     ms,
-    next_line,
     percent,
     proof,
     rollback_line,

@@ -18,6 +18,7 @@ from control.report.wording import (
     audit_detail,
     count,
     criteria,
+    data_known,
     data_lines,
     measured,
     moment,
@@ -107,10 +108,12 @@ def print_report(report: Report) -> None:
             lead = ["", "", ""]  # the phase's name is in its first row only
         if phase.unsplit:
             table.add_row(*lead, "not split", count(phase.unsplit))
+        if phase.copies:
+            table.add_row(*lead, "copies", count(phase.copies), count(phase.copy_faults))
     print_rendered(console, table)
     for rollback in report.rollbacks:
         console.print(Text(rollback_line(rollback), style="red"))
-    for line in () if report.data is None else data_lines(report.data):
+    for line in () if report.data is None else (data_known(report.data), *data_lines(report.data)):
         console.print(Text(f"Data {line}"))
     print_judged((passed, name, evidence) for name, passed, evidence in criteria(report))
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import time
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 TIMEOUT_S: Final = 10.0  # of a request; enough on a busy machine
 ACTION_TIMEOUT_S: Final = 90.0  # of an action; a rollback is answered when it is complete
+COPIED_WITHIN_S: Final = 120.0  # a copy of what a mock begins with; it takes seconds on an idle machine
+LOOK_EVERY_S: Final = 0.1  # at a copy under way
 _BODY_MAX: Final = 16 * 1024 * 1024  # bytes; a thousand entries of the audit trail take about 1 MB
 
 Json = dict[str, Any]
@@ -53,6 +56,24 @@ class ControlApi:
     def act(self, action: str, **fields: object) -> Json:
         """Carry out an action; returns the status after it has taken effect. Raises ``ControlApiError``."""
         return self.call("POST", self.path, {"action": action, **fields}, ACTION_TIMEOUT_S)
+
+    def copy(self, within_s: float = COPIED_WITHIN_S) -> Json:
+        """Copy the source's documents to the target, as ``phasegate copy`` does; returns the result.
+
+        Without it no phase begins: the data's gate holds. Raises ``ControlApiError``.
+        """
+        begun = self.call("POST", f"{self.path}/data", {"action": "copy"})
+        deadline = time.monotonic() + within_s
+        while True:
+            task = self.call("GET", f"{self.path}/data/tasks/{begun['task']}")
+            if task["ended_at"] is not None:
+                break
+            if time.monotonic() > deadline:
+                raise ControlApiError(f"the copy was not done within {within_s:g} s")
+            time.sleep(LOOK_EVERY_S)
+        if task["failure"] is not None:
+            raise ControlApiError(f"the copy was not done ({task['failure']}): {task['message']}")
+        return Json(task["result"])
 
     def call(self, method: str, path: str, body: Json | None = None, timeout_s: float = TIMEOUT_S) -> Json:
         """One call. Raises ``ControlApiError``."""

@@ -45,8 +45,6 @@ validate_every = "1s"
 lease = "{lease}s"
 min_samples = 5
 on_low_traffic = "{low}"
-# Both sides are seeded alike, and not copied.
-data = {{ gate = false }}
 phases = [
 {phases}
 ]

@@ -22,7 +22,7 @@ from loadtest.stage.api import ControlApi, ControlApiError, Json
 from loadtest.stage.config import WORKERS, config
 from loadtest.stage.errors import StageError
 from loadtest.stage.ports import free_port
-from loadtest.stage.processes import STARTED_WITHIN_S, Process, answers, children, emulator
+from loadtest.stage.processes import Process, answers, children, emulator
 from loadtest.stage.relay import Cable, GrpcRelay
 from loadtest.stage.setting import Setting
 
@@ -118,16 +118,12 @@ class StagedPhasegate:
         self.write_config()
         self.phasegate.env = {"FIRESTORE_EMULATOR_HOST": address, **self._clock()}
         self.phasegate.limit = self.setting.descriptors
-        seed = self._cli("seed", "seed", "--yes")
-        seed.env = {"FIRESTORE_EMULATOR_HOST": self.world.target_address}
-        try:
-            seed.start()
-            self.phasegate.start()
-            if not await asyncio.to_thread(seed.wait, STARTED_WITHIN_S) or seed.code:
-                raise StageError(f"the target was not seeded:\n{seed.log()}")
-        finally:
-            await asyncio.to_thread(seed.end)
+        self.phasegate.start()
         await self.ready()
+        try:
+            await asyncio.to_thread(self.api.copy)
+        except ControlApiError as error:
+            raise StageError(f"the target was not filled: {error}\n{self.phasegate.log()}") from error
 
     def write_config(self, *, thresholds: tuple[tuple[str, float], ...] = (), spoil: str = "") -> None:
         """Write the configuration; ``thresholds`` override the setting's, ``spoil`` is appended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
@@ -30,6 +31,16 @@ class Succession(Protocol):
 
     def take_over(self) -> None:
         """Rename and abandon what the configuration says; no control process runs. Raises ``CannotStartError``."""
+
+
+def workers_of(plan: Plan) -> int:
+    """How many workers serve."""
+    return plan.proxy.workers or os.cpu_count() or 1
+
+
+def rows_of(plan: Plan) -> int:
+    """How many rows of the board they need: a worker and its successor serve side by side for a moment."""
+    return 2 * workers_of(plan)
 
 
 def left_in(run_dir: Path, boot: int, plan: Plan, succession: Succession, *, was_killed: bool) -> LeftBoard | None:

@@ -10,6 +10,7 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO, Final
 
 import msgspec
@@ -20,7 +21,14 @@ from proxy.settings import CannotStartError
 FORM: Final = 2
 FIRST: Final = 1  # of version 0.1
 READY: Final = "ready.json"  # for scripts, while a phasegate serves
+TAKE_WITHIN_S: Final = 0.5  # `owner` holds the lock for a moment, and must keep nobody from starting
 _NAME: Final = "version"
+_LOCK: Final = "lock"
+_POLL_S: Final = 0.02
+
+
+class RunDirInUseError(CannotStartError):
+    """Another process uses the run directory."""
 
 
 class ReadyNote(msgspec.Struct, frozen=True):
@@ -46,26 +54,64 @@ def ready_in(run_dir: Path) -> ReadyNote | None:
     return None
 
 
+def owner(run_dir: Path) -> str | None:
+    """The process that uses the directory, as its lock says; None where none does. Raises ``OSError``."""
+    try:
+        lock = (run_dir / _LOCK).open("r")
+    except FileNotFoundError:
+        return None
+    with lock:
+        if _locked(lock, fcntl.LOCK_SH):
+            return None
+        return lock.read().strip() or "unknown"
+
+
+def served_by(run_dir: Path) -> ReadyNote | None:
+    """What the phasegate says that serves from this directory now; None where none does, or it cannot be told.
+
+    One that was killed leaves its ``ready.json`` behind, and another process may have its port by now: what it says
+    counts only while the process that wrote it has the lock.
+    """
+    with suppress(OSError):
+        ready = ready_in(run_dir)
+        if ready is not None and owner(run_dir) == str(ready.pid):
+            return ready
+    return None
+
+
+def _locked(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def take(run_dir: Path) -> IO[str]:
-    """Make the directory, and lock it for as long as the file given is open. Raises ``CannotStartError``."""
+    """Make the directory, and lock it for as long as the file given is open.
+
+    Raises ``RunDirInUseError``, and ``CannotStartError`` where it cannot be used.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (run_dir / "lock").open("a+")
+        lock = (run_dir / _LOCK).open("a+")
     except OSError as error:
         raise CannotStartError(
             f"cannot use the run directory {run_dir}: {error.strerror}; "
             "let this user write there, or choose another proxy.run_dir"
         ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    until = monotonic() + TAKE_WITHIN_S
+    while not _locked(lock, fcntl.LOCK_EX):
+        if monotonic() < until:
+            sleep(_POLL_S)
+            continue
         lock.seek(0)
-        owner = lock.read().strip() or "unknown"
+        held_by = lock.read().strip() or "unknown"
         lock.close()
-        raise CannotStartError(
-            f"another phasegate (process {owner}) uses the run directory {run_dir}; "
+        raise RunDirInUseError(
+            f"another phasegate (process {held_by}) uses the run directory {run_dir}; "
             "stop it, or give this one another proxy.run_dir"
-        ) from None
+        )
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()

@@ -35,7 +35,7 @@ from proxy.migration.routes import layout
 from proxy.process import rundir
 from proxy.process.fixed import changed, fixed_of
 from proxy.process.form import form
-from proxy.process.leftover import BOARD, Succession, left_in
+from proxy.process.leftover import BOARD, Succession, left_in, rows_of, workers_of
 from proxy.process.listening import address_of, bind, take_no_more, waiting
 from proxy.process.logs import STDERR
 from proxy.process.rundir import ReadyNote
@@ -118,8 +118,7 @@ class Supervisor:
         self._run_dir = Path(plan.proxy.run_dir)
         self._lock = rundir.take(self._run_dir)
         rundir.form(self._run_dir)
-        self._workers = plan.proxy.workers or os.cpu_count() or 1
-        self._rows = 2 * self._workers  # a worker and its successor serve side by side for a moment
+        self._workers, self._rows = workers_of(plan), rows_of(plan)
         # Where an earlier run was killed, its children may live for the moment they need to notice.
         was_killed = (self._run_dir / rundir.READY).exists()
         patience_s = _ORPHANS_S if was_killed else 0.0

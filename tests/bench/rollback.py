@@ -73,8 +73,8 @@ routes = ["/api/dashboard/*", "/api/scans/*", "/api/analytics/*"]
 # The judge must not interfere: with these limits it holds every phase and never rolls back.
 min_samples = 1000000000
 lease = "30s"
-# Both sides are seeded alike, and not copied.
-data = {{ gate = false }}
+# The first copy opens the gate. Compared is nothing: that would take processor time while something is measured.
+data = {{ compare_every = "0" }}
 [migrations.phase6.thresholds]
 error_rate = 0.99
 p95_ms = 60000
@@ -121,7 +121,7 @@ class Stage:
         self.client = ControlClient(f"http://{ready_document['control']}")
         until(self.client.ready, "the control plane answers")
         until(lambda: len(self.client.status().workers) == workers, "the workers serve")
-        command = [sys.executable, "-m", "control.cli", "seed", "--config", str(config), "--yes"]
+        command = [sys.executable, "-m", "control.cli", "copy", "--migration", "phase6", "--url", self.client.url]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.board = opened(folder, config)
         script = folder / "users.lua"

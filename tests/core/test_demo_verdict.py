@@ -20,6 +20,7 @@ from tests.support.documents import arm, reported
 
 KINDS = ("mock", "firestore")
 WEIGHTS = (5, 25, 50, 75, 100)
+COPIED = {"complete": True, "copied_at": "2026-05-04T02:59:00Z", "lost": 0, "compare": None}
 
 
 def report(**changed: Any) -> Report:
@@ -27,7 +28,7 @@ def report(**changed: Any) -> Report:
         reported(f"phase {weight}", weight, arms={"source": arm(1000 - 10 * weight), "target": arm(10 * weight)})
         for weight in WEIGHTS
     ]
-    return documents.report(phases=phases, **changed)
+    return documents.report(**{"phases": phases, "data": COPIED} | changed)
 
 
 def changed_phase(index: int, **changed: Any) -> Report:
@@ -83,6 +84,20 @@ def test_each_lie_on_the_wire_is_caught(changed: dict[str, Any], name: str) -> N
 
 def test_a_rolled_back_run_does_not_hold() -> None:
     assert failed(report(outcome="rolled_back"), COUNTERS, wire()) == ["the migration completed"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data": None},
+        {"data": COPIED | {"copied_at": None}},
+        {"data": COPIED | {"copied_at": "2026-05-04T03:10:00Z"}},
+        {"data": COPIED | {"complete": False, "lost": 2}},
+        {"started_at": None},
+    ],
+)
+def test_a_run_on_a_target_that_was_not_copied_before_does_not_hold(changed: dict[str, Any]) -> None:
+    assert failed(report(**changed), COUNTERS, wire()) == ["the data was copied before the first phase"]
 
 
 def test_a_share_beyond_three_standard_errors_is_caught() -> None:

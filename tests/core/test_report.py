@@ -9,6 +9,7 @@ import pytest
 from msgspec import convert
 from msgspec.structs import asdict, replace
 
+from control.data.documents import DataBehind, DataDocument
 from control.figures.documents import Summary
 from control.lead.documents import CopiesStatus, Status
 from control.plan.phases import Phase, Thresholds
@@ -150,6 +151,32 @@ def test_requests_that_were_not_split_are_told_beside_the_phases_figures(capsys:
     without = built([START, left("half", 50.0, 100.0)], status("running"))
     assert without.phases[0].unsplit == 0, "as in the audit trails of earlier versions"
     assert "not split" not in page(without)
+
+
+def test_copies_of_writes_that_failed_are_told_beside_the_phases_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    report = built([START, left("half", 50.0, 100.0, copies=48, copy_faults=3)], status("running"))
+    print_report(report)
+    assert re.search(r"copies +48 +3\n", capsys.readouterr().out)
+    assert '<td class="text">copies of writes</td><td>48</td><td class="bad">3</td>' in page(report)
+    going_on = replace(
+        whole_status(), copies=(CopiesStatus("scans.create", 40, 0), CopiesStatus("scans.update", 8, 3))
+    )
+    assert [(each.copies, each.copy_faults) for each in built([START], going_on).phases] == [(48, 3)]
+    without = built([START, left("half", 50.0, 100.0)], status("running"))
+    assert (without.phases[0].copies, "copies of writes" in page(without)) == (0, False)
+
+
+def test_the_report_says_what_the_target_lacks_and_that_the_gate_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    mend = "phasegate compare --migration phase6 --repair"
+    behind = DataBehind(0, 0.0)
+    data = DataDocument(False, "2026-05-04T03:02:01.000Z", behind, 3, None, None, gated=True, mend=mend)
+    report = built([START], replace(status("running"), data=data))
+    print_report(report)
+    said = f"INCOMPLETE, `{mend}` mends it; no phase begins before"
+    assert f"Data {said}" in capsys.readouterr().out
+    assert f'<span class="bad">{said}</span>' in page(report)
+    whole = replace(data, complete=True, lost=0, gated=False, mend=None)
+    assert "INCOMPLETE" not in page(built([START], replace(status("running"), data=whole)))
 
 
 def test_the_status_shows_what_was_not_split_and_what_became_of_copies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,8 +124,9 @@ def test_the_data_has_a_section_where_there_is_data() -> None:
     assert "<h2>Data</h2>" not in page(report())
     at = "2026-05-04T03:02:01.000Z"
     compare = {"at": at, "equal": False, "differences": 3, "documents": 12}
-    html = page(report(data={"complete": False, "copied_at": at, "lost": 2, "compare": compare}))
-    assert "The target is known to lack something" in html
+    lacks = {"complete": False, "gated": True, "mend": "phasegate compare --repair"}
+    html = page(report(data={**lacks, "copied_at": at, "lost": 2, "compare": compare}))
+    assert "INCOMPLETE, `phasegate compare --repair` mends it; no phase begins before" in html
     for line in ("copied: 2026-05-04 03:02:01 UTC", "12 documents, 3 differences", "lost: 2 changes"):
         assert line in html
     assert Outline(html).open == []

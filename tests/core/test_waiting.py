@@ -66,6 +66,11 @@ def test_what_the_next_step_waits_for(fields: dict[str, Any], expected: list[str
     assert kinds(**fields) == expected
 
 
+@pytest.mark.parametrize("kind", HoldKind)
+def test_whatever_holds_an_earned_phase_is_waited_for_by_the_same_name(kind: HoldKind) -> None:
+    assert kinds(holds=(Hold(kind, "it", "why"),)) == [kind.value]
+
+
 def test_the_opening_is_looked_for_once_and_anew_when_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     look: Callable[..., Any] = gates.opening

@@ -11,22 +11,20 @@ from msgspec.structs import replace
 from control.data.documents import DataDocument
 from control.judge.document import verdict_document
 from control.lead.documents import Status
+from control.report.nextstep import changes, next_line, waits
 from control.report.wording import (
     after_rollback,
     audit_detail,
     audit_line,
-    changes,
     criteria,
     data_line,
     headline,
-    next_line,
     percent,
     rollback_line,
     span,
     verdict_line,
-    waits,
 )
-from control.rollout.model import Rollback
+from control.rollout.model import Rollback, State
 from control.store.entry import AuditEntry
 from tests.support.documents import ROLLBACK, current, report, status, status_json, verdict
 
@@ -163,6 +161,81 @@ def standing(*, soaked: float = 30, resume: str | None = None, **changed: Any) -
     return status(**{"phase": phase, "checkpoint": checkpoint} | changed)
 
 
+COPY = "phasegate copy --migration phase6"
+REPAIR = "phasegate compare --migration phase6 --repair"
+
+
+def gated(mend: str, task: str | None = None, **changed: Any) -> dict[str, Any]:
+    """The status's data while the gate holds."""
+    under_way = None if task is None else {"kind": task, "done": 3, "of": None, "rate": None, "left_s": None}
+    behind = {"changes": 0, "oldest_s": 0.0}
+    document = {"complete": False, "gated": True, "mend": mend, "copied_at": None, "behind": behind, "lost": 0}
+    return {"data": document | {"compare": None, "task": under_way} | changed}
+
+
+AT_0: dict[str, Any] = {"weight": 0.0, "phase": None}
+FIRST = f"`{COPY}`, without which no phase begins; then "
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"state": "idle"} | AT_0 | gated(COPY), f"{FIRST}`phasegate start` begins with initial, 5 %"),
+        ({"state": "aborted"} | AT_0 | gated(COPY), f"all traffic is on the source; {FIRST}`phasegate start` begins"),
+        (
+            {"state": "rolled_back", "resume": "half"} | AT_0 | gated(REPAIR),
+            f"all traffic is on the source; `{REPAIR}`, without which no phase begins; then "
+            "`phasegate start --resume` goes on with half, 50 %",
+        ),
+        (gated(REPAIR), f"`{REPAIR}`, without which no phase begins; then half, 50 %, in 30s at the earliest"),
+        (
+            {"state": "paused", "resume": "early", "weight": 0.0} | gated(COPY),
+            f"held at 0 % until {FIRST}`phasegate resume`, which raises it to early, 25 %; a breach",
+        ),
+        (
+            {"state": "completed", "weight": 50.0, "phase": current(2, "half", 50.0)} | gated(REPAIR),
+            f"held at 50 % for good; `{REPAIR}`, without which no phase begins; then `phasegate advance` goes on",
+        ),
+        (
+            {"state": "idle"} | AT_0 | gated(COPY, "copy"),
+            "the copy under way, without which no phase begins; then `phasegate start` begins",
+        ),
+        ({"state": "idle"} | AT_0 | gated(REPAIR, "compare"), f"`{REPAIR}`, without which"),
+    ],
+)
+def test_while_the_gate_holds_the_command_that_opens_it_comes_before_what_it_keeps_from_being(
+    changed: dict[str, Any], expected: str
+) -> None:
+    assert next_line(standing(**changed)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state": "paused", "resume": "early"},
+        {"state": "rolled_back", "resume": "initial"},
+        {"state": "rolling_back"},
+        {"state": "completed", "weight": 100.0},
+        {"phase": None},
+    ],
+)
+def test_what_raises_nothing_is_not_held_by_the_gate(changed: dict[str, Any]) -> None:
+    assert next_line(standing(**changed | gated(REPAIR))) == next_line(standing(**changed))
+
+
+def test_a_gate_that_is_switched_off_is_no_step_and_what_is_known_is_said_all_the_same() -> None:
+    off = status(state="idle", weight=0.0, phase=None, **gated(COPY, gated=False))
+    assert next_line(off).startswith("`phasegate start`")
+    assert off.data is not None
+    assert f"INCOMPLETE, `{COPY}` mends it" in data_line(off.data)
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_has_a_next_step(state: State) -> None:
+    for weight in (0.0, 25.0, 100.0):
+        assert len(next_line(standing(state=state.value, weight=weight))) > 10
+
+
 OPENS = {"at": "2026-10-26T08:00:00.000Z", "tz": "Europe/Paris"}
 HOURS = {"kind": "window", "name": "hours", "reason": "outside the hours allowed"}
 APPROVAL = {"kind": "approval", "name": "half", "reason": 'phase "half" waits for approval'}
@@ -239,8 +312,9 @@ def known(**changed: Any) -> DataDocument:
 
 
 def test_what_is_known_of_the_data_is_one_line_with_what_mends_it() -> None:
-    said = data_line(known())
-    assert said == "INCOMPLETE, `phasegate copy` copies it; copied: never; compared: never"
+    said = data_line(known(mend=COPY))
+    assert said == f"INCOMPLETE, `{COPY}` mends it; copied: never; compared: never"
+    assert data_line(known()).startswith("INCOMPLETE; copied: never"), "an earlier control plane names no command"
     task = {"kind": "copy", "done": 1200, "of": 5000, "rate": 500.0, "left_s": 7.6}
     assert "copy: 1,200 of 5,000 documents, 7.6s left" in data_line(known(task=task))
     assert "copy: 0 documents" in data_line(known(task=task | {"done": 0, "of": None, "left_s": None}))
@@ -251,8 +325,9 @@ def test_what_is_known_of_the_data_is_one_line_with_what_mends_it() -> None:
         "the target is not known to lack anything; copied: 2026-05-04 03:02:01 UTC; "
         "compared: 2026-05-04 03:02:01 UTC, 12 documents, equal; 7 changes on their way"
     )
-    differing = data_line(known(copied_at=at, compare=compare | {"equal": False, "differences": 3}, lost=2))
-    assert differing.startswith("INCOMPLETE, `phasegate compare --repair` mends it")
+    found = compare | {"equal": False, "differences": 3}
+    differing = data_line(known(copied_at=at, compare=found, lost=2, mend=REPAIR))
+    assert differing.startswith(f"INCOMPLETE, `{REPAIR}` mends it")
     assert "12 documents, 3 differences" in differing
     assert "lost: 2 changes" in differing
     unsettled = data_line(known(copied_at=at, complete=True, compare=compare | {"equal": False}))

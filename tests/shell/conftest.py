@@ -118,7 +118,6 @@ DOCUMENT: dict[str, Any] = {
             "lease": "3s",
             "min_samples": 5,
             "max_soak": "300ms",
-            "data": {"gate": False},  # these tests' stores are never copied; tests of the gate switch it on
             "phases": [
                 {"name": name, "weight": weight, "min_soak": "300ms", "rollback_within": within}
                 for name, weight, within in (
@@ -150,7 +149,7 @@ class ControlPlane:
         self.board = board
         self.workers = workers
         self.health: list[Check] = [Check("backend firestore", True, "answers")]
-        self.data: DataSetup | None = None  # of every migration; None: as between arms that are no document stores
+        self.data: DataSetup | None = None  # of the migration it names; others are not between document stores
         self.store = StoreThread(folder / "control.db")
         self.coordinators: dict[str, Coordinator] = {}
         self.url = ""
@@ -166,7 +165,7 @@ class ControlPlane:
 
         self.coordinators = {
             name: Coordinator(
-                name, i, migration, self.board, self.store, SystemClock(), health, probe, data=self.data
+                name, i, migration, self.board, self.store, SystemClock(), health, probe, data=self._data(name)
             )
             for i, (name, migration) in enumerate(self.settings.migrations.items())
         }
@@ -184,6 +183,9 @@ class ControlPlane:
         self.http = aiohttp.ClientSession(self.url)
         self._tasks = [asyncio.create_task(c.run()) for c in self.coordinators.values()]
         self._tasks.append(asyncio.create_task(self.workers.run()))
+
+    def _data(self, migration: str) -> DataSetup | None:
+        return self.data if self.data is not None and self.data.pair.migration == migration else None
 
     async def stop(self) -> None:
         for task in self._tasks:

@@ -28,7 +28,7 @@ from control.lead.judging import HEALTH_AGAIN_S, TELL_AGAIN_S
 from control.lead.news import ApprovalNeeded, Held, LeaseLost, Told
 from control.plan.phases import Phase
 from control.plan.times import Now, rfc3339
-from control.report.wording import next_line
+from control.report.nextstep import next_line
 from control.rollout.machine import step
 from control.rollout.model import (
     EnteredPhase,
@@ -1217,6 +1217,7 @@ async def test_requests_that_are_not_split_are_in_no_share_and_shown_beside_it(o
     await scene.act("advance")  # the phase that ends has them in the audit trail
     left = next(detail for detail in scene.store.details if "target_share" in detail)
     assert (left["target_share"], left["unsplit"]) == (0.25, 7)
+    assert (left["copies"], left["copy_faults"]) == (6, 2)
     assert scene.coordinator.status().unsplit == 0
 
 

@@ -62,6 +62,9 @@ async def test_the_document_is_the_promised_one_and_the_status_has_it(control_pl
             "lost": 0,
             "compare": None,
             "task": None,
+            "gated": True,
+            "lacks": "the target lacks the source's data: 0 of its documents are known to have been copied",
+            "mend": "phasegate copy --migration phase6",
         },
     )
     status, begun = await plane.call("POST", "data", {"action": "copy"})
@@ -74,6 +77,8 @@ async def test_the_document_is_the_promised_one_and_the_status_has_it(control_pl
     document = (await plane.status())["data"]
     assert (document["complete"], document["behind"]) == (False, {"changes": 3, "oldest_s": 0.5})
     assert document["copied_at"] is not None
+    assert (document["gated"], document["lacks"]) == (True, "2 documents differ between source and target")
+    assert document["mend"] == "phasegate compare --migration phase6 --repair"
     assert {**document["compare"], "at": ""} == {"at": "", "equal": False, "differences": 2, "documents": 12}
 
 

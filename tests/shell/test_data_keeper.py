@@ -159,6 +159,8 @@ async def test_losses_hold_a_promotion_like_hours_do_and_lower_nothing(kept: Ope
     await scene.consider(promote())
     assert scene.weight == 500
     assert "3 changes reached one side alone" in scene.coordinator.holds[0].reason
+    (wait,) = scene.coordinator.status().waits
+    assert (wait.kind, wait.reason) == ("data", scene.coordinator.holds[0].reason)
     (held,) = [news for news in scene.news if isinstance(news, Held)]
     assert (held.reason_kind, held.phase) == ("data", "early")
     assert scene.coordinator.state.state is State.RUNNING

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proxy.process import rundir
@@ -42,3 +46,31 @@ def test_a_link_where_the_form_is_written_is_not_followed(tmp_path: Path) -> Non
     rundir.note_form(run)
     assert not (tmp_path / "elsewhere").exists()
     assert rundir.form(run) == rundir.FORM
+
+
+def test_who_serves_is_told_only_while_it_has_the_directory(tmp_path: Path) -> None:
+    ready = rundir.ReadyNote(os.getpid(), ("127.0.0.1:8080",), "127.0.0.1:40001")
+    assert rundir.owner(tmp_path / "none") is None
+    assert rundir.served_by(tmp_path / "none") is None
+    with rundir.take(tmp_path):
+        assert rundir.owner(tmp_path) == str(os.getpid())
+        assert rundir.served_by(tmp_path) is None, "it has not said yet where it is"
+        rundir.note_ready(tmp_path, ready)
+        assert rundir.served_by(tmp_path) == ready
+        # Left by an earlier one that was killed: another process may have its port by now.
+        rundir.note_ready(tmp_path, msgspec.structs.replace(ready, pid=ready.pid + 1))
+        assert rundir.served_by(tmp_path) is None
+    rundir.note_ready(tmp_path, ready)
+    assert rundir.owner(tmp_path) is None
+    assert rundir.served_by(tmp_path) is None
+
+
+def test_whoever_looks_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    rundir.take(tmp_path).close()
+    looking = (tmp_path / "lock").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    done = threading.Timer(rundir.TAKE_WITHIN_S / 5, looking.close)
+    done.start()
+    with rundir.take(tmp_path):
+        assert looking.closed
+    done.join()

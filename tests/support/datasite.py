@@ -13,11 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import psutil
 
-from backends.kinds.firestore.emulator import Emulator
 from control.api.client import ControlClient
 from tests.support import sides
 from tests.support.writers import Ledger
@@ -36,7 +35,7 @@ run_dir = "run"
 sticky = ["header:x-user-id"]
 drain_timeout = "5s"
 [backends.old]
-kind = "mock"
+{source}
 [backends.new]
 kind = "firestore"
 project = "{project}"
@@ -51,6 +50,7 @@ min_samples = 1000000
 phases = [{{ name = "half", weight = 50, min_soak = "1h", rollback_within = "5s" }}]
 [migrations.shop.data]
 compare_every = "0"
+rate = {rate}
 [migrations.shop.thresholds]
 cpu = 100
 memory_mb = 100000
@@ -62,13 +62,29 @@ listen = "127.0.0.1:0"
 """
 
 
-class DataSite:
-    """A phasegate in a folder, which is started, restarted and killed."""
+class AnyEmulator(Protocol):
+    """An emulator that runs."""
 
-    def __init__(self, folder: Path, port: int, emulator: Emulator) -> None:
+    address: str
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+
+
+class DataSite:
+    """A phasegate in a folder, which is started, restarted and killed.
+
+    ``source`` is the source's backend in the configuration, ``rate`` the writes a second with which a copy begins.
+    """
+
+    def __init__(
+        self, folder: Path, port: int, emulator: AnyEmulator, source: str = 'kind = "mock"', rate: int = 500
+    ) -> None:
         self.folder = folder
         self.port = port
         self.emulator = emulator
+        self.source = source
+        self.rate = rate
         self.workers = 2
         self.process: subprocess.Popen[bytes] | None = None
         self.client = ControlClient("http://127.0.0.1:1", "", "shop")
@@ -91,7 +107,11 @@ class DataSite:
         """Start with so many workers and ``more`` in the migration; wait until all serve and control leads."""
         self.workers = workers
         config = self.folder / "phasegate.toml"
-        config.write_text(CONFIG.format(port=self.port, workers=workers, project=PROJECT, more=more))
+        config.write_text(
+            CONFIG.format(
+                port=self.port, workers=workers, project=PROJECT, more=more, source=self.source, rate=self.rate
+            )
+        )
         command = [sys.executable, "-m", "control.cli", "serve", "--config", str(config)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=REPOSITORY, stderr=log, stdout=log)
@@ -104,13 +124,22 @@ class DataSite:
         self.wait(lambda: len(self.client.status().workers) == workers, "the workers")
 
     def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run ``phasegate`` with these arguments."""
+        """Run ``phasegate`` with these arguments; it finds the control plane by its run directory."""
+        process = self.begun(*args)
+        try:
+            out, err = process.communicate(timeout=600)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def begun(self, *args: str) -> subprocess.Popen[str]:
+        """``phasegate`` with these arguments, under way. It writes less than a pipe holds."""
         config = self.folder / "phasegate.toml"
         command = [sys.executable, "-m", "control.cli", *args, "--config", str(config)]
-        env = {**os.environ, "PHASEGATE_URL": self.client.url}
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=600, check=False
-        )
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True)
 
     def tree(self) -> list[psutil.Process]:
         """Every living process of it."""

@@ -70,10 +70,12 @@ def open_page(
     entries: list[dict[str, Any]] | None = None,
     most: int = 100,
     to_actions: tuple[int, dict[str, Any]] = (409, {}),
+    differences: list[dict[str, Any]] | None = None,
 ) -> Page:
     """The page, signed in and waiting for its first status.
 
     ``most``: requests per second in its plots. ``to_actions``: the answer to every action.
+    ``differences``: what the last compare listed, of which there is one page more.
     """
     samples = history(most)
     identity = {"name": f"{role}-of-the-night-shift", "role": role, "csrf": "none"}
@@ -83,6 +85,8 @@ def open_page(
     }
     for name in names:
         answers[f"/api/migration/{name}/audit"] = {"entries": entries or [], "next_cursor": "1" if entries else None}
+        listed = {"items": differences or [], "next_cursor": "1" if differences else None}
+        answers[f"/api/migration/{name}/data/differences"] = listed
         answers[f"/api/migration/{name}/history"] = {"step_s": 1, "heat_bounds_ms": BOUNDS_MS, "samples": samples}
 
     def answer(route: Route) -> None:

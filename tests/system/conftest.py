@@ -18,14 +18,16 @@ from typing import Any
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from backends.kinds.firestore.emulator import Emulator
 from backends.kinds.firestore.settings import EMULATOR
 from control.api.client import ControlClient
 from control.demo.children import Children
 from control.demo.traffic import Traffic
+from tests.support.browsing import DESKTOP, Watch
 from tests.support.datasite import DataSite
+from tests.support.own_emulator import OwnEmulator
 
 ROUTES = ("/api/dashboard/*", "/api/scans/*", "/api/analytics/*")
 REPOSITORY = Path(__file__).parents[2]
@@ -51,9 +53,8 @@ target = "{target}"
 phases = [
 {phases}
 ]
-# Both sides are seeded and never copied; a test that is about the data switches the gate on.
 [migrations.phase6.data]
-gate = {gate}
+rate = {rate}
 # However busy the machine: these tests are not about its speed.
 [migrations.phase6.thresholds]
 p95_ms = 8000
@@ -78,6 +79,8 @@ BROWSER_FLAGS = [
 ]
 BROWSER_WITHIN_MS = 60_000  # the machine may be busy; every wait is for a condition
 
+COPIED_WITHIN_S = 300  # a copy has the lowest priority, and the machine may be busy
+
 # A shell starts background jobs with SIGINT ignored, and children inherit that: Ctrl-C is tested here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -98,6 +101,20 @@ def emulator_address() -> Iterator[str]:
 def emulated(emulator_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Point this process at the shared emulator; an empty project's name."""
     monkeypatch.setenv(EMULATOR, emulator_address)
+    return f"demo-{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def our_address() -> Iterator[str]:
+    """Where phasegate's own emulator listens."""
+    with OwnEmulator() as emulator:
+        yield emulator.address
+
+
+@pytest.fixture(params=["emulator_address", "our_address"], ids=["google's", "phasegate's"])
+def either_emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As ``emulated``, by each of the two emulators in turn."""
+    monkeypatch.setenv(EMULATOR, request.getfixturevalue(request.param))
     return f"demo-{secrets.token_hex(6)}"
 
 
@@ -136,8 +153,14 @@ class Running:
 
     def phasegate(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run ``phasegate`` with these arguments."""
+        within_s = COPIED_WITHIN_S if args[0] == "copy" else 60
         return subprocess.run(
-            self.command(*args), env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+            self.command(*args),
+            env=self.environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=within_s,
         )
 
     def traffic(self, rate: float = 100) -> Traffic:
@@ -201,7 +224,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
         origin: str = "",
         target: str = "firestore",
         settings: str = "",
-        gate: bool = False,
+        rate: int = 500,
         **migration: Any,
     ) -> Path:
         if not origin:
@@ -220,7 +243,7 @@ def configured(tmp_path: Path, children: Children) -> Callable[..., Path]:
                 target=target,
                 settings=settings or f'project = "{project}"\ndeadline = "10s"',
                 phases=rows,
-                gate=json.dumps(gate),
+                rate=rate,
                 more=more,
                 sha256=hashlib.sha256(TOKEN.encode()).hexdigest(),
                 viewer=hashlib.sha256(VIEWER.encode()).hexdigest(),
@@ -237,11 +260,16 @@ def serving(
 ) -> Callable[..., Running]:
     """Serve a configuration (see ``configured``) and wait until app and control plane answer through it.
 
-    ``module`` is the command line: phasegate's own, or one that adds to the product first.
+    ``module`` is the command line: phasegate's own, or one that adds to the product first. The source is copied,
+    unless ``copied`` is false: then it has what a mock begins with, and the target nothing.
     """
 
     def serve(
-        project: str, phases: Sequence[tuple[str, float, str]], module: str = "control.cli", **migration: Any
+        project: str,
+        phases: Sequence[tuple[str, float, str]],
+        module: str = "control.cli",
+        copied: bool = True,
+        **migration: Any,
     ) -> Running:
         config = configured(project, phases, **migration)
         process = children.python("phasegate", module, "serve", "--config", str(config))
@@ -255,8 +283,9 @@ def serving(
         running = Running(config.parent, config, children, module)
         until(running.client.ready, 120, "the control plane")
         until(lambda: len(running.client.status().workers) == 2, 120, "both workers")
-        seeded = running.phasegate("seed", "--config", str(config), "--yes")
-        assert seeded.returncode == 0, seeded.stderr
+        if copied:
+            done = running.phasegate("copy", "--migration", "phase6")
+            assert done.returncode == 0, done.stderr
         return running
 
     return serve
@@ -282,3 +311,35 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open the dashboard, signed in unless ``token`` is None. Nothing may go wrong on it until the end."""
+    watches, contexts = [], []
+
+    def open_page(running: Any, token: str | None = "", viewport: Any = DESKTOP) -> Page:
+        context = browser.new_context(viewport=viewport, color_scheme="light", reduced_motion="reduce")
+        contexts.append(context)
+        context.set_default_timeout(BROWSER_WITHIN_MS)
+        page = context.new_page()
+        watches.append(Watch(page, running.control))
+        page.goto(f"http://{running.control}/admin/migration")
+        if token is not None:
+            page.get_by_label("Token").fill(token or running.token)
+            page.keyboard.press("Enter")
+            expect(page.locator(".link.live")).to_be_visible()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [wrong for watch in watches for wrong in watch.wrong] == []
+
+
+@pytest.fixture(scope="module")
+def axe(repository: Path) -> str:
+    """axe-core's source."""
+    path = repository / "node_modules" / "axe-core" / "axe.min.js"
+    assert path.exists(), "axe-core is missing: `npm ci` fetches it"
+    return path.read_text()

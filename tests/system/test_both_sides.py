@@ -3,7 +3,7 @@
 Real processes, the real emulator. The suite makes a few rounds with short outages; by hand
 ``PHASEGATE_DATA_ROUNDS=100 PHASEGATE_OUTAGE_S=60 python -m pytest tests/system/test_both_sides.py -k rounds -s``, or
 in parts beside each other with ``PHASEGATE_DATA_FIRST=50`` for the second: a round's number is its seed. Four rounds
-share a site and its emulator, which answers more slowly the more it holds: a hundred on one would measure the emulator.
+share a site and its emulator, which answers more slowly the more it holds: a hundred on one would measure that.
 The emulator keeps its documents in memory, so it is stopped (SIGSTOP) and its connections are cut, but not killed.
 """
 

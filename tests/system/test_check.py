@@ -35,8 +35,8 @@ kind = "mock"
 {was}source = "mock"
 target = "other"
 routes = ["/api/dashboard/*"]
+lease = "38s"
 thresholds = {{ memory_mb = 1 }}
-data = {{ gate = false }} # nothing is copied here
 [control]
 listen = "127.0.0.1:0"
 tokens = [{{ name = "ci", sha256 = "{sha256}", role = "operator" }}]

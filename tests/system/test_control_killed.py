@@ -55,7 +55,9 @@ def settings_in(folder: Path, lease_s: float) -> Settings:
                     "routes": ["/api/dashboard/*"],
                     "lease": lease_s,
                     "min_samples": 10**6,
-                    "data": {"gate": False},  # these tests are about the board: no store of theirs is ever copied
+                    # The workers are played, so no store of theirs has data. A copy would write checkpoints of its
+                    # own, and control would die at one of these instead of at the action that a test is about.
+                    "data": {"gate": False},
                     "thresholds": {"cpu": 100.0},
                     "phases": [
                         {"name": "first", "weight": 5, "rollback_within": "2s"},

@@ -5,90 +5,20 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
-import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browsing import DESKTOP, PHONE, Watch, violations
 
 Start = Callable[..., Any]
 Open = Callable[..., Page]
 
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-WITHIN_MS = 60_000  # the machine may be busy; every wait is for a condition
 # The second phase has to be left by an operator: the test is done long before its soak.
 PHASES = [("first", 20, "2s"), ("second", 60, "10m"), ("last", 100, "10m")]
 
 RATE = 20  # requests a second: enough to see, and no load for a machine that draws pages besides
-
-# What a browser says of its own when an answer is an error or there is none: signed out, or control was killed.
-EXPECTED = "Failed to load resource"
-
-
-class Watch:
-    """What went wrong on a page, whether or not anybody could see it."""
-
-    def __init__(self, page: Page, origin: str) -> None:
-        self.wrong: list[str] = []
-        self._origin = origin
-        page.on("console", lambda message: self._said(message.type, message.text))
-        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        page.on("request", self._asked)
-
-    def _said(self, kind: str, text: str) -> None:
-        # A violation of the content security policy is said on the console too.
-        if kind in ("error", "warning") and not text.startswith(EXPECTED):
-            self.wrong.append(f"{kind}: {text}")
-
-    def _asked(self, request: Request) -> None:
-        if urlsplit(request.url).netloc != self._origin and not request.url.startswith("data:"):
-            self.wrong.append(f"asked another host: {request.url}")
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Open]:
-    """Open the dashboard, signed in unless ``token`` is None. Nothing may go wrong on it until the end."""
-    watches, contexts = [], []
-
-    def open_page(running: Any, token: str | None = "", viewport: Any = DESKTOP) -> Page:
-        context = browser.new_context(viewport=viewport, color_scheme="light", reduced_motion="reduce")
-        contexts.append(context)
-        context.set_default_timeout(WITHIN_MS)
-        page = context.new_page()
-        watches.append(Watch(page, running.control))
-        page.goto(f"http://{running.control}/admin/migration")
-        if token is not None:
-            page.get_by_label("Token").fill(token or running.token)
-            page.keyboard.press("Enter")
-            expect(page.locator(".link.live")).to_be_visible()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [wrong for watch in watches for wrong in watch.wrong] == []
-
-
-@pytest.fixture(scope="module")
-def axe(repository: Path) -> str:
-    """axe-core's source."""
-    path = repository / "node_modules" / "axe-core" / "axe.min.js"
-    assert path.exists(), "axe-core is missing: `npm ci` fetches it"
-    return path.read_text()
-
-
-def violations(page: Page, axe: str) -> list[str]:
-    """axe-core's serious and critical findings, and where."""
-    page.evaluate(axe)
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    return [
-        f"{each['impact']} {each['id']}: {node['target']} {node['failureSummary']}"
-        for each in found["violations"]
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
 
 
 def state_is(page: Page, name: str) -> None:

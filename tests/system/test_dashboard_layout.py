@@ -92,6 +92,40 @@ def arm(requests: int, slow: float) -> dict[str, Any]:
     }
 
 
+FACTS = {
+    "copied_at": "2026-05-04T23:59:59.999Z",
+    "behind": {"changes": SAMPLES, "oldest_s": 123_456.7},
+    "lost": SAMPLES,
+    "compare": {"at": "2026-05-04T23:59:59.999Z", "equal": False, "differences": SAMPLES, "documents": SAMPLES},
+    "task": None,
+}
+LACKS = {
+    "complete": False,
+    "lacks": f"{SAMPLES:,} changes reached one side alone since the last copy or equal compare, {SAMPLES:,} differ",
+    "mend": f"phasegate compare --migration {WORD} --repair",
+}
+EQUAL = {"at": "2026-05-04T23:59:59.999Z", "equal": True, "differences": 0, "documents": SAMPLES}
+TASK = {"done": SAMPLES, "of": SAMPLES, "rate": 123_456.7, "left_s": 123_456.7}
+# Every way in which the data may stand.
+DATA: dict[str, dict[str, Any]] = {
+    "never copied": FACTS | LACKS | {"copied_at": None, "compare": None, "lost": 0, "gated": True},
+    "differs": FACTS | LACKS | {"gated": True},
+    "differs, gate off": FACTS | LACKS | {"gated": False},
+    "equal": FACTS | {"complete": True, "gated": False, "lacks": None, "mend": None, "lost": 0, "compare": EQUAL},
+    "not settled": FACTS | LACKS | {"gated": True, "compare": EQUAL | {"equal": False}},
+    "copying": FACTS | LACKS | {"gated": True, "task": TASK | {"kind": "copy"}},
+    "compare begun": FACTS
+    | LACKS
+    | {"gated": True, "task": {"kind": "compare", "done": 0, "of": None, "rate": None, "left_s": None}},
+}
+DIFFERENCES = [
+    {"path": f"scans/{WORD}{WORD}/groups/{n}", "kind": kind, "fields": fields}
+    for n, (kind, fields) in enumerate(
+        [("missing_on_target", []), ("missing_on_source", []), ("different", [WORD, "state", "copies"] * 4)] * 9
+    )
+]
+
+
 def status(state: str = "running", outcome: str = "hold", wording: str = "99 % proven") -> dict[str, Any]:
     """A status in which everything is as long as it may well become."""
     phase = {"index": 2, **PHASES[2], "soaked_s": 86_398.0, "entered_at": "2026-05-04T23:59:59.999Z"}
@@ -116,6 +150,9 @@ def status(state: str = "running", outcome: str = "hold", wording: str = "99 % p
         },
         "checkpoint": {"ok": False, "error": f"database or disk is full: /var/lib/{WORD}", "resume_phase": WORD},
         "workers": [{"slot": slot, "generation": 123_456 - slot % 2} | worker for slot in (0, 63)],
+        "waits": [],
+        "opens": None,
+        "data": DATA["differs"],
     }
 
 
@@ -137,6 +174,9 @@ ENTRIES = [
     }
     for seq, kind in enumerate(("start", "rollback", "rollback_completed_by_somebody", "lease_lost"), 1)
 ]
+ENTRIES.append(
+    ENTRIES[0] | {"seq": 9, "kind": "data_task_failed", "detail": {"kind": "repair", "failure": WORD, "reason": WHY}}
+)
 
 # Every text must lie within its box and on no other text; what a box cuts off on purpose (an ellipsis, a list that
 # scrolls) counts as far as it is seen.
@@ -215,9 +255,12 @@ def opened(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Opened]
         viewport = ViewportSize(width=request.param, height=900)
         context = browser.new_context(viewport=viewport, reduced_motion="reduce")
         contexts.append(context)
-        page = pages.open_page(context, names=("phase6", WORD), entries=ENTRIES, most=99_999, **how)
+        page = pages.open_page(
+            context, names=("phase6", WORD), entries=ENTRIES, most=99_999, differences=DIFFERENCES, **how
+        )
         pages.show(page, status())
         expect(page.locator(".audit tbody tr")).to_have_count(len(ENTRIES))
+        expect(page.locator(".differences tbody tr")).to_have_count(len(DIFFERENCES))
         if spaced:
             page.evaluate(STYLED, SPACED)
         return page
@@ -263,10 +306,42 @@ def test_every_state_fits_with_its_menu_and_its_questions(opened: Opened) -> Non
     assert {each: wrong for each, wrong in found.items() if wrong} == {}
 
 
+@pytest.mark.parametrize("spaced", [False, True], ids=["usual", "spaced"])
+def test_the_data_fits_however_it_stands_with_its_questions(opened: Opened, spaced: bool) -> None:
+    page, asked = opened(spaced), 0
+    found: dict[tuple[str, ...], list[str]] = {}
+    card = page.locator(".card.data")
+    for name, data in DATA.items():
+        pages.show(page, status() | {"data": data})
+        found[name, "as it is"] = straying(page)
+        for label in card.locator("header button").all_text_contents():
+            if not label.strip().endswith("…"):
+                continue
+            card.get_by_role("button", name=label.strip(), exact=True).click()
+            for nth, way in enumerate(page.get_by_role("dialog").get_by_role("radio").all()):
+                way.check()
+                found[name, label, str(nth)] = straying(page)
+            found[name, label] = straying(page)
+            asked += 1
+            page.get_by_role("button", name="Cancel").click()
+            expect(page.get_by_role("dialog")).to_have_count(0)
+    assert asked == 2 * len([data for data in DATA.values() if data["task"] is None])
+    assert {each: wrong for each, wrong in found.items() if wrong} == {}
+
+
+def test_where_there_is_no_data_there_is_no_card(opened: Opened) -> None:
+    page = opened()
+    expect(page.locator(".card.data")).to_have_count(1)
+    pages.show(page, status() | {"data": None})
+    expect(page.locator(".card.data")).to_have_count(0)
+
+
 def test_what_goes_wrong_is_told_in_full(opened: Opened) -> None:
     page = opened(True, to_actions=(409, REFUSED))
     page.get_by_role("button", name="Roll back to 12.5 %").click()
     expect(page.locator(".said")).to_contain_text(WORD)
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator(".data .ended")).to_contain_text(f"Compare: {WHY}; {WORD}")
     assert straying(page) == []
     page.route("**/api/session", lambda route: route.abort())
     page.evaluate("window.stream.dispatchEvent(new Event('error'))")

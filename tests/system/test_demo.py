@@ -43,10 +43,15 @@ def test_the_demo_walks_all_phases_and_proves_it(tmp_path: Path) -> None:
     assert "the-operators" in said
     assert "/admin/migration" in said
     assert "Traceback" not in said
+    before, _, after = said.partition("phase6: copied ")
+    assert "Next       `phasegate copy --migration phase6`, without which no phase begins" in before
+    assert "Next       `phasegate start`" in after
 
     report = json.loads(path.read_text())
     assert report["outcome"] == "completed"
     assert report["rollbacks"] == []
+    assert report["data"]["complete"]
+    assert report["data"]["copied_at"] < report["started_at"]
     assert [phase["weight"] for phase in report["phases"]] == [5, 25, 50, 75, 100]
     for phase in report["phases"]:
         weight = phase["weight"] / 100

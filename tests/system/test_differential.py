@@ -1,4 +1,7 @@
-"""The mock answers as Firestore does: random commands on both, the emulator being the judge, errors included."""
+"""The mock answers as Firestore does: random commands on both, the emulator being the judge, errors included.
+
+phasegate's own emulator is held to the same: what it answers over gRPC is what the mock answers.
+"""
 
 from __future__ import annotations
 
@@ -216,9 +219,9 @@ def mutation(commands: Commands, seen: dict[str, int]) -> Mutation:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_random_commands_have_the_same_outcome_on_the_mock_and_on_the_emulator(
-    emulated: str, seed: int
+    either_emulated: str, seed: int
 ) -> None:
-    mock, real = Side(MemoryStore()), Side(FirestoreStore(Firestore(project=emulated)))
+    mock, real = Side(MemoryStore()), Side(FirestoreStore(Firestore(project=either_emulated)))
     await real.store.start()
     commands = Commands(seed)
     seen: dict[str, int] = {}  # by path, the update time last read, as a commit's number
@@ -271,9 +274,9 @@ def edges(over: int) -> list[Mutation]:
 
 
 @pytest.mark.parametrize("over", [0, 1])
-async def test_the_limits_of_names_and_values_are_the_emulators_to_the_byte(emulated: str, over: int) -> None:
+async def test_the_limits_of_names_and_values_are_the_emulators_to_the_byte(either_emulated: str, over: int) -> None:
     """The emulator alone judges first: what is checked before sending must not hide what it says."""
-    real = FirestoreStore(Firestore(project=emulated))
+    real = FirestoreStore(Firestore(project=either_emulated))
     await real.start()
     try:
         for each in edges(over):

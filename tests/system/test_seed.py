@@ -18,6 +18,8 @@ from backends.copy.marker import Marker, read_marker
 from backends.documents.port import Context, Fields, Mutation, Query, put
 from backends.kinds.firestore.settings import EMULATOR, Firestore
 from backends.kinds.firestore.store import FirestoreStore
+from control.cli.check import known_data
+from control.plan.settings import load
 from tests.support.fault_proxy import FaultProxy
 from tests.support.patience import WITHIN_S
 from tests.system.conftest import REPOSITORY, Running
@@ -98,6 +100,12 @@ def test_thirty_documents_of_600_kb_are_written(emulated: str, tmp_path: Path) -
     assert found.documents == 30
     again = seed(config)
     assert (again.returncode, "seeded before, left unchanged" in again.stdout) == (0, True)
+    known = known_data(load(config), "phase6", set())
+    assert known is not None
+    assert (known.check.ok, known.mend) == (True, ""), "the next serve's gate is open"
+    other = known_data(load(configuration(tmp_path, emulated)), "phase6", set())
+    assert other is not None
+    assert other.mend == "phasegate copy --migration phase6", "that source begins with other documents"
 
 
 def test_a_document_that_is_too_large_is_told_before_anything_is_written(emulated: str, tmp_path: Path) -> None:
@@ -199,7 +207,7 @@ def test_after_the_app_has_written_nothing_is_set_back(
     until: Callable[..., None],
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(Running, "phasegate", unseeded(Running.phasegate))
+        patched.setattr(Running, "phasegate", uncopied(Running.phasegate))
         running = serving(emulated, [("half", 50, "10m"), ("complete", 100, "10m")])
     scan = post(running, "/api/scans", {"root": "/home"})["id"]
     post(running, f"/api/scans/{scan}", {"status": "running"}, "PATCH")
@@ -226,22 +234,31 @@ def test_after_the_app_has_written_nothing_is_set_back(
     assert min(int(str(each["events"])) for each in held(emulated, "analytics_totals").values()) == 40
 
 
-def unseeded(command: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
-    """Leaves out the seed with which the tests' phasegates begin."""
+def uncopied(command: Callable[..., Any], instead: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Leaves out the copy with which the tests' phasegates begin, or runs another command in its place."""
 
-    def run(self: Running, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 0) if args[0] == "seed" else command(self, *args)
+    def run(self: Running, *args: str) -> Any:
+        if args[0] != "copy":
+            return command(self, *args)
+        config = ("--config", str(self.config))
+        return command(self, *instead, *config) if instead else subprocess.CompletedProcess([], 0)
 
     return run
 
 
 def test_a_target_that_answers_visitors_is_refused_while_served_and_afterwards(
-    emulated: str, serving: Callable[..., Running], until: Callable[..., None], tmp_path: Path
+    emulated: str,
+    serving: Callable[..., Running],
+    until: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    running = serving(emulated, [("half", 50, "10m"), ("complete", 100, "10m")])
+    with monkeypatch.context() as patched:
+        patched.setattr(Running, "phasegate", uncopied(Running.phasegate, ("seed", "--yes")))
+        running = serving(emulated, [("half", 50, "10m"), ("complete", 100, "10m")])
     other = Path(str(running.config).replace("phasegate.toml", "other.toml"))
     other.write_text(running.config.read_text().replace('kind = "mock"', 'kind = "mock"\nseed = 7', 1))
-    started = running.phasegate("start", "--force", "--reason", "test", "--detach")
+    started = running.phasegate("start", "--detach")  # a seed of the source's own fixtures opens the data's gate
     assert started.returncode == 0, started.stderr
     until(lambda: running.client.status().weight == 50, WITHIN_S, "the first phase")
     done = seed(other)

@@ -23,6 +23,7 @@ import pytest
 
 from control.api.client import ControlClient
 from control.api.unanswered import ApiError
+from control.data.documents import DataBody
 from control.lead.commands import Action
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -45,7 +46,8 @@ target = "other"
 routes = [{routes}]
 lease = "38s"
 min_samples = 1000000
-data = {{ gate = false }}
+# The target has documents of its own, which a compare would tell the receiver of.
+data = {{ compare_every = "0" }}
 phases = [
   {{ name = "first", weight = 5, rollback_within = "5s" }},
   {{ name = "second", weight = 25, rollback_within = "5s" }},
@@ -166,6 +168,13 @@ class Running:
         self.client.act(action, reason="a rehearsal")
         self.expected += events
 
+    def copy(self) -> None:
+        """Open the data's gate, which holds every phase until there was a copy."""
+        task = self.client.act_on_data(DataBody("copy")).task
+        assert task is not None
+        self._until(lambda: self.client.data_task(task).ended_at is not None, 60, "the copy")
+        assert self.client.data().complete
+
     def up_and_down(self) -> None:
         """From the first phase to the second, and back."""
         self.act("advance", ("phase_change", 25.0))
@@ -187,6 +196,7 @@ def running(tmp_path: Path, free_port: Callable[[], int], until: Callable[..., N
 def test_a_receiver_that_was_away_is_told_everything_in_order(running: Running, until: Callable[..., None]) -> None:
     receiver = ComingAndGoing(running._port)
     receiver.come()
+    running.copy()
     running.act("start", ("phase_change", 5.0))
     until(lambda: receiver.events == running.expected, 60, "the first message")
     receiver.go()

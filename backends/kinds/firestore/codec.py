@@ -10,7 +10,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from backends.documents.port import NAME, Document, FieldPath, Fields, Mutation, Precondition, Query, Value
+from backends.documents.port import (
+    NAME,
+    Document,
+    FieldPath,
+    Fields,
+    Mutation,
+    Operator,
+    Precondition,
+    Query,
+    Value,
+)
 from backends.kinds.firestore.messages import common, document, query, write
 
 # Protobuf's generated classes have no types.
@@ -18,13 +28,14 @@ PbValue: Final[Any] = document.Value.pb()
 PbDocument: Final[Any] = document.Document.pb()
 PbWrite: Final[Any] = write.Write.pb()
 PbQuery: Final[Any] = query.StructuredQuery.pb()
-_Precondition: Final[Any] = common.Precondition.pb()
-_Transform: Final[Any] = write.DocumentTransform.FieldTransform.pb()
+PbPrecondition: Final[Any] = common.Precondition.pb()
+PbTransform: Final[Any] = write.DocumentTransform.FieldTransform.pb()
 
 LEAST_ID: Final = "\x01"  # no id that a person or a program makes sorts before it
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OPERATORS: Final = {
+_SEGMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)|`((?:[^`\\]|\\.)+)`", re.DOTALL)
+OPERATORS: Final[dict[Operator, int]] = {
     "==": PbQuery.FieldFilter.EQUAL,
     "<": PbQuery.FieldFilter.LESS_THAN,
     "<=": PbQuery.FieldFilter.LESS_THAN_OR_EQUAL,
@@ -39,7 +50,8 @@ def micros(timestamp: Any) -> int:
     return int(timestamp.seconds) * 1_000_000 + int(timestamp.nanos) // 1000
 
 
-def _fill_time(timestamp: Any, us: int) -> None:
+def fill_time(timestamp: Any, us: int) -> None:
+    """Set a protobuf Timestamp to whole microseconds since 1970."""
     timestamp.seconds, rest = divmod(us, 1_000_000)
     timestamp.nanos = rest * 1000
 
@@ -158,7 +170,7 @@ def fill_value(into: Any, value: Value) -> None:
         case str():
             into.string_value = value
         case datetime():
-            _fill_time(into.timestamp_value, (value - _EPOCH) // timedelta(microseconds=1))
+            fill_time(into.timestamp_value, (value - _EPOCH) // timedelta(microseconds=1))
         case bytes():
             into.bytes_value = value
         case list():
@@ -174,6 +186,21 @@ def fill_value(into: Any, value: Value) -> None:
 def encode_path(path: FieldPath) -> str:
     """A field path as Firestore spells it: segments that are not plain identifiers in backticks."""
     return ".".join(name if _PLAIN.fullmatch(name) else _quoted(name) for name in path)
+
+
+def decode_path(text: str) -> FieldPath:
+    """The inverse of ``encode_path``. Raises ``ValueError``."""
+    names, at = [], 0
+    while match := _SEGMENT.match(text, at):
+        plain, quoted = match.groups()
+        names.append(plain or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL))
+        at = match.end()
+        if at == len(text):
+            return tuple(names)
+        if text[at] != ".":
+            break
+        at += 1
+    raise ValueError(f"{text!r} is no field path: expected names with a dot between them, in backticks where needed")
 
 
 def _quoted(name: str) -> str:
@@ -194,7 +221,7 @@ def encode_mutation(mutation: Mutation, names: Names) -> Any:
             message.update_mask.SetInParent()
             message.update_mask.field_paths.extend(map(encode_path, mutation.mask))
         for transform in mutation.transforms:
-            entry = _Transform(field_path=encode_path(transform.field))
+            entry = PbTransform(field_path=encode_path(transform.field))
             fill_value(getattr(entry, transform.op), transform.operand)
             message.update_transforms.append(entry)
     if mutation.precondition is not None:
@@ -203,9 +230,9 @@ def encode_mutation(mutation: Mutation, names: Names) -> Any:
 
 
 def _encode_precondition(precondition: Precondition) -> Any:
-    message = _Precondition()
+    message = PbPrecondition()
     if precondition.update_time is not None:
-        _fill_time(message.update_time, precondition.update_time)
+        fill_time(message.update_time, precondition.update_time)
     elif precondition.exists is not None:
         message.exists = precondition.exists
     return message
@@ -226,7 +253,7 @@ def encode_query(question: Query, names: Names) -> Any:
             entry.unary_filter.op = PbQuery.UnaryFilter.IS_NULL
         else:
             entry.field_filter.field.field_path = encode_path((condition.field,))
-            entry.field_filter.op = _OPERATORS[condition.op]
+            entry.field_filter.op = OPERATORS[condition.op]
             fill_value(entry.field_filter.value, condition.value)
     direction = PbQuery.DESCENDING if question.descending else PbQuery.ASCENDING
     if question.order != NAME:

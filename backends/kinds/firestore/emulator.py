@@ -79,6 +79,18 @@ def _free_port(host: str) -> int:
         return port
 
 
+def answers(address: str) -> bool:
+    """Whether an emulator answers at this ``HOST:PORT``."""
+    connection = http.client.HTTPConnection(address, timeout=5)
+    try:
+        connection.request("GET", _PROBE)
+        return connection.getresponse().status in (200, 404)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 class Emulator:
     """One running emulator; a context manager that stops it."""
 
@@ -105,7 +117,7 @@ class Emulator:
             command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
         )
         deadline = time.monotonic() + within_s
-        while not self._answers():
+        while not answers(self.address):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.stop()
@@ -113,16 +125,6 @@ class Emulator:
                 raise EmulatorError(f"the Firestore emulator at {self.address} {why}:\n{self._last_words()}")
             time.sleep(0.05)
         return self
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
-        try:
-            connection.request("GET", _PROBE)
-            return connection.getresponse().status in (200, 404)
-        except OSError:
-            return False
-        finally:
-            connection.close()
 
     def _last_words(self) -> str:
         self._output.seek(0)

@@ -215,7 +215,7 @@ _FAULTS: Final = {
     _Code.UNKNOWN: (FaultKind.INTERNAL, True, True),
     _Code.DATA_LOSS: (FaultKind.CORRUPT, False, True),
 }
-_REJECTIONS: Final = {
+REJECTIONS: Final = {
     _Code.ALREADY_EXISTS: Reason.EXISTS,
     _Code.NOT_FOUND: Reason.MISSING,
     _Code.INVALID_ARGUMENT: Reason.INVALID,
@@ -255,7 +255,7 @@ def commit_error(code: _Code, details: str | None, place: Place, *, conditional:
         return Rejected(Reason.INVALID, _public(code, details), _trouble(row, details, place))
     if row is not None:
         return _known(row, details, place)
-    reason = _REJECTIONS.get(code)
+    reason = REJECTIONS.get(code)
     return Rejected(reason, _public(code, details)) if reason is not None else _fault(code, details)
 
 

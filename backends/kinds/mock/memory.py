@@ -107,13 +107,27 @@ class MemoryStore:
             if pattern in self._collections:
                 yield pattern
             return
-        if self._names is None:
-            self._names = sorted(map(order, self._collections))
-        start = 0 if after is None else bisect_left(self._names, order(after)[:-1])
-        for at in range(start, len(self._names)):
-            name = "/".join(self._names[at])
+        for segments in self.names(() if after is None else order(after)[:-1]):
+            name = "/".join(segments)
             if fits_collection(pattern, name):
                 yield name
+
+    def names(self, start: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        """The names of all collections from ``start`` on, by segments, in order; some may be empty."""
+        if self._names is None:
+            self._names = sorted(map(order, self._collections))
+        for at in range(bisect_left(self._names, start), len(self._names)):
+            yield self._names[at]
+
+    def collection(self, name: str) -> Collection | None:
+        """The collection as this process has it. Only its store may change it."""
+        return self._collections.get(name)
+
+    def read_time(self) -> int:
+        """Microseconds: no commit so far is later than this time, and every later commit is. Without a journal."""
+        assert self._log is None, "other processes know nothing of this time"
+        self._time = max(self._time, time.time_ns() // 1000)
+        return self._time
 
     async def size(self, pattern: str, ctx: Context) -> int:
         """As ``DocumentStore.size``."""

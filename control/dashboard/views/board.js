@@ -8,6 +8,7 @@ import { Actions } from "./actionbar.js";
 import { Arms } from "./arms.js";
 import { Audit } from "./audit.js";
 import { Charts } from "./charts.js";
+import { Data } from "./data.js";
 import { Rail } from "./rail.js";
 import { RollbackClock } from "./rollbackclock.js";
 import { Verdict } from "./verdict.js";
@@ -66,6 +67,7 @@ export function Board({ name, names, choose, identity, leave, signedOut }) {
               <${Verdict} status=${status} />
               <${Arms} status=${status} samples=${samples[1] ?? []} />
             </div>
+            ${status.data && html`<${Data} status=${status} entries=${entries} identity=${identity} link=${link} take=${take} />`}
             <${Charts}
               status=${status}
               samples=${samples[window_.step] ?? []}

@@ -1,9 +1,10 @@
-// The dialog before an action: what will happen, a reason, and for a dangerous action a word to type.
+// The dialog before an action: what will happen, choices, a reason, and for a dangerous action a word to type.
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { act } from "../api.js";
 
-export function Dialog({ ask, migration, reason: first, cancel, confirm }) {
+/** `reason`: what its field begins with; null: the action takes none. `children`: choices, between the text and the reason. */
+export function Dialog({ ask, migration, reason: first, cancel, confirm, children }) {
   const dialog = useRef(null);
   const [reason, setReason] = useState(first);
   const [typed, setTyped] = useState("");
@@ -11,10 +12,10 @@ export function Dialog({ ask, migration, reason: first, cancel, confirm }) {
     dialog.current.showModal();
   }, []);
 
-  const missing = (ask.reason && !reason.trim()) || (ask.type && typed.trim() !== ask.type);
+  const missing = (ask.reason && !reason?.trim()) || (ask.type && typed.trim() !== ask.type);
   function submit(event) {
     event.preventDefault();
-    if (!missing) confirm(reason.trim());
+    if (!missing) confirm(reason?.trim() ?? "");
   }
 
   return html`<dialog ref=${dialog} aria-labelledby="dialog-title" onClose=${cancel}>
@@ -22,10 +23,12 @@ export function Dialog({ ask, migration, reason: first, cancel, confirm }) {
       <h2 id="dialog-title">${ask.title}</h2>
       ${ask.says.map((line) => html`<p>${line}</p>`)}
       ${ask.dryRun && html`<${DryRun} migration=${migration} />`}
-      <label>
+      ${children}
+      ${first !== null &&
+      html`<label>
         Reason${ask.reason ? "" : " (optional)"}
         <input value=${reason} maxlength="500" required=${ask.reason} onInput=${(e) => setReason(e.target.value)} />
-      </label>
+      </label>`}
       ${ask.type &&
       html`<label>
         <span>Type <b class="typed">${ask.type}</b> to confirm</span>

@@ -108,6 +108,21 @@ test("what comes next names the phase that going on leads to, and is not promise
   assert.equal(format.openingAt({ at: opens.at, tz: "Mars/Base" }), "Mon 2026-10-26 08:00 UTC");
 });
 
+test("while the data's gate holds, the command that opens it is said before what it keeps from being", () => {
+  const data = { complete: false, gated: true, mend: "phasegate copy --migration phase6", task: null };
+  const first = /^No phase begins before “phasegate copy --migration phase6” is done\. /;
+  for (const given of [status("idle", null, { data }), status("running", 0, { data }), status("aborted", null, { data })]) {
+    assert.match(comesNext(given), first, given.state);
+  }
+  const copying = { ...data, task: { kind: "copy", done: 3 } };
+  assert.match(comesNext(status("idle", null, { data: copying })), /^No phase begins before the copy under way is done/);
+  const lower = { data, checkpoint: { resume_phase: "initial" } };
+  for (const given of [status("rolled_back", 1, lower), status("rolling_back", 1, { data })]) {
+    assert.doesNotMatch(comesNext(given), /No phase begins/, given.state);
+  }
+  assert.doesNotMatch(comesNext(status("idle", null, { data: { ...data, gated: false } })), /No phase begins/);
+});
+
 test("figures keep three digits and never say more than is known", () => {
   const cases = [
     [format.ms(0.0523), "0.052 ms"],
