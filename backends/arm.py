@@ -100,6 +100,9 @@ class DataSource(Protocol):
     def behind_since(self) -> int:
         """When the oldest change that the target lacks was made (CLOCK_MONOTONIC ns); 0 if it lacks none."""
 
+    def arrived(self) -> int:
+        """Every change made before (CLOCK_MONOTONIC ns), to either side by this process, is on both or on neither."""
+
     def gauges(self) -> list[int]:
         """The values of ``GAUGES``, in that order."""
 

@@ -62,3 +62,8 @@ class Fault(Exception):  # noqa: N818 - fault is the domain's term
         self.may_retry = may_retry
         self.may_have_applied = may_have_applied
         self.trouble = trouble
+
+
+def said_by(error: BaseException) -> str:
+    """What an exception says; its class's name where it says nothing."""
+    return str(error) or type(error).__name__

@@ -182,7 +182,7 @@ def _renamed(settings: Settings) -> dict[str, str]:
 def _data_setup(settings: Settings, name: str, board: Board, arms: Arms, log: int) -> DataSetup | None:
     """What a migration's data is kept with; None where an arm is no document store."""
     from backends.copy.seed import began
-    from control.data.pair import counts_of, pair_of
+    from control.data.pair import arrival_of, counts_of, pair_of
     from control.data.runner import TaskRunner, command
     from control.data.state import AskedTask, task_orders
     from control.lead.datakeeper import DataSetup
@@ -197,8 +197,8 @@ def _data_setup(settings: Settings, name: str, board: Board, arms: Arms, log: in
     def orders(asked: AskedTask) -> OrderedTask:
         return task_orders(asked, name, written_plan, run_dir, migration.data.rate)
 
-    def runner(behind: Callable[[], int]) -> TaskRunner:
-        return TaskRunner(name, behind, command(log), log=log)
+    def runner() -> TaskRunner:
+        return TaskRunner(name, arrival_of(settings, board, name), command(log), log=log)
 
     target_seed = arms.seed_of(migration)
 

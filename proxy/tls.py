@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from backends.errors import said_by
 from backends.origin import OriginTls, origin_of
 from proxy.settings import Plan, Tls, reach_of
 
@@ -76,7 +77,7 @@ def why(error: BaseException) -> str:
         return f"{words or 'the TLS connection failed'} ({name})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return said_by(error)
 
 
 def toward_origin(tls: OriginTls | None) -> ssl.SSLContext:

@@ -1,19 +1,33 @@
-"""Whether a change may be on its way from one side to the other: what the change logs of a serving phasegate say.
+"""Whether a change may be on its way from one side to the other: what the workers of a serving phasegate say.
 
 Those who move data beside traffic may act on a document only while none of its changes is on its way (see
-``settling``). What they are told is how many changes wait, and since when the oldest of them does. From that follows
-a moment before which every change that was made has reached both sides.
+``settling``). Every worker says on the board, fifty times a second, up to which moment all changes that it answers
+for have reached both sides: those that wait in its change log, and those whose call has not ended yet. It says when
+it looked, so nobody has to guess how old its word may be.
+
+One such look is not enough. While one worker takes over the log of another that died, the first may have said last
+that it has nothing, and the other is gone. So what one look says counts only if a second one says it too, for which
+every worker has looked again after the first.
 """
 
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Final, Protocol
 
-# How old the counts may be that a line was made of: each worker puts its own on the board once a second, later where
-# it has to wait for a processor, and the parent reads them a moment after that.
-STALE_S: Final = 2.0
-_LONG_AGO: Final = float("-inf")
+import msgspec
+
+
+class ArrivalLook(msgspec.Struct, frozen=True):
+    """What the workers said has arrived. Times are of CLOCK_MONOTONIC, in seconds; 0: nobody knows."""
+
+    before: float  # every change made before is on both sides, or will be on neither
+    looked: float  # when the worker looked whose word is the oldest
+    at: float  # when their words were read
+
+
+NOTHING_KNOWN: Final = ArrivalLook(0.0, 0.0, 0.0)
 
 
 class Calm(Protocol):
@@ -35,7 +49,7 @@ class Undisturbed:
 
     def now(self) -> float:
         """As ``Calm.now``."""
-        return asyncio.get_running_loop().time()
+        return monotonic()
 
     async def reached_both(self, since: float, within: float) -> bool:
         """As ``Calm.reached_both``."""
@@ -43,68 +57,55 @@ class Undisturbed:
 
 
 class Tidings:
-    """What was said of the change logs so far. Pure: every time is passed in, in seconds of one clock."""
+    """What two looks, one after the other, agree on. Pure."""
 
     def __init__(self) -> None:
-        self.behind = -1  # changes that wait, as last said; -1 before the first line
-        self._arrived = _LONG_AGO  # every change that was made before has reached both sides
-        self._empty_since: float | None = None  # when the first of the lines without a break came that said: none
+        self._arrived = 0.0  # every change that was made before has reached both sides
+        self._first = NOTHING_KNOWN  # what a second look has yet to confirm
 
-    def heard(self, behind: int, oldest_s: float | None, now: float) -> None:
-        """``behind`` changes wait, the oldest for ``oldest_s`` seconds, None if that was not said."""
-        self.behind = behind
-        if behind:
-            self._empty_since = None
-            if oldest_s is not None:
-                self._arrived = max(self._arrived, now - oldest_s - STALE_S)
-            return
-        # One line that says "none" is made of counts that may be older than it. The second is younger than the first.
-        if self._empty_since is not None and now - self._empty_since >= STALE_S:
-            self._arrived = max(self._arrived, now - STALE_S)
-        elif self._empty_since is None:
-            self._empty_since = now
+    def heard(self, look: ArrivalLook) -> None:
+        """One more look, read later than those before."""
+        first = self._first
+        if look.looked > first.at:
+            self._arrived = max(self._arrived, min(first.before, look.before))
+            self._first = look
+        elif look.before < first.before:  # a worker has yet to look again: until it has, the lower of the two counts
+            self._first = ArrivalLook(look.before, first.looked, first.at)
 
     def arrived(self, since: float) -> bool:
-        """Whether every change that was made before ``since`` has reached both sides."""
+        """Whether every change that was visible at ``since`` has reached both sides."""
         return self._arrived > since
 
 
 class Watched:
-    """A phasegate serves, and its parent process says what waits in its change logs.
+    """A phasegate serves, and its parent process says what has arrived.
 
-    ``unseen_s`` is how long a change may be visible on the side that took it before it is in the log: until the
-    side's answer has come, at most its deadline.
+    The clock is CLOCK_MONOTONIC itself, not the event loop's time, which stands still within a step: what was read in
+    it would seem to be older than it is.
     """
 
     served = True
 
-    def __init__(self, unseen_s: float) -> None:
-        self._unseen_s = unseen_s
+    def __init__(self) -> None:
         self._tidings = Tidings()
         self._news = asyncio.Event()
 
-    @property
-    def behind(self) -> int:
-        """How many changes wait, as last said."""
-        return self._tidings.behind
-
     def now(self) -> float:
         """As ``Calm.now``."""
-        return asyncio.get_running_loop().time()
+        return monotonic()
 
-    def heard(self, behind: int, oldest_s: float | None = None) -> None:
-        """As ``Tidings.heard``, now."""
-        self._tidings.heard(behind, oldest_s, self.now())
+    def heard(self, look: ArrivalLook) -> None:
+        """As ``Tidings.heard``."""
+        self._tidings.heard(look)
         self._news.set()
 
     async def reached_both(self, since: float, within: float) -> bool:
         """As ``Calm.reached_both``."""
-        end = self.now() + within
-        while not self._tidings.arrived(since + self._unseen_s):
-            self._news.clear()
-            try:
-                async with asyncio.timeout_at(end):
+        try:
+            async with asyncio.timeout(within):
+                while not self._tidings.arrived(since):
+                    self._news.clear()
                     await self._news.wait()
-            except TimeoutError:
-                return False
+        except TimeoutError:
+            return False
         return True

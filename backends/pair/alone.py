@@ -7,6 +7,7 @@ there.
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic_ns
 from typing import Final
 
 from backends.arm import GAUGES, SOURCE, Arm, Health, Outcome
@@ -66,6 +67,10 @@ class Alone:
     def behind_since(self) -> int:
         """As ``DataSource.behind_since``: changes are not mirrored between an origin and a store."""
         return 0
+
+    def arrived(self) -> int:
+        """As ``DataSource.arrived``: nothing is on its way."""
+        return monotonic_ns()
 
     def gauges(self) -> list[int]:
         """As ``DataSource.gauges``: the store's."""

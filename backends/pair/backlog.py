@@ -62,6 +62,8 @@ class Backlog:
         # What waits in memory, oldest first: by segment, and under None what is in no segment.
         self._waiting: dict[Segment | None, dict[LoggedChange, None]] = {}
         self._open: dict[tuple[Segment, int], LoggedChange] = {}  # sent to the own store, without an outcome yet
+        # Calls whose changes may be visible on the own side and do not wait yet, and when each began; oldest first.
+        self.calls: dict[object, int] = {}
         self._unread = False  # something in the segments is yet to be read
         self._own_unread = False  # in those of this process
         self._unwritable = False  # the last change could not be logged
@@ -87,6 +89,19 @@ class Backlog:
                 made = _monotonic(segment.made)
                 since = min(since or made, made)
         return since
+
+    def arrived(self) -> int:
+        """The changes made before that this process has are on both sides or on neither; CLOCK_MONOTONIC ns.
+
+        A change is made no earlier than its call begins. Those that wait are in the order in which their handlers
+        ended, so each knows the oldest call that was open when it was handed over: all behind it are younger.
+        """
+        before = next(iter(self.calls.values()), 0) or monotonic_ns()
+        for waiting in self._waiting.values():
+            before = min(before, next(iter(waiting)).not_before)
+        if any(segment.unread and segment not in self._waiting for segment in self.segments):
+            return 1
+        return before
 
     # ------------------------------------------------------------------------------------------------- logging
 
@@ -157,6 +172,7 @@ class Backlog:
             if self.count >= BATCH:
                 logged.step.forget()  # it will wait for long
             logged.due = monotonic_ns()
+            logged.not_before = next(iter(self.calls.values()), logged.made)
             self._keep(logged).go_on()
         else:
             self._read_soon()  # it is read back when its turn comes

@@ -43,6 +43,8 @@ class LoggedChange(msgspec.Struct, eq=False):
     number: int  # in the segment
     operation: str = ""  # whose write it is, if that is known
     loaded: bool = True  # in the window; otherwise it is read back from its segment
+    # Neither it nor what waits behind it was made before this. 1: nobody knows, as of a change of another process.
+    not_before: int = 1
     outcome: ChangeState = OPEN
     doubtful: bool = False
     asked: int = 0  # when the own side did not hold it for the first time

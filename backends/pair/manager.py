@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic_ns
 from typing import Final
 
 from backends.adapters.registry import views
@@ -62,6 +63,8 @@ class Source:
         self._fallbacks = 0
         self._mirrors: list[Mirror] = []  # from source to target, and from target to source
         self._writes: set[asyncio.Task[Answer]] = set()
+        # ``behind_since`` and ``arrived`` from the moment on when it is closed: what is left is in the change logs.
+        self._left: tuple[int, int] | None = None
 
     def peek(self, arm: int, operation: Operation, key: bytes) -> Answer | None:
         """As ``DataSource.peek``."""
@@ -105,7 +108,15 @@ class Source:
 
     def behind_since(self) -> int:
         """As ``DataSource.behind_since``."""
+        if self._left is not None:
+            return self._left[0]
         return self._mirrors[SOURCE].behind_since() if self._mirrors else 0
+
+    def arrived(self) -> int:
+        """As ``DataSource.arrived``."""
+        if self._left is not None:
+            return self._left[1]
+        return min([monotonic_ns(), *[mirror.arrived() for mirror in self._mirrors]])
 
     def gauges(self) -> list[int]:
         """As ``DataSource.gauges``: the target's, and those of the mirrors in both directions."""
@@ -133,6 +144,7 @@ class Source:
     async def close(self) -> None:
         """As ``DataSource.close``: pending writes and mirrored changes get a few seconds to finish."""
         await asyncio.gather(*self._writes, return_exceptions=True)
+        self._left = self.behind_since(), self.arrived()
         await asyncio.gather(*(mirror.close() for mirror in self._mirrors))
         await asyncio.gather(*(arm.close() for arm in self.arms))
 

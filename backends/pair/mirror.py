@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Final
 
 from backends.adapters.replies import OperationRefused
@@ -49,6 +50,7 @@ class WriteAhead:
         self._backlog = mirror.backlog
         self._operation = operation
         self._logged: list[LoggedChange] = []
+        mirror.backlog.calls[self] = monotonic_ns()
 
     def intend(self, step: Change) -> LoggedChange:
         """Log a change. Raises ``OperationRefused`` where that is impossible: it must not be written then."""
@@ -59,11 +61,11 @@ class WriteAhead:
     async def finish(self, change: Change | None) -> None:
         """The handler has answered: hand over its changes. Raises ``OperationRefused`` if they cannot be synced."""
         mirror, logged = self._mirror, self._logged
-        if change is not None and not (len(logged) == 1 and logged[0].step is change):
-            for step in change.steps:
-                if not any(step is each.step for each in logged):
-                    logged.append(self._backlog.log_afterwards(step, self._operation))
         try:
+            if change is not None and not (len(logged) == 1 and logged[0].step is change):
+                for step in change.steps:
+                    if not any(step is each.step for each in logged):
+                        logged.append(self._backlog.log_afterwards(step, self._operation))
             if mirror.at_once:
                 for each in logged:
                     if each.outcome is SETTLED:
@@ -76,8 +78,12 @@ class WriteAhead:
     def leave(self) -> None:
         """Hand over what is left: what was acknowledged waits, what has no outcome is in doubt."""
         logged, self._logged = self._logged, []
-        for each in logged:
-            self._backlog.hand_over(each)
+        backlog = self._backlog
+        try:
+            for each in logged:
+                backlog.hand_over(each)
+        finally:
+            backlog.calls.pop(self, None)
 
 
 class Mirror:
@@ -128,6 +134,10 @@ class Mirror:
     def behind_since(self) -> int:
         """As ``Backlog.behind_since``."""
         return self.backlog.behind_since()
+
+    def arrived(self) -> int:
+        """As ``Backlog.arrived``."""
+        return self.backlog.arrived()
 
     def start(self) -> None:
         """Open the log, take over what processes that are gone have left, and start sending. Raises ``OSError``."""

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
+from backends.errors import said_by
 from control.api.documents import AuditPage, ErrorDetail, ErrorDocument, Migrations, VerifiedTrail
 from control.api.unanswered import ApiError, ApiRefused, Unreachable
 from control.data.documents import DataAnswer, DataBody, DataDocument, DifferencesPage, EndedTask
@@ -244,4 +245,4 @@ def _why(error: Exception) -> str:
         return "the host's name is not known"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
-    return str(error) or type(error).__name__
+    return said_by(error)

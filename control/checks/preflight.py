@@ -25,7 +25,7 @@ from backends.arm import TARGET
 from backends.backend import Backend
 from backends.copy.folder import FixtureError
 from backends.documents.port import Context, Rejected, delete, put
-from backends.errors import Fault
+from backends.errors import Fault, said_by
 from backends.kinds.registry import KINDS, Kind, opener
 from backends.origin import Reach
 from control.checks.check import Check
@@ -294,4 +294,4 @@ _AFTER: Final[tuple[Look, ...]] = (_access, _load, _memory, _ports, _dashboard, 
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error) or type(error).__name__
+    return said_by(error)

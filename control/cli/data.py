@@ -208,6 +208,7 @@ def _in_run_dir(settings: Settings, name: str, asked: AskedTask, progress: Progr
 
 async def _worked(settings: Settings, name: str, asked: AskedTask, progress: ProgressLine) -> Ended:
     """The task's process, to its end."""
+    from backends.copy.calm import NOTHING_KNOWN
     from backends.durations import encode_hook
     from control.data.runner import TaskRunner, command
     from control.data.state import task_orders
@@ -215,7 +216,7 @@ async def _worked(settings: Settings, name: str, asked: AskedTask, progress: Pro
     plan = msgspec.json.encode(settings.plan(), enc_hook=encode_hook)
     orders = task_orders(asked, name, plan, settings.proxy.run_dir, settings.migrations[name].data.rate)
     ended: asyncio.Future[TaskEnd] = asyncio.get_running_loop().create_future()
-    runner = TaskRunner(name, lambda: 0, command(2))
+    runner = TaskRunner(name, lambda: NOTHING_KNOWN, command(2))
     runner.begin(msgspec.structs.replace(orders, served=False), ended.set_result)
     try:
         while not ended.done():

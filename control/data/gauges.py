@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from time import monotonic_ns
 
 from backends.arm import SOURCE
+from backends.copy.calm import ArrivalLook
 from control.data.state import DataGauges
 from control.figures.counts import lag
 from control.plan.times import Now
@@ -36,3 +38,9 @@ class ChangeCounts:
             return 0
         done = self._board.series(self._index, SOURCE, self._alone)
         return max(0, done.requests - sum(done.faults) - done.client_errors)
+
+
+def arrival(board: Board, index: int) -> ArrivalLook:
+    """What the workers say has reached both sides."""
+    before, looked = board.arrived(index)
+    return ArrivalLook(before / 1e9, looked / 1e9, monotonic_ns() / 1e9)

@@ -1,6 +1,6 @@
 """What control and the process of a task say to each other: one JSON document a line, each way. Pure.
 
-Control writes the orders first, and while phasegate serves ``Behind`` and ``StopTask`` after them. The task writes
+Control writes the orders first, and while phasegate serves ``ParentLine`` after them. The task writes
 what it costs first, then how far it is, and as its last line whether it is done.
 """
 
@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+
+from backends.copy.calm import ArrivalLook
 
 
 class TaskKind(StrEnum):
@@ -41,16 +43,11 @@ class OrderedTask(Struct, frozen=True):
     report: str | None = None
 
 
-class Behind(Struct, frozen=True):
-    """How many changes wait in the change logs."""
+class ParentLine(Struct, frozen=True, omit_defaults=True):
+    """What control says while phasegate serves: what has reached both sides, or that the task is to end in order."""
 
-    behind: int
-
-
-class StopTask(Struct, frozen=True):
-    """End in order."""
-
-    stop: bool = True
+    arrival: ArrivalLook | None = None
+    stop: bool = False
 
 
 class TaskCost(Struct, frozen=True, tag_field="event", tag="cost"):
@@ -140,7 +137,7 @@ TaskEnd = TaskDone | TaskFailed
 _decoder: Final = msgspec.json.Decoder(TaskMessage)
 
 
-def line(message: OrderedTask | Behind | StopTask) -> bytes:
+def line(message: OrderedTask | ParentLine) -> bytes:
     """A message to a task, with the end of its line."""
     return msgspec.json.encode(message) + b"\n"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from backends.arm import SOURCE
+from backends.copy.calm import ArrivalLook
 from backends.copy.fixtures import fixtures_digest
 from backends.kinds.registry import KINDS
-from control.data.gauges import ChangeCounts
+from control.data.gauges import ChangeCounts, arrival
 from control.data.state import DataPair
 from control.plan.settings import Settings
 from proxy.board.board import Board
@@ -30,5 +34,13 @@ def counts_of(settings: Settings, board: Board, name: str) -> ChangeCounts:
     """The counts of its changes on a board of this configuration."""
     (route,) = (route for route in settings.plan().migrations if route.name == name)
     writes = {operation.name for operation in operations_of(route, settings.backends) if operation.kind == "write"}
-    index = [*settings.migrations].index(name)
-    return ChangeCounts(board, index, writes, settings.migrations[name].mode)
+    return ChangeCounts(board, _index(settings, name), writes, settings.migrations[name].mode)
+
+
+def arrival_of(settings: Settings, board: Board, name: str) -> Callable[[], ArrivalLook]:
+    """Says what of its changes has reached both sides, by a board of this configuration."""
+    return partial(arrival, board, _index(settings, name))
+
+
+def _index(settings: Settings, name: str) -> int:
+    return [*settings.migrations].index(name)

@@ -16,11 +16,11 @@ from typing import Final
 
 import structlog
 
+from backends.copy.calm import ArrivalLook
 from control.data.messages import (
-    Behind,
     NotUnderstoodError,
     OrderedTask,
-    StopTask,
+    ParentLine,
     TaskCost,
     TaskDone,
     TaskEnd,
@@ -36,7 +36,7 @@ _log = structlog.get_logger("phasegate.data")
 MODULE: Final = "control.data.task"
 LINE_MAX: Final = 1024 * 1024  # bytes of a line that is read: a result has a row for each collection
 SHOWN: Final = 200  # characters of a line that is not understood, in the log
-FEED_EVERY_S: Final = 0.25  # between two words of how many changes wait: a task acts once that was none for a while
+FEED_EVERY_S: Final = 0.1  # between two words of what has reached both sides: a task acts after two of them
 EXIT_WITHIN_S: Final = 5.0  # after its last line, or after the end of its output
 STOP_WITHIN_S: Final = 10.0  # after it was told to stop: a page of documents may be under way
 CLOSE_WITHIN_S: Final = 2.0  # when control itself ends: a copy knows where it is, whenever it is killed
@@ -59,12 +59,12 @@ def task_id(kind: TaskKind) -> str:
 
 
 class TaskRunner:
-    """The process of one task after the other. ``behind`` counts the changes that wait in the change logs."""
+    """The process of one task after the other. ``arrival`` says what has reached both sides."""
 
     def __init__(
         self,
         migration: str,
-        behind: Callable[[], int],
+        arrival: Callable[[], ArrivalLook],
         start: Sequence[str],
         *,
         log: int = 2,
@@ -73,7 +73,7 @@ class TaskRunner:
         self.progress: TaskProgress | None = None  # of the task under way
         self.cost: TaskCost | None = None
         self._migration = migration
-        self._behind = behind
+        self._arrival = arrival
         self._start = tuple(start)
         self._log_fd = log
         self._stop_within_s = stop_within_s
@@ -181,17 +181,17 @@ class TaskRunner:
             _log.warning("task_output_not_understood", migration=self._migration, text=text, reason=reason)
 
     async def _feed(self, stdin: asyncio.StreamWriter, orders: OrderedTask) -> None:
-        """Write the orders, then how many changes wait, again and again, and at last that it is to stop."""
+        """Write the orders, then what has reached both sides, again and again, and at last that it is to stop."""
         with suppress(ConnectionError):  # it has ended, which whoever reads its output sees
             stdin.write(line(orders))
             await stdin.drain()
             while not self._stop.is_set():
-                stdin.write(line(Behind(self._behind())))
+                stdin.write(line(ParentLine(self._arrival())))
                 await stdin.drain()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FEED_EVERY_S):
                         await self._stop.wait()
-            stdin.write(line(StopTask()))
+            stdin.write(line(ParentLine(stop=True)))
             await stdin.drain()
 
     async def _kill_when_stopped(self, process: asyncio.subprocess.Process) -> None:

@@ -1,8 +1,8 @@
 """A copy, compare or repair in a process of its own, which ``control.data.launch`` has made one.
 
 One JSON document, on the first line of standard input, says what to do (``OrderedTask``). Where a phasegate serves,
-its parent then tells on each line how many changes wait in the change logs, ``{"behind": 3, "oldest_s": 0.2}``, and
-may end it with ``{"stop": true}``; so does SIGTERM, and the parent's end. On standard output, one JSON document a
+its parent then tells on each line what has reached both sides (``ParentLine``), and may end it with
+``{"stop": true}``; so does SIGTERM, and the parent's end. On standard output, one JSON document a
 line: what it will cost, its progress, and last what came of it, ``done`` or ``failed`` in words. The log goes to
 standard error.
 """
@@ -43,16 +43,13 @@ from backends.documents.port import Rejected, Skipped
 from backends.errors import Fault, FaultKind
 from backends.kinds.registry import KINDS, decode_hook
 from backends.pair.manager import store_arm
-from control.data.messages import OrderedTask
+from control.data.messages import OrderedTask, ParentLine
 from proxy.settings import Plan, Route
 
 NAMED: Final = 5  # documents that one line of the log names; the result names more
 FIRST_TRIES: Final = 3  # of the first question to a side: somebody waits to hear whether it can be reached
 PROGRESS_S: Final = 0.5  # between two lines of progress
 LINE_BYTES: Final = 64 * 2**20  # of the orders, which hold the whole plan
-# How long a change of a store in memory may be visible before it is in the change log: its worker may be kept waiting
-# for a processor or the disk.
-LOCAL_UNSEEN_S: Final = 0.5
 
 _log = structlog.get_logger("phasegate.data")
 _encode: Final = msgspec.json.Encoder().encode
@@ -62,14 +59,6 @@ class _Extensions(msgspec.Struct, frozen=True):
     """The part of a plan that must be known before the rest can be decoded."""
 
     extensions: tuple[str, ...] = ()
-
-
-class ParentLine(msgspec.Struct, frozen=True):
-    """What the parent says while it serves."""
-
-    behind: int | None = None
-    oldest_s: float | None = None
-    stop: bool = False
 
 
 class TaskRefusedError(Exception):
@@ -248,8 +237,8 @@ async def _listen(lines: asyncio.StreamReader, calm: Watched, stop: Callable[[],
             continue
         if heard.stop:
             break
-        if heard.behind is not None:
-            calm.heard(heard.behind, heard.oldest_s)
+        if heard.arrival is not None:
+            calm.heard(heard.arrival)
     stop()
 
 
@@ -268,7 +257,7 @@ async def run() -> int:
         plan = msgspec.json.decode(orders.plan, type=Plan, dec_hook=decode_hook)
         calm: Calm = Undisturbed()
         if orders.served:
-            calm = Watched(_unseen_s(orders, plan))
+            calm = Watched()
             ear = asyncio.create_task(_listen(lines, calm, this.cancel))
         await carry_out(orders, plan, calm)
     except asyncio.CancelledError:
@@ -286,13 +275,6 @@ async def run() -> int:
         if ear is not None:
             ear.cancel()
     return 0
-
-
-def _unseen_s(orders: OrderedTask, plan: Plan) -> float:
-    """How long a change may be visible on its side before it is in the change log."""
-    route = _route(orders, plan)
-    backends = [plan.backends[name] for name in (route.source, route.target)]
-    return max(LOCAL_UNSEEN_S if KINDS[each.kind].local else each.deadline_s for each in backends)
 
 
 def _failed(kind: str, message: str) -> int:

@@ -48,7 +48,7 @@ class DataSetup(NamedTuple):
     compare_every_s: float  # 0: never
     orders: Callable[[AskedTask], OrderedTask]
     gauges: Callable[[Now], DataGauges]
-    runner: Callable[[Callable[[], int]], TaskRunner]
+    runner: Callable[[], TaskRunner]
     seed: Callable[[], Awaitable[str | None]]  # the digest in the target's marker; raises ``Fault``
 
 
@@ -83,7 +83,7 @@ class DataKeeper:
         self._setup = setup
         self._clock = clock
         self._ready = False  # the checkpoint is known
-        self._runner = setup.runner(lambda: self._gauges().pending)
+        self._runner = setup.runner()
         self._task: BegunTask | None = None
         self._ended: OrderedDict[str, EndedTask] = OrderedDict()
         now = clock.now().mono

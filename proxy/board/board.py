@@ -228,6 +228,24 @@ class Board:
         """The cells for migration ``m`` of every worker with a live process."""
         return [self.share(worker.slot, m) for worker in self.workers() if worker.pid]
 
+    def arrived(self, m: int) -> tuple[int, int]:
+        """Changes made before the first time are on both sides or on neither, by looks at the second time or later.
+
+        CLOCK_MONOTONIC ns; 0: nobody knows. A row whose worker has ended counts until ``hand_over``, with what it
+        said last: others may have yet to take over its change log.
+        """
+        arrived, looked = [], []
+        for slot in range(self.layout.workers):
+            share = self.layout.share(slot, m)
+            looked_at = self.cells[share + at.S_LOOKED]  # before what it is about: a worker writes it after that
+            before = self.cells[share + at.S_ARRIVED]
+            if self.cells[self.layout.worker(slot) + at.W_PID]:
+                looked.append(looked_at)
+                arrived.append(before)
+            elif before:
+                arrived.append(before)
+        return (min(arrived), min(looked)) if looked else (0, 0)
+
     def gauges(self, m: int) -> dict[str, list[int]]:
         """By name of ``GAUGES``, one value per worker: live workers, and the counts that ended ones left behind."""
         living = {worker.slot for worker in self.workers() if worker.pid}
@@ -259,8 +277,8 @@ class Board:
     def clear_volatile(self, slot: int) -> None:
         """Clear what ended with the worker of this slot: its pid and requests in flight. Supervisor only.
 
-        The target still lacks what the worker had not mirrored (``S_BEHIND_SINCE``): that is in its change log, and
-        ``hand_over`` clears the cell once another worker has taken the log over.
+        The other side still lacks what the worker had not mirrored (``S_BEHIND_SINCE``, ``S_ARRIVED``): that is in
+        its change log, and ``hand_over`` clears these cells once another worker has taken the log over.
         """
         base = self.layout.worker(slot)
         self.cells[base + at.W_PID] = 0
@@ -274,7 +292,8 @@ class Board:
     def hand_over(self, slot: int) -> None:
         """Other workers answer for the changes that the ended worker of this slot had left. Supervisor only."""
         for m in range(len(self.layout.migrations)):
-            self.cells[self.layout.share(slot, m) + at.S_BEHIND_SINCE] = 0
+            share = self.layout.share(slot, m)
+            self.cells[share + at.S_BEHIND_SINCE] = self.cells[share + at.S_ARRIVED] = 0
 
     def begin(self, now_ns: int, lost: Sequence[int]) -> None:
         """Begin a new board, in the place of one whose marks and counts are gone. Supervisor only.

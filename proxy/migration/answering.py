@@ -94,6 +94,7 @@ class Answering(Service):
         """The weight and a rollback's deadlines; and what the target has taken by now."""
         self.split.tick(now_ns)
         self.split.behind(self.source.behind_since())
+        self.split.arrived(self.source.arrived(), now_ns)
 
     def gauge(self) -> None:
         """The data source's figures, onto the board."""

@@ -38,6 +38,7 @@ from proxy.board.layout import (
     M_SPLIT_VERSION,
     M_WORD,
     PINNED,
+    S_ARRIVED,
     S_BEHIND_SINCE,
     S_GAUGES,
     S_GENERATION,
@@ -45,6 +46,7 @@ from proxy.board.layout import (
     S_INFLIGHT_SOURCE,
     S_INFLIGHT_TARGET,
     S_LAST_TARGET_START,
+    S_LOOKED,
     S_VOLATILE,
     WEIGHT_MASK,
     Layout,
@@ -157,6 +159,11 @@ class Split:
     def behind(self, since: int) -> None:
         """The data source's ``behind_since``, for every worker to see."""
         self.cells[self._own + S_BEHIND_SINCE] = since
+
+    def arrived(self, before_ns: int, looked_ns: int) -> None:
+        """The data source's ``arrived``, and when it was asked, for whoever compares the two sides."""
+        self.cells[self._own + S_ARRIVED] = before_ns
+        self.cells[self._own + S_LOOKED] = looked_ns
 
     def record(
         self,

@@ -15,7 +15,7 @@ from backends.adapters import registry
 from backends.adapters.adapter import Adapter, AdapterError
 from backends.adapters.scans import ADAPTER as SCANS
 from backends.copy import pace as pacing
-from backends.copy.calm import STALE_S, Tidings
+from backends.copy.calm import ArrivalLook, Tidings
 from backends.copy.comparing import share_found
 from backends.copy.cost import estimate
 from backends.copy.equality import Pair, differing
@@ -186,25 +186,35 @@ def test_a_sample_says_what_share_it_would_have_found() -> None:
 # ---------------------------------------------------------------------------------------- what is on its way
 
 
-def test_changes_have_arrived_once_nothing_waits_twice() -> None:
+def heard(*looks: tuple[float, float, float]) -> Tidings:
     tidings = Tidings()
-    tidings.heard(0, None, 10.0)
-    tidings.heard(0, None, 10.1)
-    assert not tidings.arrived(7.0)  # these lines may be of counts from before
-    tidings.heard(0, None, 10.0 + STALE_S)
-    assert tidings.arrived(9.9)
-    assert not tidings.arrived(10.0)
-    tidings.heard(3, None, 13.0)
-    tidings.heard(0, None, 14.0)
-    tidings.heard(0, None, 14.5)
-    assert not tidings.arrived(10.0)
+    for look in looks:
+        tidings.heard(ArrivalLook(*look))
+    return tidings
 
 
-def test_the_age_of_the_oldest_change_tells_what_has_arrived_though_some_always_wait() -> None:
-    tidings = Tidings()
-    tidings.heard(40, 2.0, 10.0)
-    assert tidings.arrived(8.0 - STALE_S - 0.01)
-    assert not tidings.arrived(8.0 - STALE_S)
+@pytest.mark.parametrize(
+    ("looks", "before"),
+    [
+        ([], 0.0),
+        ([(10.0, 10.0, 10.1)], 0.0),  # said once
+        ([(10.0, 10.0, 10.1), (10.2, 10.2, 10.3)], 10.0),
+        ([(10.0, 10.0, 10.1), (10.0, 10.0, 10.2)], 0.0),  # no worker has looked again: the same word read twice
+        ([(10.0, 10.0, 10.1), (10.05, 10.1, 10.2)], 0.0),  # one has not looked since the first word was read
+        ([(10.0, 10.0, 10.1), (10.0, 10.0, 10.2), (10.4, 10.3, 10.5)], 10.0),
+        ([(10.0, 10.0, 10.1), (1e-9, 10.2, 10.3)], 1e-9),  # it has taken over a log since
+        ([(10.0, 10.0, 10.1), (1e-9, 10.1, 10.2), (10.4, 10.3, 10.5)], 1e-9),  # so too, said in between
+        ([(8.0, 10.0, 10.1), (9.0, 10.2, 10.3)], 8.0),  # some always wait, by and by younger ones
+        ([(10.0, 10.0, 10.1), (10.2, 10.2, 10.3), (1.0, 10.4, 10.5)], 10.0),  # what has arrived stays so
+        ([(10.0, 10.0, 10.1), (0.0, 0.0, 10.2), (10.4, 10.4, 10.5)], 0.0),  # for a moment there was no worker
+    ],
+)
+def test_what_has_arrived_is_what_two_looks_of_every_worker_agree_on(
+    looks: list[tuple[float, float, float]], before: float
+) -> None:
+    tidings = heard(*looks)
+    assert not tidings.arrived(before)
+    assert tidings.arrived(before - 1e-10)
 
 
 def test_only_what_is_on_its_way_is_neither_equal_nor_different() -> None:

@@ -345,3 +345,19 @@ async def test_a_refusal_that_is_not_the_clients_doing_is_no_answer() -> None:
     assert outcome.fault is not None
     assert outcome.arm == SOURCE
     await built.close()
+
+
+async def test_what_is_left_at_its_end_has_not_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker goes on to look, and to tell visitors and copies, until its process ends."""
+    monkeypatch.setattr("backends.pair.mirror.DRAIN_S", 0.01)
+    target = Troubled()
+    arms = StoreArm(Troubled(), WITHIN_S), StoreArm(target, WITHIN_S)
+    built = Source(*arms, hybrid=True, changes=tmp_path / "m.changes")
+    await built.start()
+    target.fault, target.kind = down(), "firestore"
+    before = time.monotonic_ns()
+    await built.answer(SOURCE, call("dashboard.publish", PUBLISH))
+    left = built.behind_since(), built.arrived()
+    assert all(before < each < time.monotonic_ns() for each in left)
+    await built.close()
+    assert (built.behind_since(), built.arrived()) == left

@@ -101,6 +101,30 @@ def test_what_an_ended_worker_counted_counts_on_and_its_levels_do_not(fresh: Boa
     assert (found["mirrored"], found["view_age_ms"], found["mirror_lost"]) == ([5, 6], [100], [0])
 
 
+def says(board: Board, slot: int, arrived: int, looked: int, pid: int = 1) -> None:
+    board.cells[LAYOUT.share(slot, 0) + layouts.S_ARRIVED] = arrived
+    board.cells[LAYOUT.share(slot, 0) + layouts.S_LOOKED] = looked
+    board.cells[LAYOUT.worker(slot) + layouts.W_PID] = pid
+
+
+def test_what_has_arrived_is_what_every_worker_says_and_the_dead_said_last(fresh: Board) -> None:
+    assert fresh.arrived(0) == (0, 0), "nobody says anything"
+    says(fresh, 0, 50, 60)
+    assert fresh.arrived(0) == (50, 60)
+    says(fresh, 1, 40, 70)
+    assert fresh.arrived(0) == (40, 60)
+    says(fresh, 2, 0, 0)
+    assert fresh.arrived(0) == (0, 0), "one has not looked yet"
+    says(fresh, 2, 90, 90)
+    fresh.clear_volatile(1)
+    assert fresh.arrived(0) == (40, 60), "it left what it had in its log"
+    fresh.hand_over(1)
+    assert fresh.arrived(0) == (50, 60)
+    for slot in (0, 2):
+        fresh.clear_volatile(slot)
+    assert fresh.arrived(0) == (0, 0), "nobody serves, and nobody has taken over"
+
+
 @pytest.mark.parametrize(
     ("layout", "boot"),
     [

@@ -9,6 +9,7 @@ import resource
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 import msgspec
@@ -130,6 +131,35 @@ async def left_behind(begin: Begin, count: int) -> tuple[Run, Scripted]:
 
 
 # ------------------------------------------------------------------------------------------------------ taken over
+
+
+@pytest.mark.parametrize("count", [3, 3 * WINDOW])
+async def test_until_what_another_left_is_done_nobody_can_say_what_has_arrived(begin: Begin, count: int) -> None:
+    """The times in a log are of a clock that may have been set."""
+    dead, store = await left_behind(begin, count)
+    heir = begin(dead.own, store)
+    assert heir.mirror.arrived() == 1
+    await until(lambda: heir.mirror.backlog.count)
+    assert heir.mirror.arrived() == 1
+    before = monotonic_ns()
+    store.down = None
+    await drained(heir.mirror)
+    assert heir.mirror.arrived() > before
+
+
+async def test_of_a_change_that_is_in_the_log_alone_nobody_says_that_it_has_arrived(begin: Begin) -> None:
+    store = troubled()
+    run = begin(other=store)
+    before = monotonic_ns()
+    for nth in range(3 * WINDOW):
+        await run.write(one(f"a/{nth}"))
+        assert run.mirror.arrived() < monotonic_ns()
+    began = monotonic_ns()
+    store.down = None
+    while run.mirror.pending:
+        assert run.mirror.arrived() <= began
+        await asyncio.sleep(0)
+    assert run.mirror.arrived() > began > before
 
 
 async def test_what_a_worker_left_is_handed_on_by_another_and_its_file_is_removed(

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from backends.copy.calm import NOTHING_KNOWN
 from control.data import differences
 from control.data.differences import StaleCursorError
 from control.data.documents import Difference
@@ -232,8 +233,8 @@ async def test_a_task_in_a_process_of_its_own_is_begun_followed_and_in_the_trail
     def orders(asked: AskedTask) -> Any:
         return task_orders(asked, "phase6", b"{}", str(tmp_path), 500)
 
-    def runner(behind: Callable[[], int]) -> TaskRunner:
-        return TaskRunner("phase6", behind, command(2, "tests.support.scripted_task"))
+    def runner() -> TaskRunner:
+        return TaskRunner("phase6", lambda: NOTHING_KNOWN, command(2, "tests.support.scripted_task"))
 
     played = PlayedData()
     setup: DataSetup = played.setup()._replace(orders=orders, runner=runner)

@@ -254,11 +254,11 @@ def test_a_side_that_cannot_be_reached_is_told_and_no_traceback(tasks: Tasks) ->
 async def test_two_looks_at_empty_change_logs_tell_a_difference(tasks: Tasks) -> None:
     await tasks.fill()
     process = tasks.start(served=True, collections=["scans"])
-    tasks.tell(process, {"behind": 3})
     while process.poll() is None:
+        now = time.monotonic()
         with contextlib.suppress(BrokenPipeError):  # it ended in between
-            tasks.tell(process, {"behind": 0})
-        await asyncio.sleep(0.2)
+            tasks.tell(process, {"arrival": {"before": now, "looked": now, "at": time.monotonic()}})
+        await asyncio.sleep(0.02)
     assert process.stdout is not None
     last = json.loads(process.stdout.read().splitlines()[-1])
     assert last["differences"] == DOCUMENTS

@@ -26,6 +26,16 @@ CUT = datetime(2026, 1, 1, 0, 0, 59, 999_999, tzinfo=UTC)
 SCAN = {"method": "POST", "path": "/api/scans", "body": {"root": "/home"}, "id": "weekly"}
 FILES = [{"path": f"/{n}", "size": 10, "hash": "ab" if n < 3 else f"{n}"} for n in range(5)]
 RESULTS = {"method": "POST", "path": "/api/scans/weekly/results", "body": {"files": FILES}}
+OLD_SCAN = {  # a whole document, which requests may go on from
+    "root": "/",
+    "name": "",
+    "status": "queued",
+    "progress": 0.0,
+    "message": "",
+    "revision": 1,
+    "change": "c",
+    **dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z"),
+}
 
 
 @pytest.fixture
@@ -68,17 +78,7 @@ def test_requests_are_answered_in_order_so_counters_and_groups_are_right(folder:
 
 
 def test_requests_go_on_from_what_the_json_files_hold(folder: Path) -> None:
-    scan = {
-        "root": "/",
-        "name": "",
-        "status": "queued",
-        "progress": 0.0,
-        "message": "",
-        "revision": 1,
-        "change": "c",
-        **dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z"),
-    }
-    folder.joinpath("scans.json").write_text(json.dumps({"old": scan}))
+    folder.joinpath("scans.json").write_text(json.dumps({"old": OLD_SCAN}))
     update = {"method": "PATCH", "path": "/api/scans/old", "body": {"status": "cancelled"}}
     folder.joinpath("requests.jsonl").write_text(lines(update))
     assert stored(folder)["scans/old"]["status"] == "cancelled"
@@ -151,17 +151,7 @@ def test_reads_and_empty_lines_are_passed_over(folder: Path) -> None:
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_with_file_and_line(folder: Path, wrong: Any, told: str) -> None:
-    scan = {
-        "root": "/",
-        "name": "",
-        "status": "queued",
-        "progress": 0.0,
-        "message": "",
-        "revision": 1,
-        "change": "c",
-        **dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z"),
-    }
-    folder.joinpath("scans.json").write_text(json.dumps({"old": scan}))
+    folder.joinpath("scans.json").write_text(json.dumps({"old": OLD_SCAN}))
     text = wrong if isinstance(wrong, bytes) else (wrong if isinstance(wrong, str) else json.dumps(wrong)).encode()
     folder.joinpath("requests.jsonl").write_bytes(lines(SCAN).encode() + b"\n" + text + b"\n")
     with pytest.raises(FixtureError) as refused:

@@ -734,3 +734,67 @@ async def test_a_group_keeps_its_order_and_none_waits_for_ever(quick: None) -> N
 def test_changes_below_one_document_are_a_group(path: str, top: str) -> None:
     assert changes.root(path) == top
     assert Newest(path, {}).group == Once(path, {}, ()).group == top
+
+
+# ------------------------------------------------------------------------------------------------- what has arrived
+
+
+async def test_what_was_made_before_has_arrived_where_nothing_waits_and_no_call_is_open() -> None:
+    mirror, _ = begun()
+    before = monotonic_ns()
+    assert before <= mirror.arrived() <= monotonic_ns()
+    await tell(mirror, one("a/1"))
+    await drained(mirror)
+    assert mirror.arrived() > before
+    await mirror.close()
+
+
+@pytest.mark.parametrize("end", ["answered", "refused"])
+async def test_a_call_that_has_not_ended_may_have_written_already(end: str) -> None:
+    mirror, _ = begun()
+    before = monotonic_ns()
+    ahead = WriteAhead(mirror)
+    began = monotonic_ns()
+    assert before <= mirror.arrived() <= began
+    await tell(mirror, one("a/1"))
+    await drained(mirror)
+    assert before <= mirror.arrived() <= began, "another call says nothing of this one"
+    if end == "answered":
+        await ahead.finish(one("a/2"))
+        await drained(mirror)
+    else:
+        ahead.leave()
+    assert mirror.arrived() > began
+    await mirror.close()
+
+
+async def test_a_change_whose_call_took_long_waits_behind_younger_ones_and_is_the_oldest() -> None:
+    mirror, store = begun()
+    store.down = down()
+    slow = WriteAhead(mirror)
+    began = monotonic_ns()
+    await tell(mirror, one("a/fast"))
+    await slow.finish(one("a/slow"))
+    assert mirror.arrived() <= began
+    await until(lambda: store.commits)
+    assert mirror.arrived() <= began
+    store.down = None
+    await drained(mirror)
+    assert mirror.arrived() > began
+    await mirror.close()
+
+
+async def test_a_call_whose_changes_cannot_be_handed_over_is_not_open_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirror, _ = begun()
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(mirror.backlog, "log_afterwards", breaks)
+    before = monotonic_ns()
+    with pytest.raises(ZeroDivisionError):
+        await WriteAhead(mirror).finish(one("a/1"))
+    assert mirror.arrived() > before
+    await mirror.close()

@@ -172,6 +172,18 @@ def test_what_an_ended_worker_left_keeps_its_visitors_back_until_another_has_it(
     assert (found["mirror_pending"], found["breaker_state"]) == (3, 2)
 
 
+def test_a_workers_word_on_what_has_arrived_stays_until_its_successors(fresh: Board) -> None:
+    for slot in (0, 1):
+        worker(fresh, slot).arrived(50 + slot, 60 + slot)
+        fresh.cells[LAYOUT.worker(slot) + layouts.W_PID] = 1
+    assert fresh.arrived(0) == (50, 60)
+    fresh.clear_volatile(0)
+    second = worker(fresh, 0)
+    assert fresh.arrived(0) == (50, 61)
+    second.arrived(70, 70)
+    assert fresh.arrived(0) == (51, 61)
+
+
 def test_a_row_without_a_successor_keeps_nobody_back_once_others_have_taken_over(
     fresh: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:

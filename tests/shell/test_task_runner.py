@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from backends.copy.calm import NOTHING_KNOWN, ArrivalLook
 from control.data.messages import OrderedTask, TaskDone, TaskEnd, TaskFailed, TaskKind
 from control.data.runner import LINE_MAX, TaskBusyError, TaskRunner, command
 from control.data.state import AskedTask, task_orders
@@ -44,9 +45,12 @@ class Task:
 
     def __init__(self, folder: Path, log: int, **more: Any) -> None:
         self.folder = folder
-        self.waiting = 0
+        self.arrived = 0.0
         self.ends: list[TaskEnd] = []
-        self.runner = TaskRunner("phase6", lambda: self.waiting, command(log, SCRIPTED), log=log, **more)
+        self.runner = TaskRunner("phase6", self.arrival, command(log, SCRIPTED), log=log, **more)
+
+    def arrival(self) -> ArrivalLook:
+        return ArrivalLook(self.arrived, 2.0, 3.0)
 
     def begin(self, *steps: list[Any], kind: TaskKind = TaskKind.COPY) -> None:
         (self.folder / "script.json").write_text(json.dumps(steps))
@@ -131,11 +135,12 @@ async def test_it_has_the_lowest_priority_and_ends_only_once(task: Task) -> None
     assert len(task.ends) == 1
 
 
-async def test_it_hears_how_many_changes_wait_whenever_that_changes_and_also_when_it_does_not(task: Task) -> None:
-    task.waiting = 5
-    task.begin(["until_behind", 5], ["until_behind", 5], ["until_behind", 0], ["say", DONE])
-    await until(lambda: task.folder.joinpath("told.jsonl").exists() and task.told().count({"behind": 5}) >= 2)
-    task.waiting = 0
+async def test_it_hears_what_has_arrived_whenever_that_changes_and_also_when_it_does_not(task: Task) -> None:
+    task.arrived = 5.0
+    task.begin(["until_arrived", 5], ["until_arrived", 5], ["until_arrived", 6], ["say", DONE])
+    said = {"arrival": {"before": 5.0, "looked": 2.0, "at": 3.0}}
+    await until(lambda: task.folder.joinpath("told.jsonl").exists() and task.told().count(said) >= 2)
+    task.arrived = 6.0
     assert isinstance(await task.end(), TaskDone)
 
 
@@ -168,7 +173,7 @@ async def test_one_that_ends_without_its_last_line_has_crashed(task: Task, steps
 
 async def test_one_that_cannot_be_started_has_crashed(tmp_path: Path) -> None:
     ends: list[TaskEnd] = []
-    runner = TaskRunner("phase6", lambda: 0, [str(tmp_path / "no such program")])
+    runner = TaskRunner("phase6", lambda: NOTHING_KNOWN, [str(tmp_path / "no such program")])
     runner.begin(task_orders(AskedTask(TaskKind.COPY), "phase6", b"{}", str(tmp_path), 1), ends.append)
     await until(lambda: ends)
     (end,) = ends
@@ -257,7 +262,7 @@ from control.data.state import AskedTask, task_orders
 
 async def main():
     orders = task_orders(AskedTask(TaskKind.COPY), "phase6", b"{}", sys.argv[1], 500)
-    TaskRunner("phase6", lambda: 0, command(2, "tests.support.scripted_task")).begin(orders, print)
+    TaskRunner("phase6", lambda: NOTHING_KNOWN, command(2, "tests.support.scripted_task")).begin(orders, print)
     await asyncio.sleep(600)
 
 asyncio.run(main())

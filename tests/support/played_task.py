@@ -84,7 +84,7 @@ class PlayedData:
                 raise self.seed
             return self.seed
 
-        return DataSetup(self.pair, self.every_s, orders, gauges, lambda behind: self.runner, seed)  # type: ignore[return-value, arg-type]
+        return DataSetup(self.pair, self.every_s, orders, gauges, lambda: self.runner, seed)  # type: ignore[return-value, arg-type]
 
     def lose(self, changes: int) -> None:
         """So many more changes reach one side alone."""

@@ -41,6 +41,7 @@ class Scripted:
     cancelled: int = 0
     crash: bool = False
     behind: int = 0
+    arrived_before: int = 0
     arms: tuple[Arm, Arm] = (Named("mock"), Named("firestore"))
 
     def peek(self, arm: int, operation: Operation, target: bytes) -> Answer | None:
@@ -64,6 +65,9 @@ class Scripted:
     async def _events(self) -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
         await asyncio.Event().wait()
+
+    def arrived(self) -> int:
+        return self.arrived_before
 
     def behind_since(self) -> int:
         return self.behind

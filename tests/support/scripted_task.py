@@ -49,8 +49,8 @@ class Scripted:
         while "stop" not in self._read():
             pass
 
-    def until_behind(self, changes: int) -> None:
-        while self._read().get("behind") != changes:
+    def until_arrived(self, before: float) -> None:
+        while self._read().get("arrival", {}).get("before") != before:
             pass
 
     def until_file(self, name: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import pytest
 
 from backends.adapters import registry
 from backends.arm import GAUGES, SOURCE, TARGET
-from backends.copy.calm import Watched
+from backends.copy.calm import ArrivalLook, Watched
 from backends.copy.comparing import compare
 from backends.copy.copying import copy
 from backends.copy.records import Differences
@@ -39,7 +39,7 @@ class Pair:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.sides = Sides(source.arms[SOURCE].store, source.arms[TARGET].store)
-        self.calm = Watched(unseen_s=1.0)
+        self.calm = Watched()
         self.scans: list[str] = []
         self._dice = random.Random(6)
         self._operations = {operation.name: operation for operation in registry.operations()}
@@ -103,8 +103,9 @@ class Pair:
     async def parent(self) -> None:
         """What a serving phasegate tells the task."""
         while True:
-            self.calm.heard(self.behind())
-            await asyncio.sleep(0.1)
+            looked = monotonic()
+            self.calm.heard(ArrivalLook(self.source.arrived() / 1e9, looked, monotonic()))
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from control.demo.children import Children
+from tests.support.two_mocks import TWO_MOCKS
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIG = """
+CONFIG = (
+    """
 [app]
 origin = "{origin}"
 connect_timeout = "60s"
@@ -35,17 +37,14 @@ listeners = [
 ]
 [proxy.access_log]
 path = "access.log"
-[backends.mock]
-kind = "mock"
-[backends.other]
-kind = "mock"
-[migrations.phase6]
-source = "mock"
-target = "other"
+"""
+    + TWO_MOCKS
+    + """\
 routes = ["/api/dashboard/*"]
 [control]
 listen = "127.0.0.1:0"
 """
+)
 
 
 def issue(folder: Path, name: str) -> None:

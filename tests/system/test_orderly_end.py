@@ -21,8 +21,10 @@ from control.api.client import ControlClient
 from control.demo.children import Children
 from tests.support.patience import WITHIN_S
 from tests.support.servers import running
+from tests.support.two_mocks import TWO_MOCKS
 
-CONFIG = """
+CONFIG = (
+    """
 [app]
 origin = "{origin}"
 timeout = "10m"
@@ -32,17 +34,14 @@ listen = ["127.0.0.1:0"]
 workers = 2
 run_dir = "run"
 drain_timeout = "10m"
-[backends.mock]
-kind = "mock"
-[backends.other]
-kind = "mock"
-[migrations.phase6]
-source = "mock"
-target = "other"
+"""
+    + TWO_MOCKS
+    + """\
 routes = ["/api/dashboard/*"]
 [control]
 listen = "127.0.0.1:0"
 """
+)
 BACKLOG = 20  # connections that no worker has accepted when the end begins
 
 

@@ -18,9 +18,11 @@ import pytest
 
 from control.api.client import ControlClient
 from tests.support.patience import WITHIN_S
+from tests.support.two_mocks import TWO_MOCKS
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIG = """
+CONFIG = (
+    """
 [app]
 origin = "http://127.0.0.1:1"
 [proxy]
@@ -28,17 +30,14 @@ listen = ["127.0.0.1:0"]
 workers = 2
 run_dir = "run"
 body_timeout = "10m"
-[backends.mock]
-kind = "mock"
-[backends.other]
-kind = "mock"
-[migrations.phase6]
-source = "mock"
-target = "other"
+"""
+    + TWO_MOCKS
+    + """\
 routes = [{routes}]
 [control]
 listen = "127.0.0.1:0"
 """
+)
 # As after a minute of serving: a child that shows no life for as long as that is ended.
 SERVE = """
 import sys

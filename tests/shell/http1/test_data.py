@@ -55,6 +55,9 @@ class Recorded:
         finally:
             self.closed_streams += 1
 
+    def arrived(self) -> int:
+        return 0
+
     def behind_since(self) -> int:
         return 0
 
