@@ -19,7 +19,7 @@ from backends.adapters.replies import OperationRefused
 from backends.documents.changes import Change, decode, encode
 from backends.operations import error_answer
 from backends.pair.changelog import ChangeLog, named, without_name
-from backends.pair.logged import BATCH, LoggedChange, named_documents
+from backends.pair.logged import BATCH, NAMED, LoggedChange
 from backends.pair.segment import DONE, OPEN, SETTLED, ChangeState, Frame, Segment
 
 WINDOW: Final = 10_000  # changes in memory; more wait in the log alone
@@ -240,7 +240,8 @@ class Backlog:
         _log.error(
             "change_not_mirrored",
             backend=self.backend,
-            **named_documents(documents),
+            documents=tuple(documents[:NAMED]),
+            document_count=len(documents),
             cause=cause,
             fault=fault,
             reason=reason,

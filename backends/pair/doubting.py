@@ -11,10 +11,14 @@ from heapq import heappop, heappush
 from time import monotonic_ns
 from typing import Final
 
+import structlog
+
 from backends.documents.port import Context, DocumentStore, Rejected
 from backends.errors import Fault, FaultKind
 from backends.pair.backlog import MISTAKE, Backlog, Taker
 from backends.pair.logged import CALL_S, TRIES, LoggedChange
+
+_log = structlog.get_logger("phasegate.mirror")
 
 ASKERS: Final = 8  # questions under way
 AGAIN_S: Final = 5.0  # a commit that a store does not hold yet may still be on its way to it for so long
@@ -96,6 +100,14 @@ class Doubting:
         if self._backlog.gives_up(logged, TRIES):
             return
         if long:
-            logged.tell("change_in_doubt", self._own.kind)
+            _log.warning(
+                "change_in_doubt",
+                backend=self._own.kind,
+                documents=logged.named(),
+                document_count=len(logged.step.documents),
+                fault=logged.fault,
+                reason=logged.reason,
+                tries=logged.tries,
+            )
         logged.wait(self._dice)
         heappush(self.doubts, logged)

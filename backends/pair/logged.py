@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 from time import monotonic_ns
 from typing import Final
 
 import msgspec
-import structlog
 
 from backends.documents.changes import Change
 from backends.errors import Fault, FaultKind
@@ -28,8 +26,6 @@ NAMED: Final = 5  # documents of a change that the log names; the others are onl
 # fault may end with an outage, however long: of the network, the quota, credentials or permissions, and INTERNAL,
 # which covers everything else. A change that meets one of those is never given up.
 INCURABLE: Final = frozenset({FaultKind.CORRUPT})
-
-_log = structlog.get_logger("phasegate.mirror")
 
 
 class LoggedChange(msgspec.Struct, eq=False):
@@ -93,17 +89,11 @@ class LoggedChange(msgspec.Struct, eq=False):
         """Let it be due again after a backoff."""
         self.due = monotonic_ns() + pause_ns(max(0, self.tries - 1), dice)
 
-    def tell(self, event: str, backend: str) -> None:
-        """Say in the log that it has been tried often, and why it failed the last time."""
-        named = named_documents(self.step.documents)
-        _log.warning(event, backend=backend, **named, fault=self.fault, reason=self.reason, tries=self.tries)
+    def named(self) -> tuple[str, ...]:
+        """Some of its documents, for a line of the log."""
+        return tuple(self.step.documents[:NAMED])
 
 
 def pause_ns(failures: int, dice: Random) -> int:
     """How long to wait after so many failures in a row before the one just now."""
     return int(1e9 * backoff(failures, BASE_S, CAP_S, dice))
-
-
-def named_documents(paths: Sequence[str]) -> dict[str, object]:
-    """A change's documents as fields of a line of the log: some of them, and how many there are."""
-    return {"documents": tuple(paths[:NAMED]), "document_count": len(paths)}

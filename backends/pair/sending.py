@@ -29,12 +29,16 @@ from itertools import chain, islice
 from time import monotonic_ns
 from typing import Final
 
+import structlog
+
 from backends.documents.batching import CommitBatch
 from backends.documents.changes import ATTEMPTS, contended, guarded
 from backends.documents.port import Context, Document, DocumentStore, Mutation, Reason, Rejected
 from backends.errors import Fault, FaultKind
 from backends.pair.backlog import MISTAKE, Backlog
 from backends.pair.logged import BATCH, CALL_S, INCURABLE, TRIES, LoggedChange, pause_ns
+
+_log = structlog.get_logger("phasegate.mirror")
 
 SENDERS: Final = 4  # commits under way: few, so that what is written often is written seldom
 COUNTED_AGAIN_S: Final = 2.0  # a copy that fails is counted again after so long, and then after twice as long
@@ -278,7 +282,15 @@ class Sending:
             if (logged is changes[0] or logged.tries > 1) and fault.kind is not FaultKind.ABORTED:
                 self.tell_failing(logged, now)
             if long:
-                logged.tell("change_not_mirrored_yet", self._store.kind)
+                _log.warning(
+                    "change_not_mirrored_yet",
+                    backend=self._store.kind,
+                    documents=logged.named(),
+                    document_count=len(logged.step.documents),
+                    fault=logged.fault,
+                    reason=logged.reason,
+                    tries=logged.tries,
+                )
             logged.wait(self._dice)
             heappush(self._failed, logged)
         if not change_specific and not repeated:

@@ -66,7 +66,10 @@ async def leading(
     listening.setblocking(False)
     monkeypatch.setattr("control.checks.health.store_arm", lambda backend, shared, live: arm)
     hook = {"url": "http://somebody:secret@127.0.0.1:1/secret-path"}
-    settings = settings_of({"proxy": {"run_dir": str(tmp_path)}, "migrations": {"phase6": {"webhooks": [hook]}}})
+    data = {"gate": False}  # the backends that are checked here hold no documents that could be copied
+    settings = settings_of(
+        {"proxy": {"run_dir": str(tmp_path)}, "migrations": {"phase6": {"webhooks": [hook], "data": data}}}
+    )
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(WITHIN_S)) as http:
         task = asyncio.create_task(lead(settings, make_board(), listening, stop))

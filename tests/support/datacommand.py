@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from backends.copy.calm import ArrivalLook
 from backends.durations import encode_hook
 from control.data.runner import TaskRunner, command
 from control.data.state import AskedTask, task_orders
@@ -67,6 +68,12 @@ class Said(NamedTuple):
         return json.loads(self.out)
 
 
+def nothing_waits() -> ArrivalLook:
+    """No worker runs here, so there is no change that has not arrived."""
+    now = time.monotonic()
+    return ArrivalLook(now, now, now)
+
+
 class DataFolder:
     """A configuration of two mocks. ``source`` and ``target`` are documents of their fixtures, by collection."""
 
@@ -98,8 +105,8 @@ class DataFolder:
         def orders(asked: AskedTask) -> Any:
             return task_orders(asked, "phase6", plan, str(self.run_dir), 500)
 
-        def runner(behind: Callable[[], int]) -> TaskRunner:
-            return TaskRunner("phase6", behind, command(2))
+        def runner() -> TaskRunner:
+            return TaskRunner("phase6", nothing_waits, command(2))
 
         return PlayedData(every_s=0).setup()._replace(orders=orders, runner=runner)
 
