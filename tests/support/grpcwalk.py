@@ -41,7 +41,7 @@ def _documents(run: Any, root: str, collection: str, *, is_group: bool) -> Itera
     last = ""
     while True:
         asked = _Query()
-        getattr(asked, "from").add(collection_id=collection, all_descendants=is_group)
+        asked.from_.add(collection_id=collection, all_descendants=is_group)
         asked.order_by.add(direction=_Query.ASCENDING).field.field_path = "__name__"
         asked.limit.value = _PAGE
         if last:

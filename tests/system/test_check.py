@@ -135,6 +135,8 @@ def _weight(served: Served) -> float | None:
 
 
 def test_what_only_a_restart_changes_is_told(served: Served) -> None:
+    copied = served.phasegate("copy", "--migration", "shop")
+    assert copied.returncode == 0, copied.stderr
     served.config.write_text(served.config.read_text().replace("workers = 2", "workers = 3"))
     checked = served.check()
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -47,7 +47,8 @@ WHOSE: Final = os.environ.get("PHASEGATE_COPY_EMULATOR", "phasegate")
 SETS: Final = DOCUMENTS // bulk.IN_A_SET
 RATE: Final = 10_000  # writes a second to begin with: the most that can be configured
 KILLED_WITHIN: Final = 0.7  # of the documents: the last kill is before that, so that each one finds a copy to kill
-PAUSE_S: Final = 0.05  # of a writer, between two writes
+WRITERS: Final = 3
+PAUSE_S: Final = 0.1  # of a writer, between two writes: the copy has the lowest priority, and is to get a processor
 DEADLINE_S: Final = 30.0  # of a call, while everything shares two processors
 # Of a process that holds neither side in memory, however many documents they have: 90 MiB were measured.
 MOST_MIB: Final = 200.0
@@ -165,7 +166,7 @@ def test_a_copy_that_is_killed_again_and_again_beside_writers_ends_with_both_sid
     cost = TaskCommand(site, "copy", "--dry-run").result()
     copy = KilledCopy(site)
     with ExitStack() as writing:
-        writing.enter_context(Writers(site.port, ledger, pause_s=PAUSE_S))
+        writing.enter_context(Writers(site.port, ledger, WRITERS, pause_s=PAUSE_S))
         for documents in places(dice):
             # Its progress is told twice a second, and it is to die in between too.
             copy.killed_after(documents, dice.uniform(0.0, 0.5))
