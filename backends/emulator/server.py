@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,7 +39,10 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. ``ready`` is told the address, ``HOST:PORT``. Raises ``CannotListenError``."""
+    """Serve until SIGTERM or Ctrl-C, and end the process with 0: it does not return.
+
+    ``ready`` is told the address, ``HOST:PORT``; what it prints it must flush. Raises ``CannotListenError``.
+    """
     if not is_loopback(host):
         raise CannotListenError(
             f"{host} is not a loopback address, and this emulator asks nobody who they are; "
@@ -70,5 +72,4 @@ async def _serve(host: str, port: int, ready: Callable[[str], None]) -> None:
     await ended.wait()
     await server.stop(GRACE_S)
     # To give back a million documents one by one takes longer than whoever pressed Ctrl-C waits, and none is kept.
-    sys.stdout.flush()
     os._exit(0)

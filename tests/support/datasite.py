@@ -92,8 +92,8 @@ class DataSite:
     def log(self) -> str:
         return (self.folder / "log").read_text()[-4000:]
 
-    def wait(self, condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
-        deadline = time.monotonic() + within_s
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + WITHIN_S
         while True:
             assert self.process is not None
             assert self.process.poll() is None, f"{what} did not come, phasegate ended: {self.log()}"
@@ -188,7 +188,7 @@ class DataSite:
                     return f"guest-{nth}"
         return ""
 
-    def settle(self, within_s: float = WITHIN_S) -> None:
+    def settle(self) -> None:
         """Wait until no change waits any more, for longer than a worker's figures may be old."""
         calm_since = time.monotonic()
 
@@ -199,7 +199,7 @@ class DataSite:
                 calm_since = time.monotonic()
             return time.monotonic() - calm_since > CALM_S
 
-        self.wait(is_calm, "every change on the other side", within_s)
+        self.wait(is_calm, "every change on the other side")
 
 
 def equal_by_both_walks(site: DataSite, ledger: Ledger) -> list[str]:
